@@ -1,0 +1,55 @@
+"""The errors a user can meet.
+
+Every one is a `PdError` whose message is one sentence: what is wrong, the file, line, key or row at fault, and the
+remedy. `main` and the tools print it as `error: ...` and exit with `EXIT_CODE`; a traceback means a bug in pd_jax.
+"""
+
+EXIT_CODE = 2
+"""Exit status of a command that was refused or failed for a reason the user can act on."""
+
+PREEMPTED_EXIT_CODE = 75
+"""Exit status after a signal asked the run to save and stop: run the same command again (EX_TEMPFAIL)."""
+
+
+class PdError(Exception):
+    """A fault that the user can act on."""
+
+
+class ConfigError(PdError):
+    """A config that names an unknown key, a value of the wrong kind, or parts that do not fit each other."""
+
+
+class SourceError(PdError):
+    """Text that cannot be read: a missing file, an empty corpus, a bad row, a label outside the label set."""
+
+
+class TokenizerError(PdError):
+    """A vocabulary or tokenizer file that is damaged, or does not fit the model or records it is used with."""
+
+
+class RecordsError(PdError):
+    """A dataset folder that is incomplete, damaged, edited, or made for something else."""
+
+
+class LogitsError(PdError):
+    """Teacher outputs that do not belong, row for row, to the dataset they are used with."""
+
+
+class WeightsError(PdError):
+    """Model weights that are missing, left over, damaged, or of another shape."""
+
+
+class CheckpointError(PdError):
+    """A training checkpoint that cannot be saved, or of which no copy can be trusted."""
+
+
+class StageError(PdError):
+    """A pipeline stage that cannot run or continue."""
+
+
+class MeshError(PdError):
+    """A mesh, batch or parameter layout that the devices cannot hold."""
+
+
+class DivergenceError(PdError):
+    """Training that left the finite numbers."""

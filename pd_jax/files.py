@@ -1,0 +1,77 @@
+"""Whole files only: atomic writes, JSON, and digests.
+
+A file written here is either complete under its final name or absent. Digests are blake2b, the same on every machine.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from etils import epath
+
+DIGEST_BYTES = 16
+_CHUNK = 1 << 20
+
+
+def write_bytes(path: epath.PathLike, content: bytes) -> None:
+    """Writes `content` under `path`, replacing what was there in one step."""
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.parent / f".{path.name}.partial-{os.getpid()}"
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: epath.PathLike, content: str) -> None:
+    """Writes `content` as UTF-8 under `path`, replacing what was there in one step."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def write_json(path: epath.PathLike, value: Any) -> None:
+    """Writes `value` as indented JSON under `path`, replacing what was there in one step."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: epath.PathLike, error: type[Exception]) -> Any:
+    """Returns the JSON value in `path`; raises `error` naming the file where it is missing or not JSON."""
+    path = epath.Path(path)
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise error(f"{path} does not exist") from None
+    except (ValueError, RecursionError) as fault:
+        raise error(f"{path} is not valid JSON ({fault}); make the folder that holds it again") from None
+
+
+def digest_bytes(*parts: bytes) -> str:
+    """Returns the hexadecimal blake2b-128 digest of the parts, each framed by its length."""
+    state = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for part in parts:
+        state.update(len(part).to_bytes(8, "little"))
+        state.update(part)
+    return state.hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """Returns the digest of a JSON value in canonical form (sorted keys, no spaces)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return digest_bytes(text.encode("utf-8"))
+
+
+def digest_file(path: epath.PathLike) -> str:
+    """Returns the blake2b-128 digest of a file's content, read in chunks."""
+    state = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    with epath.Path(path).open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            state.update(chunk)
+    return state.hexdigest()
+
+
+def digest_files(paths: Iterable[epath.PathLike]) -> dict[str, str]:
+    """Returns file name -> digest, for files of one folder."""
+    return {epath.Path(path).name: digest_file(path) for path in sorted(map(str, paths))}

@@ -1,0 +1,56 @@
+"""Multi-head self-attention as BERT's."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from pd_jax.models.dropout import dropout
+from pd_jax.models.sizes import BertConfig
+
+_MASKED = -1e30
+"""Added to the score of a padded key: exp underflows to exactly 0 in float32, so padding never leaks."""
+
+
+class SelfAttention(nn.Module):
+    """Scaled dot-product attention over the keys that `input_mask` allows, with the output projection."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(
+        self, states: Float[Array, "batch seq hidden"], input_mask: Int[Array, "batch seq"]
+    ) -> Float[Array, "batch seq hidden"]:
+        config = self.config
+        dtype = jnp.dtype(config.dtype)
+        batch, length, _ = states.shape
+        head_size = config.hidden // config.heads
+
+        def project(name: str) -> Float[Array, "batch seq heads head"]:
+            return dense(config, config.hidden, name)(states).reshape(batch, length, config.heads, head_size)
+
+        query, key, value = project("query"), project("key"), project("value")
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query * head_size**-0.5, key, preferred_element_type=jnp.float32)
+        scores += jnp.where(input_mask > 0, 0.0, _MASKED)[:, None, None, :]
+        weights = jax.nn.softmax(scores, axis=-1).astype(dtype)
+        weights = dropout(weights, config.attention_dropout, dropout_key(self))
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, length, config.hidden)
+        return dense(config, config.hidden, "output")(mixed)
+
+
+def dense(config: BertConfig, features: int, name: str | None = None) -> nn.Dense:
+    """Returns a projection with BERT's initialisation: truncated normal of `initializer_range`, bias 0."""
+    return nn.Dense(
+        features, dtype=jnp.dtype(config.dtype), param_dtype=jnp.float32, kernel_init=initializer(config), name=name
+    )
+
+
+def initializer(config: BertConfig) -> jax.nn.initializers.Initializer:
+    """Returns BERT's weight initialiser: a normal cut at two standard deviations, as TensorFlow draws it."""
+    # Like TensorFlow's, jax's cut normal is not rescaled: its deviation is 0.88 of the one asked for.
+    return jax.nn.initializers.truncated_normal(stddev=config.initializer_range)
+
+
+def dropout_key(module: nn.Module) -> jax.Array | None:
+    """Returns a fresh key when the caller passed a `dropout` stream (training), None otherwise."""
+    return module.make_rng("dropout") if module.has_rng("dropout") else None

@@ -1,0 +1,84 @@
+"""BERT with its heads: MLM and NSP for pre-training, one projection for a task.
+
+Both modules have the encoder under `bert`, so that weights move between them by name.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from pd_jax.models.attention import dense, dropout_key
+from pd_jax.models.bert import Bert, Encoded, norm
+from pd_jax.models.dropout import dropout
+from pd_jax.models.sizes import BertConfig
+
+
+class MlmHead(nn.Module):
+    """Transform, LayerNorm, and the decoder tied to the word embeddings."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(
+        self, states: Float[Array, "rows hidden"], embedding: Float[Array, "vocab hidden"]
+    ) -> Float[Array, "rows vocab"]:
+        config = self.config
+        states = dense(config, config.hidden, "transform")(states)
+        states = norm(config)(jax.nn.gelu(states, approximate=config.gelu == "tanh")).astype(config.dtype)
+        bias = self.param("bias", nn.initializers.zeros_init(), (config.vocab_size,), jnp.float32)
+        logits = jnp.einsum(
+            "rh,vh->rv", states, embedding.astype(config.dtype), preferred_element_type=jnp.float32
+        )
+        return logits + bias
+
+
+class PretrainingModel(nn.Module):
+    """BERT with the MLM head and the next-sentence head, as released."""
+
+    config: BertConfig
+
+    def setup(self) -> None:
+        self.bert = Bert(self.config)
+        self.mlm = MlmHead(self.config)
+        self.nsp = dense(self.config, 2)
+
+    def __call__(
+        self,
+        input_ids: Int[Array, "batch seq"],
+        segment_ids: Int[Array, "batch seq"],
+        input_mask: Int[Array, "batch seq"],
+        positions: Int[Array, "batch predictions"],
+    ) -> tuple[Float[Array, "batch predictions vocab"], Float[Array, "batch 2"]]:
+        """Returns MLM logits at `positions` only, and NSP logits (0: is the next sentence, 1: is not), in float32."""
+        encoded = self.bert(input_ids, segment_ids, input_mask)
+        gathered = jnp.take_along_axis(encoded.sequence, positions[..., None], axis=1)
+        rows = gathered.reshape(-1, self.config.hidden)
+        embedding = self.bert.variables["params"]["embeddings"]["word"]["embedding"]
+        logits = self.mlm(rows, embedding).reshape(*positions.shape, self.config.vocab_size)
+        return logits, self.nsp(encoded.pooled).astype(jnp.float32)
+
+
+class TaskModel(nn.Module):
+    """BERT with one projection of the pooled state to `outputs` numbers: classes, values, or independent labels."""
+
+    config: BertConfig
+    outputs: int
+
+    def setup(self) -> None:
+        self.bert = Bert(self.config)
+        self.classifier = dense(self.config, self.outputs)
+
+    def __call__(
+        self,
+        input_ids: Int[Array, "batch seq"],
+        segment_ids: Int[Array, "batch seq"],
+        input_mask: Int[Array, "batch seq"],
+    ) -> Float[Array, "batch outputs"]:
+        """Returns the task's logits in float32."""
+        return self.head(self.bert(input_ids, segment_ids, input_mask))
+
+    def head(self, encoded: Encoded) -> Float[Array, "batch outputs"]:
+        """Returns the logits of an encoded batch."""
+        pooled = dropout(encoded.pooled, self.config.dropout, dropout_key(self))
+        return self.classifier(pooled).astype(jnp.float32)
