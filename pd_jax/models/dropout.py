@@ -9,22 +9,27 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
 
 
-def _mix(value: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+def avalanche(value: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
     """Returns a bijection of 32-bit words with full avalanche (the `lowbias32` constants, bias 0.17 bits)."""
     value = (value ^ (value >> 16)) * jnp.uint32(0x7FEB352D)
     value = (value ^ (value >> 15)) * jnp.uint32(0x846CA68B)
     return value ^ (value >> 16)
 
 
-def keep_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> Bool[Array, "..."]:
-    """Returns a mask that is True with probability `1 - rate`, a function of the key and the position alone."""
-    low, high = jax.random.key_data(key).astype(jnp.uint32).reshape(-1)[:2]
+def flat_position(shape: tuple[int, ...]) -> UInt32[Array, "..."]:
+    """Returns each element's row-major position in the global array, modulo 2^32."""
     position = jnp.zeros(shape, jnp.uint32)
     stride = 1
     for axis in reversed(range(len(shape))):
         position += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
         stride *= shape[axis]
-    return _mix(_mix(position ^ low) + high) >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+    return position
+
+
+def keep_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> Bool[Array, "..."]:
+    """Returns a mask that is True with probability `1 - rate`, a function of the key and the position alone."""
+    low, high = jax.random.key_data(key).astype(jnp.uint32).reshape(-1)[:2]
+    return avalanche(avalanche(flat_position(shape) ^ low) + high) >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
 
 
 def dropout(values: Float[Array, "..."], rate: float, key: jax.Array | None) -> Float[Array, "..."]:

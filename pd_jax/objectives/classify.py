@@ -1,0 +1,81 @@
+"""Supervised training of a task: softmax classification, regression, or independent labels."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from pd_jax.errors import ConfigError
+from pd_jax.models.heads import TaskModel
+from pd_jax.models.sizes import BertConfig
+from pd_jax.objectives.losses import binary_cross_entropy, cross_entropy
+from pd_jax.objectives.objective import (
+    Batch,
+    Objective,
+    Params,
+    Sums,
+    as_is,
+    dropout_stream,
+    dummy_inputs,
+    weighted,
+)
+
+
+def hard_loss(logits: Float[Array, "rows outputs"], label: Array, *, task: str) -> Float[Array, "rows"]:
+    """Returns each row's loss against its label: nats, squared error, or the mean of the labels' binary losses."""
+    logits = logits.astype(jnp.float32)
+    if task == "classification":
+        return cross_entropy(logits, label)[0]
+    if task == "regression":
+        return jnp.square(logits[:, 0] - label.astype(jnp.float32))
+    return jnp.mean(binary_cross_entropy(logits, label.astype(jnp.float32)), axis=-1)
+
+
+def hard_hits(logits: Float[Array, "rows outputs"], label: Array, *, task: str) -> Array | None:
+    """Returns which rows are predicted right (every label of them, for multi-label); None for regression."""
+    if task == "classification":
+        return logits.argmax(-1) == label
+    if task == "multilabel":
+        return jnp.all((logits > 0) == (label > 0.5), axis=-1)
+    return None
+
+
+def task_outputs(task: str | None, labels: tuple[str, ...]) -> int:
+    """Returns how many numbers a task's head gives."""
+    if task is None:
+        raise ConfigError("the dataset has no task; build it with examples.task and labels to train on its labels")
+    return 1 if task == "regression" else len(labels)
+
+
+def make_classify(config: BertConfig, *, task: str, labels: tuple[str, ...]) -> Objective:
+    """Returns the supervised objective of a labelled dataset's task."""
+    model = TaskModel(config, task_outputs(task, labels))
+
+    def sums(params: Params, batch: Batch, key: jax.Array | None) -> Sums:
+        logits = task_logits(model, params, batch, key)
+        found = {"loss": weighted(hard_loss(logits, batch["label"], task=task), batch["weight"])}
+        hits = hard_hits(logits, batch["label"], task=task)
+        if hits is not None:
+            found["accuracy"] = weighted(hits, batch["weight"])
+        return found
+
+    return task_objective(model, {"loss": 1.0}, sums)
+
+
+def task_objective(model: TaskModel, terms: dict[str, float], sums) -> Objective:
+    """Returns an objective over a task model with the given loss."""
+    return Objective(
+        config=model.config,
+        terms=terms,
+        init=lambda key: model.init(key, *dummy_inputs())["params"],
+        prepare=as_is,
+        sums=sums,
+        predict=lambda params, batch: task_logits(model, params, batch, None),
+    )
+
+
+def task_logits(
+    model: TaskModel, params: Params, batch: Batch, key: jax.Array | None
+) -> Float[Array, "rows outputs"]:
+    """Returns the task model's logits of a batch."""
+    inputs = (batch["input_ids"], batch["segment_ids"], batch["input_mask"])
+    return model.apply({"params": params}, *inputs, rngs=dropout_stream(key))

@@ -1,0 +1,84 @@
+"""Distillation of a task on stored teacher logits (Turc et al. 2019, Algorithm 1, lines 2 to 5).
+
+The paper's loss is the cross-entropy of the student against the teacher's softmax, at temperature 1 and without hard
+labels. Temperature (with Hinton et al.'s factor T squared) and a share of hard labels are options. Whatever is
+minimised, the KL divergence at temperature 1 and the agreement with the teacher are reported, so that runs compare.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from pd_jax import config as config_lib
+from pd_jax.errors import ConfigError
+from pd_jax.models.heads import TaskModel
+from pd_jax.models.sizes import BertConfig
+from pd_jax.objectives.classify import (
+    hard_hits,
+    hard_loss,
+    task_logits,
+    task_objective,
+    task_outputs,
+)
+from pd_jax.objectives.losses import binary_cross_entropy, kl_divergence, soft_cross_entropy
+from pd_jax.objectives.objective import Batch, Objective, Params, Sums, weighted
+
+
+def soft_loss(student: Array, teacher: Array, *, task: str, kind: str, temperature: float) -> Float[Array, "rows"]:
+    """Returns each row's loss against the teacher's outputs."""
+    student, teacher = student.astype(jnp.float32), teacher.astype(jnp.float32)
+    if task == "regression" or kind == "mse":
+        return jnp.mean(jnp.square(student - teacher), axis=-1)
+    if task == "multilabel":
+        target = jax.nn.sigmoid(teacher / temperature)
+        return temperature**2 * jnp.mean(binary_cross_entropy(student / temperature, target), axis=-1)
+    return soft_cross_entropy(student, teacher, temperature=temperature)
+
+
+def agreement(student: Array, teacher: Array, *, task: str) -> Array | None:
+    """Returns the rows on which both predict the same; None for regression."""
+    if task == "classification":
+        return student.argmax(-1) == teacher.argmax(-1)
+    if task == "multilabel":
+        return jnp.all((student > 0) == (teacher > 0), axis=-1)
+    return None
+
+
+def make_distill(
+    objective: config_lib.Distill,
+    config: BertConfig,
+    *,
+    task: str,
+    labels: tuple[str, ...],
+    has_labels: bool,
+) -> Objective:
+    """Returns the distillation objective for a teacher of `task`; raises where hard labels are asked for and absent."""
+    if objective.hard_weight > 0 and not has_labels:
+        raise ConfigError(
+            f"objective.hard_weight={objective.hard_weight} needs labels, and the transfer set has none; set it to 0"
+        )
+    model = TaskModel(config, task_outputs(task, labels))
+
+    def sums(params: Params, batch: Batch, key: jax.Array | None) -> Sums:
+        logits, weight = task_logits(model, params, batch, key), batch["weight"]
+        found: Sums = {}
+        if "teacher_logits" in batch:
+            teacher = batch["teacher_logits"]
+            loss = soft_loss(logits, teacher, task=task, kind=objective.loss, temperature=objective.temperature)
+            if objective.hard_weight > 0:
+                hard = hard_loss(logits, batch["label"], task=task)
+                loss = (1 - objective.hard_weight) * loss + objective.hard_weight * hard
+            found["loss"] = weighted(loss, weight)
+            if task == "classification":
+                found["kl"] = weighted(kl_divergence(logits, teacher), weight)
+            same = agreement(logits, teacher, task=task)
+            if same is not None:
+                found["agreement"] = weighted(same, weight)
+        if "label" in batch:
+            found["hard_loss"] = weighted(hard_loss(logits, batch["label"], task=task), weight)
+            hits = hard_hits(logits, batch["label"], task=task)
+            if hits is not None:
+                found["accuracy"] = weighted(hits, weight)
+        return found
+
+    return task_objective(model, {"loss": 1.0}, sums)

@@ -1,0 +1,62 @@
+"""What every training job has in common: an objective is a pure function from a batch to named (sum, count) pairs.
+
+Sums and counts add across devices, micro-batches and evaluation batches; means do not.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from pd_jax.models.sizes import BertConfig
+
+Batch = Mapping[str, jax.Array]
+Params = Mapping[str, object]
+Sums = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """One job: how its model begins, what it minimises, and what it predicts.
+
+    Attributes:
+      config: the model's shape.
+      terms: name of a sum -> its weight in the loss, which is `sum over terms of weight * total / count`.
+      init: key -> parameters.
+      prepare: (batch, key) -> the batch with whatever is drawn per step (masked positions); runs on the whole global
+        batch, before any split into micro-batches, so that the draw does not depend on the split.
+      sums: (params, prepared batch, dropout key or None) -> named (total, count) pairs, counts independent of params.
+      predict: (params, batch) -> the task's logits; None for objectives without a task.
+    """
+
+    config: BertConfig
+    terms: Mapping[str, float]
+    init: Callable[[jax.Array], Params]
+    prepare: Callable[[Batch, jax.Array], Batch]
+    sums: Callable[[Params, Batch, jax.Array | None], Sums]
+    predict: Callable[[Params, Batch], Float[Array, "batch outputs"]] | None = None
+
+
+def as_is(batch: Batch, key: jax.Array) -> Batch:
+    """Returns the batch unchanged: nothing is drawn."""
+    del key
+    return batch
+
+
+def dropout_stream(key: jax.Array | None) -> dict[str, jax.Array]:
+    """Returns the random streams of a forward pass: dropout with a key, none without."""
+    return {} if key is None else {"dropout": key}
+
+
+def weighted(values: Float[Array, "rows"] | Bool[Array, "rows"], weight: Float[Array, "rows"]) -> tuple:
+    """Returns the pair (sum of weighted values, sum of weights) in float32."""
+    weight = weight.astype(jnp.float32)
+    return jnp.sum(values.astype(jnp.float32) * weight), jnp.sum(weight)
+
+
+def dummy_inputs() -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns ids, segments and mask of the smallest batch, to initialise a model with."""
+    zeros = jnp.zeros((1, 2), jnp.int32)
+    return zeros, zeros, zeros + 1

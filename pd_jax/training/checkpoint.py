@@ -1,0 +1,126 @@
+"""Checkpoints: asynchronous, atomic, and checked by digests of our own when they are read.
+
+Orbax writes a step's folder under a temporary name and renames it when it is whole. It does not notice a flipped bit in
+the data; so every array's digest (`training/digest.py`) is stored beside it and compared after a restore.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from pd_jax import files
+from pd_jax.errors import CheckpointError
+from pd_jax.training.digest import leaf_digests
+from pd_jax.training.state import TrainState
+
+Progress = Mapping[str, Any]
+"""What a checkpoint says beside the state, as JSON: step, seconds spent, best evaluation."""
+
+
+class Checkpoints:
+    """The checkpoints of one training stage."""
+
+    def __init__(self, folder: epath.Path, *, keep: int, warn: Callable[[str], None]):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._warn = warn
+        self._pending: tuple[int, Any] | None = None
+        self._orbax = ocp.training.Checkpointer(
+            folder,
+            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            cleanup_tmp_directories=True,
+        )
+
+    @property
+    def latest_step(self) -> int | None:
+        """The newest step that has a whole checkpoint, verified or not."""
+        return None if self._orbax.latest is None else self._orbax.latest.step
+
+    def save(self, step: int, state: TrainState, progress: Progress) -> None:
+        """Begins to save `state` as the checkpoint of `step`; returns as soon as the arrays were copied.
+
+        Raises:
+          CheckpointError: the previous save failed, or this one cannot start; earlier checkpoints are untouched.
+        """
+        self.wait()
+        note = {"progress": dict(progress), "digests": leaf_digests(state)}
+        note["digest"] = files.digest_json(note)
+        try:
+            self._pending = (step, self._orbax.save_async(step, state, custom_metadata=note, force=True))
+        except OSError as fault:
+            raise self._failed(step, fault) from fault
+
+    def wait(self) -> None:
+        """Waits until the last save is on disk; raises CheckpointError where it failed."""
+        if self._pending is None:
+            return
+        step, response = self._pending
+        self._pending = None
+        try:
+            response.result()
+        except Exception as fault:  # Orbax wraps what its writer threads raise in several types.
+            raise self._failed(step, fault) from fault
+
+    def restore(self, like: TrainState) -> tuple[TrainState, Progress] | None:
+        """Returns the newest checkpoint that is whole and true to its digests, laid out as `like`; None without any.
+
+        A damaged one is reported, moved to `damaged_checkpoints/`, and the one before it is tried.
+
+        Raises:
+          CheckpointError: there are checkpoints, and none can be trusted.
+        """
+        damaged = 0
+        while (step := self.latest_step) is not None:
+            try:
+                return self._load(step, like)
+            except Exception as fault:  # whatever the damage raises in Orbax or tensorstore
+                damaged += 1
+                self._warn(f"checkpoint {self._folder / str(step)} is damaged ({_first_line(fault)}); not used")
+                self._set_aside(step)
+        if damaged:
+            raise CheckpointError(
+                f"all {damaged} checkpoints in {self._folder} are damaged; they were moved to damaged_checkpoints "
+                "beside it: run the same command again to train this stage from its start"
+            )
+        return None
+
+    def close(self) -> None:
+        """Finishes the last save and releases Orbax's threads."""
+        self.wait()
+        self._orbax.close()
+
+    def _load(self, step: int, like: TrainState) -> tuple[TrainState, Progress]:
+        note = dict(self._orbax.metadata(step).custom_metadata or {})
+        if note.pop("digest", None) != files.digest_json(note):
+            raise CheckpointError("its metadata does not match its digest")
+        state = self._orbax.load(step, like)
+        found = leaf_digests(state)
+        for name, digest in note["digests"].items():
+            if found.get(name) != digest:
+                raise CheckpointError(f"array {name} does not match its digest")
+        return state, note["progress"]
+
+    def _set_aside(self, step: int) -> None:
+        aside = self._folder.parent / "damaged_checkpoints"
+        if jax.process_index() == 0:
+            aside.mkdir(parents=True, exist_ok=True)
+            target = aside / str(step)
+            if target.exists():
+                target.rmtree()
+            (self._folder / str(step)).rename(target)
+        self._orbax.reload()
+
+    def _failed(self, step: int, fault: Exception) -> CheckpointError:
+        whole = self.latest_step
+        kept = "no earlier one exists" if whole is None else f"the one of step {whole} is untouched"
+        return CheckpointError(
+            f"the checkpoint of step {step} could not be written to {self._folder} ({_first_line(fault)}); {kept}: "
+            "free space there and run the same command again"
+        )
+
+
+def _first_line(fault: Exception) -> str:
+    return (str(fault) or type(fault).__name__).splitlines()[0][:200]

@@ -1,0 +1,42 @@
+"""Where the time goes: every second of a stage belongs to a named span."""
+
+import contextlib
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+
+from etils import epath
+
+
+class Clock:
+    """Adds up named spans, and counts the seconds of earlier sessions of the same stage."""
+
+    def __init__(self, *, earlier_seconds: float = 0.0, now: Callable[[], float] = time.monotonic):
+        self._now = now
+        self._start = now() - earlier_seconds
+        self.spans: dict[str, float] = defaultdict(float)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent on this stage, over all its sessions."""
+        return self._now() - self._start
+
+    @contextlib.contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        """Counts the time inside the block under `name`."""
+        begin = self._now()
+        try:
+            yield
+        finally:
+            self.spans[name] += self._now() - begin
+
+    def flush(self, path: epath.Path, step: int) -> None:
+        """Appends the spans since the last flush to a JSONL file, and starts them anew."""
+        lines = [
+            json.dumps({"name": name, "seconds": round(seconds, 6), "step": step})
+            for name, seconds in self.spans.items()
+        ]
+        self.spans.clear()
+        with path.open("a") as stream:
+            stream.write("".join(line + "\n" for line in lines))

@@ -1,0 +1,95 @@
+"""The metrics file of a stage: JSONL is the truth, TensorBoard a view of it.
+
+One line a write, in order of steps. On resume, lines of steps that will be computed again are dropped first, so that no
+line is doubled and none is missing.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from pd_jax import files
+from pd_jax.errors import StageError
+
+FILE = "metrics.jsonl"
+
+
+def ratios(sums: Mapping[str, tuple[Any, Any]], terms: Mapping[str, float]) -> dict[str, float]:
+    """Returns name -> sum / count, with `loss` as the weighted sum of the terms."""
+    means = {name: float(total) / max(float(count), 1.0) for name, (total, count) in sums.items()}
+    if all(name in means for name in terms):
+        means["loss"] = sum(weight * means[name] for name, weight in terms.items())
+    return means
+
+
+class Totals:
+    """Adds named (sum, count) pairs on the host, in float64."""
+
+    def __init__(self) -> None:
+        self._pairs: dict[str, np.ndarray] = {}
+
+    def add(self, sums: Mapping[str, tuple[Any, Any]]) -> None:
+        """Adds one step's or one batch's pairs."""
+        for name, pair in sums.items():
+            self._pairs[name] = self._pairs.get(name, np.zeros(2)) + np.asarray(pair, np.float64)
+
+    def take(self) -> dict[str, tuple[float, float]]:
+        """Returns the pairs so far and starts anew."""
+        pairs, self._pairs = self._pairs, {}
+        return {name: (float(total), float(count)) for name, (total, count) in pairs.items()}
+
+
+class MetricsFile:
+    """Appends metrics of one stage; used by the writing process only."""
+
+    def __init__(self, folder: epath.Path, *, first_step: int, tensorboard: bool):
+        self._path = folder / FILE
+        _drop_from(self._path, first_step)
+        self._board = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step, write_to_disk=True)
+
+    def write(self, values: Mapping[str, float]) -> None:
+        """Appends one line; `values` has `step`, and `split/quantity` names."""
+        shown = {name: _rounded(value) for name, value in values.items()}
+        with self._path.open("a") as stream:
+            stream.write(json.dumps(shown, allow_nan=False) + "\n")
+        if self._board is not None:
+            for name, value in shown.items():
+                if "/" in name and value is not None:
+                    self._board.add_scalar(name, value, int(values["step"]))
+
+    def close(self) -> None:
+        """Flushes TensorBoard's file."""
+        if self._board is not None:
+            self._board.close()
+
+
+def _rounded(value: float) -> float | int | None:
+    if isinstance(value, int):
+        return value
+    return float(f"{value:.8g}") if math.isfinite(value) else None
+
+
+def _drop_from(path: epath.Path, first_step: int) -> None:
+    """Removes lines of steps after `first_step`, and a last line cut short by a kill."""
+    if not path.exists():
+        return
+    kept = []
+    lines = path.read_text().splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            step = json.loads(line)["step"]
+        except (ValueError, KeyError, TypeError):
+            if number == len(lines):
+                break
+            raise StageError(f"{path}, line {number} is not a metrics line; remove the stage's folder") from None
+        if step <= first_step:
+            kept.append(line)
+    files.write_text(path, "".join(line + "\n" for line in kept))

@@ -1,0 +1,43 @@
+"""Asked to stop: SIGTERM (preemption) and the first SIGINT end a run after its next save; a second SIGINT at once."""
+
+import signal
+from types import FrameType
+from typing import Any
+
+from pd_jax.errors import PREEMPTED_EXIT_CODE
+
+_INTERRUPTED_EXIT_CODE = 130
+
+
+class Stopped(Exception):  # noqa: N818 - a wish that was granted, not an error
+    """Training saved its state and stopped because a signal asked for it."""
+
+    def __init__(self, number: int):
+        self.exit_code = PREEMPTED_EXIT_CODE if number == signal.SIGTERM else _INTERRUPTED_EXIT_CODE
+        super().__init__(signal.Signals(number).name)
+
+
+class StopRequest:
+    """Inside the block, the signal that asked this process to stop, or 0."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._before[number] = signal.signal(number, self._handle)
+            except ValueError:  # not the main thread: a library caller keeps its own handlers
+                return self
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if number == signal.SIGINT and self.number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number

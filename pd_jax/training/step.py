@@ -1,0 +1,134 @@
+"""The one training step: pure, jitted over a mesh, state donated. Jobs differ in the objective and nothing else."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from pd_jax.errors import MeshError
+from pd_jax.objectives.objective import Batch, Objective, Params, Sums
+from pd_jax.parallel.sharding import batch_sharding
+from pd_jax.training import rng
+from pd_jax.training.state import TrainState
+
+Step = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Sums]]
+
+
+def make_init(objective: Objective, optimizer: optax.GradientTransformation) -> Callable[[Params], TrainState]:
+    """Returns params -> the state before the first step."""
+
+    def init(params: Params) -> TrainState:
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), jnp.ones((), bool))
+
+    del objective
+    return init
+
+
+def make_train_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    *,
+    mesh: Mesh,
+    state_sharding: TrainState,
+    micro_batches: int = 1,
+) -> Step:
+    """Returns `step(state, batch, root) -> (state, sums)`.
+
+    The gradient is that of the whole batch's loss, whatever the number of micro-batches. A step whose loss or gradient
+    is not finite changes nothing but `state.healthy`, and no later step changes anything: the state before the fault
+    stays at hand.
+    """
+
+    def step(state: TrainState, batch: Batch, root: jax.Array) -> tuple[TrainState, Sums]:
+        batch = objective.prepare(batch, rng.stream(root, "prepare", state.step))
+        key = rng.stream(root, "dropout", state.step)
+        grads, sums = _gradients(objective, state.params, batch, key, micro_batches)
+        norm = optax.global_norm(grads)
+        updates, moments = optimizer.update(grads, state.optimizer, state.params)
+        healthy = state.healthy & jnp.isfinite(norm)
+        after = TrainState(state.step + 1, optax.apply_updates(state.params, updates), moments, healthy)
+        sums |= {
+            "learning_rate": _single(schedule(state.step)),
+            "gradient_norm": _single(norm),
+            "parameter_norm": _single(optax.global_norm(after.params)),
+            "update_norm": _single(optax.global_norm(updates)),
+            "healthy": _single(healthy),
+        }
+        before = TrainState(state.step, state.params, state.optimizer, healthy)
+        return jax.tree.map(lambda new, old: jnp.where(healthy, new, old), after, before), sums
+
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(
+        step,
+        in_shardings=(state_sharding, batch_sharding(mesh), everywhere),
+        out_shardings=(state_sharding, everywhere),
+        donate_argnums=0,
+    )
+
+
+def make_evaluation_step(objective: Objective, *, mesh: Mesh, param_sharding: Any) -> Callable:
+    """Returns `(params, batch, key) -> (sums, logits or None)`, without dropout; outputs are the same everywhere."""
+
+    def step(params: Params, batch: Batch, key: jax.Array) -> tuple[Sums, jax.Array | None]:
+        prepared = objective.prepare(batch, key)
+        logits = None if objective.predict is None else objective.predict(params, batch)
+        return objective.sums(params, prepared, None), logits
+
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(
+        step, in_shardings=(param_sharding, batch_sharding(mesh), everywhere), out_shardings=everywhere
+    )
+
+
+def check_batch(batch: int, *, micro_batches: int, mesh: Mesh) -> None:
+    """Raises MeshError unless the global batch divides over the mesh's rows and the micro-batches."""
+    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch % (rows * micro_batches):
+        raise MeshError(
+            f"data.batch={batch} does not divide by data x fsdp x micro_batches = {mesh.shape['data']} x "
+            f"{mesh.shape['fsdp']} x {micro_batches} = {rows * micro_batches}; make it a multiple of that"
+        )
+
+
+def _gradients(
+    objective: Objective, params: Params, batch: Batch, key: jax.Array, micro_batches: int
+) -> tuple[Any, Sums]:
+    """Returns the gradient of the batch's loss and its sums."""
+
+    def loss(params: Params, part: Batch, key: jax.Array, counts: dict | None) -> tuple[jax.Array, Sums]:
+        sums = objective.sums(params, part, key)
+        total = jnp.zeros((), jnp.float32)
+        for name, weight in objective.terms.items():
+            count = sums[name][1] if counts is None else counts[name]
+            total += weight * sums[name][0] / jnp.maximum(count, 1.0)
+        return total, sums
+
+    if micro_batches == 1:
+        return jax.grad(loss, has_aux=True)(params, batch, key, None)
+
+    # Counts do not depend on the parameters, so XLA drops this forward pass and keeps the counting.
+    whole = objective.sums(params, batch, None)
+    counts = {name: whole[name][1] for name in objective.terms}
+    parts = jax.tree.map(lambda rows: _split(rows, micro_batches), batch)
+
+    def accumulate(carry: tuple, indexed: tuple) -> tuple[tuple, None]:
+        index, part = indexed
+        found = jax.grad(loss, has_aux=True)(params, part, jax.random.fold_in(key, index), counts)
+        return jax.tree.map(jnp.add, carry, found), None
+
+    shapes = jax.eval_shape(lambda: jax.grad(loss, has_aux=True)(params, jax.tree.map(lambda x: x[0], parts), key, counts))
+    zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+    return jax.lax.scan(accumulate, zeros, (jnp.arange(micro_batches), parts))[0]
+
+
+def _split(rows: jax.Array, parts: int) -> jax.Array:
+    """Returns [parts, rows / parts, ...] such that every device keeps the rows it has."""
+    return rows.reshape(rows.shape[0] // parts, parts, *rows.shape[1:]).swapaxes(0, 1)
+
+
+def _single(value: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jnp.asarray(value, jnp.float32), jnp.ones((), jnp.float32)
