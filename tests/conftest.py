@@ -1,0 +1,36 @@
+"""Eight CPU devices for every test, and the fixtures that several test folders share."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax  # noqa: E402  (the platform must be chosen first)
+
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    jax.config.update("jax_num_cpu_devices", 8)
+
+import pathlib  # noqa: E402
+
+import pytest  # noqa: E402
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> pathlib.Path:
+    """Returns the folder of real development data; skips the test where it is missing."""
+    folder = pathlib.Path(os.environ.get("PD_JAX_DATA", ROOT / ".." / "shared" / "data")).resolve()
+    if not (folder / "tasks" / "sst2").is_dir():
+        pytest.skip(f"no development data in {folder}; name its folder with PD_JAX_DATA")
+    return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that read development data; skips those for an accelerator not asked for."""
+    platforms = os.environ["JAX_PLATFORMS"].split(",")
+    for item in items:
+        if "data_folder" in getattr(item, "fixturenames", ()):
+            item.add_marker("data")
+        for marker, platform in (("gpu", "cuda"), ("tpu", "tpu")):
+            if item.get_closest_marker(marker) and platform not in platforms:
+                item.add_marker(pytest.mark.skip(f"run with JAX_PLATFORMS={platform}"))
