@@ -1,0 +1,174 @@
+"""What a dataset folder says about itself: `manifest.json`, written last, and one note beside each shard.
+
+A manifest carries a digest of its own content, so that one edited by hand is refused, and a fingerprint of what the
+dataset holds (rows, tokens, labels, vocabulary), which does not depend on names, paths or times.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol, Self
+
+from etils import epath
+
+from pd_jax import files
+from pd_jax.errors import PdError, RecordsError
+
+FILE = "manifest.json"
+TOKENIZER_FOLDER = "tokenizer"
+
+_FORMAT = "pd_jax records 1"
+
+
+class HasVocabulary(Protocol):
+    """What a manifest keeps of a tokenizer."""
+
+    fingerprint: str
+    vocab_size: int
+    pad_id: int
+    unk_id: int
+    cls_id: int
+    sep_id: int
+    mask_id: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerInfo:
+    """The vocabulary a dataset was made with."""
+
+    fingerprint: str
+    vocab_size: int
+    pad_id: int
+    unk_id: int
+    cls_id: int
+    sep_id: int
+    mask_id: int
+
+    @classmethod
+    def of(cls, tokenizer: HasVocabulary) -> Self:
+        """Returns what a manifest keeps of `tokenizer`."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: getattr(tokenizer, name) for name in names})
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardInfo:
+    """One whole shard: its file and index, and what is in them."""
+
+    file: str
+    rows: int
+    tokens: int
+    longest: int
+    bytes: int
+    digest: str
+    index_digest: str
+    features: tuple[str, ...]
+    """Names of the features that its rows have; empty for a shard without rows."""
+
+    @property
+    def index_file(self) -> str:
+        """Name of the offset index beside the shard."""
+        return f"{self.file.removesuffix('.tfrecord')}.index.npy"
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """A dataset: see the fields. `arguments` and `sources` say how it was made; nothing depends on them."""
+
+    name: str
+    rows: int
+    tokens: int
+    max_length: int
+    task: str | None
+    labels: tuple[str, ...]
+    pairs: bool
+    tokenizer: TokenizerInfo
+    shards: tuple[ShardInfo, ...]
+    sources: Mapping[str, str]
+    arguments: Mapping[str, Any]
+    fingerprint: str
+
+    def holds(self, feature: str) -> bool:
+        """Returns whether the rows have `feature`."""
+        return any(feature in shard.features for shard in self.shards)
+
+
+def shard_file(name: str, index: int, of: int) -> str:
+    """Returns the file name of shard `index` of `of`."""
+    return f"{name}-{index:05d}-of-{of:05d}.tfrecord"
+
+
+def fingerprint(manifest: Manifest) -> str:
+    """Returns the digest of what the dataset holds."""
+    return files.digest_json(
+        {
+            "rows": manifest.rows,
+            "shards": [shard.digest for shard in manifest.shards],
+            "tokenizer": manifest.tokenizer.fingerprint,
+            "task": manifest.task,
+            "labels": manifest.labels,
+        }
+    )
+
+
+def write(folder: epath.PathLike, manifest: Manifest) -> None:
+    """Writes `manifest.json` into `folder`: from here on the dataset is whole."""
+    write_sealed(epath.Path(folder) / FILE, {"format": _FORMAT, **dataclasses.asdict(manifest)})
+
+
+def read(folder: epath.PathLike) -> Manifest:
+    """Returns the manifest of a dataset folder.
+
+    Raises:
+      RecordsError: where it is missing, edited, or of another format.
+    """
+    path = epath.Path(folder) / FILE
+    if not path.exists():
+        raise RecordsError(
+            f"{path} does not exist: {folder} is not a dataset, or its build has not finished; run the build again"
+        )
+    value = read_sealed(path, _FORMAT, RecordsError)
+    try:
+        manifest = Manifest(
+            **value
+            | {
+                "labels": tuple(value["labels"]),
+                "tokenizer": TokenizerInfo(**value["tokenizer"]),
+                "shards": tuple(shard_from(shard) for shard in value["shards"]),
+            }
+        )
+    except (KeyError, TypeError) as fault:
+        raise RecordsError(
+            f"{path} lacks or has too many keys ({fault}); build the dataset again"
+        ) from None
+    if manifest.fingerprint != fingerprint(manifest) or manifest.rows != sum(
+        s.rows for s in manifest.shards
+    ):
+        raise RecordsError(
+            f"{path} contradicts itself: its fingerprint does not fit; build the dataset again"
+        )
+    return manifest
+
+
+def write_sealed(path: epath.PathLike, value: Mapping[str, Any]) -> None:
+    """Writes a JSON object together with a digest of itself."""
+    files.write_json(path, {**value, "digest": files.digest_json(value)})
+
+
+def read_sealed(path: epath.PathLike, expected: str, error: type[PdError]) -> dict[str, Any]:
+    """Returns a JSON object written by `write_sealed`, without its `format` and `digest`; raises `error` if edited."""
+    value = files.read_json(path, error)
+    if not isinstance(value, dict) or value.get("format") != expected:
+        raise error(
+            f"{path} is not in the format {expected!r}; make the folder that holds it again"
+        )
+    digest = value.pop("digest", None)
+    if digest != files.digest_json(value):
+        raise error(
+            f"{path} was changed after it was written; restore it, or make the folder that holds it again"
+        )
+    return {name: item for name, item in value.items() if name != "format"}
+
+
+def shard_from(value: Mapping[str, Any]) -> ShardInfo:
+    """Returns the shard described by a JSON object."""
+    return ShardInfo(**{**value, "features": tuple(value["features"])})

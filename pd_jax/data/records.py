@@ -1,0 +1,238 @@
+"""Reading a dataset: any rows by number, checked and decoded a block at a time.
+
+A row is found through its shard's offset index, compared with the CRC-32C kept there, and the token ids of all rows
+asked for are decoded together: nothing is done per token in Python. Local shards are memory-mapped. A remote shard
+(`gs://`) is read whole when one of its rows is first asked for, and kept: stage datasets larger than memory locally.
+
+What others need for writing is re-exported from `data/shards.py` and `data/manifest.py`.
+"""
+
+import dataclasses
+import io
+import mmap
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float32, Int32, Int64, Shaped, UInt8
+
+from pd_jax import files
+from pd_jax.data import example, manifest, tfrecord
+from pd_jax.data.manifest import Manifest, ShardInfo, TokenizerInfo
+from pd_jax.data.shards import ID_BYTES, INDEX, Record, example_id, finish, whole_shard, write_shard
+from pd_jax.errors import RecordsError
+
+__all__ = [
+    "Dataset", "Gathered", "Manifest", "Record", "ShardInfo", "TokenizerInfo", "example_id", "finish", "whole_shard",
+    "write_shard",
+]  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Gathered:
+    """Rows of a dataset, in the order asked for; tokens of all rows one after another, without padding."""
+
+    tokens: Int32[np.ndarray, " tokens"]
+    lengths: Int32[np.ndarray, " rows"]
+    segments: UInt8[np.ndarray, " tokens"] | None
+    """None: all 0."""
+    labels: Int32[np.ndarray, " rows"] | Float32[np.ndarray, "rows ..."] | None
+    """Class numbers, regression values, or multi-hot rows."""
+    next_sentence: Int32[np.ndarray, " rows"] | None
+    example_ids: UInt8[np.ndarray, "rows 16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Block:
+    """Checked payloads of some rows one after another, with each one's start, index entry, and place."""
+
+    data: UInt8[np.ndarray, " bytes"]
+    starts: Int64[np.ndarray, " rows"]
+    entries: Shaped[np.ndarray, " rows"]
+
+
+class Dataset:
+    """An open dataset folder. Safe to use from several threads."""
+
+    def __init__(self, folder: epath.Path, manifest: Manifest, indexes: list[np.ndarray]):
+        self.folder = folder
+        self.manifest = manifest
+        self._indexes = indexes
+        self._first_rows = np.cumsum([0, *(shard.rows for shard in manifest.shards)])
+        self._contents: dict[int, bytes | mmap.mmap] = {}
+
+    @classmethod
+    def open(cls, folder: epath.PathLike) -> Self:
+        """Returns the dataset in `folder` after checking its manifest, the sizes of its shards, and its indexes.
+
+        Raises:
+          RecordsError: where anything is missing, cut short, edited, or belongs to another dataset.
+        """
+        folder = epath.Path(folder)
+        found = manifest.read(folder)
+        for shard in found.shards:
+            _check_size(folder / shard.file, shard)
+        return cls(
+            folder, found, [_read_index(folder / shard.index_file, shard) for shard in found.shards]
+        )
+
+    def __len__(self) -> int:
+        return self.manifest.rows
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what the dataset holds."""
+        return self.manifest.fingerprint
+
+    @cached_property
+    def lengths(self) -> Int32[np.ndarray, " rows"]:
+        """Tokens of each row, special tokens included."""
+        return np.concatenate([index["tokens"] for index in self._indexes]).astype(np.int32)
+
+    def place(self, row: int) -> str:
+        """Returns where a row is, for messages: shard file and row in it."""
+        shard = int(np.searchsorted(self._first_rows, row, side="right")) - 1
+        return (
+            f"{self.folder / self.manifest.shards[shard].file} row {row - self._first_rows[shard]}"
+        )
+
+    def gather(self, rows: Int64[np.ndarray, " rows"]) -> Gathered:
+        """Returns the rows with these numbers, in this order; a number may come more than once.
+
+        Raises:
+          RecordsError: on a row that is not what was written, naming shard and row.
+        """
+        rows = np.asarray(rows, np.int64)
+        if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
+            raise IndexError(
+                f"{self.folder} has rows 0 to {len(self) - 1}, not {rows.min()} to {rows.max()}"
+            )
+        block = self._block(rows)
+        lengths = block.entries["tokens"].astype(np.int64)
+        return Gathered(
+            tokens=self._tokens(block, lengths, rows),
+            lengths=lengths.astype(np.int32),
+            segments=_segments(block, lengths) if self.manifest.pairs else None,
+            labels=self._labels(block, rows),
+            next_sentence=_next_sentence(block)
+            if self.manifest.holds("next_sentence_labels")
+            else None,
+            example_ids=block.data[
+                (block.starts + block.entries["id_at"])[:, None] + np.arange(ID_BYTES)
+            ],
+        )
+
+    def _block(self, rows: np.ndarray) -> _Block:
+        shards = np.searchsorted(self._first_rows, rows, side="right") - 1
+        places = rows - self._first_rows[shards]
+        entries = np.empty(len(rows), INDEX)
+        for shard in np.unique(shards):
+            here = shards == shard
+            entries[here] = self._indexes[shard][places[here]]
+            if shard not in self._contents:
+                self._contents[shard] = self._open(int(shard))
+        payloads = []
+        ends = (entries["offset"] + entries["size"]).tolist()
+        wanted = zip(
+            shards.tolist(), entries["offset"].tolist(), ends, entries["crc"].tolist(), strict=True
+        )
+        for number, (shard, start, end, crc) in enumerate(wanted):
+            payload = self._contents[shard][start:end]
+            if tfrecord.crc32c(payload) != crc:
+                raise RecordsError(
+                    f"{self.place(int(rows[number]))} is damaged (its checksum fails); restore or build the shard again"
+                )
+            payloads.append(payload)
+        sizes = entries["size"].astype(np.int64)
+        return _Block(
+            np.frombuffer(b"".join(payloads), np.uint8), np.cumsum(sizes) - sizes, entries
+        )
+
+    def _open(self, shard: int) -> bytes | mmap.mmap:
+        info = self.manifest.shards[shard]
+        _check_size(self.folder / info.file, info)
+        return tfrecord.content(self.folder / info.file)
+
+    def _tokens(self, block: _Block, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        sizes = block.entries["ids_bytes"].astype(np.int64)
+        numbers, ends = example.decode_varints(
+            block.data[tfrecord.spans(block.starts + block.entries["ids_at"], sizes)]
+        )
+        last = np.cumsum(lengths) - 1
+        fits = len(numbers) == lengths.sum() and np.array_equal(ends[last], np.cumsum(sizes) - 1)
+        if not fits:
+            raise RecordsError(
+                f"{self.place(int(rows[0]))} or one after it has other tokens than its index says"
+            )
+        if len(numbers) and numbers.max() >= self.manifest.tokenizer.vocab_size:
+            row = int(np.searchsorted(np.cumsum(lengths), int(np.argmax(numbers)), side="right"))
+            raise RecordsError(
+                f"{self.place(int(rows[row]))} has token {numbers.max()}, outside the vocabulary of"
+                f" {self.manifest.tokenizer.vocab_size}; build the dataset again with its tokenizer"
+            )
+        return numbers.astype(np.int32)
+
+    def _labels(self, block: _Block, rows: np.ndarray) -> np.ndarray | None:
+        task, names = self.manifest.task, self.manifest.labels
+        if task is None:
+            return None
+        sizes = block.entries["label_bytes"].astype(np.int64)
+        data = block.data[tfrecord.spans(block.starts + block.entries["label_at"], sizes)]
+        if task == "regression":
+            return data.view("<f4").astype(np.float32)
+        numbers, _ = example.decode_varints(data)
+        if task == "multilabel":
+            return numbers.reshape(len(rows), len(names)).astype(np.float32)
+        if len(numbers) and numbers.max() >= len(names):
+            row = int(rows[int(np.argmax(numbers))])
+            raise RecordsError(
+                f"{self.place(row)} has label {numbers.max()}, but there are {len(names)} labels"
+            )
+        return numbers.astype(np.int32)
+
+
+def _segments(block: _Block, lengths: np.ndarray) -> np.ndarray:
+    # Segments are 0 or 1, a byte each on the wire. Rows without them are all 0.
+    given = block.entries["segments_at"] > 0
+    segments = np.zeros(int(lengths.sum()), np.uint8)
+    targets = (np.cumsum(lengths) - lengths)[given]
+    sources = (block.starts + block.entries["segments_at"])[given]
+    segments[tfrecord.spans(targets, lengths[given])] = block.data[
+        tfrecord.spans(sources, lengths[given])
+    ]
+    return segments
+
+
+def _next_sentence(block: _Block) -> np.ndarray:
+    return block.data[block.starts + block.entries["next_at"]].astype(np.int32)
+
+
+def _check_size(path: epath.Path, shard: ShardInfo) -> None:
+    if not path.exists():
+        raise RecordsError(f"{path} is missing; restore it or build the dataset again")
+    size = path.stat().length
+    if size != shard.bytes:
+        raise RecordsError(
+            f"{path} has {size} bytes where its manifest says {shard.bytes}; restore it or build the dataset again"
+        )
+
+
+def _read_index(path: epath.Path, shard: ShardInfo) -> np.ndarray:
+    """Returns a shard's offset index, memory-mapped where it is local."""
+    if not path.exists():
+        raise RecordsError(f"{path} is missing; restore it or build the dataset again")
+    if files.digest_file(path) != shard.index_digest:
+        raise RecordsError(
+            f"{path} is not the index of {shard.file}; restore it or build the dataset again"
+        )
+    index = (
+        np.load(path, mmap_mode="r")
+        if "://" not in str(path)
+        else np.load(io.BytesIO(path.read_bytes()))
+    )
+    if index.dtype != INDEX or len(index) != shard.rows:
+        raise RecordsError(
+            f"{path} does not describe the {shard.rows} rows of {shard.file}; build the dataset again"
+        )
+    return index

@@ -1,0 +1,111 @@
+"""TFRecord framing: where each payload lies in a file, and whether it is what was written.
+
+A record on disk is its length (8 bytes), a masked CRC-32C of those 8 bytes, the payload, and a masked CRC-32C of the
+payload, all little-endian. Source: tensorflow/core/lib/io/record_writer.h.
+"""
+
+import gzip
+import mmap
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+import google_crc32c
+import numpy as np
+from etils import epath
+
+from pd_jax.errors import RecordsError
+
+HEADER_BYTES = 12
+FOOTER_BYTES = 4
+
+_MASK_DELTA = 0xA282EAD8
+_GZIP_MAGIC = b"\x1f\x8b"
+_LARGEST_PAYLOAD = 1 << 31
+
+
+class Framed(NamedTuple):
+    """One record of a file: its number, the byte at which its payload begins, and the payload."""
+
+    number: int
+    offset: int
+    payload: bytes
+
+
+def crc32c(content: bytes) -> int:
+    """Returns the CRC-32C (Castagnoli) of `content`."""
+    return google_crc32c.value(content)
+
+
+def mask(crc: int) -> int:
+    """Returns a CRC-32C as TFRecord stores it: rotated right by 15 bits, plus a constant."""
+    return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
+
+
+def frame(payload: bytes, crc: int) -> bytes:
+    """Returns the record on disk for a payload and its (unmasked) CRC-32C."""
+    length = struct.pack("<Q", len(payload))
+    return b"".join(
+        (length, struct.pack("<I", mask(crc32c(length))), payload, struct.pack("<I", mask(crc)))
+    )
+
+
+def read_frames(path: epath.PathLike) -> Iterator[Framed]:
+    """Yields a file's records in order, gzipped files included (offsets then count uncompressed bytes).
+
+    Raises:
+      RecordsError: at the first record that is cut short or fails a CRC, naming file and record.
+    """
+    path = epath.Path(path)
+    with path.open("rb") as stream:
+        zipped = stream.read(2) == _GZIP_MAGIC
+        stream.seek(0)
+        source = gzip.GzipFile(fileobj=stream, mode="rb") if zipped else stream
+        try:
+            yield from _frames(source, str(path))
+        except (EOFError, gzip.BadGzipFile, zlib.error) as fault:
+            raise RecordsError(
+                f"{path} is a damaged gzip file ({fault}); fetch or make it again"
+            ) from None
+
+
+def _frames(stream: BinaryIO | gzip.GzipFile, name: str) -> Iterator[Framed]:
+    offset = 0
+    number = 0
+    while header := stream.read(HEADER_BYTES):
+        fault = f"{name} record {number} (at byte {offset})"
+        if len(header) < HEADER_BYTES:
+            raise RecordsError(f"{fault} is cut short; fetch or make the file again")
+        length, length_crc = struct.unpack("<QI", header)
+        if mask(crc32c(header[:8])) != length_crc or length > _LARGEST_PAYLOAD:
+            raise RecordsError(
+                f"{fault} has a damaged length, or this is no TFRecord file; fetch or make it again"
+            )
+        body = stream.read(length + FOOTER_BYTES)
+        if len(body) < length + FOOTER_BYTES:
+            raise RecordsError(f"{fault} is cut short; fetch or make the file again")
+        payload = body[:length]
+        if mask(crc32c(payload)) != int.from_bytes(body[length:], "little"):
+            raise RecordsError(f"{fault} fails its checksum; fetch or make the file again")
+        yield Framed(number, offset + HEADER_BYTES, payload)
+        offset += HEADER_BYTES + length + FOOTER_BYTES
+        number += 1
+
+
+def spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Returns the positions starts[i], ..., starts[i] + lengths[i] - 1 for all i, one after another (int64)."""
+    lengths = lengths.astype(np.int64)
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.repeat(starts.astype(np.int64) - (ends - lengths), lengths) + np.arange(total)
+
+
+def content(path: epath.PathLike) -> bytes | mmap.mmap:
+    """Returns a file's bytes for random access: a memory map of a local file, the whole content of a remote one."""
+    path = epath.Path(path)
+    if "://" in os.fspath(path):
+        return path.read_bytes()
+    with path.open("rb") as stream:
+        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
