@@ -1,7 +1,8 @@
 """One line that says how far long work has come.
 
-In a terminal the line is rewritten in place, with rate and time left. Without one (a log file, a batch job) a plain
-line is written now and then. Either way the last line says what was done and how fast.
+In a terminal the line is rewritten in place, with rate and time left. Without one (a log file, a
+batch job) a plain line is written now and then. Either way the last line says what was done and how
+fast.
 """
 
 import collections
@@ -72,11 +73,11 @@ class Progress:
         self._write(line + self._values(), last=True)
 
     def advance(self, amount: Number, **shown: Any) -> None:
-        """Adds `amount` to what is done; `shown` values stay on the line until they are given anew."""
+        """Adds `amount` to what is done; `shown` values stay on the line until given anew."""
         self.set(self._done + amount, **shown)
 
     def set(self, done: Number, **shown: Any) -> None:
-        """Says that `done` of `total` is done; `shown` values stay on the line until they are given anew."""
+        """Says how much is done; `shown` values stay on the line until given anew."""
         self._done = done
         self._shown.update(shown)
         now = self._clock()
@@ -85,7 +86,7 @@ class Progress:
             self._write(self._line(now))
 
     def _line(self, now: float) -> str:
-        """Returns the running line: done of total, share, rate of the last half minute, time left, values."""
+        """Returns the running line: done, share, rate of the last half minute, time left, values."""
         self._recent.append((now, self._done))
         while len(self._recent) > 2 and now - self._recent[1][0] >= _WINDOW_SECONDS:
             self._recent.popleft()
@@ -110,7 +111,7 @@ class Progress:
         if not self._terminal:
             self._stream.write(line + "\n")
         else:
-            # A line that wraps cannot be rewritten by a carriage return, so it is cut to the terminal's width.
+            # A carriage return cannot rewrite a line that wraps, so it is cut to the width.
             line = line if last else line[: shutil.get_terminal_size().columns - 1]
             self._stream.write("\r" + line.ljust(self._width) + ("\n" if last else ""))
             self._width = len(line)
