@@ -1,4 +1,4 @@
-"""How every command of `pd_jax.tools` ends: a status, and for faults of the user's one line instead of a traceback."""
+"""How every command of `pd_jax.tools` ends: a status, and one line for what the user can mend."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ _INTERRUPTED = 130
 
 
 def run(main: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status of `main(arguments)`; a PdError becomes `error: ...` on stderr and EXIT_CODE."""
+    """Returns the status of `main(arguments)`; a PdError becomes a line on stderr and EXIT_CODE."""
     try:
         return main(arguments)
     except PdError as fault:

@@ -1,0 +1,255 @@
+"""Hugging Face folders (`config.json`, `model.safetensors`): how all models here are exchanged.
+
+What `save` writes, transformers loads with `AutoModel*`; what transformers saves of a BERT, `load`
+reads. Names and shapes are checked against the config without exception: nothing is skipped,
+nothing stays at random values.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from etils import epath
+
+from pd_jax import files
+from pd_jax.errors import WeightsError
+from pd_jax.models.sizes import BertConfig
+from pd_jax.models.weights import hf_config, layout, pickles
+
+WEIGHTS, PICKLED, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
+_PREFIXES = {
+    "bert.pooler.": "pooler",
+    "cls.predictions.": "mlm",
+    "cls.seq_relationship.": "nsp",
+    "classifier.": "classifier",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedModel:
+    """A model as it lies on disk.
+
+    `params` is nested, numpy float32, with the subtrees that the folder holds: bert, and of mlm,
+    nsp and classifier those that it has. `labels` are the classifier's in order (empty: unnamed),
+    `task` is classification, regression, multilabel or None, and `fingerprint` a digest over
+    tensors, config, labels and task.
+    """
+
+    config: BertConfig
+    params: dict[str, Any]
+    labels: tuple[str, ...]
+    task: str | None
+    fingerprint: str
+
+
+def load(folder: epath.PathLike) -> SavedModel:
+    """Returns the model in a Hugging Face folder.
+
+    Raises:
+      WeightsError: the folder is incomplete or damaged, is no BERT of a kind known here, or holds a
+        tensor too many, too few, or of another shape.
+    """
+    folder = epath.Path(folder)
+    values = files.read_json(folder / CONFIG, WeightsError)
+    config = hf_config.shape_from(values, where=folder / CONFIG)
+    architectures = values.get("architectures") or []
+    if unknown := set(architectures) - set(hf_config.ARCHITECTURES.values()):
+        raise WeightsError(
+            f"{folder / CONFIG} is of {', '.join(sorted(unknown))}; what is known here is "
+            f"{', '.join(hf_config.ARCHITECTURES.values())}"
+        )
+    where, tensors = _read_tensors(folder)
+    tensors = _with_current_names(tensors, where)
+    wanted = _wanted(config, tensors, architectures)
+    shapes = {name: value.shape for name, value in tensors.items()}
+    layout.check(shapes, {tensor.hf: tensor.hf_shape() for tensor in wanted}, where=where)
+    flat = {}
+    for tensor in wanted:
+        value = _float32(tensors[tensor.hf], tensor.hf, where)
+        flat[tensor.path] = np.ascontiguousarray(value.T if tensor.hf_transposed else value)
+    params = layout.nest(flat)
+    labels, task = hf_config.labels_from(values, params, folder / CONFIG)
+    return SavedModel(
+        config, params, labels, task, fingerprint(params, config, labels=labels, task=task)
+    )
+
+
+def save(
+    folder: epath.PathLike,
+    params: Mapping[str, Any],
+    config: BertConfig,
+    *,
+    labels: Sequence[str] = (),
+    task: str | None = None,
+    add: Callable[[epath.Path], object] | None = None,
+) -> str:
+    """Returns the fingerprint of the model now whole in `folder`, in place of an older folder.
+
+    Args:
+      folder: appears in one step, when everything is written.
+      params: bert, and of mlm, nsp and classifier those that the model has; numpy or jax arrays.
+      config: the shape of the model.
+      labels: the classifier's labels in order; empty leaves them unnamed.
+      task: classification, regression or multilabel, written as `problem_type`.
+      add: called with the unfinished folder, to write more files (tokenizer, model card) before it
+        appears.
+
+    Raises:
+      WeightsError: parameters that are missing, left over, or of another shape than the config
+        says.
+    """
+    folder = epath.Path(folder)
+    flat = {
+        path: np.asarray(value, np.float32) for path, value in layout.flatten(dict(params)).items()
+    }
+    wanted = _tensors_of(config, params)
+    layout.check(
+        {path: value.shape for path, value in flat.items()},
+        {tensor.path: tensor.shape for tensor in wanted},
+        where=f"the model to save in {folder}",
+    )
+    tensors = {
+        tensor.hf: np.ascontiguousarray(
+            flat[tensor.path].T if tensor.hf_transposed else flat[tensor.path]
+        )
+        for tensor in wanted
+    }
+    partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
+    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        files.write_bytes(
+            partial / WEIGHTS, safetensors.numpy.save(tensors, metadata={"format": "pt"})
+        )
+        files.write_json(
+            partial / CONFIG, hf_config.values_of(config, params, labels=labels, task=task)
+        )
+        if add is not None:
+            add(partial)
+        _replace(partial, folder)
+    finally:
+        if partial.exists():
+            partial.rmtree()
+    return fingerprint(layout.nest(flat), config, labels=labels, task=task)
+
+
+def fingerprint(
+    params: Mapping[str, Any], config: BertConfig, *, labels: Sequence[str], task: str | None
+) -> str:
+    """Returns the digest of tensors, shape, labels and task, however the model is computed."""
+    shape = {field: getattr(config, field) for field in (*hf_config.FIELDS, "gelu")}
+    about = {"config": shape, "labels": list(labels), "task": task}
+    parts = [json.dumps(about, sort_keys=True).encode()]
+    for path, value in sorted(layout.flatten(dict(params)).items()):
+        value = np.asarray(value, np.float32)
+        parts += [path.encode(), str(value.shape).encode(), value.tobytes()]
+    return files.digest_bytes(*parts)
+
+
+def _replace(partial: epath.Path, folder: epath.Path) -> None:
+    """Puts `partial` in the place of `folder`."""
+    old = folder.parent / f".{folder.name}.replaced-{os.getpid()}"
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    if old.exists():
+        old.rmtree()
+
+
+def _tensors_of(config: BertConfig, params: Mapping[str, Any]) -> list[layout.Tensor]:
+    """Returns the tensors that a model with these subtrees has."""
+    hf_config.architecture(params)
+    wanted = [*layout.encoder(config)]
+    if "pooler" in params["bert"] or set(params) != {"bert", "mlm"}:
+        wanted += layout.pooler(config)
+    if "mlm" in params:
+        wanted += layout.mlm(config)
+    if "nsp" in params:
+        wanted += layout.nsp(config)
+    if "classifier" in params:
+        wanted += layout.classifier(config, np.shape(params["classifier"]["bias"])[0])
+    return wanted
+
+
+def _wanted(
+    config: BertConfig, tensors: Mapping[str, np.ndarray], architectures: Sequence[str]
+) -> list[layout.Tensor]:
+    """Returns what must be in a file: the heads its config names, and those it begins to hold."""
+    heads = {
+        head
+        for parts, name in hf_config.ARCHITECTURES.items()
+        if name in architectures
+        for head in parts
+    }
+    heads |= {
+        head
+        for prefix, head in _PREFIXES.items()
+        if any(name.startswith(prefix) for name in tensors)
+    }
+    wanted = [*layout.encoder(config)]
+    if "pooler" in heads or "BertForMaskedLM" not in architectures:
+        wanted += layout.pooler(config)
+    if "mlm" in heads:
+        wanted += layout.mlm(config)
+    if "nsp" in heads:
+        wanted += layout.nsp(config)
+    if "classifier" in heads:
+        bias = tensors.get("classifier.bias", np.zeros(2))
+        wanted += layout.classifier(config, bias.shape[0] if bias.ndim else 1)
+    return wanted
+
+
+def _read_tensors(folder: epath.Path) -> tuple[epath.Path, dict[str, np.ndarray]]:
+    """Returns the file with the weights, and its tensors by name."""
+    if (path := folder / WEIGHTS).exists():
+        try:
+            return path, safetensors.numpy.load(path.read_bytes())
+        except (safetensors.SafetensorError, ValueError, KeyError) as fault:
+            raise WeightsError(f"{path} is damaged ({fault}); fetch or export it again") from None
+    if (path := folder / PICKLED).exists():
+        return path, pickles.load(path)
+    raise WeightsError(
+        f"{folder} holds neither {WEIGHTS} nor {PICKLED}; name a folder with a BERT's weights"
+    )
+
+
+def _with_current_names(tensors: dict[str, np.ndarray], where: object) -> dict[str, np.ndarray]:
+    """Returns the tensors under the names transformers gives them now, without what repeats others.
+
+    Older files say LayerNorm.gamma and .beta, files of a bare BertModel leave `bert.` out, and some
+    store the tied decoder or the position numbers, which are no parameters.
+    """
+    named = {}
+    bare = "embeddings.word_embeddings.weight" in tensors
+    for name, value in tensors.items():
+        name = f"bert.{name}" if bare else name
+        name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
+            "LayerNorm.beta", "LayerNorm.bias"
+        )
+        named[name] = value
+    named.pop("bert.embeddings.position_ids", None)
+    for copy, original in (
+        ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
+        ("cls.predictions.decoder.bias", "cls.predictions.bias"),
+    ):
+        if copy in named and original in named:
+            if not np.array_equal(named.pop(copy), named[original]):
+                raise WeightsError(
+                    f"{where} has a {copy} that differs from {original}; only BERTs whose "
+                    "decoder is tied to the word embeddings can be read"
+                )
+        elif copy in named and copy.endswith("bias"):
+            named[original] = named.pop(copy)
+    return named
+
+
+def _float32(value: np.ndarray, name: str, where: object) -> np.ndarray:
+    if value.dtype.kind != "f" and value.dtype.name != "bfloat16":
+        raise WeightsError(
+            f"{where} holds {name} as {value.dtype}; weights must be floating-point numbers"
+        )
+    return value.astype(np.float32, copy=False)
