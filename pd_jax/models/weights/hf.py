@@ -21,7 +21,7 @@ from pd_jax.errors import WeightsError
 from pd_jax.models.sizes import BertConfig
 from pd_jax.models.weights import hf_config, layout, pickles
 
-WEIGHTS, PICKLED, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
+WEIGHTS_FILE, PICKLED_FILE, CONFIG_FILE = "model.safetensors", "pytorch_model.bin", "config.json"
 _PREFIXES = {
     "bert.pooler.": "pooler",
     "cls.predictions.": "mlm",
@@ -55,12 +55,12 @@ def load(folder: epath.PathLike) -> SavedModel:
         tensor too many, too few, or of another shape.
     """
     folder = epath.Path(folder)
-    values = files.read_json(folder / CONFIG, WeightsError)
-    config = hf_config.shape_from(values, where=folder / CONFIG)
+    values = files.read_json(folder / CONFIG_FILE, WeightsError)
+    config = hf_config.shape_from(values, where=folder / CONFIG_FILE)
     architectures = values.get("architectures") or []
     if unknown := set(architectures) - set(hf_config.ARCHITECTURES.values()):
         raise WeightsError(
-            f"{folder / CONFIG} is of {', '.join(sorted(unknown))}; what is known here is "
+            f"{folder / CONFIG_FILE} is of {', '.join(sorted(unknown))}; what is known here is "
             f"{', '.join(hf_config.ARCHITECTURES.values())}"
         )
     where, tensors = _read_tensors(folder)
@@ -73,7 +73,7 @@ def load(folder: epath.PathLike) -> SavedModel:
         value = _float32(tensors[tensor.hf], tensor.hf, where)
         flat[tensor.path] = np.ascontiguousarray(value.T if tensor.hf_transposed else value)
     params = layout.nest(flat)
-    labels, task = hf_config.labels_from(values, params, folder / CONFIG)
+    labels, task = hf_config.labels_from(values, params, folder / CONFIG_FILE)
     return SavedModel(
         config, params, labels, task, fingerprint(params, config, labels=labels, task=task)
     )
@@ -123,10 +123,10 @@ def save(
     partial.mkdir(parents=True, exist_ok=True)
     try:
         files.write_bytes(
-            partial / WEIGHTS, safetensors.numpy.save(tensors, metadata={"format": "pt"})
+            partial / WEIGHTS_FILE, safetensors.numpy.save(tensors, metadata={"format": "pt"})
         )
         files.write_json(
-            partial / CONFIG, hf_config.values_of(config, params, labels=labels, task=task)
+            partial / CONFIG_FILE, hf_config.values_of(config, params, labels=labels, task=task)
         )
         if add is not None:
             add(partial)
@@ -205,15 +205,16 @@ def _wanted(
 
 def _read_tensors(folder: epath.Path) -> tuple[epath.Path, dict[str, np.ndarray]]:
     """Returns the file with the weights, and its tensors by name."""
-    if (path := folder / WEIGHTS).exists():
+    if (path := folder / WEIGHTS_FILE).exists():
         try:
             return path, safetensors.numpy.load(path.read_bytes())
         except (safetensors.SafetensorError, ValueError, KeyError) as fault:
             raise WeightsError(f"{path} is damaged ({fault}); fetch or export it again") from None
-    if (path := folder / PICKLED).exists():
+    if (path := folder / PICKLED_FILE).exists():
         return path, pickles.load(path)
     raise WeightsError(
-        f"{folder} holds neither {WEIGHTS} nor {PICKLED}; name a folder with a BERT's weights"
+        f"{folder} holds neither {WEIGHTS_FILE} nor {PICKLED_FILE}; "
+        "name a folder with a BERT's weights"
     )
 
 

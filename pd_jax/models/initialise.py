@@ -1,0 +1,178 @@
+"""First weights from another model: all of it, chosen layers of a deeper one, or its embeddings.
+
+Every parameter is either loaded or fresh on purpose, and the report says which; all else raises.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pd_jax import config as config_lib
+from pd_jax.errors import WeightsError
+from pd_jax.models.sizes import BertConfig
+from pd_jax.models.weights import layout
+from pd_jax.models.weights.hf import SavedModel
+
+_LAYER = re.compile(r"bert/layer_(\d+)/")
+_SCOPES = {
+    "model": "",
+    "embeddings": "bert/embeddings/",
+    "word_embeddings": "bert/embeddings/word/",
+}
+_OF_VOCABULARY = ("bert/embeddings/word/embedding", "mlm/bias")
+
+
+@dataclasses.dataclass(frozen=True)
+class InitReport:
+    """Where each parameter's first value came from.
+
+    `loaded` maps a parameter's path to the source's path, `fresh` are those left as they were on
+    purpose, `unused` the source's tensors that found no place.
+    """
+
+    loaded: Mapping[str, str]
+    fresh: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def text(self) -> str:
+        """Returns one line for each path."""
+        lines = [f"loaded  {path}" + (f" from {origin}" if origin != path else "")
+                 for path, origin in self.loaded.items()]  # fmt: skip
+        lines += [f"fresh   {path}" for path in self.fresh]
+        lines += [f"unused  {path} (of the source)" for path in self.unused]
+        return "\n".join(lines) + "\n"
+
+
+def initialise(
+    fresh_params: Mapping[str, Any],
+    source: SavedModel,
+    init: config_lib.Init,
+    *,
+    model: BertConfig,
+    labels: Sequence[str] = (),
+) -> tuple[dict[str, Any], InitReport]:
+    """Returns the parameters to begin with, and where each came from.
+
+    Args:
+      fresh_params: the model's parameters from its seed: arrays, or only their shapes.
+      source: the model to take weights from.
+      init: which layers, which part, and whether the task head too.
+      model: the shape of the model that begins; it must compute as the source does.
+      labels: its classifier's labels in order, compared with the source's when the head is kept.
+
+    Returns:
+      A tree like `fresh_params`, numpy float32 where loaded and the very leaf where fresh.
+
+    Raises:
+      WeightsError: a tensor is missing or has another shape, or source and model do not compute
+        alike (vocabulary, attention heads, GELU, layer counts, labels).
+    """
+    fresh, found = layout.flatten(dict(fresh_params)), layout.flatten(source.params)
+    layers: tuple[int, ...] = ()
+    if init.scope == "model":
+        _check_alike(source.config, model)
+        layers = choose_layers(init.layers, source.config.layers, model.layers)
+    if init.head == "keep":
+        _check_head(source, labels)
+    values, loaded = {}, {}
+    for path, leaf in fresh.items():
+        origin = _origin(path, init, layers)
+        if origin is None or _lacks_whole(source, origin):
+            values[path] = leaf
+            continue
+        if origin not in found:
+            raise WeightsError(f"the source lacks {origin}; choose another init.source")
+        _check_shape(path, found[origin], leaf)
+        values[path], loaded[path] = found[origin], origin
+    if not loaded:
+        raise WeightsError("init.source has nothing that this model can begin with; choose another")
+    report = InitReport(
+        loaded=loaded,
+        fresh=tuple(path for path in fresh if path not in loaded),
+        unused=tuple(path for path in found if path not in loaded.values()),
+    )
+    return layout.nest(values), report
+
+
+def choose_layers(choice: str | Sequence[int], deep: int, shallow: int) -> tuple[int, ...]:
+    """Returns the source's layer (from 0) for each of a model's layers.
+
+    `every_other` takes each `deep / shallow`th, beginning with the first.
+
+    Raises:
+      WeightsError: the counts do not fit the choice.
+    """
+    if not isinstance(choice, str):
+        if len(choice) != shallow or not all(0 <= index < deep for index in choice):
+            raise WeightsError(
+                f"init.layers={tuple(choice)} must name {shallow} layers, "
+                f"each from 0 to {deep - 1}, the source's last"
+            )
+        return tuple(choice)
+    if choice == "all" and deep == shallow:
+        return tuple(range(deep))
+    if choice == "bottom" and shallow <= deep:
+        return tuple(range(shallow))
+    if choice == "top" and shallow <= deep:
+        return tuple(range(deep - shallow, deep))
+    if choice == "every_other" and deep % shallow == 0:
+        return tuple(range(0, deep, deep // shallow))
+    raise WeightsError(
+        f"init.layers={choice!r} cannot make {shallow} layers of the source's {deep}; "
+        "say 'bottom', 'top' or a tuple of layer numbers, or choose a source of that depth"
+    )
+
+
+def _origin(path: str, init: config_lib.Init, layers: tuple[int, ...]) -> str | None:
+    """Returns the source's path for one of ours, or None where it shall stay fresh."""
+    if path.startswith("classifier/"):
+        return path if init.head == "keep" else None
+    if not path.startswith(_SCOPES[init.scope]):
+        return None
+    return _LAYER.sub(lambda match: f"bert/layer_{layers[int(match[1])]}/", path)
+
+
+def _lacks_whole(source: SavedModel, origin: str) -> bool:
+    """Returns whether the source was made without the head or pooler that `origin` belongs to."""
+    head = origin.split("/")[0]
+    if head == "bert":
+        return origin.startswith("bert/pooler/") and "pooler" not in source.params["bert"]
+    return head not in source.params
+
+
+def _check_alike(source: BertConfig, model: BertConfig) -> None:
+    for field in ("heads", "gelu", "norm_epsilon"):
+        theirs, ours = getattr(source, field), getattr(model, field)
+        if theirs != ours:
+            raise WeightsError(
+                f"the source computes with {field}={theirs!r} and this model with {ours!r}; "
+                + (f"set model.{field}={theirs!r}" if field != "norm_epsilon" else "choose another")
+            )
+
+
+def _check_head(source: SavedModel, labels: Sequence[str]) -> None:
+    if "classifier" not in source.params:
+        raise WeightsError("init.head='keep', but the source has no task head; say head='fresh'")
+    if labels and source.labels and tuple(labels) != source.labels:
+        raise WeightsError(
+            f"the source's head tells {', '.join(source.labels)} apart and this task "
+            f"{', '.join(labels)}; name the labels in the source's order, or say init.head='fresh'"
+        )
+
+
+def _check_shape(path: str, value: np.ndarray, leaf: Any) -> None:
+    theirs, ours = tuple(value.shape), tuple(leaf.shape)
+    if theirs == ours:
+        return
+    if path in _OF_VOCABULARY and theirs[1:] == ours[1:]:
+        raise WeightsError(
+            f"the source's vocabulary has {theirs[0]} entries and this model's {ours[0]}; "
+            "build the records with the source's tokenizer"
+        )
+    raise WeightsError(
+        f"{path} has shape {theirs} in the source and {ours} in this model; "
+        "give the model the source's width and positions, or choose another init.source"
+    )
