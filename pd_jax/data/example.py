@@ -1,12 +1,13 @@
 """tf.train.Example on the wire, without TensorFlow.
 
-Writing: `encode` also says where in the message each feature's values lie, so that a reader with an index never parses
-a message. Reading: `decode_varints` turns the concatenated bytes of many rows into numbers at once. Messages whose
-layout is not known beforehand go through `parse` (protobuf, with a descriptor built at run time).
+Writing: `encode` also says where in the message each feature's values lie, so that a reader with an
+index never parses a message. Reading: `decode_varints` turns the concatenated bytes of many rows
+into numbers at once. Messages whose layout is not known beforehand go through `parse` (protobuf,
+with a descriptor built at run time).
 """
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 Values = bytes | np.ndarray
-"""A feature: bytes, an integer array (no negative numbers) or a float array, one-dimensional and not empty."""
+"""A feature: bytes, or a one-dimensional array of floats or non-negative integers, not empty."""
 
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 0x0A, 0x12, 0x1A
 _FIRST, _SECOND = 0x0A, 0x12
@@ -36,7 +37,7 @@ class Encoded(NamedTuple):
 
 
 def encode(features: Mapping[str, Values]) -> Encoded:
-    """Returns the serialised tf.train.Example with features in order of name (equal rows give equal bytes).
+    """Returns the serialised tf.train.Example; features go by name, so equal rows give equal bytes.
 
     Raises:
       ValueError: on an empty or negative feature.
@@ -58,21 +59,16 @@ def encode(features: Mapping[str, Values]) -> Encoded:
 
 def encode_varints(values: np.ndarray) -> bytes:
     """Returns non-negative integers as protobuf varints, one after another."""
-    values = np.asarray(values, np.int64)
-    largest = int(values.max(initial=0))
+    values = np.asarray(values)
     if int(values.min(initial=0)) < 0:
         raise ValueError("negative numbers have no place in a record")
-    if largest < 1 << 7:
+    if int(values.max(initial=0)) < 1 << 7:
         return values.astype(np.uint8).tobytes()
-    groups = np.arange((largest.bit_length() + 6) // 7)
-    rest = values[:, None] >> (7 * groups)
-    more = (rest >> 7) > 0
-    used = (rest > 0) | (groups == 0)
-    return ((rest & 0x7F) | (more << 7))[used].astype(np.uint8).tobytes()
+    return b"".join(map(_varint, values.tolist()))
 
 
 def decode_varints(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the numbers (int64) in concatenated varints (uint8), and the position of each one's last byte.
+    """Returns the numbers (int64) in concatenated varints (uint8), and each one's last byte.
 
     Raises:
       ValueError: where the last varint has no end, or one needs more than 35 bits.
@@ -126,7 +122,7 @@ def _list_bytes(name: str, values: Values) -> tuple[bytes, int]:
 
 
 def _entry(name: str, kind: int, data: bytes) -> bytes:
-    """Returns a Features.feature map entry: key, and a Feature with one list whose values are `data`."""
+    """Returns an entry of the map Features.feature, whose values are `data`."""
     # All three lists keep their values in field 1: packed numbers, or the bytes themselves.
     values = bytes([_FIRST]) + _varint(len(data)) + data
     feature = bytes([kind]) + _varint(len(values)) + values
@@ -142,7 +138,9 @@ def _entry(name: str, kind: int, data: bytes) -> bytes:
     return bytes([_FIRST]) + _varint(len(body)) + body
 
 
+@lru_cache(maxsize=1 << 20)
 def _varint(value: int) -> bytes:
+    # Kept, because token ids come again and again: looking one up costs a tenth of making it.
     out = bytearray()
     while value > 0x7F:
         out.append((value & 0x7F) | 0x80)
@@ -153,7 +151,10 @@ def _varint(value: int) -> bytes:
 
 @cache
 def _example_class() -> type:
-    """Returns the message class of tf.train.Example, from tensorflow/core/example/{example,feature}.proto."""
+    """Returns the message class of tf.train.Example.
+
+    Source: tensorflow/core/example/example.proto and feature.proto.
+    """
     proto = descriptor_pb2.FileDescriptorProto(
         name="pd_jax/example.proto", package="pd_jax", syntax="proto3"
     )

@@ -1,7 +1,8 @@
-"""What a dataset folder says about itself: `manifest.json`, written last, and one note beside each shard.
+"""What a dataset folder says about itself: `manifest.json`, written last, with a digest of itself.
 
-A manifest carries a digest of its own content, so that one edited by hand is refused, and a fingerprint of what the
-dataset holds (rows, tokens, labels, vocabulary), which does not depend on names, paths or times.
+A manifest carries a digest of its own content, so that one edited by hand is refused, and a
+fingerprint of what the dataset holds (rows, tokens, labels, vocabulary), which does not depend on
+names, paths or times.
 """
 
 import dataclasses
@@ -72,7 +73,7 @@ class ShardInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """A dataset: see the fields. `arguments` and `sources` say how it was made; nothing depends on them."""
+    """A whole dataset. `sources` and `arguments` say how it was made; nothing depends on them."""
 
     name: str
     rows: int
@@ -124,7 +125,8 @@ def read(folder: epath.PathLike) -> Manifest:
     path = epath.Path(folder) / FILE
     if not path.exists():
         raise RecordsError(
-            f"{path} does not exist: {folder} is not a dataset, or its build has not finished; run the build again"
+            f"{path} does not exist: {folder} is no dataset, or its build has not finished;"
+            " run the build again"
         )
     value = read_sealed(path, _FORMAT, RecordsError)
     try:
@@ -155,7 +157,7 @@ def write_sealed(path: epath.PathLike, value: Mapping[str, Any]) -> None:
 
 
 def read_sealed(path: epath.PathLike, expected: str, error: type[PdError]) -> dict[str, Any]:
-    """Returns a JSON object written by `write_sealed`, without its `format` and `digest`; raises `error` if edited."""
+    """Returns what `write_sealed` wrote, less `format` and `digest`; raises `error` if edited."""
     value = files.read_json(path, error)
     if not isinstance(value, dict) or value.get("format") != expected:
         raise error(
@@ -164,7 +166,7 @@ def read_sealed(path: epath.PathLike, expected: str, error: type[PdError]) -> di
     digest = value.pop("digest", None)
     if digest != files.digest_json(value):
         raise error(
-            f"{path} was changed after it was written; restore it, or make the folder that holds it again"
+            f"{path} was changed after it was written; restore it, or make its folder again"
         )
     return {name: item for name, item in value.items() if name != "format"}
 

@@ -1,8 +1,9 @@
 """Reading a dataset: any rows by number, checked and decoded a block at a time.
 
-A row is found through its shard's offset index, compared with the CRC-32C kept there, and the token ids of all rows
-asked for are decoded together: nothing is done per token in Python. Local shards are memory-mapped. A remote shard
-(`gs://`) is read whole when one of its rows is first asked for, and kept: stage datasets larger than memory locally.
+A row is found through its shard's offset index, compared with the CRC-32C kept there, and the token
+ids of all rows asked for are decoded together: nothing is done per token in Python. Local shards
+are memory-mapped. A remote shard (`gs://`) is read whole when one of its rows is first asked for,
+and kept: stage datasets larger than memory locally.
 
 What others need for writing is re-exported from `data/shards.py` and `data/manifest.py`.
 """
@@ -24,14 +25,14 @@ from pd_jax.data.shards import ID_BYTES, INDEX, Record, example_id, finish, whol
 from pd_jax.errors import RecordsError
 
 __all__ = [
-    "Dataset", "Gathered", "Manifest", "Record", "ShardInfo", "TokenizerInfo", "example_id", "finish", "whole_shard",
-    "write_shard",
+    "Dataset", "Gathered", "Manifest", "Record", "ShardInfo", "TokenizerInfo", "example_id",
+    "finish", "whole_shard", "write_shard",
 ]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Gathered:
-    """Rows of a dataset, in the order asked for; tokens of all rows one after another, without padding."""
+    """Rows of a dataset in the order asked for, their tokens one after another without padding."""
 
     tokens: Int32[np.ndarray, " tokens"]
     lengths: Int32[np.ndarray, " rows"]
@@ -45,7 +46,7 @@ class Gathered:
 
 @dataclasses.dataclass(frozen=True)
 class _Block:
-    """Checked payloads of some rows one after another, with each one's start, index entry, and place."""
+    """Checked payloads of some rows one after another, with each one's start and index entry."""
 
     data: UInt8[np.ndarray, " bytes"]
     starts: Int64[np.ndarray, " rows"]
@@ -64,7 +65,7 @@ class Dataset:
 
     @classmethod
     def open(cls, folder: epath.PathLike) -> Self:
-        """Returns the dataset in `folder` after checking its manifest, the sizes of its shards, and its indexes.
+        """Returns the dataset in `folder` after checking its manifest, shard sizes, and indexes.
 
         Raises:
           RecordsError: where anything is missing, cut short, edited, or belongs to another dataset.
@@ -141,7 +142,8 @@ class Dataset:
             payload = self._contents[shard][start:end]
             if tfrecord.crc32c(payload) != crc:
                 raise RecordsError(
-                    f"{self.place(int(rows[number]))} is damaged (its checksum fails); restore or build the shard again"
+                    f"{self.place(int(rows[number]))} is damaged (its checksum fails);"
+                    " restore the shard or build it again"
                 )
             payloads.append(payload)
         sizes = entries["size"].astype(np.int64)
@@ -214,7 +216,8 @@ def _check_size(path: epath.Path, shard: ShardInfo) -> None:
     size = path.stat().length
     if size != shard.bytes:
         raise RecordsError(
-            f"{path} has {size} bytes where its manifest says {shard.bytes}; restore it or build the dataset again"
+            f"{path} has {size} bytes where its manifest says {shard.bytes};"
+            " restore it or build the dataset again"
         )
 
 
@@ -233,6 +236,7 @@ def _read_index(path: epath.Path, shard: ShardInfo) -> np.ndarray:
     )
     if index.dtype != INDEX or len(index) != shard.rows:
         raise RecordsError(
-            f"{path} does not describe the {shard.rows} rows of {shard.file}; build the dataset again"
+            f"{path} does not describe the {shard.rows} rows of {shard.file};"
+            " build the dataset again"
         )
     return index

@@ -1,8 +1,9 @@
-"""Writing a dataset: records into shards, each whole or absent, and the manifest that makes them a dataset.
+"""Writing a dataset: shards of records, each whole or absent, and the manifest at the end.
 
-A shard is three files, written in this order: `NAME-00000-of-00008.tfrecord`, its offset index `.index.npy`, and the
-note `.shard.json`, which says that the other two are whole and what they were made from. A build that was
-interrupted asks `whole_shard` and makes only what is missing; `finish` collects the notes into `manifest.json`.
+A shard is three files, written in this order: `NAME-00000-of-00008.tfrecord`, its offset index
+`.index.npy`, and the note `.shard.json`, which says that the other two are whole and what they were
+made from. A build that was interrupted asks `whole_shard` and makes only what is missing; `finish`
+collects the notes into `manifest.json`.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from etils import epath
@@ -32,9 +33,9 @@ INDEX = np.dtype(
         ("label_at", "<u4"), ("label_bytes", "<u4"), ("next_at", "<u4"),
     ]
 )  # fmt: skip
-"""A row of the offset index: where the payload lies in the shard, its CRC-32C, and where in the payload each feature's
-values lie (0: the row has no such feature). The CRC binds a row to its index, so that a shard in another's place is
-refused even where every record has the same size."""
+"""A row of the offset index: where the payload lies in the shard, its CRC-32C, and where in the
+payload each feature's values lie (0: the row has no such feature). The CRC binds a row to its
+index, so that a shard in another's place is refused even where every record has the same size."""
 
 TASK_FEATURES = {
     "classification": "label_ids",
@@ -61,7 +62,7 @@ class Record:
 
 
 def example_id(text_a: str, text_b: str | None = None) -> bytes:
-    """Returns the 16 bytes that name an example: blake2b over its NFC-normalised, stripped segments."""
+    """Returns the 16 bytes that name an example: blake2b over its stripped texts in NFC."""
     texts = (text_a,) if text_b is None else (text_a, text_b)
     state = hashlib.blake2b(digest_size=ID_BYTES)
     for text in texts:
@@ -82,10 +83,12 @@ def write_shard(
 ) -> ShardInfo:
     """Returns what was written as shard `index` of `of`; memory does not grow with the records.
 
-    `made_from` is a digest of whatever decides the records; `whole_shard` recognises the shard by it.
+    `made_from` is a digest of whatever decides the records; `whole_shard` recognises the shard by
+    it.
 
     Raises:
-      RecordsError: on a record that cannot be stored (naming its row), or a file that cannot be written.
+      RecordsError: on a record that cannot be stored (naming its row), or a file that cannot be
+      written.
     """
     path = epath.Path(folder) / manifest.shard_file(name, index, of)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +109,7 @@ def write_shard(
 def whole_shard(
     folder: epath.PathLike, name: str, *, index: int, of: int, made_from: str = ""
 ) -> ShardInfo | None:
-    """Returns shard `index` of `of` if it is there, undamaged, and made from the same; None if it must be made."""
+    """Returns shard `index` of `of` if it is there, whole, and made from the same; or None."""
     path = epath.Path(folder) / manifest.shard_file(name, index, of)
     if not _note(path).exists():
         return None
@@ -132,10 +135,11 @@ def finish(
     sources: Mapping[str, str] | None = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Returns the manifest of the shards (in order), after writing it: the dataset is whole from here on.
+    """Returns the manifest of the shards (in order), after writing it: the dataset is now whole.
 
     Raises:
-      RecordsError: where shards are missing, disagree about their features, or lack what `task` needs.
+      RecordsError: where shards are missing, disagree about their features, or lack what `task`
+      needs.
     """
     folder = epath.Path(folder)
     _check_shards(folder, shards, name=name, task=task, labels=labels, max_length=max_length)
@@ -159,8 +163,8 @@ def finish(
 
 
 @contextmanager
-def replaced(path: epath.Path) -> Iterator[BinaryIO]:
-    """Gives a stream whose content stands under `path` once the block ends well, and nowhere if it does not.
+def replaced(path: epath.Path) -> Iterator[IO[bytes]]:
+    """Gives a stream whose content stands under `path` once the block ends well, else nowhere.
 
     Raises:
       RecordsError: where the file system refuses (full disk, quota, permission).
@@ -191,7 +195,7 @@ class _ShardWriter:
         self._blocks: list[np.ndarray] = []
         self._block: list[tuple[int, ...]] = []
 
-    def add(self, record: Record, stream: BinaryIO) -> None:
+    def add(self, record: Record, stream: IO[bytes]) -> None:
         try:
             encoded = example.encode(_features(record))
         except ValueError as fault:
@@ -229,11 +233,12 @@ class _ShardWriter:
         )
 
     def _keep_features(self, names: set[str]) -> None:
-        # A pair's segments may be left out of a row where they are all 0; nothing else may differ between rows.
+        # A pair's segments may be left out of a row where they are all 0; nothing else may differ
+        # between rows.
         changed = (names ^ self._features) - {"segment_ids"}
         if self._rows and changed:
             raise RecordsError(
-                f"{self._file} row {self._rows} differs from the rows before it in having or lacking"
+                f"{self._file} row {self._rows} differs from the rows before it in"
                 f" {', '.join(sorted(changed))}; give all rows of a dataset the same features"
             )
         self._features |= names
@@ -270,8 +275,8 @@ def _index_row(encoded: example.Encoded, offset: int, crc: int, tokens: int) -> 
         found.get("next_sentence_labels", nothing),
     )
     return (
-        offset, len(encoded.payload), crc, tokens, ids.start, ids.size, segments.start, found["example_id"].start,
-        label.start, label.size, following.start,
+        offset, len(encoded.payload), crc, tokens, ids.start, ids.size, segments.start,
+        found["example_id"].start, label.start, label.size, following.start,
     )  # fmt: skip
 
 
@@ -301,14 +306,16 @@ def _check_shards(
     given = {"label_ids", "label_values"} & set(filled[0].features)
     if given != ({needed} if needed else set()):
         raise RecordsError(
-            f"{folder}: task {task!r} needs {needed or 'no labels'}, but its rows have {given or 'none'}"
+            f"{folder}: task {task!r} needs {needed or 'no labels'}, but its rows have"
+            f" {', '.join(given) or 'none'}; build it again with the right task"
         )
     if needed == "label_ids" and not labels:
         raise RecordsError(f"{folder}: task {task!r} needs the names of its labels, in order")
     longest = max(shard.longest for shard in shards)
     if longest > max_length:
         raise RecordsError(
-            f"{folder} has a row of {longest} tokens, more than max_length={max_length}; build it again"
+            f"{folder} has a row of {longest} tokens, more than max_length={max_length};"
+            " build it again"
         )
 
 

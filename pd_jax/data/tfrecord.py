@@ -1,7 +1,7 @@
 """TFRecord framing: where each payload lies in a file, and whether it is what was written.
 
-A record on disk is its length (8 bytes), a masked CRC-32C of those 8 bytes, the payload, and a masked CRC-32C of the
-payload, all little-endian. Source: tensorflow/core/lib/io/record_writer.h.
+A record on disk is its length (8 bytes), a masked CRC-32C of those 8 bytes, the payload, and a
+masked CRC-32C of the payload, all little-endian. Source: tensorflow/core/lib/io/record_writer.h.
 """
 
 import gzip
@@ -10,7 +10,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -53,7 +53,7 @@ def frame(payload: bytes, crc: int) -> bytes:
 
 
 def read_frames(path: epath.PathLike) -> Iterator[Framed]:
-    """Yields a file's records in order, gzipped files included (offsets then count uncompressed bytes).
+    """Yields a file's records in order; of a gzipped file, offsets count uncompressed bytes.
 
     Raises:
       RecordsError: at the first record that is cut short or fails a CRC, naming file and record.
@@ -71,7 +71,7 @@ def read_frames(path: epath.PathLike) -> Iterator[Framed]:
             ) from None
 
 
-def _frames(stream: BinaryIO | gzip.GzipFile, name: str) -> Iterator[Framed]:
+def _frames(stream: IO[bytes] | gzip.GzipFile, name: str) -> Iterator[Framed]:
     offset = 0
     number = 0
     while header := stream.read(HEADER_BYTES):
@@ -95,7 +95,7 @@ def _frames(stream: BinaryIO | gzip.GzipFile, name: str) -> Iterator[Framed]:
 
 
 def spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Returns the positions starts[i], ..., starts[i] + lengths[i] - 1 for all i, one after another (int64)."""
+    """Returns starts[i], ..., starts[i] + lengths[i] - 1 for all i, one after another (int64)."""
     lengths = lengths.astype(np.int64)
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
@@ -103,7 +103,7 @@ def spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def content(path: epath.PathLike) -> bytes | mmap.mmap:
-    """Returns a file's bytes for random access: a memory map of a local file, the whole content of a remote one."""
+    """Returns a file for random access: a local one memory-mapped, a remote one read whole."""
     path = epath.Path(path)
     if "://" in os.fspath(path):
         return path.read_bytes()
