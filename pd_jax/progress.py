@@ -86,7 +86,7 @@ class Progress:
             self._write(self._line(now))
 
     def _line(self, now: float) -> str:
-        """Returns the running line: done, share, rate of the last half minute, time left, values."""
+        """Returns the running line: done, share, rate of the last half minute, time left."""
         self._recent.append((now, self._done))
         while len(self._recent) > 2 and now - self._recent[1][0] >= _WINDOW_SECONDS:
             self._recent.popleft()

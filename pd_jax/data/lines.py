@@ -1,0 +1,211 @@
+"""Lines and documents of a text file, whole or in byte ranges, with their places for messages.
+
+A file is divided without reading it first: each range takes the lines (or documents) that begin in
+it. A document begins at a line after a blank one, and also at the first line of every MiB of the
+file. Thus a reader that starts anywhere finds the same documents as one that started at the top,
+and a file without blank lines is no single document.
+"""
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO, NamedTuple
+
+from etils import epath
+
+from pd_jax.errors import SourceError
+
+DOCUMENT_BYTES = 1 << 20
+"""A document is cut at the first line of every so many bytes of its file."""
+
+SENTENCE_BYTES = 1 << 16
+"""A line of a document longer than this is read as several sentences, cut at spaces."""
+
+ROW_BYTES = 1 << 26
+"""A row may not be longer than this: its id is a digest of the whole text."""
+
+_BUFFER_BYTES = 1 << 20
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class Origin:
+    """A file and the byte from which lines are numbered; it counts those before when asked."""
+
+    def __init__(self, path: str, *, begin: int = 0, unit: str = ""):
+        self._path, self._begin, self._unit = path, begin, unit
+        self._before: int | None = None
+
+    def name(self, number: int) -> str:
+        """Returns `file:line` for the line (or row) `number`, 1 where reading began."""
+        if self._before is None:
+            self._before = self._count()
+        return f"{self._path}:{self._unit}{self._before + number}"
+
+    def _count(self) -> int:
+        if not self._begin:
+            return 0
+        count, left = 0, self._begin
+        with epath.Path(self._path).open("rb") as stream:
+            while left and (chunk := stream.read(min(left, _BUFFER_BYTES))):
+                count += chunk.count(b"\n")
+                left -= len(chunk)
+        return count
+
+
+class Line(NamedTuple):
+    """A line, or a part of a long one: its number from 1 where reading began, and its bytes."""
+
+    number: int
+    content: bytes
+
+
+@contextmanager
+def opened(path: str, *, zipped: bool) -> Iterator[BinaryIO]:
+    """Gives the (uncompressed) byte stream of a file.
+
+    Raises:
+      SourceError: where the file cannot be read or is no gzip file.
+    """
+    try:
+        with epath.Path(path).open("rb") as raw:
+            if zipped:
+                with gzip.GzipFile(fileobj=raw) as stream:
+                    yield io.BufferedReader(stream, _BUFFER_BYTES)
+            else:
+                yield raw
+    except FileNotFoundError:
+        raise SourceError(f"{path} does not exist; check the path") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as fault:
+        raise SourceError(f"{path} is a damaged gzip file ({fault}); copy it again") from None
+    except OSError as fault:
+        raise SourceError(
+            f"{path} cannot be read ({fault.strerror or fault}); check its permissions and disk"
+        ) from None
+
+
+def decode(content: bytes, origin: Origin, number: int) -> str:
+    """Returns the text of a line.
+
+    Raises:
+      SourceError: naming file and line, where the bytes are not UTF-8.
+    """
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as fault:
+        raise SourceError(
+            f"{origin.name(number)} is not UTF-8 (byte 0x{content[fault.start]:02x} at position"
+            f" {fault.start + 1}); convert the file, for example with iconv -f LATIN1 -t UTF-8"
+        ) from None
+
+
+def row_lines(stream: BinaryIO, origin: Origin, *, begin: int, end: int | None) -> Iterator[Line]:
+    """Yields the lines that begin at bytes `begin <= offset < end`, without their line ends.
+
+    They are numbered from the line that holds byte `begin - 1`, or from the top of the file.
+
+    Raises:
+      SourceError: at a line longer than ROW_BYTES.
+    """
+    offset = 0
+    if begin:
+        # Stepping back one byte keeps a line that begins exactly at `begin`.
+        stream.seek(begin - 1)
+        offset = begin - 1
+        while chunk := stream.readline(_BUFFER_BYTES):
+            offset += len(chunk)
+            if chunk.endswith(b"\n"):
+                break
+    number = 1 if begin else 0
+    while end is None or offset < end:
+        content = stream.readline(ROW_BYTES + 1)
+        if not content:
+            return
+        number += 1
+        if len(content) > ROW_BYTES:
+            raise SourceError(
+                f"{origin.name(number)} is longer than {ROW_BYTES >> 20} MiB;"
+                " break the text into lines (\\n)"
+            )
+        yield Line(number, _clean(content, offset).rstrip(b"\r\n"))
+        offset += len(content)
+
+
+def documents(stream: BinaryIO, *, begin: int, end: int | None) -> Iterator[list[Line]]:
+    """Yields the documents that begin at bytes `begin <= offset < end`, as lines, none blank.
+
+    Lines are numbered from the line that holds byte `begin - 1`, or from the top of the file.
+    """
+    offset = line_start(stream, begin) if begin else 0
+    if begin:
+        stream.seek(offset)
+    number, size = 0, 0
+    after_blank, before = not begin, offset
+    document: list[Line] | None = None
+    for part in _parts(stream, offset):
+        if part.starts_line:
+            number += 1
+            blank = not part.content.strip()
+            fresh = not blank and (
+                after_blank or part.offset // DOCUMENT_BYTES > before // DOCUMENT_BYTES
+            )
+            if (blank or fresh) and document:
+                yield document
+            if blank or fresh:
+                if end is not None and part.offset >= end:
+                    return
+                document, size = ([] if fresh else None), 0
+            after_blank, before = blank, part.offset
+        if document is not None:
+            document.append(Line(number, part.content))
+            size += len(part.content)
+            if size > 2 * DOCUMENT_BYTES:  # one line that is longer than documents may be
+                yield document
+                document, size = [], 0
+    if document:
+        yield document
+
+
+def line_start(stream: BinaryIO, offset: int) -> int:
+    """Returns where the line that holds byte `offset - 1` begins, in a stream that can seek."""
+    width, end = 1 << 12, offset - 1
+    while end > 0:
+        begin = max(0, end - width)
+        stream.seek(begin)
+        found = stream.read(end - begin).rfind(b"\n")
+        if found >= 0:
+            return begin + found + 1
+        width, end = width * 2, begin
+    return 0
+
+
+class _Part(NamedTuple):
+    offset: int
+    content: bytes
+    starts_line: bool
+
+
+def _parts(stream: BinaryIO, offset: int) -> Iterator[_Part]:
+    """Yields lines, long ones in parts cut at a space or, without one, between characters."""
+    rest, starts_line = b"", True
+    while True:
+        content = rest + stream.readline(SENTENCE_BYTES)
+        if not content:
+            return
+        rest = b""
+        if not content.endswith(b"\n") and len(content) >= SENTENCE_BYTES:
+            cut = content.rfind(b" ", SENTENCE_BYTES // 2)
+            if cut < 0:
+                cut = len(content) - 4
+                while cut > 0 and content[cut] & 0xC0 == 0x80:
+                    cut -= 1
+            content, rest = content[:cut], content[cut:]
+        yield _Part(offset, _clean(content, offset), starts_line)
+        starts_line = content.endswith(b"\n")
+        offset += len(content)
+
+
+def _clean(content: bytes, offset: int) -> bytes:
+    """Returns content without the byte order mark that some programs put before a file's text."""
+    return content if offset else content.removeprefix(_BYTE_ORDER_MARK)

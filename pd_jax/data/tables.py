@@ -1,0 +1,311 @@
+"""Readers of text in rows: one class a format, each naming the place of every row it gives.
+
+`items` yields rows as they come from the file, cheaply; `row` makes a `Row` of one. So a reader
+that shares a file with others passes over their rows without decoding them.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+from pd_jax.config import Source
+from pd_jax.data import lines
+from pd_jax.errors import SourceError
+
+LABEL_SEPARATOR = "|"
+"""Stands between the labels of a row that has several."""
+
+_PARQUET_ROWS = 1024
+
+
+class Row(NamedTuple):
+    """A row of text. `label` is text too: its meaning depends on the task."""
+
+    text: str
+    pair: str | None
+    label: str | None
+    origin: lines.Origin
+    number: int
+
+    @property
+    def where(self) -> str:
+        """`file:line`, for messages."""
+        return self.origin.name(self.number)
+
+
+class Item(NamedTuple):
+    """A row as it came from its file, and its number from 1 where reading began."""
+
+    number: int
+    value: Any
+
+
+class Table(Protocol):
+    """A file of rows, or a part of one, open for reading."""
+
+    def items(self) -> Iterator[Item]:
+        """Yields the rows that begin in this part."""
+        ...
+
+    def row(self, item: Item) -> Row:
+        """Returns an item's text, pair and label; raises SourceError where it lacks one."""
+        ...
+
+
+class Plain:
+    """Text without columns: every line that is not blank is a row."""
+
+    def __init__(self, path: str, source: Source, *, zipped: bool, begin: int, end: int | None):
+        if source.pair is not None or source.label is not None:
+            named = source.pair or source.label
+            raise SourceError(
+                f"{path} is plain text, which has no column {named!r};"
+                " give a TSV, CSV, JSONL or Parquet file"
+            )
+        self._path, self._zipped, self._begin, self._end = path, zipped, begin, end
+        self._origin = lines.Origin(path, begin=max(0, begin - 1))
+
+    def items(self) -> Iterator[Item]:
+        """Yields the rows that begin in this part."""
+        with lines.opened(self._path, zipped=self._zipped) as stream:
+            for line in lines.row_lines(stream, self._origin, begin=self._begin, end=self._end):
+                if line.content.strip():
+                    yield Item(*line)
+
+    def row(self, item: Item) -> Row:
+        """Returns an item's text, pair and label."""
+        text = lines.decode(item.value, self._origin, item.number).strip()
+        return Row(text, None, None, self._origin, item.number)
+
+
+class Tsv:
+    """Tab-separated columns under a header, no quoting."""
+
+    def __init__(self, path: str, source: Source, *, zipped: bool, begin: int, end: int | None):
+        self._path, self._zipped, self._begin, self._end = path, zipped, begin, end
+        self._origin = lines.Origin(path, begin=max(0, begin - 1))
+        with self._lines(begin=0, end=1) as first:
+            header = next(first, None)
+        if header is None:
+            raise SourceError(f"{path} is empty; a TSV file begins with a line of column names")
+        names = lines.decode(header.content, lines.Origin(path), 1).split("\t")
+        self._columns = _Columns(path, names, source)
+
+    def items(self) -> Iterator[Item]:
+        """Yields the rows that begin in this part."""
+        with self._lines(begin=self._begin, end=self._end) as found:
+            if not self._begin:
+                next(found, None)  # the header
+            for line in found:
+                if line.content.strip():
+                    yield Item(*line)
+
+    def row(self, item: Item) -> Row:
+        """Returns an item's text, pair and label."""
+        cells = lines.decode(item.value, self._origin, item.number).split("\t")
+        return self._columns.row(cells, self._origin, item.number, separator="tab")
+
+    @contextmanager
+    def _lines(self, *, begin: int, end: int | None) -> Iterator[Iterator[lines.Line]]:
+        with lines.opened(self._path, zipped=self._zipped) as stream:
+            yield lines.row_lines(stream, self._origin, begin=begin, end=end)
+
+
+class Csv:
+    """Comma-separated columns under a header, quoted as RFC 4180 has it; a row may span lines."""
+
+    def __init__(self, path: str, source: Source, *, zipped: bool):
+        self._path, self._source, self._zipped = path, source, zipped
+        self._origin = lines.Origin(path)
+        self._columns: _Columns | None = None
+
+    def items(self) -> Iterator[Item]:
+        """Yields the rows that begin in this part."""
+        with lines.opened(self._path, zipped=self._zipped) as stream:
+            found = lines.row_lines(stream, self._origin, begin=0, end=None)
+            csv.field_size_limit(lines.ROW_BYTES)
+            reader = csv.reader(self._text(found), strict=True)
+            try:
+                header = next(reader, None)
+                if header is None:
+                    raise SourceError(
+                        f"{self._path} is empty; a CSV file begins with a row of column names"
+                    )
+                self._columns = _Columns(self._path, header, self._source)
+                first = reader.line_num + 1
+                for cells in reader:
+                    if cells:
+                        yield Item(first, cells)
+                    first = reader.line_num + 1
+            except csv.Error as fault:
+                raise SourceError(
+                    f"{self._origin.name(reader.line_num)} is not CSV ({fault});"
+                    " quote cells that hold commas, quotes or line breaks"
+                ) from None
+
+    def row(self, item: Item) -> Row:
+        """Returns an item's text, pair and label."""
+        assert self._columns is not None, "items() reads the header"
+        return self._columns.row(item.value, self._origin, item.number, separator="comma")
+
+    def _text(self, found: Iterator[lines.Line]) -> Iterator[str]:
+        for line in found:
+            yield lines.decode(line.content, self._origin, line.number) + "\n"
+
+
+class Jsonl:
+    """One JSON object a line."""
+
+    def __init__(self, path: str, source: Source, *, zipped: bool, begin: int, end: int | None):
+        self._path, self._source, self._zipped, self._begin, self._end = (
+            path,
+            source,
+            zipped,
+            begin,
+            end,
+        )
+        self._origin = lines.Origin(path, begin=max(0, begin - 1))
+
+    def items(self) -> Iterator[Item]:
+        """Yields the rows that begin in this part."""
+        with lines.opened(self._path, zipped=self._zipped) as stream:
+            for line in lines.row_lines(stream, self._origin, begin=self._begin, end=self._end):
+                if line.content.strip():
+                    yield Item(*line)
+
+    def row(self, item: Item) -> Row:
+        """Returns an item's text, pair and label."""
+        content = lines.decode(item.value, self._origin, item.number)
+        try:
+            value = json.loads(content)
+        except (ValueError, RecursionError) as fault:
+            raise SourceError(
+                f"{self._origin.name(item.number)} is not JSON ({fault}); correct the line"
+            ) from None
+        if not isinstance(value, dict):
+            raise SourceError(
+                f"{self._origin.name(item.number)} is not a JSON object; write one object a line"
+            )
+        return named_row(value, self._source, self._origin, item.number)
+
+
+class Parquet:
+    """Columns of a Parquet file; a part of it is a range of rows."""
+
+    def __init__(self, path: str, source: Source, *, part: tuple[float, float]):
+        self._path, self._source, self._part = path, source, part
+        self._origin = lines.Origin(path, unit="row ")
+
+    def items(self) -> Iterator[Item]:
+        """Yields the rows that begin in this part."""
+        import pyarrow
+        from pyarrow import parquet
+
+        with lines.opened(self._path, zipped=False) as stream:
+            try:
+                table = parquet.ParquetFile(stream)
+                _Columns(self._path, table.schema_arrow.names, self._source)
+                yield from self._rows(table)
+            except pyarrow.ArrowException as fault:
+                reason = str(fault).splitlines()[0]
+                raise SourceError(
+                    f"{self._path} is not a Parquet file ({reason}); write it again"
+                ) from None
+
+    def row(self, item: Item) -> Row:
+        """Returns an item's text, pair and label."""
+        return named_row(item.value, self._source, self._origin, item.number)
+
+    def _rows(self, table: Any) -> Iterator[Item]:
+        """Yields the rows of the part, opening no row group that lies outside it."""
+        begin, end = (round(share * table.metadata.num_rows) for share in self._part)
+        wanted = [
+            name
+            for name in (self._source.text, self._source.pair, self._source.label)
+            if name is not None
+        ]
+        first = 0
+        for group in range(table.metadata.num_row_groups):
+            last = first + table.metadata.row_group(group).num_rows
+            if first < end and begin < last:
+                number = first
+                batches = table.iter_batches(
+                    batch_size=_PARQUET_ROWS, row_groups=[group], columns=wanted
+                )
+                for batch in batches:
+                    for value in batch.to_pylist():
+                        number += 1
+                        if begin < number <= end:
+                            yield Item(number, value)
+            first = last
+
+
+def named_row(value: Mapping[str, Any], source: Source, origin: lines.Origin, number: int) -> Row:
+    """Returns the row whose columns are named values of any kind.
+
+    Raises:
+      SourceError: where a column is missing, or text is not text.
+    """
+    for name in (source.text, source.pair, source.label):
+        if name is not None and name not in value:
+            raise SourceError(_no_column(origin.name(number), name, list(value)))
+    texts = []
+    for name in (source.text, source.pair):
+        text = None if name is None else value[name]
+        if isinstance(text, bytes):
+            text = lines.decode(text, origin, number)
+        if name is not None and not isinstance(text, str):
+            kind = "null" if text is None else type(text).__name__
+            raise SourceError(
+                f"{origin.name(number)} has {kind} in column {name!r}, which must be text;"
+                " correct the row or name another column"
+            )
+        texts.append(text)
+    label = None if source.label is None else label_text(value[source.label])
+    return Row(
+        texts[0].strip(), None if texts[1] is None else texts[1].strip(), label, origin, number
+    )
+
+
+def label_text(value: Any) -> str:
+    """Returns a label as text; several labels are joined by `|`."""
+    if isinstance(value, (list, tuple)):
+        return LABEL_SEPARATOR.join(label_text(item) for item in value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return "" if value is None else str(value)
+
+
+class _Columns:
+    """Where text, pair and label stand among a file's columns."""
+
+    def __init__(self, path: str, names: Sequence[str], source: Source):
+        self._names = [name.strip() for name in names]
+        for name in (source.text, source.pair, source.label):
+            if name is not None and name not in self._names:
+                raise SourceError(_no_column(path, name, self._names))
+        self._text = self._names.index(source.text)
+        self._pair = None if source.pair is None else self._names.index(source.pair)
+        self._label = None if source.label is None else self._names.index(source.label)
+
+    def row(
+        self, cells: Sequence[str], origin: lines.Origin, number: int, *, separator: str
+    ) -> Row:
+        if len(cells) != len(self._names):
+            much = "few" if len(cells) < len(self._names) else "many"
+            raise SourceError(
+                f"{origin.name(number)} has too {much} columns: {len(cells)} where the header has"
+                f" {len(self._names)} ({', '.join(self._names)});"
+                f" look for a missing or stray {separator}"
+            )
+        pair = None if self._pair is None else cells[self._pair].strip()
+        label = None if self._label is None else cells[self._label].strip()
+        return Row(cells[self._text].strip(), pair, label, origin, number)
+
+
+def _no_column(where: str, name: str, names: Sequence[str]) -> str:
+    return (
+        f"{where} has no column {name!r}; its columns are {', '.join(map(repr, names)) or 'none'}"
+    )

@@ -1,0 +1,233 @@
+"""Text sources: what a `config.Source` names, as rows, documents or sentences, whole or in pieces.
+
+`split` divides sources among shards without reading them. Files that can be entered anywhere (text,
+TSV, JSONL, Parquet, TFDS) are divided by ranges; of a gzip or CSV file, which can only be read from
+its top, each shard that has a part in it takes its own rows and passes over the others. What a
+shard holds depends on the files and on the number of shards, never on who reads it.
+"""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from etils import epath
+
+from pd_jax import files
+from pd_jax.config import Source
+from pd_jax.data import lines, prepared, tables
+from pd_jax.data.tables import Row
+from pd_jax.errors import SourceError
+
+_FORMATS = {".txt": "text", ".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
+_DIVISIBLE = ("text", "tsv", "jsonl", "parquet", "tfds")
+_STRIPE_ROWS = 64
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|[\r\n]+")
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceFile:
+    """A file of a source. `size` is its bytes on disk, or for a TFDS split its rows."""
+
+    path: str
+    format: str
+    zipped: bool
+    size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """Sentences that belong together, and where they stand."""
+
+    sentences: tuple[str, ...]
+    where: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """A part of a source: sizes `begin` to `end` of one file, or a stripe of all its files."""
+
+    source: Source
+    files: tuple[SourceFile, ...]
+    begin: int = 0
+    end: int | None = None
+    share: int = 0
+    shares: int = 1
+
+    @property
+    def size(self) -> float:
+        """Its part of the files' sizes, for progress and balance."""
+        whole = sum(file.size for file in self.files)
+        return (whole if self.end is None else self.end - self.begin) / self.shares
+
+
+def source_files(source: Source) -> tuple[SourceFile, ...]:
+    """Returns the files that a source names, globs expanded in order of name.
+
+    Raises:
+      SourceError: where a path names nothing, a folder, or a file of unknown format.
+    """
+    paths = (source.path,) if isinstance(source.path, str) else source.path
+    return tuple(itertools.chain.from_iterable(_files(path, source.format) for path in paths))
+
+
+def split(sources: Source | Sequence[Source], shards: int = 1) -> list[list[Piece]]:
+    """Returns for every shard the pieces it consists of; shards are about equal in size.
+
+    Raises:
+      SourceError: where the sources are missing or hold nothing.
+    """
+    units = []
+    for source in (sources,) if isinstance(sources, Source) else sources:
+        found = source_files(source)
+        # A limit on rows concerns a source's whole sequence, which must be counted from its top.
+        units += (
+            [Piece(source, found)] if source.rows else [Piece(source, (file,)) for file in found]
+        )
+    total = sum(file.size for unit in units for file in unit.files)
+    if not total:
+        named = ", ".join(file.path for unit in units for file in unit.files)
+        raise SourceError(f"{named}: nothing in it; give text that is not empty")
+    bounds = [index * total // shards for index in range(shards + 1)]
+    result: list[list[Piece]] = [[] for _ in range(shards)]
+    start = 0
+    for unit in units:
+        size = sum(file.size for file in unit.files)
+        held = [
+            i for i in range(shards) if max(bounds[i], start) < min(bounds[i + 1], start + size)
+        ]
+        for order, shard in enumerate(held):
+            if unit.source.rows is None and _divisible(unit.files[0]):
+                begin, end = (min(max(bounds[i] - start, 0), size) for i in (shard, shard + 1))
+                result[shard].append(dataclasses.replace(unit, begin=begin, end=end))
+            else:
+                result[shard].append(dataclasses.replace(unit, share=order, shares=len(held)))
+        start += size
+    return result
+
+
+def rows(source: Source | Piece) -> Iterator[Row]:
+    """Yields the rows of a source, or of a piece of one.
+
+    Raises:
+      SourceError: at the first row that cannot be read, naming file and line.
+    """
+    piece = source if isinstance(source, Piece) else Piece(source, source_files(source))
+    items = ((table, item) for table in _tables(piece) for item in table.items())
+    for table, item in _striped(items, piece, _STRIPE_ROWS):
+        yield table.row(item)
+
+
+def documents(source: Source | Piece) -> Iterator[Document]:
+    """Yields documents: what stands between blank lines of plain text, or the text of each row.
+
+    Raises:
+      SourceError: at the first line that cannot be read, naming file and line.
+    """
+    piece = source if isinstance(source, Piece) else Piece(source, source_files(source))
+    if piece.files[0].format != "text":
+        for row in rows(piece):
+            if sentences_of_row := _sentences(row.text):
+                yield Document(sentences_of_row, row.where)
+        return
+    found = (document for file in piece.files for document in _plain_documents(piece, file))
+    for origin, document in _striped(found, piece, 1):
+        texts = (lines.decode(line.content, origin, line.number).strip() for line in document)
+        yield Document(tuple(text for text in texts if text), origin.name(document[0].number))
+
+
+def sentences(source: Source | Piece) -> Iterator[str]:
+    """Yields the sentences of a source's documents."""
+    for document in documents(source):
+        yield from document.sentences
+
+
+def digest(file: SourceFile) -> str:
+    """Returns the digest of a source file's content."""
+    return prepared.digest(file.path) if file.format == "tfds" else files.digest_file(file.path)
+
+
+def _files(path: str, form: str) -> Iterator[SourceFile]:
+    if path.startswith(prepared.PREFIX) or form == "tfds":
+        path = prepared.PREFIX + path.removeprefix(prepared.PREFIX)
+        yield SourceFile(path, "tfds", False, prepared.rows_in(path))
+        return
+    for found in _expanded(path):
+        zipped = found.name.endswith(".gz")
+        ending = epath.Path(found.name.removesuffix(".gz")).suffix
+        if form == "auto" and ending not in _FORMATS:
+            known = ", ".join(_FORMATS)
+            raise SourceError(
+                f"{found}: the ending {ending!r} is none of {known} (or one of them with .gz);"
+                " rename the file or give its format"
+            )
+        yield SourceFile(
+            str(found), _FORMATS[ending] if form == "auto" else form, zipped, found.stat().length
+        )
+
+
+def _expanded(path: str) -> list[epath.Path]:
+    """Returns the files that a path or glob names."""
+    if epath.Path(path).is_dir():
+        raise SourceError(
+            f"{path} is a folder; name the files in it, for example {path.rstrip('/')}/*.txt"
+        )
+    if epath.Path(path).exists():
+        return [epath.Path(path)]
+    if not re.search(r"[*?\[]", path):
+        raise SourceError(f"{path} does not exist; check the path")
+    fixed = list(itertools.takewhile(lambda part: not re.search(r"[*?\[]", part), path.split("/")))
+    folder = epath.Path("/".join(fixed) or ("/" if path.startswith("/") else "."))
+    pattern = "/".join(path.split("/")[len(fixed) :])
+    found = sorted(file for file in folder.glob(pattern) if not file.is_dir())
+    if not found:
+        raise SourceError(f"{path} matches no file; check the path")
+    return found
+
+
+def _divisible(file: SourceFile) -> bool:
+    return file.format in _DIVISIBLE and not file.zipped
+
+
+def _tables(piece: Piece) -> Iterator[tables.Table]:
+    for file in piece.files:
+        span = {"zipped": file.zipped, "begin": piece.begin, "end": piece.end}
+        last = file.size if piece.end is None else piece.end
+        part = (piece.begin / max(file.size, 1), last / max(file.size, 1))
+        if file.format == "text":
+            yield tables.Plain(file.path, piece.source, **span)
+        elif file.format == "tsv":
+            yield tables.Tsv(file.path, piece.source, **span)
+        elif file.format == "jsonl":
+            yield tables.Jsonl(file.path, piece.source, **span)
+        elif file.format == "csv":
+            yield tables.Csv(file.path, piece.source, zipped=file.zipped)
+        elif file.format == "parquet":
+            yield tables.Parquet(file.path, piece.source, part=part)
+        else:
+            yield prepared.Prepared(file.path, piece.source, part=part)
+
+
+def _striped(found: Iterator[T], piece: Piece, width: int) -> Iterator[T]:
+    """Yields the piece's stripes of `width` among the first `source.rows`."""
+    for index, item in enumerate(itertools.islice(found, piece.source.rows)):
+        if (index // width) % piece.shares == piece.share:
+            yield item
+
+
+def _plain_documents(
+    piece: Piece, file: SourceFile
+) -> Iterator[tuple[lines.Origin, list[lines.Line]]]:
+    origin = lines.Origin(file.path, begin=max(0, piece.begin - 1))
+    with lines.opened(file.path, zipped=file.zipped) as stream:
+        for document in lines.documents(stream, begin=piece.begin, end=piece.end):
+            yield origin, document
+
+
+def _sentences(text: str) -> tuple[str, ...]:
+    """Returns the sentences of a running text, cut at line breaks and after full stops."""
+    parts = (part.strip() for part in _SENTENCE_END.split(text))
+    return tuple(part for part in parts if part)

@@ -1,0 +1,234 @@
+"""Text sources: every format read, every division complete, every fault named with its place."""
+
+import gzip
+import json
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pd_jax.config import Source
+from pd_jax.data import lines, text
+from pd_jax.errors import SourceError
+
+ROWS = [("good film", "0"), ("café crème 日本", "1"), ('quoted, "so"', "0")]
+
+
+def write(path, content) -> str:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    return str(path)
+
+
+def read(source, shards=1):
+    """Rows of all shards, as (text, label)."""
+    found = [text.rows(piece) for pieces in text.split(source, shards) for piece in pieces]
+    return [(row.text, row.label) for part in found for row in part]
+
+
+def tsv(path):
+    content = "text\tlabel\n" + "".join(f"{words}\t{label}\n" for words, label in ROWS)
+    return write(path, content)
+
+
+def csv(path):
+    lines_of = ['"%s",%s\r\n' % (words.replace('"', '""'), label) for words, label in ROWS]
+    return write(path, "text,label\r\n" + "".join(lines_of))
+
+
+def jsonl(path):
+    return write(path, "".join(json.dumps({"text": w, "label": int(x)}) + "\n" for w, x in ROWS))
+
+
+def parquet(path):
+    import pyarrow
+    from pyarrow import parquet
+
+    table = pyarrow.table({"text": [w for w, _ in ROWS], "label": [int(x) for _, x in ROWS]})
+    parquet.write_table(table, path, row_group_size=2)
+    return str(path)
+
+
+@pytest.mark.parametrize("make", [tsv, csv, jsonl, parquet])
+@pytest.mark.parametrize("shards", [1, 2, 7])
+def test_every_format_gives_the_same_rows_in_any_number_of_shards(tmp_path, make, shards):
+    path = make(tmp_path / f"a.{make.__name__}")
+    assert sorted(read(Source(path=path, label="label"), shards)) == sorted(ROWS)
+
+
+@pytest.mark.parametrize("make", [tsv, csv, jsonl])
+def test_gzipped_files_are_read_as_they_are(tmp_path, make):
+    plain = tmp_path / "a"
+    make(plain)
+    path = write(tmp_path / f"a.{make.__name__}.gz", gzip.compress(plain.read_bytes()))
+    assert read(Source(path=path, label="label"), 3) == ROWS
+
+
+def test_plain_text_gives_a_row_a_line_without_blank_ones_or_byte_order_mark(tmp_path):
+    path = write(tmp_path / "a.txt", b"\xef\xbb\xbf one \r\n\r\n  \ntwo\xc2\xa0\nthree")
+    assert read(Source(path=path)) == [("one", None), ("two", None), ("three", None)]
+
+
+def test_globs_and_lists_are_read_in_order_of_name(tmp_path):
+    for name in "cab":
+        write(tmp_path / f"{name}.txt", name)
+    assert [words for words, _ in read(Source(path=str(tmp_path / "?.txt")))] == ["a", "b", "c"]
+    named = (str(tmp_path / "c.txt"), str(tmp_path / "a*"))
+    assert [words for words, _ in read(Source(path=named))] == ["c", "a"]
+
+
+@pytest.mark.parametrize("ending", ["txt", "txt.gz"])
+def test_a_limit_takes_the_first_rows_of_the_whole_source(tmp_path, ending):
+    for name in "ab":
+        content = "".join(f"{name}{number}\n" for number in range(100)).encode()
+        write(tmp_path / f"{name}.{ending}", gzip.compress(content) if "gz" in ending else content)
+    source = Source(path=str(tmp_path / f"*.{ending}"), rows=130)
+    expected = [f"a{number}" for number in range(100)] + [f"b{number}" for number in range(30)]
+    assert [words for words, _ in read(source, 1)] == expected
+    assert sorted(words for words, _ in read(source, 3)) == sorted(expected)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.sampled_from(["", " ", "a", "bb", "ccc é", "dddd"]), max_size=40),
+    st.sampled_from(["\n", "\r\n"]),
+    st.booleans(),
+    st.integers(1, 12),
+)
+def test_a_file_cut_anywhere_has_the_documents_of_the_whole(
+    tmp_path_factory, words, end, bom, shards
+):
+    content = end.join(["head", *words]).encode()
+    path = tmp_path_factory.mktemp("cut") / "a.txt"
+    write(path, (b"\xef\xbb\xbf" if bom else b"") + content)
+    source = Source(path=str(path))
+    expected = [
+        tuple(line.strip() for line in block.split("\n"))
+        for block in split_blank("\n".join(line.strip() for line in ["head", *words]))
+    ]
+    pieces = [piece for shard in text.split(source, shards) for piece in shard]
+    assert [d.sentences for piece in pieces for d in text.documents(piece)] == expected
+    assert [row.text for piece in pieces for row in text.rows(piece)] == [
+        line for document in expected for line in document
+    ]
+
+
+def split_blank(content: str) -> list[str]:
+    import re
+
+    return [block.strip("\n") for block in re.split(r"\n{2,}", content) if block.strip("\n")]
+
+
+def test_a_large_file_without_blank_lines_becomes_many_documents_equal_for_all_shards(tmp_path):
+    rng = random.Random(0)
+    content = "\n".join("word " * rng.randint(1, 300) for _ in range(6_000))
+    source = Source(path=write(tmp_path / "a.txt", content))
+    whole = [document.sentences for document in text.documents(source)]
+    assert len(whole) == -(-len(content) // lines.DOCUMENT_BYTES)
+    assert sum(map(len, whole)) == 6_000
+    for shards in (2, 5):
+        pieces = [piece for shard in text.split(source, shards) for piece in shard]
+        assert [d.sentences for piece in pieces for d in text.documents(piece)] == whole
+
+
+@pytest.mark.parametrize("unit", ["word ", "日本語", "é"])
+def test_one_endless_line_is_read_in_bounded_parts_and_loses_nothing(tmp_path, unit):
+    content = unit * (5_000_000 // len(unit.encode()))
+    path = write(tmp_path / "a.txt", content + "\n\nlast\n")
+    found = list(text.documents(Source(path=path)))
+    assert found[-1].sentences == ("last",)
+    sentences = [sentence for document in found[:-1] for sentence in document.sentences]
+    assert max(len(s.encode()) for s in sentences) <= 2 * lines.SENTENCE_BYTES
+    assert max(sum(map(len, d.sentences)) for d in found) <= 3 * lines.DOCUMENT_BYTES
+    joined = (" " if unit == "word " else "").join(sentences)
+    assert joined == content.strip()
+
+
+def test_rows_of_a_table_are_documents_cut_into_sentences(tmp_path):
+    path = write(tmp_path / "a.tsv", "text\nIt is 3.5 m. Is it? Yes!  Good\n今日。明日\n\n")
+    found = [document.sentences for document in text.documents(Source(path=path))]
+    assert found == [("It is 3.5 m.", "Is it?", "Yes!", "Good"), ("今日。", "明日")]
+
+
+def test_several_sources_share_the_shards(tmp_path):
+    sources = [
+        Source(path=write(tmp_path / "a.txt", "a\n" * 500)),
+        Source(path=tsv(tmp_path / "b.tsv")),
+        Source(path=write(tmp_path / "c.csv", "text\n" + "c\n" * 500)),
+    ]
+    shards = text.split(sources, 4)
+    found = [[row.text for piece in shard for row in text.rows(piece)] for shard in shards]
+    assert sorted(sum(found, [])) == sorted(["a"] * 500 + [w for w, _ in ROWS] + ["c"] * 500)
+    assert all(200 < len(part) < 330 for part in found)
+
+
+def test_tsv_places_are_counted_from_the_top_in_every_shard(tmp_path):
+    content = "text\n" + "".join(f"row on line {number}\n" for number in range(2, 400))
+    source = Source(path=write(tmp_path / "a.tsv", content))
+    for shard in text.split(source, 7):
+        for piece in shard:
+            for row in text.rows(piece):
+                assert row.where == f"{tmp_path}/a.tsv:{row.text.split()[-1]}"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "message"),
+    [
+        ("a.tsv", "text\tlabel\na\t0\nb\n", {}, r"a\.tsv:3 has too few columns: 1 where .* 2 \(text, label\)"),
+        ("a.tsv", "text\tlabel\na\tb\t0\n", {}, r"a\.tsv:2 has too many columns: 3 .* stray tab"),
+        ("a.csv", 'text,label\n"a\nb",0\nc\n', {}, r"a\.csv:4 has too few columns"),
+        ("a.csv", 'text,label\n"a,0\n', {}, r"a\.csv:2 is not CSV"),
+        ("a.tsv", "sentence\tlabel\na\t0\n", {}, r"a\.tsv has no column 'text'; its columns are 'sentence', 'label'"),
+        ("a.csv", "text\na\n", {"label": "label"}, r"a\.csv has no column 'label'; its columns are 'text'"),
+        ("a.jsonl", '{"text": "a"}\n{"txt": "b"}\n', {}, r"a\.jsonl:2 has no column 'text'; its columns are 'txt'"),
+        ("a.jsonl", '{"text": "a"}\n{"text": \n', {}, r"a\.jsonl:2 is not JSON"),
+        ("a.jsonl", '["a"]\n', {}, r"a\.jsonl:1 is not a JSON object"),
+        ("a.jsonl", '{"text": null}\n', {}, r"a\.jsonl:1 has null in column 'text', which must be text"),
+        ("a.txt", b"good\nbad \xff\n", {}, r"a\.txt:2 is not UTF-8 \(byte 0xff at position 5\).*iconv"),
+        ("a.tsv", "text\nö\n".encode("latin-1"), {}, r"a\.tsv:2 is not UTF-8"),
+        ("a.csv", "text\nö\n".encode("latin-1"), {}, r"a\.csv:2 is not UTF-8"),
+        ("a.txt", "a\n", {"label": "label"}, r"a\.txt is plain text, which has no column 'label'"),
+        ("a.doc", "a\n", {}, r"a\.doc: the ending '\.doc' is none of \.txt, \.tsv"),
+        ("a.txt.gz", gzip.compress(b"a\n" * 9999)[:-20], {}, r"a\.txt\.gz is a damaged gzip file"),
+        ("a.txt.gz", "no gzip", {}, r"a\.txt\.gz is a damaged gzip file"),
+        ("a.parquet", "no parquet", {}, r"a\.parquet is not a Parquet file"),
+        ("a.tsv", "\n", {"text": "x"}, r"a\.tsv has no column 'x'"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_named_with_its_place(tmp_path, name, content, options, message):
+    source = Source(path=write(tmp_path / name, content), **options)
+    with pytest.raises(SourceError, match=message):
+        read(source)
+
+
+def test_a_bad_byte_in_a_later_shard_is_named_by_its_true_line(tmp_path):
+    path = write(tmp_path / "a.txt", b"good line\n" * 1000 + b"\n\xff\n" + b"good line\n" * 10)
+    last = text.split(Source(path=path), 3)[-1]
+    for read_piece in (text.rows, text.documents):
+        with pytest.raises(SourceError, match=r"a\.txt:1002 is not UTF-8"):
+            list(read_piece(last[0]))
+
+
+def test_what_is_not_there_is_said_so(tmp_path):
+    for path, message in (
+        ("no.txt", r"no\.txt does not exist"),
+        ("*.txt", r"\*\.txt matches no file"),
+        ("", "is a folder; name the files in it"),
+    ):
+        with pytest.raises(SourceError, match=message):
+            text.split(Source(path=f"{tmp_path}/{path}"))
+    with pytest.raises(SourceError, match=r"a\.txt: nothing in it"):
+        text.split(Source(path=write(tmp_path / "a.txt", "")))
+
+
+def test_a_row_of_unreasonable_length_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(lines, "ROW_BYTES", 1 << 20)
+    path = write(tmp_path / "a.txt", "short\n" + "x" * (1 << 20) + "\n")
+    with pytest.raises(SourceError, match=r"a\.txt:2 is longer than 1 MiB"):
+        read(Source(path=path))
+
+
+def test_digest_is_of_the_content(tmp_path):
+    one, two, other = (write(tmp_path / name, name[0]) for name in ("a.txt", "a2.txt", "b.txt"))
+    digests = [text.digest(text.source_files(Source(path=path))[0]) for path in (one, two, other)]
+    assert digests[0] == digests[1] != digests[2]
