@@ -1,14 +1,20 @@
 """The errors a user can meet.
 
-Every one is a `PdError` whose message is one sentence: what is wrong, the file, line, key or row at fault, and the
-remedy. `main` and the tools print it as `error: ...` and exit with `EXIT_CODE`; a traceback means a bug in pd_jax.
+Every one is a `PdError` whose message is one sentence: what is wrong, the file, line, key or row at
+fault, and the remedy. `main` and the tools print it as `error: ...` and exit with `EXIT_CODE`; a
+traceback means a bug in pd_jax.
 """
+
+import difflib
+from collections.abc import Iterable
 
 EXIT_CODE = 2
 """Exit status of a command that was refused or failed for a reason the user can act on."""
 
 PREEMPTED_EXIT_CODE = 75
-"""Exit status after a signal asked the run to save and stop: run the same command again (EX_TEMPFAIL)."""
+"""Exit status after a signal asked the run to save and stop: run the same command again
+(EX_TEMPFAIL).
+"""
 
 
 class PdError(Exception):
@@ -16,15 +22,21 @@ class PdError(Exception):
 
 
 class ConfigError(PdError):
-    """A config that names an unknown key, a value of the wrong kind, or parts that do not fit each other."""
+    """A config that names an unknown key, a value of the wrong kind, or parts that do not fit each
+    other.
+    """
 
 
 class SourceError(PdError):
-    """Text that cannot be read: a missing file, an empty corpus, a bad row, a label outside the label set."""
+    """Text that cannot be read: a missing file, an empty corpus, a bad row, a label outside the
+    label set.
+    """
 
 
 class TokenizerError(PdError):
-    """A vocabulary or tokenizer file that is damaged, or does not fit the model or records it is used with."""
+    """A vocabulary or tokenizer file that is damaged, or does not fit the model or records it is
+    used with.
+    """
 
 
 class RecordsError(PdError):
@@ -53,3 +65,13 @@ class MeshError(PdError):
 
 class DivergenceError(PdError):
     """Training that left the finite numbers."""
+
+
+class ReportError(PdError):
+    """A workdir whose files do not read as a report needs them."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns `; did you mean 'X'?` for the known name that looks most like `name`, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,6 +1,7 @@
 """Whole files only: atomic writes, JSON, and digests.
 
-A file written here is either complete under its final name or absent. Digests are blake2b, the same on every machine.
+A file written here is either complete under its final name or absent. Digests are blake2b, the same
+on every machine.
 """
 
 import hashlib
@@ -38,14 +39,18 @@ def write_json(path: epath.PathLike, value: Any) -> None:
 
 
 def read_json(path: epath.PathLike, error: type[Exception]) -> Any:
-    """Returns the JSON value in `path`; raises `error` naming the file where it is missing or not JSON."""
+    """Returns the JSON value in `path`; raises `error` naming the file where it is missing or not
+    JSON.
+    """
     path = epath.Path(path)
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise error(f"{path} does not exist") from None
     except (ValueError, RecursionError) as fault:
-        raise error(f"{path} is not valid JSON ({fault}); make the folder that holds it again") from None
+        raise error(
+            f"{path} is not valid JSON ({fault}); make the folder that holds it again"
+        ) from None
 
 
 def digest_bytes(*parts: bytes) -> str:
@@ -59,7 +64,9 @@ def digest_bytes(*parts: bytes) -> str:
 
 def digest_json(value: Any) -> str:
     """Returns the digest of a JSON value in canonical form (sorted keys, no spaces)."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
     return digest_bytes(text.encode("utf-8"))
 
 

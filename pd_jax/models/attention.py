@@ -9,11 +9,15 @@ from pd_jax.models.dropout import dropout
 from pd_jax.models.sizes import BertConfig
 
 _MASKED = -1e30
-"""Added to the score of a padded key: exp underflows to exactly 0 in float32, so padding never leaks."""
+"""Added to the score of a padded key: exp underflows to exactly 0 in float32, so padding never
+leaks.
+"""
 
 
 class SelfAttention(nn.Module):
-    """Scaled dot-product attention over the keys that `input_mask` allows, with the output projection."""
+    """Scaled dot-product attention over the keys that `input_mask` allows, with the output
+    projection.
+    """
 
     config: BertConfig
 
@@ -27,10 +31,14 @@ class SelfAttention(nn.Module):
         head_size = config.hidden // config.heads
 
         def project(name: str) -> Float[Array, "batch seq heads head"]:
-            return dense(config, config.hidden, name)(states).reshape(batch, length, config.heads, head_size)
+            return dense(config, config.hidden, name)(states).reshape(
+                batch, length, config.heads, head_size
+            )
 
         query, key, value = project("query"), project("key"), project("value")
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query * head_size**-0.5, key, preferred_element_type=jnp.float32)
+        scores = jnp.einsum(
+            "bqhd,bkhd->bhqk", query * head_size**-0.5, key, preferred_element_type=jnp.float32
+        )
         scores += jnp.where(input_mask > 0, 0.0, _MASKED)[:, None, None, :]
         weights = jax.nn.softmax(scores, axis=-1).astype(dtype)
         weights = dropout(weights, config.attention_dropout, dropout_key(self))
@@ -39,15 +47,24 @@ class SelfAttention(nn.Module):
 
 
 def dense(config: BertConfig, features: int, name: str | None = None) -> nn.Dense:
-    """Returns a projection with BERT's initialisation: truncated normal of `initializer_range`, bias 0."""
+    """Returns a projection with BERT's initialisation: truncated normal of `initializer_range`,
+    bias 0.
+    """
     return nn.Dense(
-        features, dtype=jnp.dtype(config.dtype), param_dtype=jnp.float32, kernel_init=initializer(config), name=name
+        features,
+        dtype=jnp.dtype(config.dtype),
+        param_dtype=jnp.float32,
+        kernel_init=initializer(config),
+        name=name,
     )
 
 
 def initializer(config: BertConfig) -> jax.nn.initializers.Initializer:
-    """Returns BERT's weight initialiser: a normal cut at two standard deviations, as TensorFlow draws it."""
-    # Like TensorFlow's, jax's cut normal is not rescaled: its deviation is 0.88 of the one asked for.
+    """Returns BERT's weight initialiser: a normal cut at two standard deviations, as TensorFlow
+    draws it.
+    """
+    # Like TensorFlow's, jax's cut normal is not rescaled: its deviation is 0.88 of the one asked
+    # for.
     return jax.nn.initializers.truncated_normal(stddev=config.initializer_range)
 
 

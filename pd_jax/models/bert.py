@@ -1,6 +1,7 @@
 """The encoder of BERT (Devlin et al. 2018): post-LayerNorm, learned positions, pooler.
 
-Dropout is on when the caller passes a `dropout` stream, and off otherwise. Parameters and LayerNorms are float32.
+Dropout is on when the caller passes a `dropout` stream, and off otherwise. Parameters and
+LayerNorms are float32.
 """
 
 from typing import NamedTuple
@@ -55,7 +56,8 @@ class Embeddings(nn.Module):
         summed = (
             word(input_ids)
             + position(jnp.arange(input_ids.shape[1]))[None]
-            # Two rows: a product with a one-hot costs less than a gather, and its gradient needs no scatter.
+            # Two rows: a product with a one-hot costs less than a gather, and its gradient needs no
+            # scatter.
             + jax.nn.one_hot(segment_ids, config.token_types) @ token_type.embedding
         )
         states = norm(config)(summed).astype(config.dtype)
@@ -63,7 +65,9 @@ class Embeddings(nn.Module):
 
 
 class Layer(nn.Module):
-    """One encoder layer: self-attention and a two-layer MLP, each added to its input and normalised."""
+    """One encoder layer: self-attention and a two-layer MLP, each added to its input and
+    normalised.
+    """
 
     config: BertConfig
 
@@ -98,6 +102,8 @@ class Bert(nn.Module):
         layer = nn.remat(Layer) if config.remat else Layer
         states = [constrain_batch(Embeddings(config, name="embeddings")(input_ids, segment_ids))]
         for index in range(config.layers):
-            states.append(constrain_batch(layer(config, name=f"layer_{index}")(states[-1], input_mask)))
+            states.append(
+                constrain_batch(layer(config, name=f"layer_{index}")(states[-1], input_mask))
+            )
         pooled = jnp.tanh(dense(config, config.hidden, "pooler")(states[-1][:, 0]))
         return Encoded(states[-1], pooled, tuple(states))

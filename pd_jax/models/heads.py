@@ -25,7 +25,9 @@ class MlmHead(nn.Module):
     ) -> Float[Array, "rows vocab"]:
         config = self.config
         states = dense(config, config.hidden, "transform")(states)
-        states = norm(config)(jax.nn.gelu(states, approximate=config.gelu == "tanh")).astype(config.dtype)
+        states = norm(config)(jax.nn.gelu(states, approximate=config.gelu == "tanh")).astype(
+            config.dtype
+        )
         bias = self.param("bias", nn.initializers.zeros_init(), (config.vocab_size,), jnp.float32)
         logits = jnp.einsum(
             "rh,vh->rv", states, embedding.astype(config.dtype), preferred_element_type=jnp.float32
@@ -50,7 +52,9 @@ class PretrainingModel(nn.Module):
         input_mask: Int[Array, "batch seq"],
         positions: Int[Array, "batch predictions"],
     ) -> tuple[Float[Array, "batch predictions vocab"], Float[Array, "batch 2"]]:
-        """Returns MLM logits at `positions` only, and NSP logits (0: is the next sentence, 1: is not), in float32."""
+        """Returns MLM logits at `positions` only, and NSP logits (0: is the next sentence, 1: is
+        not), in float32.
+        """
         encoded = self.bert(input_ids, segment_ids, input_mask)
         gathered = jnp.take_along_axis(encoded.sequence, positions[..., None], axis=1)
         rows = gathered.reshape(-1, self.config.hidden)
@@ -60,7 +64,9 @@ class PretrainingModel(nn.Module):
 
 
 class TaskModel(nn.Module):
-    """BERT with one projection of the pooled state to `outputs` numbers: classes, values, or independent labels."""
+    """BERT with one projection of the pooled state to `outputs` numbers: classes, values, or
+    independent labels.
+    """
 
     config: BertConfig
     outputs: int

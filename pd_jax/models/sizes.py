@@ -4,7 +4,7 @@ import dataclasses
 import re
 
 from pd_jax import config as config_lib
-from pd_jax.errors import ConfigError
+from pd_jax.errors import ConfigError, did_you_mean
 
 LAYERS = (2, 4, 6, 8, 10, 12)
 HIDDEN = (128, 256, 512, 768)
@@ -43,18 +43,21 @@ class BertConfig:
     def __post_init__(self) -> None:
         if self.hidden % self.heads:
             raise ConfigError(
-                f"hidden size {self.hidden} does not divide into {self.heads} heads; set model.heads to a divisor"
+                f"hidden size {self.hidden} does not divide into {self.heads} heads; set "
+                "model.heads to a divisor"
             )
 
 
 def canonical(size: str) -> str:
-    """Returns `L4_H256` for `L4_H256`, `l4_h256` and `Mini`; raises ConfigError for what is no size."""
+    """Returns `L4_H256` for `L4_H256`, `l4_h256` and `Mini`; raises ConfigError for what is no
+    size.
+    """
     name = NAMES.get(size.lower(), size.upper())
     if not _PATTERN.fullmatch(name):
-        near = config_lib.nearest(size.lower(), NAMES)
         raise ConfigError(
             f"model.size={size!r} is no size: write L4_H256 (layers, hidden size) or one of "
-            f"{', '.join(n.capitalize() for n in NAMES)}" + (f"; did you mean {near.capitalize()!r}?" if near else "")
+            f"{', '.join(known.capitalize() for known in NAMES)}"
+            + did_you_mean(size.lower(), NAMES)
         )
     return name
 
@@ -62,7 +65,9 @@ def canonical(size: str) -> str:
 def bert_config(
     model: config_lib.Model, *, vocab_size: int, compute: config_lib.Compute | None = None
 ) -> BertConfig:
-    """Returns the shape of the model that a config names, over a vocabulary of `vocab_size` entries."""
+    """Returns the shape of the model that a config names, over a vocabulary of `vocab_size`
+    entries.
+    """
     compute = compute or config_lib.Compute()
     layers, hidden = map(int, _PATTERN.fullmatch(canonical(model.size)).groups())  # type: ignore[union-attr]
     return BertConfig(

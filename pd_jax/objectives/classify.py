@@ -20,8 +20,12 @@ from pd_jax.objectives.objective import (
 )
 
 
-def hard_loss(logits: Float[Array, "rows outputs"], label: Array, *, task: str) -> Float[Array, "rows"]:
-    """Returns each row's loss against its label: nats, squared error, or the mean of the labels' binary losses."""
+def hard_loss(
+    logits: Float[Array, "rows outputs"], label: Array, *, task: str
+) -> Float[Array, "rows"]:
+    """Returns each row's loss against its label: nats, squared error, or the mean of the labels'
+    binary losses.
+    """
     logits = logits.astype(jnp.float32)
     if task == "classification":
         return cross_entropy(logits, label)[0]
@@ -31,7 +35,9 @@ def hard_loss(logits: Float[Array, "rows outputs"], label: Array, *, task: str) 
 
 
 def hard_hits(logits: Float[Array, "rows outputs"], label: Array, *, task: str) -> Array | None:
-    """Returns which rows are predicted right (every label of them, for multi-label); None for regression."""
+    """Returns which rows are predicted right (every label of them, for multi-label); None for
+    regression.
+    """
     if task == "classification":
         return logits.argmax(-1) == label
     if task == "multilabel":
@@ -42,7 +48,9 @@ def hard_hits(logits: Float[Array, "rows outputs"], label: Array, *, task: str) 
 def task_outputs(task: str | None, labels: tuple[str, ...]) -> int:
     """Returns how many numbers a task's head gives."""
     if task is None:
-        raise ConfigError("the dataset has no task; build it with examples.task and labels to train on its labels")
+        raise ConfigError(
+            "the dataset has no task; build it with examples.task and labels to train on its labels"
+        )
     return 1 if task == "regression" else len(labels)
 
 

@@ -1,8 +1,9 @@
 """Distillation of a task on stored teacher logits (Turc et al. 2019, Algorithm 1, lines 2 to 5).
 
-The paper's loss is the cross-entropy of the student against the teacher's softmax, at temperature 1 and without hard
-labels. Temperature (with Hinton et al.'s factor T squared) and a share of hard labels are options. Whatever is
-minimised, the KL divergence at temperature 1 and the agreement with the teacher are reported, so that runs compare.
+The paper's loss is the cross-entropy of the student against the teacher's softmax, at temperature 1
+and without hard labels. Temperature (with Hinton et al.'s factor T squared) and a share of hard
+labels are options. Whatever is minimised, the KL divergence at temperature 1 and the agreement with
+the teacher are reported, so that runs compare.
 """
 
 import jax
@@ -24,14 +25,18 @@ from pd_jax.objectives.losses import binary_cross_entropy, kl_divergence, soft_c
 from pd_jax.objectives.objective import Batch, Objective, Params, Sums, weighted
 
 
-def soft_loss(student: Array, teacher: Array, *, task: str, kind: str, temperature: float) -> Float[Array, "rows"]:
+def soft_loss(
+    student: Array, teacher: Array, *, task: str, kind: str, temperature: float
+) -> Float[Array, "rows"]:
     """Returns each row's loss against the teacher's outputs."""
     student, teacher = student.astype(jnp.float32), teacher.astype(jnp.float32)
     if task == "regression" or kind == "mse":
         return jnp.mean(jnp.square(student - teacher), axis=-1)
     if task == "multilabel":
         target = jax.nn.sigmoid(teacher / temperature)
-        return temperature**2 * jnp.mean(binary_cross_entropy(student / temperature, target), axis=-1)
+        return temperature**2 * jnp.mean(
+            binary_cross_entropy(student / temperature, target), axis=-1
+        )
     return soft_cross_entropy(student, teacher, temperature=temperature)
 
 
@@ -52,10 +57,13 @@ def make_distill(
     labels: tuple[str, ...],
     has_labels: bool,
 ) -> Objective:
-    """Returns the distillation objective for a teacher of `task`; raises where hard labels are asked for and absent."""
+    """Returns the distillation objective for a teacher of `task`; raises where hard labels are
+    asked for and absent.
+    """
     if objective.hard_weight > 0 and not has_labels:
         raise ConfigError(
-            f"objective.hard_weight={objective.hard_weight} needs labels, and the transfer set has none; set it to 0"
+            f"objective.hard_weight={objective.hard_weight} needs labels, and the transfer set has "
+            "none; set it to 0"
         )
     model = TaskModel(config, task_outputs(task, labels))
 
@@ -64,7 +72,9 @@ def make_distill(
         found: Sums = {}
         if "teacher_logits" in batch:
             teacher = batch["teacher_logits"]
-            loss = soft_loss(logits, teacher, task=task, kind=objective.loss, temperature=objective.temperature)
+            loss = soft_loss(
+                logits, teacher, task=task, kind=objective.loss, temperature=objective.temperature
+            )
             if objective.hard_weight > 0:
                 hard = hard_loss(logits, batch["label"], task=task)
                 loss = (1 - objective.hard_weight) * loss + objective.hard_weight * hard

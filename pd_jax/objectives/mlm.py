@@ -1,6 +1,8 @@
-"""Masked language modelling (Devlin et al. 2018), masked anew at every step, with optional next-sentence prediction.
+"""Masked language modelling (Devlin et al. 2018), masked anew at every step, with optional next-
+sentence prediction.
 
-With both it is the paper's MLM+ (Turc et al. 2019, Algorithm 1, line 1). Masks are drawn on the device from the key
+With both it is the paper's MLM+ (Turc et al. 2019, Algorithm 1, line 1). Masks are drawn on the
+device from the key
 alone, over the global batch: the host only feeds ids.
 """
 
@@ -16,7 +18,15 @@ from pd_jax import config as config_lib
 from pd_jax.models.heads import PretrainingModel
 from pd_jax.models.sizes import BertConfig
 from pd_jax.objectives.losses import cross_entropy
-from pd_jax.objectives.objective import Batch, Objective, Params, Sums, dropout_stream, dummy_inputs, weighted
+from pd_jax.objectives.objective import (
+    Batch,
+    Objective,
+    Params,
+    Sums,
+    dropout_stream,
+    dummy_inputs,
+    weighted,
+)
 
 _MASKED_SHARE = 0.8
 _RANDOM_SHARE = 0.1
@@ -44,7 +54,9 @@ class Masked(NamedTuple):
 
 
 def predictions_per_row(length: int, mask_rate: float) -> int:
-    """Returns how many positions of a row of `length` are gathered: 20 at length 128 and rate 0.15, as BERT's."""
+    """Returns how many positions of a row of `length` are gathered: 20 at length 128 and rate 0.15,
+    as BERT's.
+    """
     return max(1, math.ceil(length * mask_rate))
 
 
@@ -57,15 +69,19 @@ def mask_tokens(
     mask_rate: float,
     whole_word: bool,
 ) -> Masked:
-    """Returns the batch with `mask_rate` of each row's tokens chosen, at least one, never [CLS], [SEP] or padding.
+    """Returns the batch with `mask_rate` of each row's tokens chosen, at least one, never [CLS],
+    [SEP] or padding.
 
-    Of the chosen, 80 % become [MASK], 10 % a uniformly drawn token, 10 % stay. With `whole_word` the pieces of a word
-    are chosen together; a word that does not fit whole into the row's budget is left alone.
+    Of the chosen, 80 % become [MASK], 10 % a uniformly drawn token, 10 % stay. With `whole_word`
+    the pieces of a word are chosen together; a word that does not fit whole into the row's budget
+    is left alone.
     """
     batch, length = input_ids.shape
     width = predictions_per_row(length, mask_rate)
     choose_key, replace_key, token_key = jax.random.split(key, 3)
-    eligible = (input_mask > 0) & (input_ids != vocabulary.cls_id) & (input_ids != vocabulary.sep_id)
+    eligible = (
+        (input_mask > 0) & (input_ids != vocabulary.cls_id) & (input_ids != vocabulary.sep_id)
+    )
     budget = jnp.clip(jnp.round(eligible.sum(-1) * mask_rate).astype(jnp.int32), 1, width)
 
     if whole_word:
@@ -85,7 +101,9 @@ def mask_tokens(
     share = jax.random.uniform(replace_key, (batch, width))
     drawn = jax.random.randint(token_key, (batch, width), 0, vocabulary.size, input_ids.dtype)
     replacement = jnp.where(share < _MASKED_SHARE, vocabulary.mask_id, targets)
-    replacement = jnp.where((share >= _MASKED_SHARE) & (share < _MASKED_SHARE + _RANDOM_SHARE), drawn, replacement)
+    replacement = jnp.where(
+        (share >= _MASKED_SHARE) & (share < _MASKED_SHARE + _RANDOM_SHARE), drawn, replacement
+    )
     replacement = jnp.where(chosen, replacement, targets)
     rows = jnp.arange(batch)[:, None]
     corrupted = input_ids.at[rows, positions].set(replacement, unique_indices=True)

@@ -1,4 +1,5 @@
-"""What every training job has in common: an objective is a pure function from a batch to named (sum, count) pairs.
+"""What every training job has in common: an objective is a pure function from a batch to named
+(sum, count) pairs.
 
 Sums and counts add across devices, micro-batches and evaluation batches; means do not.
 """
@@ -23,11 +24,14 @@ class Objective:
 
     Attributes:
       config: the model's shape.
-      terms: name of a sum -> its weight in the loss, which is `sum over terms of weight * total / count`.
+      terms: name of a sum -> its weight in the loss, which is `sum over terms of weight * total /
+        count`.
       init: key -> parameters.
-      prepare: (batch, key) -> the batch with whatever is drawn per step (masked positions); runs on the whole global
-        batch, before any split into micro-batches, so that the draw does not depend on the split.
-      sums: (params, prepared batch, dropout key or None) -> named (total, count) pairs, counts independent of params.
+      prepare: (batch, key) -> the batch with whatever is drawn per step (masked positions); runs on
+        the whole global batch, before any split into micro-batches, so that the draw does not
+        depend on the split.
+      sums: (params, prepared batch, dropout key or None) -> named (total, count) pairs, counts
+        independent of params.
       predict: (params, batch) -> the task's logits; None for objectives without a task.
     """
 
@@ -50,7 +54,9 @@ def dropout_stream(key: jax.Array | None) -> dict[str, jax.Array]:
     return {} if key is None else {"dropout": key}
 
 
-def weighted(values: Float[Array, "rows"] | Bool[Array, "rows"], weight: Float[Array, "rows"]) -> tuple:
+def weighted(
+    values: Float[Array, "rows"] | Bool[Array, "rows"], weight: Float[Array, "rows"]
+) -> tuple:
     """Returns the pair (sum of weighted values, sum of weights) in float32."""
     weight = weight.astype(jnp.float32)
     return jnp.sum(values.astype(jnp.float32) * weight), jnp.sum(weight)

@@ -1,7 +1,8 @@
 """Checkpoints: asynchronous, atomic, and checked by digests of our own when they are read.
 
-Orbax writes a step's folder under a temporary name and renames it when it is whole. It does not notice a flipped bit in
-the data; so every array's digest (`training/digest.py`) is stored beside it and compared after a restore.
+Orbax writes a step's folder under a temporary name and renames it when it is whole. It does not
+notice a flipped bit in the data; so every array's digest (`training/digest.py`) is stored beside it
+and compared after a restore.
 """
 
 from collections.abc import Callable, Mapping
@@ -40,16 +41,21 @@ class Checkpoints:
         return None if self._orbax.latest is None else self._orbax.latest.step
 
     def save(self, step: int, state: TrainState, progress: Progress) -> None:
-        """Begins to save `state` as the checkpoint of `step`; returns as soon as the arrays were copied.
+        """Begins to save `state` as the checkpoint of `step`; returns as soon as the arrays were
+        copied.
 
         Raises:
-          CheckpointError: the previous save failed, or this one cannot start; earlier checkpoints are untouched.
+          CheckpointError: the previous save failed, or this one cannot start; earlier checkpoints
+            are untouched.
         """
         self.wait()
         note = {"progress": dict(progress), "digests": leaf_digests(state)}
         note["digest"] = files.digest_json(note)
         try:
-            self._pending = (step, self._orbax.save_async(step, state, custom_metadata=note, force=True))
+            self._pending = (
+                step,
+                self._orbax.save_async(step, state, custom_metadata=note, force=True),
+            )
         except OSError as fault:
             raise self._failed(step, fault) from fault
 
@@ -65,7 +71,8 @@ class Checkpoints:
             raise self._failed(step, fault) from fault
 
     def restore(self, like: TrainState) -> tuple[TrainState, Progress] | None:
-        """Returns the newest checkpoint that is whole and true to its digests, laid out as `like`; None without any.
+        """Returns the newest checkpoint that is whole and true to its digests, laid out as `like`;
+        None without any.
 
         A damaged one is reported, moved to `damaged_checkpoints/`, and the one before it is tried.
 
@@ -78,11 +85,15 @@ class Checkpoints:
                 return self._load(step, like)
             except Exception as fault:  # whatever the damage raises in Orbax or tensorstore
                 damaged += 1
-                self._warn(f"checkpoint {self._folder / str(step)} is damaged ({_first_line(fault)}); not used")
+                self._warn(
+                    f"checkpoint {self._folder / str(step)} is damaged ({_first_line(fault)}); not "
+                    "used"
+                )
                 self._set_aside(step)
         if damaged:
             raise CheckpointError(
-                f"all {damaged} checkpoints in {self._folder} are damaged; they were moved to damaged_checkpoints "
+                f"all {damaged} checkpoints in {self._folder} are damaged; they were moved to "
+                "damaged_checkpoints "
                 "beside it: run the same command again to train this stage from its start"
             )
         return None
@@ -117,7 +128,8 @@ class Checkpoints:
         whole = self.latest_step
         kept = "no earlier one exists" if whole is None else f"the one of step {whole} is untouched"
         return CheckpointError(
-            f"the checkpoint of step {step} could not be written to {self._folder} ({_first_line(fault)}); {kept}: "
+            f"the checkpoint of step {step} could not be written to {self._folder} "
+            f"({_first_line(fault)}); {kept}: "
             "free space there and run the same command again"
         )
 

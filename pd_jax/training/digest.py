@@ -1,8 +1,9 @@
 """A digest of a tree of arrays, computed where the arrays are.
 
-Every element's bits and its position in the global array go through an integer hash, and the hashes are added modulo
-2^32 (twice, with two salts). Sums do not care how an array is laid out, so the digest is the same on one device and
-on a pod, and costs one pass over memory and no transfer.
+Every element's bits and its position in the global array go through an integer hash, and the hashes
+are added modulo
+2^32 (twice, with two salts). Sums do not care how an array is laid out, so the digest is the same
+on one device and on a pod, and costs one pass over memory and no transfer.
 """
 
 from typing import Any
@@ -13,7 +14,7 @@ from jaxtyping import Array, UInt32
 
 from pd_jax import files
 from pd_jax.models.dropout import avalanche, flat_position
-from pd_jax.training.optim import parameter_name
+from pd_jax.parallel.sharding import parameter_name
 
 _SALTS = (0x9E3779B9, 0x85EBCA6B)
 
@@ -26,7 +27,8 @@ def leaf_digest(leaf: jax.Array) -> UInt32[Array, "2"]:
     bits = jax.lax.bitcast_convert_type(leaf, width).astype(jnp.uint32)
     position = flat_position(leaf.shape)
     sums = [
-        jnp.sum(avalanche(bits ^ avalanche(position + jnp.uint32(salt))), dtype=jnp.uint32) for salt in _SALTS
+        jnp.sum(avalanche(bits ^ avalanche(position + jnp.uint32(salt))), dtype=jnp.uint32)
+        for salt in _SALTS
     ]
     return jnp.stack(sums)
 

@@ -1,7 +1,7 @@
 """The metrics file of a stage: JSONL is the truth, TensorBoard a view of it.
 
-One line a write, in order of steps. On resume, lines of steps that will be computed again are dropped first, so that no
-line is doubled and none is missing.
+One line a write, in order of steps. On resume, lines of steps that will be computed again are
+dropped first, so that no line is doubled and none is missing.
 """
 
 import json
@@ -53,7 +53,9 @@ class MetricsFile:
         if tensorboard:
             from tensorboardX import SummaryWriter
 
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step, write_to_disk=True)
+            self._board = SummaryWriter(
+                str(folder / "tensorboard"), purge_step=first_step, write_to_disk=True
+            )
 
     def write(self, values: Mapping[str, float]) -> None:
         """Appends one line; `values` has `step`, and `split/quantity` names."""
@@ -89,7 +91,9 @@ def _drop_from(path: epath.Path, first_step: int) -> None:
         except (ValueError, KeyError, TypeError):
             if number == len(lines):
                 break
-            raise StageError(f"{path}, line {number} is not a metrics line; remove the stage's folder") from None
+            raise StageError(
+                f"{path}, line {number} is not a metrics line; remove the stage's folder"
+            ) from None
         if step <= first_step:
             kept.append(line)
     files.write_text(path, "".join(line + "\n" for line in kept))

@@ -1,6 +1,7 @@
 """The optimiser of BERT: AdamW with clipping, warm-up and linear decay, as one optax chain.
 
-With `bias_correction=False` and `epsilon=1e-6` it is the `AdamWeightDecayOptimizer` of google-research/bert.
+With `bias_correction=False` and `epsilon=1e-6` it is the `AdamWeightDecayOptimizer` of google-
+research/bert.
 """
 
 import re
@@ -12,6 +13,7 @@ import optax
 
 from pd_jax import config as config_lib
 from pd_jax.errors import ConfigError
+from pd_jax.parallel.sharding import parameter_name
 
 WEIGHT_DECAY = (
     (r"(^|/)(bias|scale)$", False),
@@ -20,13 +22,10 @@ WEIGHT_DECAY = (
 """First match decides whether a parameter decays: biases and LayerNorms do not."""
 
 
-def parameter_name(path: Any) -> str:
-    """Returns `bert/layer_0/mlp_in/kernel` for a key path of a parameter tree."""
-    return "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
-
-
 def decays(params: Any) -> Any:
-    """Returns a tree of bools, which parameters decay; raises ConfigError for one that no rule covers."""
+    """Returns a tree of bools, which parameters decay; raises ConfigError for one that no rule
+    covers.
+    """
 
     def rule(path: Any, leaf: Any) -> bool:
         del leaf
@@ -34,13 +33,16 @@ def decays(params: Any) -> Any:
         for pattern, decision in WEIGHT_DECAY:
             if re.search(pattern, name):
                 return decision
-        raise ConfigError(f"no weight decay rule covers parameter {name}; add one to training/optim.py")
+        raise ConfigError(
+            f"no weight decay rule covers parameter {name}; add one to training/optim.py"
+        )
 
     return jax.tree_util.tree_map_with_path(rule, params)
 
 
 def make_schedule(optimizer: config_lib.Optimizer, steps: int) -> optax.Schedule:
-    """Returns step -> learning rate: linear from 0 over the warm-up, then linear to 0 at `steps`, or constant.
+    """Returns step -> learning rate: linear from 0 over the warm-up, then linear to 0 at `steps`,
+    or constant.
 
     The first update (step 0) has rate `peak / warm-up steps`, so that no step is wasted at rate 0.
     """
@@ -50,7 +52,9 @@ def make_schedule(optimizer: config_lib.Optimizer, steps: int) -> optax.Schedule
     def schedule(step: jax.Array) -> jax.Array:
         position = jnp.asarray(step, jnp.float32)
         rising = (position + 1.0) / warmup
-        falling = (steps - position) / max(1, steps - warmup) if optimizer.schedule == "linear" else 1.0
+        falling = (
+            (steps - position) / max(1, steps - warmup) if optimizer.schedule == "linear" else 1.0
+        )
         return peak * jnp.clip(jnp.minimum(rising, falling), 0.0, 1.0)
 
     return schedule
@@ -61,7 +65,9 @@ class _Moments(NamedTuple):
     second: Any
 
 
-def _scale_by_uncorrected_adam(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
+def _scale_by_uncorrected_adam(
+    beta1: float, beta2: float, epsilon: float
+) -> optax.GradientTransformation:
     """Returns Adam's direction without bias correction, as the released BERT code computes it."""
 
     def init(params: Any) -> _Moments:
@@ -78,11 +84,19 @@ def _scale_by_uncorrected_adam(beta1: float, beta2: float, epsilon: float) -> op
 
 
 def make_optimizer(optimizer: config_lib.Optimizer, steps: int) -> optax.GradientTransformation:
-    """Returns the chain clip -> Adam -> decoupled decay -> learning rate, for a run of `steps` updates."""
+    """Returns the chain clip -> Adam -> decoupled decay -> learning rate, for a run of `steps`
+    updates.
+    """
     moments = (optimizer.beta1, optimizer.beta2, optimizer.epsilon)
-    adam = optax.scale_by_adam(*moments) if optimizer.bias_correction else _scale_by_uncorrected_adam(*moments)
+    adam = (
+        optax.scale_by_adam(*moments)
+        if optimizer.bias_correction
+        else _scale_by_uncorrected_adam(*moments)
+    )
     return optax.chain(
-        optax.clip_by_global_norm(optimizer.clip) if optimizer.clip is not None else optax.identity(),
+        optax.clip_by_global_norm(optimizer.clip)
+        if optimizer.clip is not None
+        else optax.identity(),
         adam,
         optax.add_decayed_weights(optimizer.weight_decay, mask=decays),
         optax.scale_by_learning_rate(make_schedule(optimizer, steps)),

@@ -1,4 +1,6 @@
-"""Asked to stop: SIGTERM (preemption) and the first SIGINT end a run after its next save; a second SIGINT at once."""
+"""Asked to stop: SIGTERM (preemption) and the first SIGINT end a run after its next save; a second
+SIGINT at once.
+"""
 
 import signal
 from types import FrameType

@@ -1,4 +1,6 @@
-"""The one training step: pure, jitted over a mesh, state donated. Jobs differ in the objective and nothing else."""
+"""The one training step: pure, jitted over a mesh, state donated. Jobs differ in the objective and
+nothing else.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,13 +19,14 @@ from pd_jax.training.state import TrainState
 Step = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Sums]]
 
 
-def make_init(objective: Objective, optimizer: optax.GradientTransformation) -> Callable[[Params], TrainState]:
+def make_init(optimizer: optax.GradientTransformation) -> Callable[[Params], TrainState]:
     """Returns params -> the state before the first step."""
 
     def init(params: Params) -> TrainState:
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), jnp.ones((), bool))
+        return TrainState(
+            jnp.zeros((), jnp.int32), params, optimizer.init(params), jnp.ones((), bool)
+        )
 
-    del objective
     return init
 
 
@@ -38,9 +41,9 @@ def make_train_step(
 ) -> Step:
     """Returns `step(state, batch, root) -> (state, sums)`.
 
-    The gradient is that of the whole batch's loss, whatever the number of micro-batches. A step whose loss or gradient
-    is not finite changes nothing but `state.healthy`, and no later step changes anything: the state before the fault
-    stays at hand.
+    The gradient is that of the whole batch's loss, whatever the number of micro-batches. A step
+    whose loss or gradient is not finite changes nothing but `state.healthy`, and no later step
+    changes anything: the state before the fault stays at hand.
     """
 
     def step(state: TrainState, batch: Batch, root: jax.Array) -> tuple[TrainState, Sums]:
@@ -50,7 +53,9 @@ def make_train_step(
         norm = optax.global_norm(grads)
         updates, moments = optimizer.update(grads, state.optimizer, state.params)
         healthy = state.healthy & jnp.isfinite(norm)
-        after = TrainState(state.step + 1, optax.apply_updates(state.params, updates), moments, healthy)
+        after = TrainState(
+            state.step + 1, optax.apply_updates(state.params, updates), moments, healthy
+        )
         sums |= {
             "learning_rate": _single(schedule(state.step)),
             "gradient_norm": _single(norm),
@@ -71,7 +76,9 @@ def make_train_step(
 
 
 def make_evaluation_step(objective: Objective, *, mesh: Mesh, param_sharding: Any) -> Callable:
-    """Returns `(params, batch, key) -> (sums, logits or None)`, without dropout; outputs are the same everywhere."""
+    """Returns `(params, batch, key) -> (sums, logits or None)`, without dropout; outputs are the
+    same everywhere.
+    """
 
     def step(params: Params, batch: Batch, key: jax.Array) -> tuple[Sums, jax.Array | None]:
         prepared = objective.prepare(batch, key)
@@ -80,7 +87,9 @@ def make_evaluation_step(objective: Objective, *, mesh: Mesh, param_sharding: An
 
     everywhere = NamedSharding(mesh, PartitionSpec())
     return jax.jit(
-        step, in_shardings=(param_sharding, batch_sharding(mesh), everywhere), out_shardings=everywhere
+        step,
+        in_shardings=(param_sharding, batch_sharding(mesh), everywhere),
+        out_shardings=everywhere,
     )
 
 
@@ -89,8 +98,10 @@ def check_batch(batch: int, *, micro_batches: int, mesh: Mesh) -> None:
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch % (rows * micro_batches):
         raise MeshError(
-            f"data.batch={batch} does not divide by data x fsdp x micro_batches = {mesh.shape['data']} x "
-            f"{mesh.shape['fsdp']} x {micro_batches} = {rows * micro_batches}; make it a multiple of that"
+            f"data.batch={batch} does not divide by data x fsdp x micro_batches = "
+            f"{mesh.shape['data']} x "
+            f"{mesh.shape['fsdp']} x {micro_batches} = {rows * micro_batches}; make it a multiple "
+            "of that"
         )
 
 
@@ -99,7 +110,9 @@ def _gradients(
 ) -> tuple[Any, Sums]:
     """Returns the gradient of the batch's loss and its sums."""
 
-    def loss(params: Params, part: Batch, key: jax.Array, counts: dict | None) -> tuple[jax.Array, Sums]:
+    def loss(
+        params: Params, part: Batch, key: jax.Array, counts: dict | None
+    ) -> tuple[jax.Array, Sums]:
         sums = objective.sums(params, part, key)
         total = jnp.zeros((), jnp.float32)
         for name, weight in objective.terms.items():
@@ -120,7 +133,11 @@ def _gradients(
         found = jax.grad(loss, has_aux=True)(params, part, jax.random.fold_in(key, index), counts)
         return jax.tree.map(jnp.add, carry, found), None
 
-    shapes = jax.eval_shape(lambda: jax.grad(loss, has_aux=True)(params, jax.tree.map(lambda x: x[0], parts), key, counts))
+    shapes = jax.eval_shape(
+        lambda: jax.grad(loss, has_aux=True)(
+            params, jax.tree.map(lambda x: x[0], parts), key, counts
+        )
+    )
     zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
     return jax.lax.scan(accumulate, zeros, (jnp.arange(micro_batches), parts))[0]
 

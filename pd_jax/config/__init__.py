@@ -1,0 +1,61 @@
+"""What a run is: frozen, typed values made once from a config file.
+
+A config file (`configs/`) returns a locked `ml_collections.ConfigDict`; `config/reading.py` turns
+it into the dataclasses below. Nothing else in pd_jax sees a ConfigDict.
+
+A string that starts with `@` refers to the output of another stage (`@corpus`), or to a file in it
+(`@text/corpus.txt`); every other path is taken as it is.
+
+`Pipeline.run` holds what may change between two runs of the same experiment without changing its
+result (mesh, logging, saving); everything else enters the stages' fingerprints.
+"""
+
+from pd_jax.config.kinds import Fraction, Positive, Reference, ReferenceMark
+from pd_jax.config.pipeline import ExportStage, LabelStage, Mesh, Pipeline, Report, Run, Stage
+from pd_jax.config.text import Corpus, RecordsStage, Rows, Source, SyntheticStage, TokenizerStage
+from pd_jax.config.training import (
+    Classify,
+    Compute,
+    Data,
+    Distill,
+    Evaluation,
+    Init,
+    Length,
+    MaskedLanguageModel,
+    Model,
+    Objective,
+    Optimizer,
+    TrainStage,
+)
+
+__all__ = [
+    "Classify",
+    "Compute",
+    "Corpus",
+    "Data",
+    "Distill",
+    "Evaluation",
+    "ExportStage",
+    "Fraction",
+    "Init",
+    "LabelStage",
+    "Length",
+    "MaskedLanguageModel",
+    "Mesh",
+    "Model",
+    "Objective",
+    "Optimizer",
+    "Pipeline",
+    "Positive",
+    "RecordsStage",
+    "Reference",
+    "ReferenceMark",
+    "Report",
+    "Rows",
+    "Run",
+    "Source",
+    "Stage",
+    "SyntheticStage",
+    "TokenizerStage",
+    "TrainStage",
+]

@@ -1,0 +1,81 @@
+"""A pipeline: its stages, how it is carried out, and what is reported at its end."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import pydantic
+
+from pd_jax.config.kinds import Positive, Reference, frozen
+from pd_jax.config.text import RecordsStage, SyntheticStage, TokenizerStage
+from pd_jax.config.training import TrainStage
+
+
+@frozen
+class LabelStage:
+    """A teacher's logits over a dataset, written as a logit store."""
+
+    kind: Literal["label"] = "label"
+    teacher: Reference
+    records: Reference
+    batch: Positive = 256
+    lengths: tuple[Positive, ...]
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+@frozen
+class ExportStage:
+    """A trained model in another program's format."""
+
+    kind: Literal["export"] = "export"
+    model: Reference
+    format: Literal["hf", "onnx", "stablehlo"] = "hf"
+
+
+Stage = Annotated[
+    SyntheticStage | TokenizerStage | RecordsStage | TrainStage | LabelStage | ExportStage,
+    pydantic.Field(discriminator="kind"),
+]
+
+
+@frozen
+class Mesh:
+    """Devices along each axis; -1 takes what is left (at most one axis)."""
+
+    data: int = -1
+    fsdp: Positive = 1
+    tensor: Positive = 1
+
+
+@frozen
+class Run:
+    """How a run is carried out: nothing here may change what it computes."""
+
+    mesh: Mesh = dataclasses.field(default_factory=Mesh)
+    save_seconds: Annotated[float, pydantic.Field(gt=0)] = 300.0
+    keep_checkpoints: Positive = 2
+    log_steps: Positive = 50
+    tensorboard: bool = True
+    prefetch: Positive = 4
+    watchdog_seconds: Annotated[float, pydantic.Field(gt=0)] = 1800.0
+
+
+@frozen
+class Report:
+    """The table at the end: the training stages to compare by name, and the metrics to show for
+    each.
+    """
+
+    title: str = ""
+    rows: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    metrics: tuple[str, ...] = ()
+
+
+@frozen
+class Pipeline:
+    """Stages by name, and what to say about them at the end."""
+
+    name: str
+    stages: Mapping[str, Stage]
+    report: Report = dataclasses.field(default_factory=Report)
+    run: Run = dataclasses.field(default_factory=Run)

@@ -1,0 +1,101 @@
+"""From a config file to typed values, and back to JSON.
+
+Every key that is not a field is refused with its full path and the nearest known name.
+"""
+
+import dataclasses
+import json
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ml_collections
+import pydantic
+
+from pd_jax import config as config_lib
+from pd_jax.errors import ConfigError, did_you_mean
+
+
+def pipeline_from(config: ml_collections.ConfigDict | Mapping[str, Any]) -> config_lib.Pipeline:
+    """Returns the typed pipeline.
+
+    Raises:
+      ConfigError: one line for every unknown key (with the nearest known one) and for every value
+        that does not fit.
+    """
+    values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
+    try:
+        return pydantic.TypeAdapter(config_lib.Pipeline).validate_python(values)
+    except pydantic.ValidationError as fault:
+        raise ConfigError("\n".join(_sentence(error) for error in fault.errors())) from None
+
+
+def to_json(value: Any) -> Any:
+    """Returns a config dataclass as JSON values (tuples become lists)."""
+    return json.loads(pydantic.TypeAdapter(type(value)).dump_json(value))
+
+
+def references(value: Any) -> list[str]:
+    """Returns every reference in a config dataclass, in field order."""
+    found: list[str] = []
+    map_references(value, lambda reference: found.append(reference) or reference)
+    return found
+
+
+def map_references(value: Any, replace: Callable[[str], str]) -> Any:
+    """Returns a config dataclass with every field of type `Reference` replaced, at any depth."""
+    hints = typing.get_type_hints(type(value), include_extras=True)
+    changed = {}
+    for field in dataclasses.fields(value):
+        held = getattr(value, field.name)
+        if _holds_reference(hints[field.name]):
+            changed[field.name] = _map_strings(held, replace)
+        elif dataclasses.is_dataclass(held):
+            changed[field.name] = map_references(held, replace)
+        elif isinstance(held, tuple) and held and dataclasses.is_dataclass(held[0]):
+            changed[field.name] = tuple(map_references(item, replace) for item in held)
+    return dataclasses.replace(value, **changed)
+
+
+def _holds_reference(hint: Any) -> bool:
+    metadata = getattr(hint, "__metadata__", ())
+    return any(isinstance(mark, config_lib.ReferenceMark) for mark in metadata) or any(
+        map(_holds_reference, typing.get_args(hint))
+    )
+
+
+def _map_strings(value: Any, replace: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return replace(value)
+    if isinstance(value, Mapping):
+        return {name: replace(item) for name, item in value.items()}
+    return tuple(replace(item) for item in value) if value is not None else None
+
+
+def _sentence(error: Any) -> str:
+    """Returns one sentence for one pydantic error: the key's full path, what is wrong, and the
+    nearest name.
+    """
+    path = ".".join(str(part) for part in error["loc"] if str(part) not in _TAGS)
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"config.{path} is not a known key" + did_you_mean(str(error["loc"][-1]), _FIELDS)
+    if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"config.{path} is missing; give it a value"
+    reason = error["msg"].removeprefix("Value error, ")
+    given = error.get("input")
+    shown = f" (got {given!r})" if isinstance(given, (str, int, float, bool)) else ""
+    return f"config.{path}: {reason}{shown}"
+
+
+_TYPES = [
+    kind
+    for kind in vars(config_lib).values()
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind)
+]
+_FIELDS = sorted({field.name for kind in _TYPES for field in dataclasses.fields(kind)})
+_TAGS = {
+    field.default
+    for kind in _TYPES
+    for field in dataclasses.fields(kind)
+    if field.name in ("kind", "layout")
+}

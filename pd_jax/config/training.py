@@ -1,0 +1,215 @@
+"""Models, objectives, and the one kind of stage that trains them."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import pydantic
+
+from pd_jax.config.kinds import Fraction, Positive, Reference, frozen, require
+
+
+@frozen
+class Model:
+    """A BERT. `size` is `L4_H256`, or a released name: Tiny, Mini, Small, Medium, Base, Large (any
+    case).
+    """
+
+    size: str = "L4_H256"
+    heads: Positive | None = None
+    intermediate: Positive | None = None
+    positions: Positive = 512
+    gelu: Literal["exact", "tanh"] = "exact"
+    dropout: Fraction = 0.1
+    attention_dropout: Fraction = 0.1
+    initializer_range: float = 0.02
+
+
+@frozen
+class Init:
+    """Where a model's first weights come from; without `source`, from the seed alone.
+
+    `layers` chooses which layers of a deeper source become this model's; `scope="word_embeddings"`
+    takes nothing but the word embeddings; `head="keep"` also takes the source's task head.
+    """
+
+    source: Reference | None = None
+    layers: Literal["all", "bottom", "top", "every_other"] | tuple[int, ...] = "all"
+    scope: Literal["model", "embeddings", "word_embeddings"] = "model"
+    head: Literal["fresh", "keep"] = "fresh"
+
+    def __post_init__(self) -> None:
+        require(
+            self.source is not None
+            or (self.layers, self.scope, self.head) == ("all", "model", "fresh"),
+            "layers, scope and head say what to take from a source; give init.source",
+        )
+
+
+@frozen
+class MaskedLanguageModel:
+    """MLM as BERT's, masked anew at every step; with `next_sentence`, the sum with NSP (the paper's
+    MLM+).
+    """
+
+    kind: Literal["mlm"] = "mlm"
+    mask_rate: Fraction = 0.15
+    whole_word: bool = False
+    next_sentence: bool = False
+
+
+@frozen
+class Classify:
+    """Supervised training on the labelled set's own task: classification, regression or multi-
+    label.
+    """
+
+    kind: Literal["classify"] = "classify"
+
+
+@frozen
+class Distill:
+    """Training on stored teacher logits. The paper's: soft cross-entropy, temperature 1, no hard
+    labels.
+    """
+
+    kind: Literal["distill"] = "distill"
+    loss: Literal["cross_entropy", "mse"] = "cross_entropy"
+    temperature: Annotated[float, pydantic.Field(gt=0)] = 1.0
+    hard_weight: Fraction = 0.0
+
+
+Objective = Annotated[
+    MaskedLanguageModel | Classify | Distill, pydantic.Field(discriminator="kind")
+]
+
+
+@frozen
+class Length:
+    """A duration, given in exactly one of three units."""
+
+    steps: Positive | None = None
+    examples: Positive | None = None
+    epochs: Annotated[float, pydantic.Field(gt=0)] | None = None
+
+    def __post_init__(self) -> None:
+        given = [
+            name for name in ("steps", "examples", "epochs") if getattr(self, name) is not None
+        ]
+        require(
+            len(given) == 1, f"give exactly one of steps, examples, epochs; got {given or 'none'}"
+        )
+
+    def in_steps(self, *, rows: int, batch: int) -> int:
+        """Returns the number of steps, at least 1, over `rows` examples an epoch in batches of
+        `batch`.
+        """
+        if self.steps is not None:
+            return self.steps
+        examples = (
+            self.examples if self.examples is not None else round((self.epochs or 0.0) * rows)
+        )
+        return max(1, -(-examples // batch))
+
+
+@frozen
+class Data:
+    """What a training stage reads. `lengths` are the padded lengths that batches may have, shortest
+    first.
+    """
+
+    records: Reference | tuple[Reference, ...]
+    weights: tuple[float, ...] = ()
+    logits: Reference | tuple[Reference, ...] | None = None
+    logit_weights: tuple[float, ...] = ()
+    batch: Positive
+    lengths: tuple[Positive, ...]
+    rows: Positive | None = None
+    """Train on so many rows of each dataset, drawn by seed; a smaller number is a subset of a
+    larger one.
+    """
+
+    def __post_init__(self) -> None:
+        require(
+            list(self.lengths) == sorted(set(self.lengths)),
+            "lengths must rise, for example (32, 64, 128)",
+        )
+        records = (self.records,) if isinstance(self.records, str) else self.records
+        logits = (self.logits,) if isinstance(self.logits, str) else (self.logits or ())
+        require(len(records) > 0, "records must name at least one dataset")
+        require(
+            len(self.weights) in (0, len(records)), "weights must name one number for each dataset"
+        )
+        require(
+            len(self.logit_weights) in (0, len(logits)),
+            "logit_weights must name one number for each teacher",
+        )
+
+
+@frozen
+class Optimizer:
+    """AdamW as BERT's. `bias_correction=False` and `epsilon=1e-6` are the released code's."""
+
+    learning_rate: Annotated[float, pydantic.Field(gt=0)]
+    warmup: Fraction = 0.1
+    schedule: Literal["linear", "constant"] = "linear"
+    weight_decay: Annotated[float, pydantic.Field(ge=0)] = 0.01
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    epsilon: Annotated[float, pydantic.Field(gt=0)] = 1e-6
+    bias_correction: bool = True
+    clip: Annotated[float, pydantic.Field(gt=0)] | None = 1.0
+
+
+@frozen
+class Compute:
+    """How a step is computed. Parameters, losses and softmaxes are float32 whatever `dtype` says."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
+    micro_batches: Positive = 1
+
+
+@frozen
+class Evaluation:
+    """Datasets scored during training (`sets`) and once at its end (`final`).
+
+    With `best`, for example `dev/accuracy`, the weights that scored highest there are the stage's
+    result; otherwise the last ones are.
+    """
+
+    sets: Mapping[str, Reference] = dataclasses.field(default_factory=dict)
+    final: Mapping[str, Reference] = dataclasses.field(default_factory=dict)
+    every: Length | None = None
+    best: str | None = None
+    batch: Positive = 128
+
+    def __post_init__(self) -> None:
+        require(
+            not set(self.sets) & set(self.final),
+            "a dataset is either in sets or in final, not in both",
+        )
+        if self.best is not None:
+            require(
+                self.best.split("/")[0] in self.sets,
+                f"best={self.best!r} must begin with the name of one of sets",
+            )
+            require(self.every is not None, "best needs every: say how often to evaluate")
+
+
+@frozen
+class TrainStage:
+    """One training job: pre-training, distillation or fine-tuning. They differ in `objective` and
+    `data` only.
+    """
+
+    kind: Literal["train"] = "train"
+    model: Model = dataclasses.field(default_factory=Model)
+    init: Init = dataclasses.field(default_factory=Init)
+    objective: Objective
+    data: Data
+    length: Length
+    optimizer: Optimizer
+    evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+    compute: Compute = dataclasses.field(default_factory=Compute)
+    seed: int = 0

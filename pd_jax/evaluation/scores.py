@@ -1,0 +1,88 @@
+"""Scores of predictions against labels, computed on the host in float64.
+
+Definitions are GLUE's: Matthews correlation (CoLA), F1 of class 1 (MRPC, QQP), Pearson and Spearman
+(STS-B).
+"""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+def accuracy(predicted: Int[np.ndarray, "rows"], label: Int[np.ndarray, "rows"]) -> float:
+    """Returns the share of equal entries."""
+    return float(np.mean(predicted == label))
+
+
+def f1(predicted: Int[np.ndarray, "rows"], label: Int[np.ndarray, "rows"]) -> float:
+    """Returns the harmonic mean of precision and recall of class 1; 0 where neither is defined."""
+    hits = np.sum((predicted == 1) & (label == 1))
+    claimed, true = np.sum(predicted == 1), np.sum(label == 1)
+    return float(2 * hits / (claimed + true)) if claimed + true else 0.0
+
+
+def matthews(predicted: Int[np.ndarray, "rows"], label: Int[np.ndarray, "rows"]) -> float:
+    """Returns Matthews' correlation of two binary sequences; 0 where one of them is constant."""
+    return pearson(predicted.astype(np.float64), label.astype(np.float64))
+
+
+def pearson(first: Float[np.ndarray, "rows"], second: Float[np.ndarray, "rows"]) -> float:
+    """Returns the linear correlation; 0 where one side is constant."""
+    first, second = (
+        values.astype(np.float64) - np.mean(values, dtype=np.float64) for values in (first, second)
+    )
+    scale = np.sqrt(np.sum(first**2) * np.sum(second**2))
+    return float(np.sum(first * second) / scale) if scale > 0 else 0.0
+
+
+def ranks(values: Float[np.ndarray, "rows"]) -> Float[np.ndarray, "rows"]:
+    """Returns ranks from 1, ties sharing their mean rank."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return ((last - counts + 1 + last) / 2.0)[inverse]
+
+
+def spearman(first: Float[np.ndarray, "rows"], second: Float[np.ndarray, "rows"]) -> float:
+    """Returns the correlation of ranks."""
+    return pearson(ranks(first), ranks(second))
+
+
+def calibration_error(
+    probabilities: Float[np.ndarray, "rows classes"],
+    label: Int[np.ndarray, "rows"],
+    *,
+    bins: int = 15,
+) -> float:
+    """Returns the expected calibration error: |accuracy - confidence| over equal-width bins of
+    confidence.
+    """
+    confidence = probabilities.max(-1)
+    right = probabilities.argmax(-1) == label
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    gap = [abs(np.sum(right[index == b]) - np.sum(confidence[index == b])) for b in range(bins)]
+    return float(np.sum(gap) / len(label))
+
+
+def softmax(logits: Float[np.ndarray, "rows classes"]) -> Float[np.ndarray, "rows classes"]:
+    """Returns each row's probabilities."""
+    shifted = np.exp(logits - logits.max(-1, keepdims=True))
+    return shifted / shifted.sum(-1, keepdims=True)
+
+
+def task_scores(
+    logits: Float[np.ndarray, "rows outputs"], label: np.ndarray, *, task: str
+) -> dict[str, float]:
+    """Returns every score that suits a task, by name."""
+    logits = logits.astype(np.float64)
+    if task == "regression":
+        return {"pearson": pearson(logits[:, 0], label), "spearman": spearman(logits[:, 0], label)}
+    if task == "multilabel":
+        hits = (logits > 0) == (label > 0.5)
+        return {"accuracy": float(np.mean(hits.all(-1))), "label_accuracy": float(np.mean(hits))}
+    predicted = logits.argmax(-1)
+    found = {
+        "accuracy": accuracy(predicted, label),
+        "calibration_error": calibration_error(softmax(logits), label),
+    }
+    if logits.shape[-1] == 2:
+        found |= {"f1": f1(predicted, label), "matthews": matthews(predicted, label)}
+    return found

@@ -1,0 +1,57 @@
+"""Digests of the files that a pipeline reads from outside its workdir."""
+
+import glob
+
+from etils import epath
+
+from pd_jax import files
+from pd_jax.errors import StageError
+
+
+class InputDigests:
+    """Path -> digest of its content, kept in a file so that unchanged inputs are read once.
+
+    A file counts as unchanged while its size and modification time are. A folder with a manifest
+    stands for what the manifest says; a `tfds:` name stands for itself.
+    """
+
+    def __init__(self, cache: epath.Path):
+        self._cache = cache
+        self._known: dict[str, list] = files.read_json(cache, StageError) if cache.exists() else {}
+        self._before = dict(self._known)
+
+    def of(self, reference: str, *, stage: str) -> str:
+        """Returns the digest of a file, a folder, a glob, or a TFDS name; raises StageError where
+        there is nothing.
+        """
+        if reference.startswith("tfds:"):
+            return reference
+        path = epath.Path(reference)
+        if any(mark in reference for mark in "*?["):
+            found = sorted(epath.Path(name) for name in glob.glob(reference, recursive=True))
+        elif (path / "manifest.json").exists():
+            found = [path / "manifest.json"]
+        elif path.is_dir():
+            found = sorted(item for item in path.glob("**/*") if item.is_file())
+        else:
+            found = [path]
+        if not found or not all(item.exists() for item in found):
+            raise StageError(
+                f"stage {stage!r} reads {reference}, which does not exist; correct the path in the "
+                "config"
+            )
+        return files.digest_json([self._digest(item) for item in found])
+
+    def save(self) -> None:
+        """Writes what was learnt."""
+        if self._known != self._before:
+            files.write_json(self._cache, self._known)
+
+    def _digest(self, path: epath.Path) -> str:
+        stat = path.stat()
+        stamp = [stat.length, stat.mtime]
+        known = self._known.get(str(path))
+        if known is None or known[:2] != stamp:
+            known = [*stamp, files.digest_file(path)]
+            self._known[str(path)] = known
+        return known[2]

@@ -1,0 +1,88 @@
+"""Runs a pipeline: `python -m pd_jax.main --config=FILE[:arg] --workdir=DIR [--stages=a,b]
+[--config.x.y=z]`.
+
+Run the same command again and it continues where it stopped; stages that are done are not done
+again.
+"""
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags
+from etils import epath
+from ml_collections import config_flags
+
+from pd_jax.errors import EXIT_CODE, PdError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="Config file of the pipeline, as FILE or FILE:arg."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder (local or gs://) for stages, records and the report."
+)
+_STAGES = flags.DEFINE_list(
+    "stages", [], "Names of the stages to run; by default all that are not done."
+)
+_CHANGED = flags.DEFINE_bool(
+    "changed", False, "Go on in a workdir that was made with another config."
+)
+_DISTRIBUTED = flags.DEFINE_enum(
+    "distributed",
+    "auto",
+    ["auto", "on", "off"],
+    "Whether to join other processes (auto: where a launcher says so).",
+)
+
+
+def _main(argv: Sequence[str]) -> int:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; flags begin with --")
+    if _CONFIG.value is None or _WORKDIR.value is None:
+        raise app.UsageError("--config and --workdir are needed")
+    # Only now: a usage error should not wait for jax.
+    from pd_jax import compilation, pipeline, report
+    from pd_jax.config.reading import pipeline_from
+    from pd_jax.parallel import distributed
+    from pd_jax.training.signals import Stopped
+
+    def say(line: str) -> None:
+        if distributed.is_writer():
+            print(line, flush=True)
+
+    workdir = epath.Path(_WORKDIR.value)
+    try:
+        config = pipeline_from(_CONFIG.value)
+        distributed.initialise(_DISTRIBUTED.value)
+        compilation.use_cache()
+        command = f"python -m pd_jax.main {shlex.join(sys.argv[1:])}"
+        pipeline.run(
+            config,
+            workdir,
+            only=_STAGES.value,
+            changed=_CHANGED.value,
+            command=command,
+            say=say,
+        )
+        if distributed.is_writer() and config.report.rows:
+            page = report.write_report(workdir, config.name)
+            print(report.table_text(workdir, config.name))
+            print(f"report: {page}")
+    except PdError as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        return EXIT_CODE
+    except Stopped as stopped:
+        print(f"stopped by {stopped}; run the same command again to continue", file=sys.stderr)
+        return stopped.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to continue", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault(
+        "TF_CPP_MIN_LOG_LEVEL", "2"
+    )  # XLA's C++ notices are not the user's concern
+    app.run(_main)

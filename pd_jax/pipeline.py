@@ -1,0 +1,340 @@
+"""Runs a pipeline: its stages in order, each in a folder named by what it depends on.
+
+A stage's fingerprint is a digest of its config, of the fingerprints of the stages it reads and of
+the content of the files it reads. Equal stages are run once, whatever pipelines name them;
+`done.json`, written last, says that a folder is whole.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from etils import epath
+
+from pd_jax import config as config_lib
+from pd_jax import files
+from pd_jax.config import reading
+from pd_jax.errors import ConfigError, StageError, did_you_mean
+from pd_jax.inputs import InputDigests
+from pd_jax.parallel import distributed
+from pd_jax.stages import RUNNERS
+from pd_jax.stages.context import OUTPUT, Context, Done
+
+_FORMAT = 1
+"""Raised when a stage's meaning changes such that earlier folders must not be reused."""
+
+_PACKAGES = (
+    "pd_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "numpy",
+    "tokenizers",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """One stage of a pipeline, resolved: what it is called, where it lives, and what it reads."""
+
+    name: str
+    stage: Any
+    inputs: tuple[str, ...]
+    fingerprint: str
+    folder: epath.Path
+
+    @property
+    def done(self) -> bool:
+        """Whether the stage has finished."""
+        return (self.folder / "done.json").exists()
+
+
+def plan(pipeline: config_lib.Pipeline, workdir: epath.Path) -> dict[str, Planned]:
+    """Returns every stage of the pipeline by name, in an order in which they can run.
+
+    Raises:
+      ConfigError: a reference to an unknown stage, or stages that wait for each other.
+      StageError: an input file that does not exist.
+    """
+    digests = InputDigests(workdir / "inputs.json")
+    planned: dict[str, Planned] = {}
+    for name in order(pipeline.stages):
+        stage = pipeline.stages[name]
+        inputs = tuple(dict.fromkeys(_stage_of(reference) for reference in _links(stage)))
+
+        def identity(reference: str, stage_name: str = name) -> str:
+            if not reference.startswith("@"):
+                return digests.of(reference, stage=stage_name)
+            source, _, inside = reference[1:].partition("/")
+            return f"@{planned[source].fingerprint}/{inside}"
+
+        described = reading.to_json(reading.map_references(stage, identity))
+        fingerprint = files.digest_json({"format": _FORMAT, "stage": described})[:12]
+        planned[name] = Planned(
+            name, stage, inputs, fingerprint, _folder(workdir, name, fingerprint)
+        )
+    digests.save()
+    return planned
+
+
+def order(stages: Mapping[str, Any]) -> list[str]:
+    """Returns the stages' names such that each follows those it reads."""
+    done: list[str] = []
+    waiting = {name: {_stage_of(link) for link in _links(stage)} for name, stage in stages.items()}
+    for name, needs in waiting.items():
+        for need in sorted(needs - set(stages)):
+            raise ConfigError(
+                f"stage {name!r} refers to @{need}, which is no stage of this pipeline "
+                f"({', '.join(stages)})" + did_you_mean(need, stages)
+            )
+    while waiting:
+        ready = [name for name, needs in waiting.items() if needs <= set(done)]
+        if not ready:
+            raise ConfigError(
+                f"these stages wait for each other: {', '.join(sorted(waiting))}; break the circle"
+            )
+        done += ready
+        for name in ready:
+            del waiting[name]
+    return done
+
+
+def run(
+    pipeline: config_lib.Pipeline,
+    workdir: epath.Path,
+    *,
+    only: Sequence[str] = (),
+    changed: bool = False,
+    command: str = "",
+    say: Callable[[str], None] = print,
+) -> None:
+    """Runs what is not done yet.
+
+    Args:
+      pipeline: the stages.
+      workdir: where stages and records of pipelines live.
+      only: names of stages to run; empty for all.
+      changed: go on in a workdir that holds this pipeline with another config; equal stages are
+        reused.
+      command: how the user called, for the record.
+      say: where a line for the user goes.
+
+    Raises:
+      ConfigError, StageError, and whatever a stage raises: nothing half-made is marked as done.
+    """
+    _check_names(pipeline, only)
+    record = workdir / "pipelines" / f"{pipeline.name}.json"
+    _check_unchanged(pipeline, record, changed=changed)
+    planned = plan(pipeline, workdir)
+    distributed.same_everywhere(
+        "pipeline", files.digest_json([item.fingerprint for item in planned.values()])
+    )
+    selected = [item for item in planned.values() if not only or item.name in only]
+    _check_inputs(planned, selected)
+    status = {item.name: "done" if item.done else "waiting" for item in planned.values()}
+    left = [item for item in selected if not item.done]
+    say(
+        f"pipeline {pipeline.name}: {len(selected)} stages, {len(selected) - len(left)} done, "
+        f"{len(left)} to run"
+    )
+    _write_record(record, pipeline, workdir, planned, status, command)
+    for item in left:
+        _explain_change(item, workdir, say)
+        status[item.name] = "running"
+        try:
+            done = run_stage(item, planned, pipeline.run)
+        except BaseException:
+            status[item.name] = "failed"
+            raise
+        finally:
+            if status[item.name] == "running":
+                status[item.name] = "done"
+            _write_record(record, pipeline, workdir, planned, status, command)
+        say(_closing_line(item, done))
+
+
+def run_stage(
+    item: Planned, planned: Mapping[str, Planned], run_config: config_lib.Run
+) -> dict[str, Any]:
+    """Runs one stage whose inputs are done, marks it as done, and returns what `done.json` says."""
+
+    def path(reference: str) -> str:
+        if not reference.startswith("@"):
+            return reference
+        source, _, inside = reference[1:].partition("/")
+        output = planned[source].folder / OUTPUT[planned[source].stage.kind]
+        return str(output / inside) if inside else str(output)
+
+    resolved = reading.map_references(item.stage, path)
+    if distributed.is_writer():
+        item.folder.mkdir(parents=True, exist_ok=True)
+        files.write_json(item.folder / "config.json", reading.to_json(item.stage))
+        files.write_json(item.folder / "versions.json", versions())
+    begin = time.monotonic()
+    done: Done = RUNNERS[item.stage.kind](resolved, Context(item.name, item.folder, run_config))
+    found = {
+        "stage": item.name,
+        "kind": item.stage.kind,
+        "fingerprint": item.fingerprint,
+        "seconds": round(done.seconds if done.seconds is not None else time.monotonic() - begin, 3),
+        "steps": done.steps,
+        "examples": done.examples,
+        "parameters": done.parameters,
+        "megabytes": done.megabytes,
+        "metrics": dict(done.metrics),
+        "inputs": {name: planned[name].fingerprint for name in item.inputs},
+        "outputs": dict(done.outputs),
+    }
+    if distributed.is_writer():
+        files.write_json(item.folder / "done.json", found)
+    distributed.barrier(f"done {item.fingerprint}")
+    return found
+
+
+def versions() -> dict[str, Any]:
+    """Returns what the run depends on outside its config: interpreter, packages, devices."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    devices = jax.devices()
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        **found,
+        "device": devices[0].device_kind,
+        "devices": len(devices),
+        "processes": jax.process_count(),
+    }
+
+
+def _links(stage: Any) -> list[str]:
+    return [reference for reference in reading.references(stage) if reference.startswith("@")]
+
+
+def _stage_of(reference: str) -> str:
+    return reference[1:].partition("/")[0]
+
+
+def _folder(workdir: epath.Path, name: str, fingerprint: str) -> epath.Path:
+    """Returns the folder of a fingerprint, under whatever name an equal stage was first run."""
+    stages = workdir / "stages"
+    own = stages / f"{name}-{fingerprint}"
+    if own.exists() or not stages.exists():
+        return own
+    equal = [path for path in stages.iterdir() if path.name.endswith(f"-{fingerprint}")]
+    return equal[0] if equal else own
+
+
+def _check_names(pipeline: config_lib.Pipeline, only: Sequence[str]) -> None:
+    named = [(name, "--stages") for name in only] + [
+        (name, f"config.report.rows.{label}") for label, name in pipeline.report.rows.items()
+    ]
+    for name, where in named:
+        if name not in pipeline.stages:
+            raise ConfigError(
+                f"{where} names {name!r}, which is no stage of this pipeline "
+                f"({', '.join(pipeline.stages)})" + did_you_mean(name, pipeline.stages)
+            )
+
+
+def _check_inputs(planned: Mapping[str, Planned], selected: Sequence[Planned]) -> None:
+    names = {item.name for item in selected}
+    for item in selected:
+        for need in item.inputs:
+            if not item.done and need not in names and not planned[need].done:
+                raise StageError(
+                    f"stage {item.name!r} needs {need!r}, which is not done; add it to --stages"
+                )
+
+
+def _check_unchanged(pipeline: config_lib.Pipeline, record: epath.Path, *, changed: bool) -> None:
+    """Refuses a workdir whose pipeline had another config, unless the user said so."""
+    if changed or not record.exists():
+        return
+    before = files.read_json(record, StageError)["config"]
+    difference = differences(before["stages"], reading.to_json(pipeline)["stages"])
+    if difference:
+        shown = "; ".join(difference[:5]) + (
+            f"; and {len(difference) - 5} more" if len(difference) > 5 else ""
+        )
+        raise StageError(
+            f"{record.parent.parent} was made with another config ({shown}); take another "
+            "--workdir, or add --changed "
+            "to keep the stages that are equal and run the others anew"
+        )
+
+
+def differences(before: Any, after: Any, path: str = "stages") -> list[str]:
+    """Returns `key was A, is B` for every leaf in which two JSON values differ."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        found = []
+        for key in sorted(before.keys() | after.keys()):
+            found += differences(before.get(key), after.get(key), f"{path}.{key}")
+        return found
+    if before == after:
+        return []
+    return [f"{path} was {json.dumps(before)[:60]}, is {json.dumps(after)[:60]}"]
+
+
+def _explain_change(item: Planned, workdir: epath.Path, say: Callable[[str], None]) -> None:
+    """Says which keys differ from an earlier run of a stage of the same name, before a new folder
+    is begun.
+    """
+    if item.folder.exists():
+        say(f"stage {item.name}: continuing in {item.folder}")
+        return
+    stages = workdir / "stages"
+    earlier = sorted(stages.glob(f"{item.name}-*/config.json")) if stages.exists() else []
+    for path in earlier:
+        now = reading.to_json(item.stage)
+        changes = differences(files.read_json(path, StageError), now, item.name) or [
+            "its inputs changed"
+        ]
+        say(
+            f"stage {item.name}: not the one in {path.parent.name} ({'; '.join(changes[:3])}); "
+            "starting anew"
+        )
+
+
+def _write_record(
+    record: epath.Path,
+    pipeline: config_lib.Pipeline,
+    workdir: epath.Path,
+    planned: Mapping[str, Planned],
+    status: Mapping[str, str],
+    command: str,
+) -> None:
+    if not distributed.is_writer():
+        return
+    content = {
+        "name": pipeline.name,
+        "command": command,
+        "stages": {item.name: str(item.folder.relative_to(workdir)) for item in planned.values()},
+        "status": dict(status),
+        "report": reading.to_json(pipeline.report),
+        "config": reading.to_json(pipeline),
+    }
+    files.write_json(record, content)
+
+
+def _closing_line(item: Planned, done: Mapping[str, Any]) -> str:
+    shown = [f"{name} {value:.4g}" for name, value in done["metrics"].items() if _headline(name)]
+    what = ", ".join(shown) or ", ".join(
+        f"{name} {value}" for name, value in list(done["outputs"].items())[:2]
+    )
+    return f"stage {item.name}: done in {done['seconds']:.1f} s" + (f" ({what})" if what else "")
+
+
+def _headline(name: str) -> bool:
+    return name == "train/loss" or name.endswith(("/accuracy", "/mlm_accuracy", "/spearman"))

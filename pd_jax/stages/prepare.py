@@ -1,0 +1,43 @@
+"""Stages that make text into records."""
+
+import os
+
+from pd_jax import config as config_lib
+from pd_jax.data.build import build_records
+from pd_jax.data.synthetic import write_synthetic
+from pd_jax.data.text import sentences
+from pd_jax.data.tokenizers import load_tokenizer, train_tokenizer
+from pd_jax.stages.context import Context, Done
+
+
+def run_synthetic(stage: config_lib.SyntheticStage, context: Context) -> Done:
+    """Writes the generated text files."""
+    counts = write_synthetic(stage, context.output("synthetic"))
+    return Done(examples=sum(counts.values()), outputs=counts)
+
+
+def run_tokenizer(stage: config_lib.TokenizerStage, context: Context) -> Done:
+    """Trains a vocabulary and writes it as a tokenizer folder."""
+    sources = stage.source if isinstance(stage.source, tuple) else (stage.source,)
+    tokenizer = train_tokenizer((line for source in sources for line in sentences(source)), stage)
+    tokenizer.save(context.output("tokenizer"))
+    return Done(outputs={"vocab_size": tokenizer.vocab_size, "fingerprint": tokenizer.fingerprint})
+
+
+def run_records(stage: config_lib.RecordsStage, context: Context) -> Done:
+    """Builds a dataset with every core of this host."""
+    manifest = build_records(
+        stage,
+        load_tokenizer(stage.tokenizer),
+        context.output("records"),
+        name=context.name,
+        workers=os.cpu_count() or 1,
+    )
+    return Done(
+        examples=manifest.rows,
+        outputs={
+            "rows": manifest.rows,
+            "tokens": manifest.tokens,
+            "fingerprint": manifest.fingerprint,
+        },
+    )

@@ -1,0 +1,292 @@
+"""The training loop. Its order is the contract; do not change it.
+
+1. evaluate the state at hand, 2. save it, with clock and position, 3. only then take the next
+batch, 4. dispatch the step, 5. read the metrics of the step before, while this one runs. The step
+number is a Python int; the loop never waits for the step it has just dispatched.
+"""
+
+import dataclasses
+import faulthandler
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from pd_jax import config as config_lib
+from pd_jax.errors import DivergenceError
+from pd_jax.parallel import distributed
+from pd_jax.parallel.sharding import put_batch
+from pd_jax.training import rng
+from pd_jax.training.checkpoint import Checkpoints, Progress
+from pd_jax.training.clock import Clock
+from pd_jax.training.metrics import MetricsFile, Totals, ratios
+from pd_jax.training.signals import Stopped, StopRequest
+from pd_jax.training.state import TrainState
+from pd_jax.training.step import Step
+
+_AGREE_STEPS = 10
+"""With several processes, how often they agree on saving and stopping (a collective)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One training stage, ready to run.
+
+    Attributes:
+      step: the jitted step. terms: the objective's loss terms.
+      state: () -> the state before the first step; called only without a checkpoint.
+      like: shapes and shardings of the state, to restore into.
+      feed: first step -> this process's batches from there on.
+      steps, batch: the stage's length, and examples a step over all processes.
+      evaluate: params -> metrics by `split/quantity`, run every `evaluate_every` steps and at the
+        end; None for none.
+      best: the metric whose largest value marks the weights to keep; None keeps the last.
+      keep_best: (step, params) -> None, stores candidate weights durably.
+    """
+
+    name: str
+    step: Step
+    terms: Mapping[str, float]
+    state: Callable[[], TrainState]
+    like: TrainState
+    feed: Callable[[int], Iterator[dict[str, np.ndarray]]]
+    steps: int
+    batch: int
+    seed: int
+    evaluate: Callable[[Any], dict[str, float]] | None = None
+    evaluate_every: int | None = None
+    best: str | None = None
+    keep_best: Callable[[int, Any], None] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a finished loop leaves: the last state, last metrics, and the step of the best weights
+    (None: the last).
+    """
+
+    state: TrainState
+    metrics: dict[str, float]
+    best_step: int | None
+    seconds: float
+
+
+@dataclasses.dataclass
+class _Standing:
+    """What the loop carries besides the state, saved in a checkpoint's progress."""
+
+    totals: Totals
+    metrics: dict[str, float]
+    best_step: int | None = None
+    best_value: float | None = None
+
+
+def train(
+    job: Job,
+    folder: epath.Path,
+    run: config_lib.Run,
+    mesh: Mesh,
+    *,
+    progress: Any,
+    warn: Callable[[str], None],
+) -> Outcome:
+    """Runs a job from its newest checkpoint, or its start, to its end.
+
+    Raises:
+      Stopped: a signal asked to stop, and the state was saved.
+      DivergenceError: a loss or gradient was not finite.
+      CheckpointError: a save failed, or no checkpoint can be trusted.
+    """
+    checkpoints = Checkpoints(folder / "checkpoints", keep=run.keep_checkpoints, warn=warn)
+    writer = None
+    try:
+        with jax.set_mesh(mesh):
+            restored = checkpoints.restore(job.like)
+            state, saved = restored if restored else (job.state(), {})
+            first = int(saved.get("step", 0))
+            clock = Clock(earlier_seconds=saved.get("seconds", 0.0))
+            standing = _standing(saved)
+            if distributed.is_writer():
+                writer = MetricsFile(folder, first_step=first, tensorboard=run.tensorboard)
+            with StopRequest() as stop:
+                loop = _Loop(
+                    job, folder, run, mesh, checkpoints, writer, clock, standing, stop, progress
+                )
+                state = loop.run(state, first)
+            checkpoints.wait()
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        if writer is not None:
+            writer.close()
+    checkpoints.close()
+    return Outcome(state, standing.metrics, standing.best_step, clock.seconds)
+
+
+def _standing(saved: Progress) -> _Standing:
+    standing = _Standing(
+        Totals(), dict(saved.get("metrics", {})), saved.get("best_step"), saved.get("best_value")
+    )
+    standing.totals.add(saved.get("totals", {}))
+    return standing
+
+
+class _Loop:
+    """The loop's moving parts; one object a stage, used once."""
+
+    def __init__(
+        self,
+        job: Job,
+        folder: epath.Path,
+        run: config_lib.Run,
+        mesh: Mesh,
+        checkpoints: Checkpoints,
+        writer: MetricsFile | None,
+        clock: Clock,
+        standing: _Standing,
+        stop: StopRequest,
+        progress: Any,
+    ):
+        self.job, self.folder, self.run_config, self.mesh = job, folder, run, mesh
+        self.checkpoints, self.writer, self.clock = checkpoints, writer, clock
+        self.standing, self.stop, self.progress = standing, stop, progress
+        self.root = rng.root_key(job.seed)
+        self.saved_at = time.monotonic()
+
+    def run(self, state: TrainState, first: int) -> TrainState:
+        """Returns the state after the last step."""
+        job, pending = self.job, None
+        feed = job.feed(first)
+        self.progress.set(first)
+        for number in range(first, job.steps):
+            self._alive()
+            if self._due_to_evaluate(number) and number > first:
+                pending = self._read(pending)
+                self._evaluate(state, number)
+            wish = self._wish(number)
+            if wish.save and number > first:
+                pending = self._read(pending)
+                self._save(state, number)
+            if wish.stop:
+                pending = self._read(pending)
+                if number > first:
+                    self._save(state, number)
+                self.checkpoints.wait()
+                raise Stopped(wish.stop)
+            with self.clock.span("wait for data"):
+                batch = put_batch(next(feed), self.mesh)
+            # The first step of a session compiles; afterwards dispatching returns at once and
+            # reading waits.
+            with self.clock.span("compile" if number == first else "step"):
+                state, sums = job.step(state, batch, self.root)
+            pending = self._read(pending, then=(number, sums))
+        self._read(pending)
+        self._finish(state, first)
+        return state
+
+    def _finish(self, state: TrainState, first: int) -> None:
+        steps = self.job.steps
+        if first < steps or self.checkpoints.latest_step != steps:
+            self._evaluate(state, steps)
+            self._save(state, steps)
+        if self.writer is not None:
+            self.clock.flush(self.folder / "spans.jsonl", steps)
+
+    def _read(self, pending: Any, then: Any = None) -> Any:
+        """Adds up the pending step's metrics, writes a line when one is due, and returns what is
+        pending next.
+        """
+        if pending is None:
+            return then
+        number, sums = pending
+        with self.clock.span("step"):
+            sums = jax.device_get(sums)
+        if not sums["healthy"][0]:
+            raise DivergenceError(
+                f"stage {self.job.name}: loss or gradient of step {number} is not finite; nothing "
+                "was updated with it: "
+                "lower optimizer.learning_rate or lengthen optimizer.warmup, and change the config "
+                "to start anew"
+            )
+        self.standing.totals.add(sums)
+        done = number + 1
+        if done % self.run_config.log_steps == 0 or done == self.job.steps:
+            self._log(done)
+        return then
+
+    def _log(self, done: int) -> None:
+        means = ratios(self.standing.totals.take(), self.job.terms)
+        del means["healthy"]
+        line = {f"train/{name}": value for name, value in means.items()}
+        self.standing.metrics |= line
+        if self.writer is not None:
+            stamp = {
+                "step": done,
+                "examples": done * self.job.batch,
+                "seconds": round(self.clock.seconds, 3),
+            }
+            self.writer.write({**stamp, **line})
+            self.clock.flush(self.folder / "spans.jsonl", done)
+        self.progress.set(done, loss=means["loss"])
+
+    def _due_to_evaluate(self, number: int) -> bool:
+        every = self.job.evaluate_every
+        return every is not None and number % every == 0
+
+    def _evaluate(self, state: TrainState, number: int) -> None:
+        if self.job.evaluate is None:
+            return
+        with self.clock.span("evaluate"):
+            found = self.job.evaluate(state.params)
+        self.standing.metrics |= found
+        if self.writer is not None:
+            self.writer.write({"step": number, "seconds": round(self.clock.seconds, 3), **found})
+        if self.job.best is None:
+            return
+        value = found[self.job.best]
+        if self.standing.best_value is None or value > self.standing.best_value:
+            self.standing.best_value, self.standing.best_step = value, number
+            assert self.job.keep_best is not None
+            self.job.keep_best(number, state.params)
+
+    def _save(self, state: TrainState, number: int) -> None:
+        if self.checkpoints.latest_step == number:
+            return
+        standing = self.standing
+        totals = standing.totals.take()
+        standing.totals.add(totals)
+        progress = {
+            "step": number,
+            "seconds": round(self.clock.seconds, 3),
+            "metrics": standing.metrics,
+            "totals": totals,
+            "best_step": standing.best_step,
+            "best_value": standing.best_value,
+        }
+        with self.clock.span("save"):
+            self.checkpoints.save(number, state, progress)
+        self.saved_at = time.monotonic()
+
+    def _wish(self, number: int) -> "_Wish":
+        """Returns whether to save and to stop now, the same answer on every process."""
+        late = time.monotonic() - self.saved_at >= self.run_config.save_seconds
+        if jax.process_count() == 1:
+            return _Wish(late, self.stop.number)
+        if number % _AGREE_STEPS:
+            return _Wish(False, 0)
+        return _Wish(bool(distributed.agree(int(late))), distributed.agree(self.stop.number))
+
+    def _alive(self) -> None:
+        """Arms the watchdog anew: without another call in time, all stacks are dumped and the
+        process ends.
+        """
+        faulthandler.dump_traceback_later(self.run_config.watchdog_seconds, exit=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Wish:
+    save: bool
+    stop: int
