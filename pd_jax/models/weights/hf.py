@@ -22,6 +22,7 @@ from pd_jax.models.sizes import BertConfig
 from pd_jax.models.weights import hf_config, layout, pickles
 
 WEIGHTS_FILE, PICKLED_FILE, CONFIG_FILE = "model.safetensors", "pytorch_model.bin", "config.json"
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
 _PREFIXES = {
     "bert.pooler.": "pooler",
     "cls.predictions.": "mlm",
@@ -207,9 +208,10 @@ def _read_tensors(folder: epath.Path) -> tuple[epath.Path, dict[str, np.ndarray]
     """Returns the file with the weights, and its tensors by name."""
     if (path := folder / WEIGHTS_FILE).exists():
         try:
-            return path, safetensors.numpy.load(path.read_bytes())
-        except (safetensors.SafetensorError, ValueError, KeyError) as fault:
+            named = safetensors.deserialize(path.read_bytes())
+        except (safetensors.SafetensorError, ValueError) as fault:
             raise WeightsError(f"{path} is damaged ({fault}); fetch or export it again") from None
+        return path, {name: _array(name, held, where=path) for name, held in named}
     if (path := folder / PICKLED_FILE).exists():
         return path, pickles.load(path)
     raise WeightsError(
@@ -248,8 +250,20 @@ def _with_current_names(tensors: dict[str, np.ndarray], where: object) -> dict[s
     return named
 
 
+def _array(name: str, held: Mapping[str, Any], *, where: object) -> np.ndarray:
+    """Returns a tensor of a safetensors file; numpy has no bfloat16, so that becomes float32."""
+    if held["dtype"] not in _DTYPES:
+        raise WeightsError(
+            f"{where} holds {name} as {held['dtype']}; weights must be floating-point numbers"
+        )
+    flat = np.frombuffer(held["data"], _DTYPES[held["dtype"]])
+    if held["dtype"] == "BF16":
+        flat = pickles.widened(flat)
+    return flat.reshape(held["shape"])
+
+
 def _float32(value: np.ndarray, name: str, where: object) -> np.ndarray:
-    if value.dtype.kind != "f" and value.dtype.name != "bfloat16":
+    if value.dtype.kind != "f":
         raise WeightsError(
             f"{where} holds {name} as {value.dtype}; weights must be floating-point numbers"
         )

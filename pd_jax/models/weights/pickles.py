@@ -82,6 +82,11 @@ def load(path: epath.PathLike) -> dict[str, np.ndarray]:
         ) from None
 
 
+def widened(words: np.ndarray) -> np.ndarray:
+    """Returns the float32 numbers of bfloat16 ones, given as 16-bit words."""
+    return (words.astype(np.uint32) << 16).view(np.float32)
+
+
 class _Refused(Exception):
     """What the file asks for is not done."""
 
@@ -197,7 +202,7 @@ def _array(name: str, tensor: _Tensor) -> np.ndarray:
         flat[tensor.offset :], tensor.size, strides, writeable=False
     )
     if storage.dtype == "bfloat16":
-        return (view.astype(np.uint32) << 16).view(np.float32)
+        return widened(view)
     return view.astype(np.float32) if storage.dtype == "<f2" else view.copy()
 
 
