@@ -1,0 +1,192 @@
+"""Processes that run one program together: finding each other, agreeing, and comparing."""
+
+import importlib.util
+import os
+import pathlib
+import socket
+import sys
+import threading
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from pd_jax import files
+from pd_jax.errors import EXIT_CODE, MeshError
+
+WAIT_SECONDS = 300
+"""How long processes wait for each other at the start; PD_JAX_WAIT_SECONDS says otherwise."""
+
+HEARTBEAT_SECONDS = 60
+"""A process silent for so long is taken for dead, and the others end themselves."""
+
+SHUTDOWN_SECONDS = 100
+"""How long a process that is done waits for the others before it ends with an error."""
+
+_GRACE_SECONDS = 30
+_STALE = ("MEGASCALE_COORDINATOR_ADDRESS", "MEGASCALE_NUM_SLICES", "MEGASCALE_SLICE_ID")
+
+
+class Explicit(NamedTuple):
+    """Where the coordinator is and who this process is, as said by PD_JAX_* variables."""
+
+    coordinator_address: str
+    num_processes: int
+    process_id: int
+
+
+def initialise(mode: Literal["auto", "on", "off"] = "auto") -> None:
+    """Joins this process to the others; to be called once, before anything asks jax for devices.
+
+    `auto` joins where the environment says that there are others: PD_JAX_COORDINATOR (host:port),
+    PD_JAX_PROCESSES and PD_JAX_PROCESS_ID; Slurm, Open MPI, GKE and Cloud TPU VMs by their own
+    variables. `on` insists on it, `off` stays alone.
+
+    Raises:
+      MeshError: where the others do not come in time, or the environment says too little.
+    """
+    if mode == "off":
+        return
+    explicit = _explicit()
+    cluster = None if explicit else _cluster()
+    if not explicit and not cluster:
+        if mode == "on":
+            raise MeshError(
+                "--distributed=on, but nothing says where the other processes are; start them with "
+                "srun or mpirun, or set PD_JAX_COORDINATOR=host:port, PD_JAX_PROCESSES and "
+                "PD_JAX_PROCESS_ID"
+            )
+        return
+    seconds = _wait_seconds()
+    where = explicit._asdict() | {"cluster_detection_method": "deactivate"} if explicit else {}
+    hint = _hint(explicit, cluster, seconds)
+    # Where the others do not come, jax aborts this process from C++ with a stack for a message: the
+    # timer ends it a little earlier with a sentence.
+    timer = threading.Timer(seconds, _give_up, [hint])
+    timer.daemon = True
+    timer.start()
+    try:
+        jax.distributed.initialize(
+            **where,
+            initialization_timeout=seconds + _GRACE_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+        )
+    except (RuntimeError, ValueError) as fault:
+        raise MeshError(f"{hint} ({str(fault).strip().splitlines()[0][:200]})") from fault
+    finally:
+        timer.cancel()
+
+
+def describe() -> str:
+    """Returns one line on this process: number, host, devices."""
+    devices = jax.local_devices()
+    return (
+        f"process {jax.process_index()} of {jax.process_count()} on {socket.gethostname()}: "
+        f"{len(devices)} of {jax.device_count()} devices ({devices[0].device_kind})"
+    )
+
+
+def is_writer() -> bool:
+    """Returns whether this is the one process that writes logs, metrics and results."""
+    return jax.process_index() == 0
+
+
+def agree(value: int) -> int:
+    """Returns the largest of the processes' values; all of them must ask."""
+    return int(_everyones(np.asarray([value], np.int32)).max())
+
+
+def barrier(name: str) -> None:
+    """Returns when every process has come to the barrier of this name."""
+    same_everywhere("the next step", name)
+
+
+def same_everywhere(name: str, digest: str) -> None:
+    """Raises MeshError, naming the processes, unless all have the same digest; all must ask."""
+    local = np.frombuffer(bytes.fromhex(files.digest_bytes(digest.encode())), np.uint8)
+    everyones = _everyones(local.astype(np.int32))
+    others = np.flatnonzero((everyones != everyones[0]).any(axis=1))
+    if len(others):
+        raise MeshError(
+            f"{name} of process {', '.join(map(str, others))} differs from that of process 0; "
+            "start all processes with the same command, code and files"
+        )
+
+
+def _everyones(values: np.ndarray) -> np.ndarray:
+    """Returns [processes, ...], every process's values."""
+    if jax.process_count() == 1:
+        return values[None]
+    from jax.experimental import multihost_utils
+
+    # Asked for now and then between steps, where transfers are otherwise forbidden.
+    with jax.transfer_guard("allow"):
+        return np.asarray(multihost_utils.process_allgather(values))
+
+
+def _explicit() -> Explicit | None:
+    """Returns what the PD_JAX_* variables say, or None where none is set."""
+    names = ("PD_JAX_COORDINATOR", "PD_JAX_PROCESSES", "PD_JAX_PROCESS_ID")
+    values = [os.environ.get(name, "") for name in names]
+    if not any(values):
+        return None
+    for name, value in zip(names, values, strict=True):
+        if not value or (name != names[0] and not value.isdecimal()):
+            raise MeshError(f"{name}={value!r}: set all of {', '.join(names)} (host:port, 4, 0)")
+    address, count, index = values[0], int(values[1]), int(values[2])
+    if not address.rpartition(":")[2].isdecimal():
+        raise MeshError(f"PD_JAX_COORDINATOR={address!r} has no port; write host:port")
+    if index >= count:
+        raise MeshError(
+            f"PD_JAX_PROCESS_ID={index} is not below PD_JAX_PROCESSES={count}; number them from 0"
+        )
+    return Explicit(address, count, index)
+
+
+def _cluster() -> str | None:
+    """Returns the kind of cluster that started this process beside others, or None."""
+    several = {
+        "Slurm": ("SLURM_STEP_NODELIST" in os.environ, "SLURM_NTASKS"),
+        "Open MPI": ("OMPI_MCA_orte_hnp_uri" in os.environ, "OMPI_COMM_WORLD_SIZE"),
+    }
+    for kind, (present, count) in several.items():
+        if present and int(os.environ.get(count, "1")) > 1:
+            return kind
+    platforms = os.environ.get("JAX_PLATFORMS", "tpu")
+    chips = any(pathlib.Path("/dev").glob("accel*")) or any(
+        pathlib.Path("/dev/vfio").glob("[0-9]*")
+    )
+    if "tpu" in platforms and chips and importlib.util.find_spec("libtpu"):
+        return "Cloud TPU"
+    return None
+
+
+def _wait_seconds() -> int:
+    text = os.environ.get("PD_JAX_WAIT_SECONDS", str(WAIT_SECONDS))
+    if not text.isdecimal() or int(text) < 1:
+        raise MeshError(f"PD_JAX_WAIT_SECONDS={text!r} is no number of seconds; give 1 or more")
+    return int(text)
+
+
+def _hint(explicit: Explicit | None, cluster: str | None, seconds: int) -> str:
+    """Returns the sentence for a process that the others did not meet."""
+    if explicit:
+        who = (
+            f"process {explicit.process_id} of {explicit.num_processes}, coordinator "
+            f"{explicit.coordinator_address},"
+        )
+    else:
+        who = f"this process ({cluster})"
+    stale = [f"{name}={os.environ[name]}" for name in _STALE if name in os.environ]
+    remedy = (
+        f"unset {' '.join(stale)} if that is left over from a run over several slices"
+        if stale
+        else "start every process within that time, and let them reach the coordinator's port"
+    )
+    return f"{who} did not meet the others within {seconds} s; {remedy}"
+
+
+def _give_up(hint: str) -> None:
+    print(f"error: {hint}", file=sys.stderr, flush=True)
+    os._exit(EXIT_CODE)
