@@ -172,7 +172,11 @@ def _check_shape(path: str, value: np.ndarray, leaf: Any) -> None:
             f"the source's vocabulary has {theirs[0]} entries and this model's {ours[0]}; "
             "build the records with the source's tokenizer"
         )
+    remedy = (
+        "say init.head='fresh'"
+        if path.startswith("classifier/")
+        else "give the model the source's width and positions, or choose another init.source"
+    )
     raise WeightsError(
-        f"{path} has shape {theirs} in the source and {ours} in this model; "
-        "give the model the source's width and positions, or choose another init.source"
+        f"{path} has shape {theirs} in the source and {ours} in this model; {remedy}"
     )
