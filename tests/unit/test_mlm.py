@@ -1,0 +1,134 @@
+"""Masking statistics over more than 1e5 tokens, whole words, and the gathered loss by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pd_jax import config as config_lib
+from pd_jax.models.sizes import BertConfig
+from pd_jax.objectives.mlm import Vocabulary, make_mlm, mask_tokens, predictions_per_row
+
+SIZE, PAD, CLS, SEP, MASK = 1000, 0, 1, 2, 3
+STARTS = np.arange(SIZE) % 3 != 0  # every third piece continues a word
+VOCABULARY = Vocabulary(SIZE, PAD, CLS, SEP, MASK, STARTS)
+
+
+def random_batch(rows: int, length: int, *, seed: int = 0) -> tuple[jax.Array, jax.Array]:
+    """Returns ids and mask of rows of many lengths, with [CLS] and [SEP] in their places."""
+    generator = np.random.default_rng(seed)
+    ids = generator.integers(4, SIZE, (rows, length))
+    mask = np.zeros((rows, length), np.int32)
+    for row, tokens in enumerate(generator.integers(3, length + 1, rows)):
+        ids[row, 0], ids[row, tokens - 1], ids[row, tokens:] = CLS, SEP, PAD
+        mask[row, :tokens] = 1
+    return jnp.asarray(ids, jnp.int32), jnp.asarray(mask)
+
+
+def masked(ids, mask, *, seed: int = 1, whole_word: bool = False, rate: float = 0.15):
+    return mask_tokens(
+        ids, mask, jax.random.key(seed), vocabulary=VOCABULARY, mask_rate=rate, whole_word=whole_word
+    )
+
+
+def test_shares_are_fifteen_percent_and_eighty_ten_ten():
+    ids, mask = random_batch(2048, 128)
+    found = masked(ids, mask)
+    eligible = np.asarray((mask > 0) & (ids != CLS) & (ids != SEP))
+    assert eligible.sum() > 1e5
+    chosen = np.asarray(found.weights) > 0
+    per_row = chosen.sum(-1)
+    expected = np.clip(np.round(eligible.sum(-1) * 0.15), 1, predictions_per_row(128, 0.15))
+    np.testing.assert_array_equal(per_row, expected)
+
+    new = np.take_along_axis(np.asarray(found.input_ids), np.asarray(found.positions), -1)[chosen]
+    old = np.asarray(found.targets)[chosen]
+    total = len(old)
+    share_masked, share_kept = np.mean(new == MASK), np.mean((new == old) & (new != MASK))
+    # Four standard deviations of a share p over n draws.
+    assert abs(share_masked - 0.8) < 4 * np.sqrt(0.8 * 0.2 / total) + 1 / SIZE
+    assert abs(share_kept - 0.1) < 4 * np.sqrt(0.1 * 0.9 / total) + 1 / SIZE
+    drawn = new[(new != MASK) & (new != old)]
+    assert abs(len(drawn) / total - 0.1) < 4 * np.sqrt(0.1 * 0.9 / total) + 1 / SIZE
+    assert abs(drawn.mean() - (SIZE - 1) / 2) < 4 * SIZE / np.sqrt(12 * len(drawn))
+
+
+def test_only_chosen_positions_change_and_never_special_ones():
+    ids, mask = random_batch(512, 64)
+    found = masked(ids, mask)
+    changed = np.asarray(found.input_ids != ids)
+    special = np.asarray((mask == 0) | (ids == CLS) | (ids == SEP))
+    assert not (changed & special).any()
+    listed = np.zeros_like(changed)
+    rows = np.arange(len(changed))[:, None]
+    listed[rows, np.asarray(found.positions)] = np.asarray(found.weights) > 0
+    assert not (changed & ~listed).any()
+    np.testing.assert_array_equal(
+        np.asarray(found.targets), np.take_along_axis(np.asarray(ids), np.asarray(found.positions), -1)
+    )
+
+
+def test_positions_are_uniform_over_a_row():
+    ids = jnp.full((4096, 34), 7, jnp.int32).at[:, 0].set(CLS).at[:, -1].set(SEP)
+    found = masked(ids, jnp.ones_like(ids))
+    counts = np.bincount(
+        np.asarray(found.positions)[np.asarray(found.weights) > 0], minlength=34
+    )[1:-1]
+    expected = counts.sum() / 32
+    # Chi-squared with 31 degrees of freedom: 61.1 is its 99.9th percentile.
+    assert np.sum((counts - expected) ** 2 / expected) < 61.1
+
+
+def test_the_draw_is_a_function_of_the_key():
+    ids, mask = random_batch(8, 32)
+    first, again, other = masked(ids, mask), masked(ids, mask), masked(ids, mask, seed=2)
+    np.testing.assert_array_equal(first.input_ids, again.input_ids)
+    assert (np.asarray(first.positions) != np.asarray(other.positions)).any()
+
+
+def test_whole_words_are_chosen_together():
+    ids, mask = random_batch(512, 64)
+    found = masked(ids, mask, whole_word=True)
+    rate = []
+    for row in range(len(ids)):
+        positions = np.asarray(found.positions[row])[np.asarray(found.weights[row]) > 0]
+        eligible = np.asarray((mask[row] > 0) & (ids[row] != CLS) & (ids[row] != SEP))
+        word, words = -1, np.full(64, -1)
+        for place in range(64):
+            if eligible[place]:
+                word += bool(STARTS[int(ids[row, place])]) or place == 1
+                words[place] = word
+        for chosen in np.unique(words[positions]):
+            assert set(np.flatnonzero(words == chosen)) <= set(positions)
+        rate.append(len(positions) / max(1, eligible.sum()))
+    assert 0.11 < np.mean(rate) < 0.17
+
+
+def small(**changes) -> BertConfig:
+    shape = dict(vocab_size=SIZE, layers=2, hidden=32, heads=2, intermediate=64, positions=64)
+    return BertConfig(**{**shape, "dropout": 0.0, "attention_dropout": 0.0, **changes})
+
+
+def test_loss_is_the_mean_over_chosen_positions_and_padding_does_not_count():
+    objective = make_mlm(config_lib.MaskedLanguageModel(), small(), VOCABULARY)
+    params = objective.init(jax.random.key(0))
+    ids, mask = random_batch(4, 32)
+    batch = {
+        "input_ids": ids,
+        "input_mask": mask,
+        "segment_ids": jnp.zeros_like(ids),
+        "weight": jnp.asarray([1.0, 1.0, 1.0, 0.0]),
+    }
+    prepared = objective.prepare(batch, jax.random.key(5))
+    total, count = objective.sums(params, prepared, None)["mlm_loss"]
+    assert count == np.asarray(prepared["prediction_weights"])[:3].sum()
+    # At initialisation every token is about equally likely: log(1000) = 6.91 nats.
+    assert total / count == pytest.approx(np.log(SIZE), abs=0.1)
+
+    wider = {
+        name: jnp.pad(values, ((0, 0), (0, 8))) if values.ndim == 2 and name != "positions" else values
+        for name, values in prepared.items()
+    }
+    wider["prediction_weights"], wider["targets"] = prepared["prediction_weights"], prepared["targets"]
+    again, _ = objective.sums(params, wider, None)["mlm_loss"]
+    assert again == pytest.approx(float(total), rel=1e-5)
