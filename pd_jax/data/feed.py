@@ -1,0 +1,286 @@
+"""Records into batches: which rows, padded to which length, with what beside them.
+
+A batch is a function of (seed, step) alone. Every process works out the whole batch's rows, which
+is cheap, and reads its own contiguous slice of them; a change of process count changes nothing.
+
+With several lengths, the rows of a window of 64 batches are sorted by the length they are padded
+to (rows of one length stay in random order), cut into batches, and the batches are shuffled.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+
+import grain
+import numpy as np
+from jaxtyping import Int64
+
+from pd_jax import config
+from pd_jax.data.logits import LogitStore
+from pd_jax.data.order import Order, Permutation, Places
+from pd_jax.data.records import Dataset, Gathered
+from pd_jax.errors import ConfigError, LogitsError, RecordsError
+
+Batch = dict[str, np.ndarray]
+
+WINDOW_BATCHES = 64
+
+_EVALUATION_PREFETCH = 2
+_MAX_THREADS = 2
+"""Assembling a batch holds the interpreter most of the time: more threads only wait for it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Slice:
+    """The rows of one step's batch that this process reads, and the length all are padded to."""
+
+    places: Places
+    length: int
+
+
+def make_feed(
+    datasets: Sequence[Dataset],
+    data: config.Data,
+    *,
+    stores: Sequence[Sequence[LogitStore]] = (),
+    seed: int,
+    first_step: int,
+    steps: int,
+    process_index: int,
+    process_count: int,
+    prefetch: int,
+) -> Iterator[Batch]:
+    """Returns this process's part of the batches of steps first_step, ..., steps - 1.
+
+    `stores` holds, for each dataset, its stores (one a teacher, all datasets with as many).
+    A batch has `input_ids`, `segment_ids`, `input_mask` (int32 [rows, length]), `weight` (float32
+    ones), and where every dataset has them: `label`, `next_sentence`, `teacher_logits` (the mean
+    over teachers by `data.logit_weights`).
+
+    Raises:
+      ConfigError: where the batch cannot be divided among the processes, or weights do not fit.
+      RecordsError: where the datasets have different tokenizers.
+      LogitsError: where a store does not belong to its dataset.
+    """
+    if data.batch % process_count:
+        raise ConfigError(
+            f"data.batch={data.batch} cannot be divided among {process_count} processes"
+        )
+    reader = _Reader(datasets, stores, data.logit_weights)
+    order = _order(datasets, data, seed)
+    plan = _Plan(order, datasets, batch=data.batch, lengths=data.lengths, seed=seed)
+    mine = _share(data.batch, process_index, process_count)
+
+    def batch_at(step: int) -> Batch:
+        whole = plan.at(step)
+        return reader.read(_Slice(whole.places[mine], whole.length))
+
+    return _prefetched(batch_at, range(first_step, steps), prefetch)
+
+
+def rows_per_epoch(datasets: Sequence[Dataset], data: config.Data) -> int:
+    """Returns the rows of all datasets together, after `data.rows` has cut each of them."""
+    return _order(datasets, data, seed=0).rows_per_epoch
+
+
+def evaluation_batches(
+    dataset: Dataset,
+    *,
+    batch: int,
+    lengths: Sequence[int],
+    stores: Sequence[LogitStore] = (),
+    logit_weights: Sequence[float] = (),
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """Returns batches that hold every row once, shortest first, each with `row` (int64) besides.
+
+    The last batch is filled up with its last row at weight 0.
+    """
+    if batch % process_count:
+        raise ConfigError(f"a batch of {batch} cannot be divided among {process_count} processes")
+    reader = _Reader([dataset], [stores] if stores else (), logit_weights)
+    rows = np.argsort(dataset.lengths, kind="stable")
+    mine = _share(batch, process_index, process_count)
+
+    def batch_at(number: int) -> Batch:
+        real = rows[number * batch : (number + 1) * batch]
+        whole = np.concatenate([real, np.repeat(real[-1:], batch - len(real))])
+        length = _padded_length(int(dataset.lengths[real].max()), lengths)
+        places = Places(np.zeros(batch, np.int64), whole)[mine]
+        weight = (np.arange(batch) < len(real)).astype(np.float32)[mine]
+        return reader.read(_Slice(places, length)) | {"row": places.rows, "weight": weight}
+
+    return _prefetched(batch_at, range(-(-len(rows) // batch)), _EVALUATION_PREFETCH)
+
+
+def _prefetched(make: Callable[[int], Batch], numbers: range, prefetch: int) -> Iterator[Batch]:
+    if not len(numbers):
+        return iter(())
+    options = grain.ReadOptions(
+        num_threads=min(prefetch, _MAX_THREADS), prefetch_buffer_size=prefetch
+    )
+    dataset = grain.MapDataset.range(numbers.start, numbers.stop).map(make)
+    return iter(dataset.to_iter_dataset(options))
+
+
+def _order(datasets: Sequence[Dataset], data: config.Data, seed: int) -> Order:
+    sizes = [len(dataset) for dataset in datasets]
+    return Order(sizes, weights=data.weights, rows=data.rows, seed=seed)
+
+
+def _share(batch: int, process_index: int, process_count: int) -> slice:
+    size = batch // process_count
+    return slice(process_index * size, (process_index + 1) * size)
+
+
+def _padded_length(longest: int, lengths: Sequence[int]) -> int:
+    return next((length for length in lengths if length >= longest), lengths[-1])
+
+
+class _Plan:
+    """Which rows each step's batch has, over all processes, and the length it is padded to."""
+
+    def __init__(
+        self,
+        order: Order,
+        datasets: Sequence[Dataset],
+        *,
+        batch: int,
+        lengths: Sequence[int],
+        seed: int,
+    ):
+        self._order = order
+        self._datasets = datasets
+        self._batch = batch
+        self._lengths = np.asarray(lengths)
+        self._seed = seed
+        # Threads work on neighbouring steps, at most in two windows at once.
+        self._window = functools.lru_cache(maxsize=2)(self._make_window)
+
+    def at(self, step: int) -> _Slice:
+        if len(self._lengths) == 1:
+            positions = np.arange(step * self._batch, (step + 1) * self._batch)
+            return _Slice(self._order.at(positions), int(self._lengths[0]))
+        window, number = divmod(step, WINDOW_BATCHES)
+        return self._window(window)[number]
+
+    def _make_window(self, window: int) -> list[_Slice]:
+        rows = WINDOW_BATCHES * self._batch
+        places = self._order.at(np.arange(window * rows, (window + 1) * rows))
+        buckets = np.searchsorted(self._lengths, self._tokens(places))
+        buckets = np.minimum(buckets, len(self._lengths) - 1)
+        batches = np.argsort(buckets, kind="stable").reshape(WINDOW_BATCHES, self._batch)
+        order = Permutation(WINDOW_BATCHES, (self._seed, "window", window))
+        return [
+            _Slice(places[chosen], int(self._lengths[buckets[chosen].max()]))
+            for chosen in batches[order(np.arange(WINDOW_BATCHES))]
+        ]
+
+    def _tokens(self, places: Places) -> Int64[np.ndarray, " n"]:
+        tokens = np.empty(len(places.rows), np.int64)
+        for number in np.unique(places.datasets):
+            here = places.datasets == number
+            tokens[here] = self._datasets[number].lengths[places.rows[here]]
+        return tokens
+
+
+class _Reader:
+    """Rows into arrays: reads them from their datasets and stores, and pads them."""
+
+    def __init__(
+        self,
+        datasets: Sequence[Dataset],
+        stores: Sequence[Sequence[LogitStore]],
+        logit_weights: Sequence[float],
+    ):
+        _check_tokenizers(datasets)
+        self._datasets = datasets
+        self._stores = _checked_stores(datasets, stores)
+        self._weights = np.asarray(logit_weights, np.float32)
+        self._tokenizer = datasets[0].manifest.tokenizer
+        said = [dataset.manifest for dataset in datasets]
+        tasks = {(one.task, one.labels) for one in said}
+        self._has_labels = len(tasks) == 1 and said[0].task is not None
+        self._has_next_sentence = all(one.holds("next_sentence_labels") for one in said)
+
+    def read(self, wanted: _Slice) -> Batch:
+        """Returns the batch of these rows, in their order."""
+        batch: Batch = {}
+        for number in np.unique(wanted.places.datasets):
+            here = np.flatnonzero(wanted.places.datasets == number)
+            part = self._read_from(int(number), wanted.places.rows[here], wanted.length)
+            for name, values in part.items():
+                shape = (len(wanted.places.rows), *values.shape[1:])
+                batch.setdefault(name, np.empty(shape, values.dtype))[here] = values
+        return batch
+
+    def _read_from(self, number: int, rows: np.ndarray, length: int) -> Batch:
+        gathered = self._datasets[number].gather(rows)
+        tokenizer = self._tokenizer
+        batch = pad(gathered, length=length, pad_id=tokenizer.pad_id, sep_id=tokenizer.sep_id)
+        batch["weight"] = np.ones(len(rows), np.float32)
+        if self._has_labels and gathered.labels is not None:
+            batch["label"] = gathered.labels
+        if self._has_next_sentence and gathered.next_sentence is not None:
+            batch["next_sentence"] = gathered.next_sentence
+        if self._stores:
+            logits = [store.gather(rows, gathered.example_ids) for store in self._stores[number]]
+            batch["teacher_logits"] = self._mean(logits)
+        return batch
+
+    def _mean(self, logits: list[np.ndarray]) -> np.ndarray:
+        if len(logits) == 1:
+            return logits[0]
+        weights = self._weights if len(self._weights) else np.ones(len(logits), np.float32)
+        return np.tensordot(weights / weights.sum(), np.stack(logits), axes=1)
+
+
+def pad(gathered: Gathered, *, length: int, pad_id: int, sep_id: int) -> Batch:
+    """Returns `input_ids`, `segment_ids` and `input_mask`, int32 [rows, length].
+
+    A longer row is cut, and its last place is given to [SEP], as BERT's truncation does.
+    """
+    lengths = gathered.lengths.astype(np.int64)
+    filled = np.arange(length) < lengths[:, None]
+    # Every token's place in its row; those that fit stand in the same order as `filled` is read.
+    starts = np.cumsum(lengths) - lengths
+    fits = np.arange(lengths.sum()) - np.repeat(starts, lengths) < length
+    ids = np.full(filled.shape, pad_id, np.int32)
+    ids[filled] = gathered.tokens[fits]
+    ids[lengths > length, length - 1] = sep_id
+    segments = np.zeros(filled.shape, np.int32)
+    if gathered.segments is not None:
+        segments[filled] = gathered.segments[fits]
+    return {"input_ids": ids, "segment_ids": segments, "input_mask": filled.astype(np.int32)}
+
+
+def _check_tokenizers(datasets: Sequence[Dataset]) -> None:
+    first = datasets[0]
+    for other in datasets[1:]:
+        if other.manifest.tokenizer != first.manifest.tokenizer:
+            raise RecordsError(
+                f"{first.folder} and {other.folder} were made with different tokenizers;"
+                " build them with the same one"
+            )
+
+
+def _checked_stores(
+    datasets: Sequence[Dataset], stores: Sequence[Sequence[LogitStore]]
+) -> list[list[LogitStore]]:
+    """Returns the stores with their outputs in one order of labels."""
+    if not stores:
+        return []
+    if (
+        len(stores) != len(datasets)
+        or len({len(of_one) for of_one in stores}) != 1
+        or not stores[0]
+    ):
+        raise LogitsError(
+            "each dataset needs a logit store of each teacher; name them in data.logits"
+        )
+    labels = datasets[0].manifest.labels or stores[0][0].manifest.labels
+    return [
+        [store.check(dataset, labels) for store in of_one]
+        for dataset, of_one in zip(datasets, stores, strict=True)
+    ]

@@ -1,0 +1,175 @@
+"""In which order rows are read: a function of (seed, epoch, index) and nothing else.
+
+The whole order is never held in memory: a keyed permutation gives the row at any index, so
+beginning at step ten million costs what beginning at step 0 does, on one process or on a thousand.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int64
+
+from pd_jax.errors import ConfigError
+
+MIXTURE_BLOCK = 10_000
+"""Examples within which each dataset of a mixture comes exactly as often as its weight says."""
+
+_ROUNDS = 8
+
+
+class Permutation:
+    """A permutation of 0 .. size - 1, decided by `key`, computed at any indices in constant memory.
+
+    A Feistel network over the two digits of an index in a mixed radix: radices a and b lie near the
+    square root of `size`. An image that falls outside the range is permuted again until it falls
+    inside (cycle walking); this is rare, since a * b is hardly larger than `size`. Source: Black
+    and Rogaway, Ciphers with Arbitrary Finite Domains (2002).
+    """
+
+    def __init__(self, size: int, key: Sequence[int | str]):
+        self._size = size
+        self._low_radix = max(1, int(np.ceil(np.sqrt(size))))
+        self._high_radix = -(-size // self._low_radix)
+        self._keys = _round_keys(key)
+
+    def __call__(self, indices: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """Returns the image of each index."""
+        images = self._once(np.asarray(indices, np.int64))
+        outside = np.flatnonzero(images >= self._size)
+        while len(outside):
+            images[outside] = self._once(images[outside])
+            outside = outside[images[outside] >= self._size]
+        return images
+
+    def _once(self, numbers: np.ndarray) -> np.ndarray:
+        high, low = np.divmod(numbers, self._low_radix)
+        for number, key in enumerate(self._keys):
+            if number % 2:
+                high = (high + _mix(low, key, self._high_radix)) % self._high_radix
+            else:
+                low = (low + _mix(high, key, self._low_radix)) % self._low_radix
+        return high * self._low_radix + low
+
+
+def _mix(numbers: np.ndarray, key: np.uint64, radix: int) -> np.ndarray:
+    """Returns a number below `radix` for each number: splitmix64's finaliser of it and the key."""
+    bits = numbers.astype(np.uint64) ^ key
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((bits ^ (bits >> np.uint64(31))) % np.uint64(radix)).astype(np.int64)
+
+
+def _round_keys(key: Sequence[int | str]) -> np.ndarray:
+    text = "/".join(map(str, key)).encode("utf-8")
+    return np.frombuffer(hashlib.blake2b(text, digest_size=8 * _ROUNDS).digest(), "<u8")
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Which row of which dataset, for each of some positions."""
+
+    datasets: Int64[np.ndarray, " n"]
+    rows: Int64[np.ndarray, " n"]
+
+    def __getitem__(self, chosen: slice | np.ndarray) -> "Places":
+        """Returns the places at these indices."""
+        return Places(self.datasets[chosen], self.rows[chosen])
+
+
+class Order:
+    """What stands at each position of an endless stream of examples over some datasets.
+
+    Without weights the datasets are one: each epoch holds every row once. With weights they are
+    mixed so that of every 10,000 examples each dataset gives its share, and begins its own next
+    epoch when it is used up.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        *,
+        weights: Sequence[float] = (),
+        rows: int | None = None,
+        seed: int,
+    ):
+        """Makes the order over datasets with `lengths` rows, of each of which `rows` are used.
+
+        Raises:
+          ConfigError: where a dataset has fewer than `rows` rows, or a weight is unusable.
+        """
+        if rows is not None and rows > min(lengths):
+            raise ConfigError(
+                f"data.rows={rows} asks for more rows than a dataset has ({min(lengths)});"
+                " lower it or leave it out"
+            )
+        self._seed = seed
+        self._lengths = list(lengths)
+        self._used = [rows or length for length in lengths]
+        self._first = np.cumsum([0, *self._used])
+        self._shares = _shares(weights, len(lengths)) if weights else None
+
+    @property
+    def rows_per_epoch(self) -> int:
+        """Rows of all datasets together."""
+        return int(self._first[-1])
+
+    def at(self, positions: Int64[np.ndarray, " n"]) -> Places:
+        """Returns what stands at these positions."""
+        if self._shares is None:
+            indices = self._shuffled(positions, self.rows_per_epoch, "epoch")
+            datasets = np.searchsorted(self._first, indices, side="right") - 1
+            return Places(datasets, self._chosen(datasets, indices - self._first[datasets]))
+        datasets, turns = self._mixed(positions)
+        indices = np.empty_like(turns)
+        for number in np.unique(datasets):
+            here = datasets == number
+            indices[here] = self._shuffled(turns[here], self._used[number], f"epoch of {number}")
+        return Places(datasets, self._chosen(datasets, indices))
+
+    def _shuffled(self, positions: np.ndarray, size: int, name: str) -> np.ndarray:
+        epochs, indices = np.divmod(positions, size)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            indices[here] = Permutation(size, (self._seed, name, int(epoch)))(indices[here])
+        return indices
+
+    def _mixed(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns for each position its dataset, and how many of that dataset's came before it."""
+        assert self._shares is not None
+        blocks, slots = np.divmod(positions, MIXTURE_BLOCK)
+        for block in np.unique(blocks):
+            here = blocks == block
+            key = (self._seed, "mixture", int(block))
+            slots[here] = Permutation(MIXTURE_BLOCK, key)(slots[here])
+        ends = np.cumsum(self._shares)
+        datasets = np.searchsorted(ends, slots, side="right")
+        shares = self._shares[datasets]
+        return datasets, blocks * shares + slots - (ends[datasets] - shares)
+
+    def _chosen(self, datasets: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        """Returns row numbers for indices into the used part: the first ones of a permutation."""
+        rows = indices.copy()
+        for number in np.unique(datasets):
+            if self._used[number] < self._lengths[number]:
+                here = datasets == number
+                key = (self._seed, "subset", int(number))
+                rows[here] = Permutation(self._lengths[number], key)(indices[here])
+        return rows
+
+
+def _shares(weights: Sequence[float], datasets: int) -> np.ndarray:
+    """Returns how many of `MIXTURE_BLOCK` examples each dataset gives (largest remainders)."""
+    exact = np.asarray(weights, np.float64)
+    if len(exact) != datasets or exact.min() < 0 or exact.sum() <= 0:
+        raise ConfigError(
+            f"data.weights={tuple(weights)} must be {datasets} numbers, none negative"
+        )
+    exact = exact / exact.sum() * MIXTURE_BLOCK
+    shares = np.floor(exact).astype(np.int64)
+    order = np.argsort(shares - exact, kind="stable")
+    shares[order[: MIXTURE_BLOCK - shares.sum()]] += 1
+    if np.any((shares == 0) & (exact > 0)):
+        raise ConfigError(f"data.weights={tuple(weights)}: a share is below 1 in {MIXTURE_BLOCK}")
+    return shares
