@@ -30,9 +30,9 @@ _STALE = ("MEGASCALE_COORDINATOR_ADDRESS", "MEGASCALE_NUM_SLICES", "MEGASCALE_SL
 class Explicit(NamedTuple):
     """Where the coordinator is and who this process is, as said by PD_JAX_* variables."""
 
-    coordinator_address: str
-    num_processes: int
-    process_id: int
+    address: str
+    count: int
+    index: int
 
 
 def initialise(mode: Literal["auto", "on", "off"] = "auto") -> None:
@@ -58,7 +58,6 @@ def initialise(mode: Literal["auto", "on", "off"] = "auto") -> None:
             )
         return
     seconds = _wait_seconds()
-    where = explicit._asdict() | {"cluster_detection_method": "deactivate"} if explicit else {}
     hint = _hint(explicit, cluster, seconds)
     # Where the others do not come, jax aborts this process from C++ with a stack for a message: the
     # timer ends it a little earlier with a sentence.
@@ -67,7 +66,10 @@ def initialise(mode: Literal["auto", "on", "off"] = "auto") -> None:
     timer.start()
     try:
         jax.distributed.initialize(
-            **where,
+            coordinator_address=explicit.address if explicit else None,
+            num_processes=explicit.count if explicit else None,
+            process_id=explicit.index if explicit else None,
+            cluster_detection_method="deactivate" if explicit else None,
             initialization_timeout=seconds + _GRACE_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
@@ -172,10 +174,7 @@ def _wait_seconds() -> int:
 def _hint(explicit: Explicit | None, cluster: str | None, seconds: int) -> str:
     """Returns the sentence for a process that the others did not meet."""
     if explicit:
-        who = (
-            f"process {explicit.process_id} of {explicit.num_processes}, coordinator "
-            f"{explicit.coordinator_address},"
-        )
+        who = f"process {explicit.index} of {explicit.count}, coordinator {explicit.address},"
     else:
         who = f"this process ({cluster})"
     stale = [f"{name}={os.environ[name]}" for name in _STALE if name in os.environ]

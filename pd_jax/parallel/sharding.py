@@ -26,7 +26,7 @@ RULES: Rules = {
     "bert": (
         # By rows of the vocabulary: split by feature, XLA rebuilds the whole table at every lookup.
         # Vocabularies rarely divide (30,522 = 2 x 3 x 5,087), so the table may also stay whole.
-        ("embeddings/word/embedding$", (("fsdp", None), ())),
+        ("embeddings/word/embedding$", ((("fsdp", "tensor"), None), ("fsdp", None), ())),
         ("embeddings/", ((),)),
         # Columns, then rows: one all-reduce over `tensor` after attention and one after the MLP.
         (r"layer_\d+/(attention/(query|key|value)|mlp_in)/kernel$", (("fsdp", "tensor"),)),
@@ -34,13 +34,10 @@ RULES: Rules = {
         (r"layer_\d+/(attention/output|mlp_out)/kernel$", (("tensor", "fsdp"),)),
         (r"layer_\d+/(attention/output|mlp_out)/bias$", ((),)),
         (r"layer_\d+/(attention_norm|mlp_norm)/", ((),)),
-        ("pooler/kernel$", (("fsdp", None),)),
-        ("pooler/bias$", ((),)),
+        # One matrix a model, used on few rows: gathering it costs more than holding it.
+        ("pooler/", ((),)),
     ),
-    "mlm": (
-        ("transform/kernel$", (("fsdp", None),)),
-        ("(transform/bias|bias|norm/.*)$", ((),)),
-    ),
+    "mlm": ((".", ((),)),),
     "nsp": ((".", ((),)),),
     "classifier": ((".", ((),)),),
 }
@@ -178,11 +175,11 @@ def _first_that_divides(
             kept = [_live(axis, mesh) for axis in axes]
             while kept and kept[-1] is None:
                 kept.pop()
-            return PartitionSpec(*kept), f"whole: {refusals[0]}" if refusals else ""
+            return PartitionSpec(*kept), refusals[-1] if refusals else ""
         refusals += refused
     raise MeshError(
-        f"{name} {_by(shape)} cannot be split: {'; '.join(refusals)}; choose run.mesh sizes that "
-        "divide, and give the other devices to data"
+        f"{name} {_by(shape)} cannot be split: {'; '.join(dict.fromkeys(refusals))}; "
+        "choose run.mesh sizes that divide, and give the other devices to data"
     )
 
 
@@ -206,7 +203,7 @@ def _indivisible(shape: tuple[int, ...], axes: Axes, mesh: Mesh) -> Iterator[str
     for size, part in zip(shape, axes, strict=False):
         parts = math.prod(mesh.shape[axis] for axis in _names(part))
         if size % parts:
-            label = " x ".join(_names(part))
+            label = " x ".join(axis for axis in _names(part) if mesh.shape[axis] > 1)
             yield f"{size} does not divide by {label} = {parts} ({size} % {parts} = {size % parts})"
 
 

@@ -62,7 +62,7 @@ def test_columns_then_rows_over_fsdp_and_tensor() -> None:
     assert placed["bert/layer_0/mlp_in/kernel"] == P("fsdp", "tensor")
     assert placed["bert/layer_0/mlp_out/kernel"] == P("tensor", "fsdp")
     assert placed["bert/layer_0/mlp_norm/scale"] == P()
-    assert placed["bert/embeddings/word/embedding"] == P("fsdp")
+    assert placed["bert/embeddings/word/embedding"] == P("fsdp")  # 1002 = 2 x 501
     assert placed["nsp/kernel"] == P()
 
 
@@ -78,7 +78,7 @@ def test_a_vocabulary_that_does_not_divide_stays_whole_and_says_so() -> None:
     assert specs(placed)["bert/embeddings/word/embedding"] == P()
     line = re.search("^bert/embeddings/word.*$", sharding.table(shapes, placed), re.MULTILINE)
     assert line is not None
-    assert line[0].endswith("whole: 1002 does not divide by fsdp = 4 (1002 % 4 = 2)")
+    assert line[0].endswith("1002 does not divide by fsdp = 4 (1002 % 4 = 2)")
 
 
 def test_moments_lie_where_their_parameter_lies_and_counts_everywhere() -> None:
@@ -143,14 +143,14 @@ def test_the_rules_of_an_absent_head_are_not_idle() -> None:
 
 
 def test_the_table_counts_bytes_by_hand() -> None:
-    shapes = {"bert": {"pooler": {"kernel": shape(8, 8)}}, "classifier": {"bias": shape(3)}}
-    rules = {"bert": sharding.RULES["bert"][-2:-1], "classifier": sharding.RULES["classifier"]}
+    shapes = {"m": {"kernel": shape(8, 8)}, "classifier": {"bias": shape(3)}}
+    rules = {"m": (("kernel", (("fsdp", None),)),), "classifier": ((".", ((),)),)}
     placed = sharding.assign(shapes, rules, mesh_of(2, 4, 1))
     lines = [line.split() for line in sharding.table(shapes, placed, rules).splitlines()]
     assert lines == [
         ["tensor", "shape", "spec", "bytes/device", "remark"],
-        ["bert/pooler/kernel", "8x8", "fsdp", "64"],
         ["classifier/bias", "3", "whole", "12"],
+        ["m/kernel", "8x8", "fsdp", "64"],
         ["2", "tensors", "76"],
     ]
 
@@ -182,11 +182,13 @@ def test_without_a_mesh_nothing_is_constrained() -> None:
     assert sharding.constrain_batch(values) is values
 
 
-def collectives(mesh: Mesh, capfd: pytest.CaptureFixture[str]) -> dict[str, int]:
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all")
+
+
+def collectives(mesh: Mesh, rules: sharding.Rules = sharding.RULES) -> dict[str, int]:
     """Returns how often each collective stands in a compiled MLM gradient."""
-    model = PretrainingModel(small())
-    shapes = shapes_of()
-    where = sharding.assign(shapes, sharding.RULES, mesh)
+    model, shapes = PretrainingModel(small()), shapes_of()
+    where = sharding.assign(shapes, rules, mesh)
 
     def gradient(params: dict, ids: jax.Array, positions: jax.Array) -> dict:
         def loss(params: dict) -> jax.Array:
@@ -203,18 +205,30 @@ def collectives(mesh: Mesh, capfd: pytest.CaptureFixture[str]) -> dict[str, int]
     positions = jax.ShapeDtypeStruct((ROWS, 4), jnp.int32, sharding=rows)
     with jax.set_mesh(mesh):
         compiled = jax.jit(gradient, out_shardings=where).lower(params, ids, positions).compile()
-    assert "Involuntary full rematerialization" not in capfd.readouterr().err
-    kinds = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all")
     text = compiled.as_text()
-    return {kind: len(re.findall(rf"= .*? {kind}(?:-start)?\(", text)) for kind in kinds}
+    return {kind: len(re.findall(rf"= .*? {kind}(?:-start)?\(", text)) for kind in KINDS}
+
+
+REBUILT = "Involuntary full rematerialization"
 
 
 def test_data_parallel_reduces_and_never_gathers(capfd: pytest.CaptureFixture[str]) -> None:
-    found = collectives(mesh_of(8, 1, 1), capfd)
+    found = collectives(mesh_of(8, 1, 1))
     assert found["all-reduce"] >= 1
     assert found["all-gather"] == found["all-to-all"] == found["reduce-scatter"] == 0
+    assert REBUILT not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("sizes", [(2, 4, 1), (4, 2, 1), (2, 2, 2)])
-def test_fsdp_gathers(sizes: tuple, capfd: pytest.CaptureFixture[str]) -> None:
-    assert collectives(mesh_of(*sizes), capfd)["all-gather"] >= 1
+def test_fsdp_gathers_and_rebuilds_nothing(sizes: tuple, capfd: pytest.CaptureFixture[str]) -> None:
+    assert collectives(mesh_of(*sizes))["all-gather"] >= 1
+    assert REBUILT not in capfd.readouterr().err
+
+
+def test_an_embedding_split_by_feature_is_what_gets_rebuilt(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    word, *others = sharding.RULES["bert"]
+    by_feature = {**sharding.RULES, "bert": ((word[0], ((None, "fsdp"),)), *others)}
+    collectives(mesh_of(2, 4, 1), by_feature)
+    assert REBUILT in capfd.readouterr().err
