@@ -5,6 +5,7 @@ beginning at step ten million costs what beginning at step 0 does, on one proces
 """
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Sequence
 
@@ -109,6 +110,7 @@ class Order:
         self._used = [rows or length for length in lengths]
         self._first = np.cumsum([0, *self._used])
         self._shares = _shares(weights, len(lengths)) if weights else None
+        self._block = functools.lru_cache(maxsize=4)(self._make_block)
 
     @property
     def rows_per_epoch(self) -> int:
@@ -139,14 +141,25 @@ class Order:
         """Returns for each position its dataset, and how many of that dataset's came before it."""
         assert self._shares is not None
         blocks, slots = np.divmod(positions, MIXTURE_BLOCK)
+        datasets = np.empty_like(slots)
         for block in np.unique(blocks):
             here = blocks == block
-            key = (self._seed, "mixture", int(block))
-            slots[here] = Permutation(MIXTURE_BLOCK, key)(slots[here])
-        ends = np.cumsum(self._shares)
-        datasets = np.searchsorted(ends, slots, side="right")
-        shares = self._shares[datasets]
-        return datasets, blocks * shares + slots - (ends[datasets] - shares)
+            mixed = self._block(int(block))
+            datasets[here] = mixed.datasets[slots[here]]
+            slots[here] = mixed.rows[slots[here]]
+        return datasets, blocks * self._shares[datasets] + slots
+
+    def _make_block(self, block: int) -> Places:
+        """Returns for each slot of a block its dataset, and that dataset's count before it."""
+        assert self._shares is not None
+        images = Permutation(MIXTURE_BLOCK, (self._seed, "mixture", block))(
+            np.arange(MIXTURE_BLOCK)
+        )
+        datasets = np.searchsorted(np.cumsum(self._shares), images, side="right")
+        turns = np.empty(MIXTURE_BLOCK, np.int64)
+        for number, share in enumerate(self._shares):
+            turns[datasets == number] = np.arange(share)
+        return Places(datasets, turns)
 
     def _chosen(self, datasets: np.ndarray, indices: np.ndarray) -> np.ndarray:
         """Returns row numbers for indices into the used part: the first ones of a permutation."""
@@ -164,7 +177,7 @@ def _shares(weights: Sequence[float], datasets: int) -> np.ndarray:
     exact = np.asarray(weights, np.float64)
     if len(exact) != datasets or exact.min() < 0 or exact.sum() <= 0:
         raise ConfigError(
-            f"data.weights={tuple(weights)} must be {datasets} numbers, none negative"
+            f"data.weights={tuple(weights)} must be {datasets} numbers, none below 0, one above"
         )
     exact = exact / exact.sum() * MIXTURE_BLOCK
     shares = np.floor(exact).astype(np.int64)

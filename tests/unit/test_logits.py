@@ -1,0 +1,255 @@
+"""The logit store: a row's logits come with the row's id, or not at all."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from pd_jax import config
+from pd_jax.data import example, feed, logits, tfrecord
+from pd_jax.errors import LogitsError
+
+LABELS = ("negative", "neutral", "positive")
+
+
+@pytest.fixture
+def dataset(make_dataset, record):
+    """Seven rows in shards of 3 and 4."""
+    rows = [record(n, 4, label=n % 3) for n in range(7)]
+    return make_dataset(rows, shards=(3, 4), task="classification", labels=LABELS)
+
+
+@pytest.fixture
+def values():
+    """Seven rows of logits, all different."""
+    return np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+
+
+@pytest.fixture
+def store(dataset, values, tmp_path):
+    """The folder of a whole store for the dataset."""
+    write(tmp_path / "store", dataset, values)
+    return tmp_path / "store"
+
+
+def write(folder, dataset, values, labels=LABELS, task="classification"):
+    return logits.write_logits(
+        folder, dataset, logits=values, teacher="teacher", task=task, labels=labels
+    )
+
+
+def read(folder, dataset, rows):
+    rows = np.array(rows)
+    ids = dataset.gather(rows).example_ids
+    return logits.LogitStore.open(folder).check(dataset).gather(rows, ids)
+
+
+def edit(path, row, change):
+    """Rewrites one row of a store's shard, with a checksum that fits the change."""
+    frames = list(tfrecord.read_frames(path))
+    payload = bytearray(frames[row].payload)
+    change(payload)
+    payloads = [frame.payload for frame in frames]
+    payloads[row] = bytes(payload)
+    path.write_bytes(b"".join(tfrecord.frame(p, tfrecord.crc32c(p)) for p in payloads))
+
+
+def test_logits_come_back_bit_for_bit_in_the_order_asked_for(store, dataset, values):
+    found = read(store, dataset, [6, 0, 3, 0])
+    assert found.dtype == np.float32 and found.shape == (4, 3)
+    np.testing.assert_array_equal(found, values[[6, 0, 3, 0]])
+
+
+def test_a_store_is_plain_tensorflow_records(store, dataset, values):
+    found = [
+        example.parse(frame.payload)
+        for index in range(2)
+        for frame in tfrecord.read_frames(store / f"set-0000{index}-of-00002.tfrecord")
+    ]
+    stored = np.array([one["logits"] for one in found], np.float32)
+    np.testing.assert_array_equal(stored, values)
+    ids = [one["example_id"][0] for one in found]
+    assert ids == [row.tobytes() for row in dataset.gather(np.arange(7)).example_ids]
+
+
+def test_the_manifest_says_what_it_is(store, dataset):
+    manifest = logits.LogitStore.open(store).manifest
+    assert (manifest.rows, manifest.outputs, manifest.task) == (7, 3, "classification")
+    assert (manifest.labels, manifest.teacher) == (LABELS, "teacher")
+    assert manifest.dataset == dataset.fingerprint
+
+
+def test_swapped_rows(store, dataset):
+    path = store / "set-00001-of-00002.tfrecord"
+    payloads = [frame.payload for frame in tfrecord.read_frames(path)]
+    payloads[1], payloads[2] = payloads[2], payloads[1]
+    path.write_bytes(b"".join(tfrecord.frame(p, tfrecord.crc32c(p)) for p in payloads))
+    assert len(read(store, dataset, [0, 3, 6])) == 3
+    with pytest.raises(LogitsError, match="set-00001-of-00002.tfrecord row 1 belongs to another"):
+        read(store, dataset, [0, 4, 5])
+
+
+def test_a_flipped_byte_anywhere_in_a_row(store, dataset):
+    path = store / "set-00000-of-00002.tfrecord"
+    whole = path.read_bytes()
+    size = len(whole) // 3
+    for at in range(size, 2 * size):
+        content = bytearray(whole)
+        content[at] ^= 0x20
+        path.write_bytes(bytes(content))
+        with pytest.raises(LogitsError, match="set-00000-of-00002.tfrecord row 1 is damaged"):
+            read(store, dataset, [2, 1])
+
+
+def test_a_flipped_id_byte_under_a_checksum_that_fits(store, dataset):
+    path = store / "set-00000-of-00002.tfrecord"
+    at = logits._Layout(3).id.start - tfrecord.HEADER_BYTES
+
+    def flip(payload):
+        payload[at + 5] ^= 1
+
+    edit(path, 2, flip)
+    with pytest.raises(LogitsError, match="set-00000-of-00002.tfrecord row 2 belongs to another"):
+        read(store, dataset, [0, 2])
+
+
+def test_logits_that_are_not_finite(store, dataset, values, tmp_path):
+    at = logits._Layout(3).logits.start - tfrecord.HEADER_BYTES
+
+    def spoil(payload):
+        payload[at + 4 : at + 8] = np.array(np.nan, "<f4").tobytes()
+
+    edit(store / "set-00001-of-00002.tfrecord", 3, spoil)
+    with pytest.raises(LogitsError, match="set-00001-of-00002.tfrecord row 3 has a logit that is"):
+        read(store, dataset, [6])
+    values[4, 1] = np.inf
+    with pytest.raises(LogitsError, match="set-00001-of-00002.tfrecord row 1 has a logit that is"):
+        write(tmp_path / "new", dataset, values)
+    assert not (tmp_path / "new" / "manifest.json").exists()
+
+
+def test_labels_in_another_order_are_mapped_by_name(dataset, values, tmp_path):
+    write(tmp_path / "other", dataset, values, labels=("positive", "negative", "neutral"))
+    np.testing.assert_array_equal(
+        read(tmp_path / "other", dataset, [0, 5]), values[[0, 5]][:, [1, 2, 0]]
+    )
+    store = logits.LogitStore.open(tmp_path / "other")
+    asked = store.check(dataset, ("neutral", "positive", "negative"))
+    ids = dataset.gather(np.array([1])).example_ids
+    np.testing.assert_array_equal(asked.gather(np.array([1]), ids), values[[1]][:, [2, 0, 1]])
+
+
+def test_other_labels_are_refused(dataset, values, tmp_path):
+    write(tmp_path / "other", dataset, values, labels=("negative", "neutral", "good"))
+    with pytest.raises(LogitsError, match="'good'.* are wanted"):
+        read(tmp_path / "other", dataset, [0])
+
+
+def test_a_store_of_another_dataset_is_refused(store, make_dataset, record):
+    rows = [record(n + 1, 4, label=n % 3) for n in range(7)]
+    other = make_dataset(rows, name="other", shards=(3, 4), task="classification", labels=LABELS)
+    with pytest.raises(LogitsError, match="holds logits for another dataset than .*other"):
+        logits.LogitStore.open(store).check(other)
+
+
+def test_a_store_of_another_task_is_refused(dataset, tmp_path):
+    one = np.zeros((7, 1), np.float32)
+    write(tmp_path / "store", dataset, one, labels=(), task="regression")
+    with pytest.raises(LogitsError, match="is of task 'regression', .* of 'classification'"):
+        logits.LogitStore.open(tmp_path / "store").check(dataset)
+
+
+def test_truncated_missing_and_edited_stores(store):
+    path = store / "set-00001-of-00002.tfrecord"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(LogitsError, match="set-00001-of-00002.tfrecord is missing or cut short"):
+        logits.LogitStore.open(store)
+    path.unlink()
+    with pytest.raises(LogitsError, match="set-00001-of-00002.tfrecord is missing or cut short"):
+        logits.LogitStore.open(store)
+    path.write_bytes(whole)
+    said = store / "manifest.json"
+    value = json.loads(said.read_text())
+    said.write_text(json.dumps(value | {"labels": ["positive", "neutral", "negative"]}))
+    with pytest.raises(LogitsError, match="manifest.json was changed after it was written"):
+        logits.LogitStore.open(store)
+    said.unlink()
+    with pytest.raises(LogitsError, match="no logit store, or its labelling has not finished"):
+        logits.LogitStore.open(store)
+
+
+def test_a_dataset_is_no_store_and_a_store_no_dataset(store, dataset, tmp_path):
+    with pytest.raises(LogitsError, match="not in the format"):
+        logits.LogitStore.open(dataset.folder)
+    shutil.copy(store / "manifest.json", dataset.folder / "manifest.json")
+    with pytest.raises(Exception, match="not in the format 'pd_jax records 1'"):
+        type(dataset).open(dataset.folder)
+
+
+def test_what_does_not_fit_is_not_written(dataset, values, tmp_path):
+    with pytest.raises(LogitsError, match="6 rows of logits for 7 rows of data"):
+        write(tmp_path / "store", dataset, values[:6])
+    with pytest.raises(LogitsError, match="3 outputs do not fit classification with labels"):
+        write(tmp_path / "store", dataset, values, labels=("a", "b"))
+    ids = np.zeros((2, 16), np.uint8)
+    with pytest.raises(LogitsError, match="are not row for row"):
+        logits.write_logits_shard(tmp_path, "x", index=0, of=1, ids=ids, logits=values)
+    shard = logits.write_logits_shard(tmp_path, "x", index=0, of=1, ids=ids, logits=values[:2])
+    with pytest.raises(LogitsError, match="its shards do not match those of"):
+        logits.finish_logits(
+            tmp_path, [shard], dataset=dataset, teacher="t", task="classification", labels=LABELS
+        )
+
+
+# ---- in the feed -------------------------------------------------------------------------------
+
+
+def test_the_feed_brings_each_row_its_own_logits(store, dataset, values, tmp_path):
+    second = np.flip(values, axis=0).copy()
+    write(tmp_path / "second", dataset, second[:, [2, 0, 1]], ("positive", "negative", "neutral"))
+    stores = [logits.LogitStore.open(store), logits.LogitStore.open(tmp_path / "second")]
+    position = {"seed": 0, "first_step": 0, "steps": 5, "prefetch": 2}
+    processes = {"process_index": 0, "process_count": 1}
+    for teachers, weights, expected in (
+        (stores[:1], (), values),
+        (stores, (), (values + second) / 2),
+        (stores, (3.0, 1.0), 0.75 * values + 0.25 * second),
+    ):
+        settings = config.Data(
+            records="set",
+            logits=tuple("ab"[: len(teachers)]),
+            logit_weights=weights,
+            batch=4,
+            lengths=(8,),
+        )
+        batches = feed.make_feed([dataset], settings, stores=[teachers], **position, **processes)
+        for batch in batches:
+            rows = batch["input_ids"][:, 1] - 1000
+            np.testing.assert_allclose(batch["teacher_logits"], expected[rows], rtol=1e-6)
+            assert batch["teacher_logits"].dtype == np.float32
+
+
+def test_evaluation_batches_bring_logits_too(store, dataset, values):
+    opened = [logits.LogitStore.open(store)]
+    for batch in feed.evaluation_batches(dataset, batch=3, lengths=(8,), stores=opened):
+        np.testing.assert_array_equal(batch["teacher_logits"], values[batch["row"]])
+
+
+def test_each_dataset_needs_every_teacher(store, dataset):
+    opened = logits.LogitStore.open(store)
+    settings = config.Data(records=("a", "b"), batch=2, lengths=(8,))
+    for stores in ([[opened]], [[opened], []], [[], []]):
+        with pytest.raises(LogitsError, match="each dataset needs a logit store of each teacher"):
+            feed.make_feed(
+                [dataset, dataset],
+                settings,
+                stores=stores,
+                seed=0,
+                first_step=0,
+                steps=1,
+                process_index=0,
+                process_count=1,
+                prefetch=1,
+            )

@@ -1,0 +1,444 @@
+"""Records: what is written is read, and nothing else is."""
+
+import errno
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from etils import epath
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pd_jax import files
+from pd_jax.data import example, manifest, records, tfrecord
+from pd_jax.errors import RecordsError
+
+
+def rewrite(path, change):
+    """Replaces a file's bytes by `change` of them."""
+    content = bytearray(path.read_bytes())
+    path.write_bytes(bytes(change(content) or content))
+
+
+# ---- the wire ------------------------------------------------------------------------------------
+
+
+def test_an_example_is_the_bytes_that_tensorflow_writes():
+    # features { feature { key: "a" value { int64_list { value: [1, 300] } } } }, by hand.
+    list_ = b"\x0a\x03\x01\xac\x02"
+    feature = b"\x1a\x05" + list_
+    entry = b"\x0a\x01a" + b"\x12\x07" + feature
+    wire = b"\x0a\x0e" + b"\x0a\x0c" + entry
+    encoded = example.encode({"a": np.array([1, 300])})
+    assert encoded.payload == wire
+    assert encoded.payload[slice(*np.cumsum(encoded.spans["a"]))] == b"\x01\xac\x02"
+
+
+@given(st.lists(st.integers(0, 2**31 - 1), min_size=1), st.binary(min_size=1), st.floats(width=32))
+@settings(max_examples=200, deadline=None)
+def test_what_is_encoded_is_what_protobuf_parses(numbers, name, value):
+    floats = np.array([value], np.float32)
+    encoded = example.encode({"n": np.array(numbers), "id": name, "f": floats})
+    found = example.parse(encoded.payload)
+    assert found["n"] == numbers
+    assert found["id"] == [name]
+    np.testing.assert_array_equal(np.array(found["f"], np.float32), floats)
+    span = encoded.spans["n"]
+    data = np.frombuffer(encoded.payload, np.uint8)[span.start : span.start + span.size]
+    assert example.decode_varints(data)[0].tolist() == numbers
+
+
+def test_varints_cut_short_or_too_large_are_refused():
+    with pytest.raises(ValueError, match="cut short"):
+        example.decode_varints(np.array([1, 0x80], np.uint8))
+    with pytest.raises(ValueError, match="too large"):
+        example.decode_varints(np.array([0x80] * 5 + [1], np.uint8))
+    with pytest.raises(ValueError, match="negative"):
+        example.encode_varints(np.array([5, -1]))
+
+
+def test_checksums_are_those_of_the_standard():
+    # RFC 3720, B.4: 32 bytes of zeros; and its mask, worked out by hand from the rotation.
+    crc = tfrecord.crc32c(bytes(32))
+    assert crc == 0x8A9136AA
+    assert (
+        tfrecord.mask(crc) == ((0x8A9136AA >> 15 | (0x8A9136AA << 17) % 2**32) + 0xA282EAD8) % 2**32
+    )
+
+
+def test_example_ids_are_of_the_canonical_text():
+    part = "é".encode()
+    framed = len(part).to_bytes(8, "little") + part
+    expected = hashlib.blake2b(framed, digest_size=16).digest()
+    assert records.example_id(" e\u0301\n") == records.example_id("é") == expected
+    pair = records.example_id("a", "b")
+    assert len({pair, records.example_id("ab"), records.example_id("b", "a")}) == 3
+    assert pair.hex() == files.digest_bytes(b"a", b"b")
+
+
+# ---- rows ----------------------------------------------------------------------------------------
+
+
+def test_rows_come_back_in_the_order_asked_for(make_dataset, record):
+    rows = [record(n, length=3 + n % 4, label=n % 2) for n in range(10)]
+    dataset = make_dataset(rows, shards=(4, 0, 6), task="classification", labels=("no", "yes"))
+    assert len(dataset) == 10
+    assert dataset.lengths.tolist() == [3, 4, 5, 6, 3, 4, 5, 6, 3, 4]
+    found = dataset.gather(np.array([9, 0, 4, 0]))
+    expected = [101, 1009, 1009, 102] + [101, 1000, 102] + [101, 1004, 102] + [101, 1000, 102]
+    assert found.tokens.tolist() == expected
+    assert found.tokens.dtype == found.lengths.dtype == np.int32
+    assert found.lengths.tolist() == [4, 3, 3, 3]
+    assert found.segments is None and found.next_sentence is None
+    assert found.labels.tolist() == [1, 0, 0, 0] and found.labels.dtype == np.int32
+    assert found.example_ids[0].tobytes() == records.example_id("row 9")
+    assert found.example_ids.shape == (4, 16)
+    assert dataset.gather(np.array([], int)).tokens.tolist() == []
+    assert dataset.place(9).endswith("set-00002-of-00003.tfrecord row 5")
+    with pytest.raises(IndexError, match="rows 0 to 9"):
+        dataset.gather(np.array([10]))
+
+
+def test_pairs_and_next_sentences(make_dataset, record):
+    segments = np.array([0, 0, 1, 1])
+    rows = [record(0, 4, segment_ids=segments, next_sentence=1), record(1, 3, next_sentence=0)]
+    dataset = make_dataset(rows)
+    found = dataset.gather(np.array([1, 0]))
+    assert dataset.manifest.pairs
+    assert found.segments.tolist() == [0, 0, 0, 0, 0, 1, 1]
+    assert found.next_sentence.tolist() == [0, 1]
+
+
+def test_regression_and_multilabel(make_dataset, record):
+    scores = make_dataset(
+        [record(n, 3, label=value) for n, value in enumerate((2.5, -1.25))],
+        name="scores",
+        task="regression",
+    )
+    found = scores.gather(np.array([1, 0])).labels
+    assert found.tolist() == [-1.25, 2.5] and found.dtype == np.float32
+    several = make_dataset(
+        [record(n, 3, label=value) for n, value in enumerate(((1, 0, 1), (0, 0, 0)))],
+        name="several",
+        task="multilabel",
+        labels=("a", "b", "c"),
+    )
+    found = several.gather(np.array([1, 0])).labels
+    assert found.tolist() == [[0, 0, 0], [1, 0, 1]] and found.dtype == np.float32
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 30521), min_size=1, max_size=40), min_size=1, max_size=12),
+    st.randoms(use_true_random=False),
+)
+@settings(max_examples=40, deadline=None)
+def test_any_tokens_survive(tmp_path_factory, vocabulary, rows, random):
+    folder = tmp_path_factory.mktemp("any")
+    made = [
+        records.Record(np.array(ids), None, records.example_id(str(number)))
+        for number, ids in enumerate(rows)
+    ]
+    info = records.write_shard(folder, "any", index=0, of=1, records=made)
+    assert info.tokens == sum(map(len, rows)) and info.longest == max(map(len, rows))
+    records.finish(folder, [info], name="any", tokenizer=vocabulary, max_length=40)
+    wanted = [random.randrange(len(rows)) for _ in range(20)]
+    found = records.Dataset.open(folder).gather(np.array(wanted))
+    assert found.tokens.tolist() == [token for row in wanted for token in rows[row]]
+
+
+def test_tensorflow_reads_the_same_records(make_dataset, record):
+    tensorflow = pytest.importorskip("tensorflow", reason="tensorflow is not installed")
+    dataset = make_dataset(
+        [record(n, 5, label=1) for n in range(3)], task="classification", labels=("a", "b")
+    )
+    raw = tensorflow.data.TFRecordDataset(str(dataset.folder / "set-00000-of-00001.tfrecord"))
+    parsed = [tensorflow.train.Example.FromString(payload.numpy()) for payload in raw]
+    assert [one.features.feature["input_ids"].int64_list.value[1] for one in parsed] == [
+        1000,
+        1001,
+        1002,
+    ]
+
+
+# ---- damage --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dataset(make_dataset, record):
+    """A dataset of two shards with five rows each, all records of one size."""
+    return make_dataset([record(n, 4, next_sentence=0) for n in range(10)], shards=(5, 5))
+
+
+def test_a_flipped_byte_anywhere_in_a_row_names_shard_and_row(dataset):
+    path = dataset.folder / "set-00001-of-00002.tfrecord"
+    index = np.load(dataset.folder / "set-00001-of-00002.index.npy")
+    whole = path.read_bytes()
+    for at in range(int(index["size"][3])):
+        content = bytearray(whole)
+        content[int(index["offset"][3]) + at] ^= 0x10
+        path.write_bytes(bytes(content))
+        opened = records.Dataset.open(dataset.folder)
+        assert len(opened.gather(np.array([0, 7, 9])).lengths) == 3
+        with pytest.raises(RecordsError, match=r"set-00001-of-00002\.tfrecord row 3 is damaged"):
+            opened.gather(np.array([0, 8, 9]))
+
+
+def test_a_truncated_a_missing_and_a_lengthened_shard(dataset):
+    path = dataset.folder / "set-00001-of-00002.tfrecord"
+    whole = path.read_bytes()
+    for content in (whole[:-1], whole[: len(whole) // 5 * 4], whole + b"\0", b""):
+        path.write_bytes(content)
+        with pytest.raises(RecordsError, match="set-00001-of-00002.tfrecord has"):
+            records.Dataset.open(dataset.folder)
+    path.unlink()
+    with pytest.raises(RecordsError, match="set-00001-of-00002.tfrecord is missing"):
+        records.Dataset.open(dataset.folder)
+
+
+def test_a_shard_cut_after_opening_is_refused_when_it_is_read(dataset):
+    opened = records.Dataset.open(dataset.folder)
+    rewrite(dataset.folder / "set-00001-of-00002.tfrecord", lambda content: content[:-20])
+    opened.gather(np.arange(5))
+    with pytest.raises(RecordsError, match="set-00001-of-00002.tfrecord has"):
+        opened.gather(np.array([0, 9]))
+
+
+def test_the_index_of_another_shard(dataset):
+    first, second = (dataset.folder / f"set-0000{n}-of-00002.index.npy" for n in (0, 1))
+    shutil.copy(first, second)
+    with pytest.raises(RecordsError, match="set-00001-of-00002.index.npy is not the index of"):
+        records.Dataset.open(dataset.folder)
+    second.unlink()
+    with pytest.raises(RecordsError, match="set-00001-of-00002.index.npy is missing"):
+        records.Dataset.open(dataset.folder)
+
+
+def test_a_shard_in_the_place_of_another_of_equal_layout(dataset):
+    first, second = (dataset.folder / f"set-0000{n}-of-00002.tfrecord" for n in (0, 1))
+    assert len(first.read_bytes()) == len(second.read_bytes())
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+    opened = records.Dataset.open(dataset.folder)
+    with pytest.raises(RecordsError, match="set-00000-of-00002.tfrecord row 2 is damaged"):
+        opened.gather(np.array([2]))
+
+
+@pytest.mark.parametrize("key", ["rows", "labels", "max_length", "fingerprint", "arguments"])
+def test_a_manifest_edited_by_hand(dataset, key):
+    path = dataset.folder / "manifest.json"
+    value = json.loads(path.read_text())
+    value[key] = {
+        "rows": 9,
+        "labels": ["x"],
+        "max_length": 64,
+        "fingerprint": "0",
+        "arguments": {"a": 1},
+    }[key]
+    path.write_text(json.dumps(value))
+    with pytest.raises(RecordsError, match="manifest.json was changed after it was written"):
+        records.Dataset.open(dataset.folder)
+
+
+def test_a_manifest_edited_by_hand_with_a_new_digest_still_contradicts_itself(dataset):
+    path = dataset.folder / "manifest.json"
+    value = {k: v for k, v in json.loads(path.read_text()).items() if k != "digest"}
+    manifest.write_sealed(path, value | {"rows": 9})
+    with pytest.raises(RecordsError, match="contradicts itself"):
+        records.Dataset.open(dataset.folder)
+    manifest.write_sealed(path, {k: v for k, v in value.items() if k != "pairs"})
+    with pytest.raises(RecordsError, match="pairs"):
+        records.Dataset.open(dataset.folder)
+
+
+def test_a_manifest_that_is_missing_or_of_something_else(dataset):
+    path = dataset.folder / "manifest.json"
+    path.write_text('{"format": "something else"}')
+    with pytest.raises(RecordsError, match="not in the format"):
+        records.Dataset.open(dataset.folder)
+    path.write_text("{")
+    with pytest.raises(RecordsError, match="not valid JSON"):
+        records.Dataset.open(dataset.folder)
+    path.unlink()
+    with pytest.raises(RecordsError, match="its build has not finished"):
+        records.Dataset.open(dataset.folder)
+
+
+def test_tokens_outside_the_vocabulary_and_labels_outside_the_labels(make_dataset, record):
+    rows = [record(n, 3, label=n) for n in range(3)]
+    dataset = make_dataset(rows, task="classification", labels=("a", "b"))
+    with pytest.raises(RecordsError, match="row 2 has label 2, but there are 2 labels"):
+        dataset.gather(np.array([0, 2, 1]))
+    rows = [record(0, 3), records.Record(np.array([101, 30522, 102]), None, bytes(16))]
+    with pytest.raises(RecordsError, match="row 1 has token 30522, outside the vocabulary"):
+        make_dataset(rows, name="other").gather(np.array([0, 1]))
+
+
+# ---- writing -------------------------------------------------------------------------------------
+
+
+def test_equal_records_give_equal_bytes_and_fingerprints(make_dataset, record):
+    rows = [record(n, 4) for n in range(6)]
+    first = make_dataset(rows, name="first", shards=(3, 3))
+    second = make_dataset(rows, name="second", shards=(3, 3), arguments={"other": True})
+    assert first.fingerprint == second.fingerprint
+    other = make_dataset([record(7, 4), *rows[1:]], name="third", shards=(3, 3))
+    assert other.fingerprint != first.fingerprint
+
+
+def test_a_shard_whose_records_fail_leaves_nothing(tmp_path, record):
+    def broken():
+        yield record(0, 4)
+        raise RecordsError("the source ended in the middle")
+
+    with pytest.raises(RecordsError, match="in the middle"):
+        records.write_shard(tmp_path, "x", index=0, of=1, records=broken())
+    assert list(tmp_path.iterdir()) == []
+    assert records.whole_shard(tmp_path, "x", index=0, of=1) is None
+
+
+def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path, record, monkeypatch):
+    class Full:
+        def __init__(self, stream):
+            self.stream = stream
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.stream.close()
+
+        def write(self, content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    kind = type(epath.Path(tmp_path))
+    real = kind.open
+    monkeypatch.setattr(kind, "open", lambda self, mode="r": Full(real(self, mode)))
+    with pytest.raises(
+        RecordsError, match=r"x-00000-of-00001\.tfrecord could not be written .*No space left"
+    ):
+        records.write_shard(tmp_path, "x", index=0, of=1, records=[record(0, 4)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_writer_killed_at_any_moment_leaves_no_shard_that_is_taken_for_whole(tmp_path):
+    program = (
+        "import numpy as np, itertools\n"
+        "from pd_jax.data import records\n"
+        "print('ready', flush=True)\n"
+        "rows = (records.Record(np.arange(1, 200), None, bytes(16)) for _ in itertools.count())\n"
+        f"records.write_shard({str(tmp_path)!r}, 'x', index=0, of=1, records=rows)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    with process:
+        assert process.stdout.readline() == b"ready\n"
+        while not any(path.stat().st_size for path in tmp_path.iterdir()):
+            pass
+        process.kill()
+    assert [path.name for path in tmp_path.iterdir()] == [
+        f".x-00000-of-00001.tfrecord.partial-{process.pid}"
+    ]
+    assert records.whole_shard(tmp_path, "x", index=0, of=1) is None
+
+
+def test_whole_shards_are_recognised_and_others_are_not(tmp_path, record):
+    rows = [record(n, 4) for n in range(3)]
+    made = records.write_shard(tmp_path, "x", index=0, of=2, records=rows, made_from="arguments 1")
+
+    def look(made_from="arguments 1"):
+        return records.whole_shard(tmp_path, "x", index=0, of=2, made_from=made_from)
+
+    assert look() == made
+    assert look("arguments 2") is None
+    path = tmp_path / made.file
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert look() is None
+    path.unlink()
+    assert look() is None
+    path.write_bytes(whole)
+    assert look() == made
+    (tmp_path / made.index_file).unlink()
+    assert look() is None
+
+
+def test_rows_that_cannot_be_stored_are_named(tmp_path, record):
+    def write(*rows):
+        records.write_shard(tmp_path, "x", index=0, of=1, records=rows)
+
+    with pytest.raises(
+        RecordsError, match="x-00000-of-00001.tfrecord row 1: example_id has 3 bytes"
+    ):
+        write(record(0, 4), record(1, 4, example_id=b"abc"))
+    with pytest.raises(RecordsError, match="row 0: segment_ids must be 0 or 1"):
+        write(record(0, 4, segment_ids=np.array([0, 1])))
+    with pytest.raises(RecordsError, match="row 0: negative numbers"):
+        write(record(0, 4, label=-1))
+    with pytest.raises(RecordsError, match="row 0: next_sentence is 2"):
+        write(record(0, 4, next_sentence=2))
+    with pytest.raises(RecordsError, match="row 0: feature 'input_ids' must be"):
+        write(records.Record(np.array([], int), None, bytes(16)))
+    with pytest.raises(RecordsError, match="row 1 differs from the rows before it in label_ids"):
+        write(record(0, 4), record(1, 4, label=1))
+
+
+def test_finish_refuses_what_is_no_dataset(tmp_path, record, vocabulary):
+    def shard(index, *rows, of=2):
+        return records.write_shard(tmp_path, "x", index=index, of=of, records=rows)
+
+    def finish(*found, **arguments):
+        arguments = {"max_length": 8} | arguments
+        records.finish(tmp_path, found, name="x", tokenizer=vocabulary, **arguments)
+
+    plain, labelled, empty = record(0, 4), record(1, 4, label=1), ()
+    with pytest.raises(RecordsError, match="x-00000-of-00001.tfrecord is not among the shards"):
+        finish(shard(0, plain))
+    with pytest.raises(RecordsError, match="no rows"):
+        finish(shard(0, *empty), shard(1, *empty))
+    with pytest.raises(RecordsError, match="differ in their features"):
+        finish(shard(0, plain), shard(1, labelled))
+    with pytest.raises(RecordsError, match="'regression' needs label_values.*label_ids"):
+        finish(shard(0, labelled), shard(1, labelled), task="regression")
+    with pytest.raises(RecordsError, match="needs the names of its labels"):
+        finish(shard(0, labelled), shard(1, labelled), task="classification")
+    with pytest.raises(RecordsError, match="row of 4 tokens, more than max_length=3"):
+        finish(shard(0, plain), shard(1, plain), max_length=3)
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_a_remote_shard_is_read_whole(dataset, monkeypatch):
+    monkeypatch.setattr(tfrecord, "content", lambda path: path.read_bytes())
+    assert records.Dataset.open(dataset.folder).gather(np.array([7])).tokens.tolist() == [
+        101,
+        1007,
+        1007,
+        102,
+    ]
+
+
+def test_frames_are_read_gzipped_or_not_and_damage_is_named(dataset, tmp_path):
+    path = dataset.folder / "set-00000-of-00002.tfrecord"
+    plain = list(tfrecord.read_frames(path))
+    index = np.load(dataset.folder / "set-00000-of-00002.index.npy")
+    assert [one.offset for one in plain] == index["offset"].tolist()
+    zipped = tmp_path / "zipped"
+    zipped.write_bytes(gzip.compress(path.read_bytes()))
+    assert list(tfrecord.read_frames(zipped)) == plain
+    zipped.write_bytes(zipped.read_bytes()[:-12])
+    with pytest.raises(RecordsError, match="zipped is a damaged gzip file"):
+        list(tfrecord.read_frames(zipped))
+    rewrite(path, lambda content: content[:-1])
+    with pytest.raises(RecordsError, match="record 4 .* is cut short"):
+        list(tfrecord.read_frames(path))
+    rewrite(path, lambda content: content.__setitem__(20, content[20] ^ 1))
+    with pytest.raises(RecordsError, match=r"record 0 \(at byte 0\) fails its checksum"):
+        list(tfrecord.read_frames(path))
+    rewrite(path, lambda content: content.__setitem__(3, 1))
+    with pytest.raises(RecordsError, match="record 0 .* has a damaged length"):
+        list(tfrecord.read_frames(path))
