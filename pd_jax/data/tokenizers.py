@@ -1,0 +1,229 @@
+"""Tokenizers behind one interface: loaded from files of every kind, or trained on text.
+
+Text never yields special tokens: a row that spells out `[MASK]` gets the pieces of those letters.
+"""
+
+import collections
+import io
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import sentencepiece
+import tokenizers as hf
+from etils import epath
+from jaxtyping import Bool, Int32
+
+from pd_jax import files
+from pd_jax.config import TokenizerStage
+from pd_jax.data.definitions import Pipeline
+from pd_jax.data.sentencepieces import SentencePiece
+from pd_jax.data.vocabulary import CONFIG_FILE, JSON_FILE, SPECIAL, VOCAB_FILE
+from pd_jax.data.wordpieces import WordPiece
+from pd_jax.errors import TokenizerError
+
+_LONGEST_SENTENCE = 1 << 16
+_THREADS = 16
+_LETTERS = 1_000
+
+
+class Tokenizer(Protocol):
+    """Text to token ids. `fingerprint` is a digest of whatever decides the ids."""
+
+    vocab_size: int
+    pad_id: int
+    unk_id: int
+    cls_id: int
+    sep_id: int
+    mask_id: int
+    fingerprint: str
+    word_starts: Bool[np.ndarray, " vocabulary"]
+    """Whether a piece begins a word, for masking whole words."""
+
+    def encode(
+        self, texts: Sequence[str], *, limit: int | None = None
+    ) -> list[Int32[np.ndarray, " tokens"]]:
+        """Returns each text's ids without special tokens; of long texts the first `limit` only."""
+        ...
+
+    def save(self, folder: epath.PathLike) -> None:
+        """Writes the files from which `load_tokenizer` and transformers' AutoTokenizer read it."""
+        ...
+
+
+def load_tokenizer(path: epath.PathLike) -> Tokenizer:
+    """Returns the tokenizer in a `vocab.txt`, `tokenizer.json` or `.model` file, or a folder.
+
+    Of a folder's files a `.model` is preferred, then `tokenizer.json`, then `vocab.txt`. A
+    `vocab.txt` without `tokenizer_config.json` beside it is lower-cased where it holds no capital.
+
+    Raises:
+      TokenizerError: where there is none, or it is damaged or lacks a special token.
+    """
+    path = epath.Path(path)
+    if path.is_dir():
+        path = _file_in(path)
+    if not path.exists():
+        raise TokenizerError(
+            f"{path} does not exist; name a vocab.txt, tokenizer.json or .model file"
+        )
+    if path.suffix == ".model":
+        return SentencePiece(path.read_bytes(), where=str(path))
+    if path.suffix == ".json":
+        return _from_json(path)
+    return _from_vocab(path)
+
+
+def train_tokenizer(sentences: Iterator[str], stage: TokenizerStage) -> Tokenizer:
+    """Returns a tokenizer trained on sentences, or on an even sample of `stage.sample_sentences`.
+
+    Memory is bounded by the sample. Equal sentences and stages give equal tokenizers.
+
+    Raises:
+      TokenizerError: where there is no text, or too little for so large a vocabulary.
+    """
+    sample = _sample(sentences, stage)
+    if not any(sample):
+        raise TokenizerError("there is no text to train a tokenizer on; give a source with text")
+    if stage.algorithm == "wordpiece":
+        return _train_wordpiece(sample, stage)
+    return _train_sentencepiece(sample, stage)
+
+
+def _sample(sentences: Iterator[str], stage: TokenizerStage) -> list[str]:
+    """Returns so many sentences of the stream, each with equal chance, in their order."""
+    limit = stage.sample_sentences
+    if limit is None:
+        return list(sentences)
+    chance = np.random.default_rng(stage.seed)
+    kept: list[tuple[int, str]] = []
+    for number, sentence in enumerate(sentences):
+        if number < limit:
+            kept.append((number, sentence))
+        elif (place := int(chance.random() * (number + 1))) < limit:
+            kept[place] = (number, sentence)
+    return [sentence for _, sentence in sorted(kept)]
+
+
+def _train_wordpiece(sample: list[str], stage: TokenizerStage) -> WordPiece:
+    model = hf.Tokenizer(hf.models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
+    model.normalizer = hf.normalizers.BertNormalizer(lowercase=stage.lowercase)
+    model.pre_tokenizer = hf.pre_tokenizers.BertPreTokenizer()
+    special = [names[0] for names in SPECIAL.values()]
+    letters = _alphabet(sample, model.normalizer)
+    # Left alone, the library numbers the letters inside words as it meets words in a hash table,
+    # and breaks ties by those numbers. Given beforehand, their order is the same in every process.
+    inside = [f"##{letter}" for letter in letters]
+    trainer = hf.trainers.WordPieceTrainer(
+        vocab_size=max(stage.vocab_size, len(special) + 2 * len(letters)),
+        special_tokens=special + inside,
+        initial_alphabet=letters,
+        limit_alphabet=len(letters),
+        show_progress=False,
+    )
+    model.train_from_iterator(sample, trainer, length=len(sample))
+    ids = model.get_vocab()
+    return WordPiece(sorted(ids, key=ids.__getitem__), lowercase=stage.lowercase)
+
+
+def _alphabet(sample: list[str], normalizer: hf.normalizers.Normalizer) -> list[str]:
+    """Returns the most frequent letters and marks of normalised text, in their order."""
+    counts: collections.Counter[str] = collections.Counter()
+    for sentence in sample:
+        counts.update(normalizer.normalize_str(sentence))
+    ranked = sorted(counts, key=lambda letter: (-counts[letter], letter))
+    return sorted(letter for letter in ranked[:_LETTERS] if not letter.isspace())
+
+
+def _train_sentencepiece(sample: list[str], stage: TokenizerStage) -> SentencePiece:
+    pad, unk, *others = (names[0] for names in SPECIAL.values())
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sample),
+            model_writer=model,
+            model_type=stage.algorithm,
+            vocab_size=stage.vocab_size,
+            normalization_rule_name="nmt_nfkc_cf" if stage.lowercase else "nmt_nfkc",
+            pad_id=0, pad_piece=pad, unk_id=1, unk_piece=unk, bos_id=-1, eos_id=-1,
+            control_symbols=others,
+            max_sentence_length=_LONGEST_SENTENCE,
+            num_threads=_THREADS,  # sums depend on their number, so it is not that of the cores
+            minloglevel=2,
+        )  # fmt: skip
+    except (RuntimeError, ValueError) as fault:
+        reason = str(fault).split(") ")[-1].strip()
+        raise TokenizerError(
+            f"a {stage.algorithm} vocabulary of {stage.vocab_size} cannot be trained on this text"
+            f" ({reason}); give more text or a smaller vocab_size"
+        ) from None
+    return SentencePiece(model.getvalue())
+
+
+def _file_in(folder: epath.Path) -> epath.Path:
+    models = sorted(folder.glob("*.model"))
+    if len(models) > 1:
+        names = ", ".join(model.name for model in models)
+        raise TokenizerError(f"{folder} holds several tokenizers ({names}); name one of the files")
+    for path in (*models, folder / JSON_FILE, folder / VOCAB_FILE):
+        if path.exists():
+            return path
+    raise TokenizerError(
+        f"{folder} holds no vocab.txt, tokenizer.json or .model file; name another folder"
+    )
+
+
+def _from_vocab(path: epath.Path) -> WordPiece:
+    try:
+        # Not splitlines: vocabularies hold pieces such as U+2028 that it would take for line ends.
+        pieces = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as fault:
+        raise TokenizerError(
+            f"{path} is not UTF-8 ({fault}); take the file as it was released"
+        ) from None
+    pieces = [piece.removesuffix("\r") for piece in pieces]
+    lines: dict[str, int] = {}
+    for number, piece in enumerate(pieces, start=1):
+        if piece in lines:
+            raise TokenizerError(
+                f"{path}:{number} repeats line {lines[piece]} ({piece!r}), which would shift ids;"
+                " take the file as it was released"
+            )
+        lines[piece] = number
+    config = path.parent / CONFIG_FILE
+    options = files.read_json(config, TokenizerError) if config.exists() else {}
+    capitals = any(piece != piece.lower() for piece in pieces if not piece.startswith("["))
+    return WordPiece(
+        pieces,
+        lowercase=options.get("do_lower_case", not capitals),
+        strip_accents=options.get("strip_accents"),
+        split_chinese=options.get("tokenize_chinese_chars", True),
+        where=str(path),
+    )
+
+
+def _from_json(path: epath.Path) -> WordPiece | Pipeline:
+    definition = files.read_json(path, TokenizerError)
+    if not isinstance(definition, dict) or not isinstance(definition.get("model"), dict):
+        raise TokenizerError(f"{path} is not a tokenizer of the tokenizers library; save it again")
+    model, normalizer = definition["model"], definition.get("normalizer") or {}
+    vocabulary = model.get("vocab")
+    bert = (
+        model.get("type") == "WordPiece"
+        and model.get("continuing_subword_prefix") == "##"
+        and model.get("max_input_chars_per_word") == 100
+        and normalizer.get("type") == "BertNormalizer"
+        and normalizer.get("clean_text") is True
+        and (definition.get("pre_tokenizer") or {}).get("type") == "BertPreTokenizer"
+        and sorted(vocabulary.values()) == list(range(len(vocabulary)))
+        and all(token["content"] in vocabulary for token in definition.get("added_tokens") or ())
+    )
+    if not bert:
+        return Pipeline(definition, where=str(path))
+    return WordPiece(
+        sorted(vocabulary, key=vocabulary.__getitem__),
+        lowercase=normalizer["lowercase"],
+        strip_accents=normalizer["strip_accents"],
+        split_chinese=normalizer["handle_chinese_chars"],
+        where=str(path),
+    )

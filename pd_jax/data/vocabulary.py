@@ -1,0 +1,113 @@
+"""What all tokenizers share: special tokens, long texts in parts, and files to save."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tokenizers as hf
+from etils import epath
+from jaxtyping import Int32
+
+from pd_jax import files
+from pd_jax.errors import TokenizerError
+
+VOCAB_FILE = "vocab.txt"
+JSON_FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
+
+SPECIAL = {
+    "pad": ("[PAD]", "<pad>"),
+    "unk": ("[UNK]", "<unk>"),
+    "cls": ("[CLS]", "<s>", "<cls>"),
+    "sep": ("[SEP]", "</s>", "<sep>"),
+    "mask": ("[MASK]", "<mask>"),
+}
+"""The tokens a model needs, and the names they go by."""
+
+PART_LETTERS = 1 << 16
+"""A text longer than this is encoded in parts."""
+
+_BOUNDARY = re.compile(r"[ \t\r\n!-/:-@\[-`{-~\u3000-\u303f\u4e00-\u9fff]")
+
+
+def special_tokens(ids: Mapping[str, int], where: str) -> dict[str, str]:
+    """Returns role -> the vocabulary's name for it, in the order of SPECIAL.
+
+    Raises:
+      TokenizerError: naming the tokens that are lacking.
+    """
+    found = {
+        role: next((name for name in names if name in ids), "") for role, names in SPECIAL.items()
+    }
+    lacking = [SPECIAL[role][0] for role, name in found.items() if not name]
+    if lacking:
+        raise TokenizerError(
+            f"{where} lacks {', '.join(lacking)}; a vocabulary for BERT holds [PAD], [UNK], [CLS],"
+            " [SEP] and [MASK]"
+        )
+    return found
+
+
+def parts(text: str) -> Iterator[str]:
+    """Yields a long text in parts that a tokenizer treats as it would the whole.
+
+    They are cut at a space or, without one, at another place where words end. Only a run of so
+    many letters and digits is cut as it comes.
+    """
+    start = 0
+    while len(text) - start > PART_LETTERS:
+        middle, end = start + PART_LETTERS // 2, start + PART_LETTERS
+        cut = text.rfind(" ", middle, end)
+        if cut >= 0:
+            yield text[start:cut]
+            start = cut + 1
+        else:
+            boundary = _BOUNDARY.search(text, middle, end)
+            cut = boundary.start() if boundary else end
+            yield text[start:cut]
+            start = cut
+    yield text[start:]
+
+
+def encode_in_parts(
+    encode: Callable[[Sequence[str]], Sequence[np.ndarray]], text: str, *, limit: int | None
+) -> Int32[np.ndarray, " tokens"]:
+    """Returns the first `limit` ids of a text of any length, encoding little more than needed."""
+    found, count = [np.zeros(0, np.int32)], 0
+    for part in parts(text):
+        found.append(encode([part])[0])
+        count += len(found[-1])
+        if limit is not None and count >= limit:
+            break
+    return np.concatenate(found)[:limit]
+
+
+def save_definition(folder: epath.Path, model: hf.Tokenizer, special: Mapping[str, str]) -> None:
+    """Writes `tokenizer.json`: the pipeline, framing texts by special tokens as BERT's input."""
+    whole = hf.Tokenizer.from_str(model.to_str())
+    whole.add_special_tokens(list(special.values()))
+    cls, sep = special["cls"], special["sep"]
+    whole.post_processor = hf.processors.TemplateProcessing(
+        single=f"{cls}:0 $A:0 {sep}:0",
+        pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
+        special_tokens=[(name, whole.token_to_id(name)) for name in (cls, sep)],
+    )
+    files.write_text(folder / JSON_FILE, whole.to_str(pretty=True) + "\n")
+
+
+def save_config(
+    folder: epath.Path, kind: str, special: Mapping[str, str], options: Mapping[str, Any]
+) -> None:
+    """Writes `tokenizer_config.json`, from which AutoTokenizer learns what to load."""
+    named = {f"{role}_token": name for role, name in special.items()}
+    files.write_json(
+        folder / CONFIG_FILE,
+        {
+            "tokenizer_class": kind,
+            **options,
+            **named,
+            "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+            "model_max_length": 512,
+        },
+    )
