@@ -1,12 +1,21 @@
 """What the config dataclasses are made of: strict, frozen, and with references marked."""
 
-from typing import Annotated
+import dataclasses
+from typing import Annotated, TypeVar, dataclass_transform
 
 import pydantic
 from pydantic.dataclasses import dataclass
 
 _STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
-frozen = dataclass(frozen=True, kw_only=True, config=_STRICT)
+_Class = TypeVar("_Class")
+
+
+@dataclass_transform(
+    kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,)
+)
+def frozen(kind: type[_Class]) -> type[_Class]:
+    """Returns the class as a frozen dataclass whose values are checked when it is made."""
+    return dataclass(kind, frozen=True, kw_only=True, config=_STRICT)  # type: ignore[return-value]
 
 
 class ReferenceMark:

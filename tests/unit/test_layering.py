@@ -12,6 +12,7 @@ ORDER = (
     "errors",
     "files",
     "progress",
+    "compilation",
     "config",
     "parallel",
     "data",
@@ -20,6 +21,7 @@ ORDER = (
     "training",
     "evaluation",
     "report",
+    "inputs",
     "stages",
     "pipeline",
 )
@@ -57,9 +59,7 @@ def breaches(name: str, source: str) -> list[str]:
             found.append(f"{name} imports {root}, which belongs in {' and '.join(ONLY[root])}")
         if root in ("configs", "launch", "tests"):
             found.append(f"{name} imports {root}")
-        if root == "pd_jax" and part(name) in ORDER:
-            if rest[0] == "__version__":
-                continue
+        if root == "pd_jax" and part(name) in ORDER and rest and rest[0] != "__version__":
             if rest[0] not in ORDER or ORDER.index(rest[0]) > ORDER.index(part(name)):
                 found.append(f"{name} imports {target}, which stands below it")
     for node in tree.body:
