@@ -4,10 +4,11 @@ A file written here is either complete under its final name or absent. Digests a
 on every machine.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from etils import epath
@@ -36,6 +37,27 @@ def write_text(path: epath.PathLike, content: str) -> None:
 def write_json(path: epath.PathLike, value: Any) -> None:
     """Writes `value` as indented JSON under `path`, replacing what was there in one step."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def whole_folder(folder: epath.PathLike) -> Iterator[epath.Path]:
+    """Yields a folder to write in, which takes the place of `folder` when the block ends well.
+
+    Where the block raises, nothing of it is left and an older `folder` stays as it was.
+    """
+    folder = epath.Path(folder)
+    partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
+    old = folder.parent / f".{folder.name}.replaced-{os.getpid()}"
+    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+    finally:
+        for left in (partial, old):
+            if left.exists():
+                left.rmtree()
 
 
 def read_json(path: epath.PathLike, error: type[Exception]) -> Any:

@@ -7,7 +7,6 @@ nothing stays at random values.
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -120,9 +119,7 @@ def save(
         )
         for tensor in wanted
     }
-    partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
-    partial.mkdir(parents=True, exist_ok=True)
-    try:
+    with files.whole_folder(folder) as partial:
         files.write_bytes(
             partial / WEIGHTS_FILE, safetensors.numpy.save(tensors, metadata={"format": "pt"})
         )
@@ -131,10 +128,6 @@ def save(
         )
         if add is not None:
             add(partial)
-        _replace(partial, folder)
-    finally:
-        if partial.exists():
-            partial.rmtree()
     return fingerprint(layout.nest(flat), config, labels=labels, task=task)
 
 
@@ -149,16 +142,6 @@ def fingerprint(
         value = np.asarray(value, np.float32)
         parts += [path.encode(), str(value.shape).encode(), value.tobytes()]
     return files.digest_bytes(*parts)
-
-
-def _replace(partial: epath.Path, folder: epath.Path) -> None:
-    """Puts `partial` in the place of `folder`."""
-    old = folder.parent / f".{folder.name}.replaced-{os.getpid()}"
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    if old.exists():
-        old.rmtree()
 
 
 def _tensors_of(config: BertConfig, params: Mapping[str, Any]) -> list[layout.Tensor]:

@@ -1,0 +1,106 @@
+"""What an exported model computes, in our own words: the outputs that every format is held to."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from pd_jax.models.bert import Bert
+from pd_jax.models.heads import PretrainingModel, TaskModel
+from pd_jax.models.sizes import BertConfig
+
+INPUTS = ("input_ids", "token_type_ids", "attention_mask")
+"""The inputs of every export, int [batch, length], by the names transformers gives them."""
+
+Outputs = dict[str, Array]
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+_PROBES = ((1, 1), (1, 16), (3, 40), (4, 128))
+
+
+class Difference(NamedTuple):
+    """How far another program's outputs lie from ours: the largest, and our largest output."""
+
+    largest: float
+    scale: float
+
+    def fits(self, tolerance: float) -> bool:
+        """Returns whether it is rounding: below `tolerance`, relative to outputs above 1."""
+        return self.largest <= tolerance * max(1.0, self.scale)
+
+
+def make_forward(
+    config: BertConfig, params: Mapping[str, Any]
+) -> Callable[[Int[Array, "b s"], Int[Array, "b s"], Int[Array, "b s"]], Outputs]:
+    """Returns the model's inference as a pure function of INPUTS to outputs by name.
+
+    A classifier gives `logits` [batch, outputs]; a pre-trained model gives `logits` [batch, length,
+    vocabulary] and, where it has the head, `next_sentence_logits`; a bare encoder gives
+    `last_hidden_state` and `pooler_output`. All are float32.
+    """
+    if "classifier" in params:
+        task = TaskModel(config, params["classifier"]["bias"].shape[0])
+        return lambda *inputs: {"logits": task.apply({"params": params}, *inputs)}
+    if {"mlm", "nsp"} <= set(params):
+        model = PretrainingModel(config)
+
+        def pretrained(ids: Any, segments: Any, mask: Any) -> Outputs:
+            everywhere = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+            logits, nsp = model.apply({"params": params}, ids, segments, mask, everywhere)
+            return {"logits": logits, "next_sentence_logits": nsp}
+
+        return pretrained
+    encoder = Bert(config)
+
+    def bare(ids: Any, segments: Any, mask: Any) -> Outputs:
+        encoded = encoder.apply({"params": params["bert"]}, ids, segments, mask)
+        return {"last_hidden_state": encoded.sequence, "pooler_output": encoded.pooled}
+
+    return bare
+
+
+def output_axes(params: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Returns the outputs' names and the names of their axes, in order."""
+    if "classifier" in params:
+        return {"logits": ("batch", "outputs")}
+    if {"mlm", "nsp"} <= set(params):
+        return {
+            "logits": ("batch", "length", "vocabulary"),
+            "next_sentence_logits": ("batch", "classes"),
+        }
+    return {
+        "last_hidden_state": ("batch", "length", "hidden"),
+        "pooler_output": ("batch", "hidden"),
+    }
+
+
+def probes(config: BertConfig) -> Iterator[Batch]:
+    """Yields batches of several sizes and lengths, padded and not, of random ids and segments."""
+    random = np.random.default_rng(0)
+    for rows, length in _PROBES:
+        length = min(length, config.positions)
+        ids = random.integers(0, config.vocab_size, (rows, length))
+        kept = np.linspace(length, max(1, length // 4), rows).astype(int)[:, None]
+        mask = (np.arange(length) < kept).astype(np.int64)
+        segments = ((np.arange(length) >= kept // 2) & (mask > 0)).astype(np.int64)
+        yield ids * mask, segments % config.token_types, mask
+
+
+def difference(
+    config: BertConfig,
+    ours: Callable[..., Mapping[str, Any]],
+    theirs: Callable[..., Mapping[str, Any]],
+) -> Difference:
+    """Returns the largest difference of any output over all probes, where a token is not padding."""
+    largest = scale = 0.0
+    for batch in probes(config):
+        expected, found = ours(*batch), theirs(*batch)
+        for name, value in expected.items():
+            value, other = np.asarray(value), np.asarray(found[name])
+            if value.ndim == 3:
+                value, other = value[batch[2] > 0], other[batch[2] > 0]
+            largest = max(largest, float(np.abs(value - other).max()))
+            scale = max(scale, float(np.abs(value).max()))
+    return Difference(largest, scale)

@@ -1,0 +1,30 @@
+"""A BERT as StableHLO: one file that any jax of about a year reads and runs, without pd_jax.
+
+Batch and length are symbolic, the weights are inside, and the same file runs on CPU, GPU and TPU.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import export
+
+from pd_jax.models.export.forward import make_forward
+from pd_jax.models.sizes import BertConfig
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def serialise(config: BertConfig, params: Mapping[str, Any]) -> bytes:
+    """Returns the model as `jax.export` writes it: int32 [batch, length] inputs, named outputs."""
+    scope = export.SymbolicScope(("batch >= 1", "length >= 1", f"length <= {config.positions}"))
+    shape = export.symbolic_shape("batch, length", scope=scope)
+    inputs = (jax.ShapeDtypeStruct(shape, jnp.int32),) * 3
+    forward = jax.jit(make_forward(config, params))
+    return bytes(export.export(forward, platforms=PLATFORMS)(*inputs).serialize())
+
+
+def load(content: bytes) -> export.Exported:
+    """Returns the model whose `call(input_ids, token_type_ids, attention_mask)` gives outputs."""
+    return export.deserialize(bytearray(content))
