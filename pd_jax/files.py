@@ -53,11 +53,17 @@ def whole_folder(folder: epath.PathLike) -> Iterator[epath.Path]:
         yield partial
         if folder.exists():
             folder.rename(old)
-        partial.rename(folder)
+        try:
+            partial.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+        if old.exists():
+            old.rmtree()
     finally:
-        for left in (partial, old):
-            if left.exists():
-                left.rmtree()
+        if partial.exists():
+            partial.rmtree()
 
 
 def read_json(path: epath.PathLike, error: type[Exception]) -> Any:
