@@ -7,7 +7,7 @@ size, so a row's place follows from its number and no index is needed.
 
 import dataclasses
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
@@ -130,7 +130,10 @@ def write_logits_shard(
     if logits.ndim != 2 or ids.shape != (len(logits), ID_BYTES):
         raise LogitsError(f"{path}: ids {ids.shape} and logits {logits.shape} are not row for row")
     logits = np.ascontiguousarray(logits, "<f4")
-    _check_finite(logits, lambda row: f"{path} row {row}")
+    endless = ~np.isfinite(logits).all(axis=1)
+    if endless.any():
+        row = int(np.argmax(endless))
+        raise LogitsError(f"{path} row {row} has a logit that is not finite; mend the teacher")
     layout = _Layout(logits.shape[1])
     with replaced(path) as stream:
         for at in range(0, len(logits), _WRITE_ROWS):
@@ -260,21 +263,35 @@ class LogitStore:
         """
         rows = np.asarray(rows, np.int64)
         records = self._records(rows)
+        for fault, found in self._faults(records, expected_ids).items():
+            if found.any():
+                raise LogitsError(f"{self.place(int(rows[np.argmax(found)]))} {fault}")
+        logits = self._logits(records)
+        return logits[:, self._columns] if self._columns else logits
+
+    def faults(
+        self, rows: Int64[np.ndarray, " rows"], expected_ids: UInt8[np.ndarray, "rows 16"]
+    ) -> list[str]:
+        """Returns a sentence for every one of these rows that `gather` would refuse."""
+        found = self._faults(self._records(rows), expected_ids).items()
+        return [f"{self.place(row)} {fault}" for fault, bad in found for row in rows[bad].tolist()]
+
+    def _faults(self, records: np.ndarray, expected_ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns what can be wrong with a row, and the rows it is wrong with."""
         layout = self._layout
         damaged = (records[:, layout.crc] != layout.checksums(records)).any(axis=1)
         damaged |= (records[:, layout.fixed] != layout.record[layout.fixed]).any(axis=1)
-        if damaged.any():
-            place = self.place(int(rows[np.argmax(damaged)]))
-            raise LogitsError(f"{place} is damaged (its checksum fails); restore it or label again")
-        foreign = (records[:, layout.id] != expected_ids).any(axis=1)
-        if foreign.any():
-            place = self.place(int(rows[np.argmax(foreign)]))
-            raise LogitsError(
-                f"{place} belongs to another example than the dataset has there; label again"
-            )
-        logits = np.ascontiguousarray(records[:, layout.logits]).view("<f4").astype(np.float32)
-        _check_finite(logits, lambda row: self.place(int(rows[row])))
-        return logits[:, self._columns] if self._columns else logits
+        foreign = (records[:, layout.id] != expected_ids).any(axis=1) & ~damaged
+        endless = ~np.isfinite(self._logits(records)).all(axis=1) & ~damaged & ~foreign
+        return {
+            "is damaged (its checksum fails); restore it or label the dataset again": damaged,
+            "belongs to another example than its dataset has; label the dataset again": foreign,
+            "has a logit that is not finite; mend the teacher and label again": endless,
+        }
+
+    def _logits(self, records: np.ndarray) -> np.ndarray:
+        data = np.ascontiguousarray(records[:, self._layout.logits])
+        return data.view("<f4").astype(np.float32, copy=False)
 
     def _records(self, rows: np.ndarray) -> np.ndarray:
         shards = np.searchsorted(self._first_rows, rows, side="right") - 1
@@ -319,11 +336,3 @@ def _fingerprint(found: LogitsManifest) -> str:
     return files.digest_json(
         {**held, "labels": found.labels, "teacher": found.teacher, "dataset": found.dataset}
     )
-
-
-def _check_finite(logits: np.ndarray, place: Callable[[int], str]) -> None:
-    bad = ~np.isfinite(logits).all(axis=1)
-    if bad.any():
-        raise LogitsError(
-            f"{place(int(np.argmax(bad)))} has a logit that is not finite; mend the teacher"
-        )

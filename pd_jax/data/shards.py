@@ -206,7 +206,7 @@ class _ShardWriter:
         crc = tfrecord.crc32c(encoded.payload)
         stream.write(tfrecord.frame(encoded.payload, crc))
         tokens = len(record.input_ids)
-        self._block.append(_index_row(encoded, self._offset + tfrecord.HEADER_BYTES, crc, tokens))
+        self._block.append(index_row(encoded, self._offset + tfrecord.HEADER_BYTES, crc, tokens))
         if len(self._block) == _INDEX_BLOCK:
             self._blocks.append(np.array(self._block, INDEX))
             self._block = []
@@ -265,7 +265,8 @@ def _features(record: Record) -> dict[str, example.Values]:
     return features
 
 
-def _index_row(encoded: example.Encoded, offset: int, crc: int, tokens: int) -> tuple[int, ...]:
+def index_row(encoded: example.Encoded, offset: int, crc: int, tokens: int) -> tuple[int, ...]:
+    """Returns the entry of `INDEX` for a payload that begins at byte `offset` of its shard."""
     nothing = example.Span(0, 0)
     found = encoded.spans
     ids = found["input_ids"]

@@ -1,0 +1,113 @@
+"""Reads datasets and logit stores whole and tells every fault in them.
+
+    python -m pd_jax.tools.verify DATASET [DATASET ...] [--logits STORE ...]
+
+Checked: manifest, counts, sizes, digests, offset indexes, every checksum, every example (tokens in
+the vocabulary, labels in the label set, ids), and of a store every row's id against its dataset and
+every logit. Exits 0 where nothing is wrong, 2 where anything is.
+"""
+
+import argparse
+import concurrent.futures
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+from etils import epath
+
+from pd_jax.data import audit, manifest
+from pd_jax.data.logits import LogitStore
+from pd_jax.data.manifest import Manifest
+from pd_jax.data.records import Dataset
+from pd_jax.errors import LogitsError, RecordsError
+from pd_jax.progress import Progress
+from pd_jax.tools import command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 0 where nothing is wrong; prints every fault.
+
+    Raises:
+      RecordsError: where there are faults, with their number.
+      LogitsError: where a store's dataset is not among those given.
+    """
+    arguments = _parser().parse_args(argv)
+    faults = rows = 0
+    datasets = [(epath.Path(folder), manifest.read(folder)) for folder in arguments.datasets]
+    for folder, found in datasets:
+        rows += found.rows
+        print(f"reading {folder}: {found.rows} rows in {len(found.shards)} shards", file=sys.stderr)
+        faults += _tell(_dataset_faults(folder, found, workers=arguments.workers))
+    if faults:
+        raise RecordsError(f"{faults} faults; restore the files named above or build them again")
+    for folder in arguments.logits:
+        faults += _tell(_store_faults(epath.Path(folder), datasets))
+    if faults:
+        raise LogitsError(f"{faults} faults; restore the files named above or label again")
+    stores = f" and {len(arguments.logits)} logit stores" if arguments.logits else ""
+    print(f"no fault in {rows} rows of {len(datasets)} datasets{stores}: {arguments.datasets}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pd_jax.tools.verify",
+        description="Reads datasets and logit stores whole and tells every fault in them.",
+    )
+    parser.add_argument("datasets", nargs="+", metavar="DATASET", help="folder of a dataset")
+    parser.add_argument(
+        "--logits", nargs="+", default=[], metavar="STORE", help="logit stores of these datasets"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
+        help="processes, each reading a shard at a time (default: all cores)",
+    )
+    return parser
+
+
+def _tell(faults: Iterator[str]) -> int:
+    """Returns how many faults there were, after printing each."""
+    count = 0
+    for fault in faults:
+        print(f"fault: {fault}", flush=True)
+        count += 1
+    return count
+
+
+def _dataset_faults(folder: epath.Path, found: Manifest, workers: int) -> Iterator[str]:
+    """Yields the faults of a dataset's shards, read by several processes, in order of shard."""
+    context = multiprocessing.get_context("spawn")
+    with (
+        concurrent.futures.ProcessPoolExecutor(
+            min(workers, len(found.shards)), mp_context=context
+        ) as pool,
+        Progress(f"verifying {found.name}", found.rows) as progress,
+    ):
+        jobs = [
+            pool.submit(audit.shard_faults, str(folder), found, number)
+            for number in range(len(found.shards))
+        ]
+        for job, shard in zip(jobs, found.shards, strict=True):
+            yield from job.result()
+            progress.advance(shard.rows)
+
+
+def _store_faults(
+    folder: epath.Path, datasets: Sequence[tuple[epath.Path, Manifest]]
+) -> Iterator[str]:
+    store = LogitStore.open(folder)
+    for path, found in datasets:
+        if found.fingerprint == store.manifest.dataset:
+            print(f"reading {folder}: {store.manifest.rows} rows of logits", file=sys.stderr)
+            return audit.logits_faults(store, Dataset.open(path))
+    raise LogitsError(
+        f"{folder} was made for none of the datasets given; name the one with fingerprint"
+        f" {store.manifest.dataset}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))
