@@ -90,9 +90,13 @@ def _dataset_faults(folder: epath.Path, found: Manifest, workers: int) -> Iterat
             pool.submit(audit.shard_faults, str(folder), found, number)
             for number in range(len(found.shards))
         ]
-        for job, shard in zip(jobs, found.shards, strict=True):
-            yield from job.result()
-            progress.advance(shard.rows)
+        try:
+            for job, shard in zip(jobs, found.shards, strict=True):
+                yield from job.result()
+                progress.advance(shard.rows)
+        finally:
+            for job in jobs:
+                job.cancel()
 
 
 def _store_faults(

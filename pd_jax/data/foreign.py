@@ -1,0 +1,180 @@
+"""Records that other programs wrote, brought into the one format that is trained on.
+
+Read are TFRecord files, gzipped or not, of tf.train.Examples as google-research/bert writes them
+(`input_ids`, `segment_ids`) and as TensorFlow Model Garden does (`input_word_ids`,
+`input_type_ids`), for pre-training and for tasks. Padding is taken off; static masks are taken off
+too (`masked_lm_ids` go back to `masked_lm_positions`), because masks are drawn anew at every step.
+
+The files stay as they are. Each becomes one shard, without padding smaller than it was; a shard
+that is there already and made from the same file is kept.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from etils import epath
+
+from pd_jax import files
+from pd_jax.data import example, shards, tfrecord
+from pd_jax.data.manifest import HasVocabulary, Manifest, ShardInfo, TokenizerInfo
+from pd_jax.data.shards import ID_BYTES, Record
+from pd_jax.errors import RecordsError
+
+_IDS = ("input_ids", "input_word_ids")
+_SEGMENTS = ("segment_ids", "input_type_ids")
+_LABELS = ("label_ids", "label_values")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """One foreign file, and how to read it."""
+
+    path: str
+    tokenizer: TokenizerInfo
+    task: str | None
+    digest: str
+
+
+def import_records(
+    paths: Sequence[epath.PathLike],
+    folder: epath.PathLike,
+    *,
+    name: str,
+    tokenizer: HasVocabulary,
+    task: str | None = None,
+    labels: tuple[str, ...] = (),
+    workers: int = 1,
+    shown: Callable[[ShardInfo], None] = lambda shard: None,
+) -> Manifest:
+    """Returns the manifest of a dataset in `folder` with the records of `paths`, one shard a file.
+
+    Without `task`, labels are left behind. `shown` is called with each shard that is ready.
+
+    Raises:
+      RecordsError: on a record that is damaged, or made with another tokenizer or for another task,
+        naming its file and number.
+    """
+    info = TokenizerInfo.of(tokenizer)
+    sources = [_Source(str(path), info, task, files.digest_file(path)) for path in paths]
+    ready = []
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+        jobs = [
+            pool.submit(_import_file, source, str(folder), name, index, len(sources))
+            for index, source in enumerate(sources)
+        ]
+        try:
+            for job in jobs:
+                ready.append(job.result())
+                shown(ready[-1])
+        finally:
+            for job in jobs:
+                job.cancel()
+    return shards.finish(
+        folder,
+        ready,
+        name=name,
+        tokenizer=tokenizer,
+        max_length=max(shard.longest for shard in ready),
+        task=task,
+        labels=labels,
+        sources={shard.file: one.digest for shard, one in zip(ready, sources, strict=True)},
+    )
+
+
+def _import_file(source: _Source, folder: str, name: str, index: int, of: int) -> ShardInfo:
+    made_from = files.digest_json({**dataclasses.asdict(source), "path": ""})
+    kept = shards.whole_shard(folder, name, index=index, of=of, made_from=made_from)
+    return kept or shards.write_shard(
+        folder, name, index=index, of=of, records=_records(source), made_from=made_from
+    )
+
+
+def _records(source: _Source) -> Iterator[Record]:
+    for frame in tfrecord.read_frames(source.path):
+        try:
+            features = example.parse(frame.payload)
+            if features.get("is_real_example", [1]) == [1]:
+                yield _record(features, source)
+        except ValueError as fault:
+            raise RecordsError(f"{source.path} record {frame.number}: {fault}") from None
+
+
+def _record(features: dict[str, list], source: _Source) -> Record:
+    tokenizer = source.tokenizer
+    ids = np.array(_one_of(features, _IDS), np.int64)
+    if not len(ids):
+        raise ValueError(f"it has none of {', '.join(_IDS)}, only {', '.join(sorted(features))}")
+    segments = np.array(_one_of(features, _SEGMENTS) or np.zeros(len(ids)), np.int64)
+    mask = features.get("input_mask")
+    real = np.array(mask) > 0 if mask else ids != tokenizer.pad_id
+    if not len(ids) == len(segments) == len(real):
+        raise ValueError(f"{len(ids)} ids, {len(segments)} segments and {len(real)} places of mask")
+    length = int(np.flatnonzero(real)[-1]) + 1 if real.any() else 0
+    _unmask(ids, features)
+    ids, segments = ids[:length].astype(np.int32), segments[:length].astype(np.int32)
+    _check_ids(ids, tokenizer)
+    following = features.get("next_sentence_labels")
+    return Record(
+        input_ids=ids,
+        segment_ids=segments if segments.any() else None,
+        example_id=hashlib.blake2b(
+            ids.astype("<i4").tobytes() + segments.astype("<i4").tobytes(),
+            digest_size=ID_BYTES,
+            person=b"token ids",  # never the id of a text
+        ).digest(),
+        label=_label(features, source.task),
+        next_sentence=following[0] if following else None,
+    )
+
+
+def _one_of(features: dict[str, list], names: Sequence[str]) -> list:
+    return next((features[name] for name in names if name in features), [])
+
+
+def _unmask(ids: np.ndarray, features: dict[str, list]) -> None:
+    """Puts the original tokens back where a static mask took them."""
+    positions = np.array(features.get("masked_lm_positions", []), np.int64)
+    originals = np.array(features.get("masked_lm_ids", []), np.int64)
+    # Lists are padded to one length: with weight 0, or, where weights are missing, with position 0,
+    # which is that of [CLS] and never masked.
+    weights = np.array(features.get("masked_lm_weights", positions))
+    if not len(positions) == len(originals) == len(weights):
+        raise ValueError(
+            "masked_lm_positions, masked_lm_ids and masked_lm_weights differ in length"
+        )
+    used = weights > 0
+    if np.any(positions[used] >= len(ids)):
+        raise ValueError("a masked_lm_position lies behind the end")
+    ids[positions[used]] = originals[used]
+
+
+def _check_ids(ids: np.ndarray, tokenizer: TokenizerInfo) -> None:
+    if not len(ids) or ids[0] != tokenizer.cls_id:
+        first = ids[0] if len(ids) else "nothing"
+        raise ValueError(
+            f"it begins with {first} where the tokenizer's [CLS] is {tokenizer.cls_id};"
+            " name the tokenizer it was made with"
+        )
+    if ids.min() < 0 or ids.max() >= tokenizer.vocab_size:
+        raise ValueError(
+            f"token {ids.max()} is outside the vocabulary of {tokenizer.vocab_size};"
+            " name the tokenizer it was made with"
+        )
+    if np.any(ids == tokenizer.mask_id):
+        raise ValueError("it holds [MASK] where no masked_lm_ids say what was there")
+
+
+def _label(features: dict[str, list], task: str | None) -> int | float | tuple[int, ...] | None:
+    if task is None:
+        return None
+    values = _one_of(features, _LABELS)
+    if task == "multilabel":
+        return tuple(values)
+    if len(values) != 1:
+        raise ValueError(f"it has {len(values)} labels, but task {task!r} needs 1")
+    return float(values[0]) if task == "regression" else int(values[0])

@@ -1,0 +1,79 @@
+"""Brings records that other programs wrote into a dataset.
+
+    python -m pd_jax.tools.import_records FILE [FILE ...] --tokenizer TOKENIZER --output FOLDER
+
+FILE is a TFRecord file, or a pattern of several, from google-research/bert or TensorFlow Model
+Garden, gzipped or not, with static masks or without. The files stay as they are. An import that was
+interrupted goes on where it was when the command is repeated.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from etils import epath
+
+from pd_jax.data import foreign, manifest, tokenizers
+from pd_jax.errors import RecordsError
+from pd_jax.progress import Progress
+from pd_jax.tools import command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 0 once the dataset is whole.
+
+    Raises:
+      RecordsError: where a file is missing, damaged, or does not fit tokenizer or task.
+    """
+    arguments = _parser().parse_args(argv)
+    paths = [path for pattern in arguments.files for path in _matches(pattern)]
+    folder = epath.Path(arguments.output)
+    tokenizer = tokenizers.load_tokenizer(arguments.tokenizer)
+    print(f"importing {len(paths)} files into {folder}, one shard each", file=sys.stderr)
+    tokenizer.save(folder / manifest.TOKENIZER_FOLDER)
+    with Progress("importing", len(paths), unit="files") as progress:
+        made = foreign.import_records(
+            paths,
+            folder,
+            name=arguments.name,
+            tokenizer=tokenizer,
+            task=arguments.task,
+            labels=tuple(arguments.labels),
+            workers=min(arguments.workers, len(paths)),
+            shown=lambda shard: progress.advance(1, rows=shard.rows),
+        )
+    print(f"made a dataset of {made.rows} rows and {made.tokens} tokens in {folder}")
+    return 0
+
+
+def _matches(pattern: str) -> list[epath.Path]:
+    path = epath.Path(pattern)
+    found = [path] if path.exists() else sorted(path.parent.glob(path.name))
+    if not found:
+        raise RecordsError(f"{pattern} matches no file; check its name")
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pd_jax.tools.import_records",
+        description="Brings records that other programs wrote into a dataset.",
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE", help="TFRecord file or pattern")
+    parser.add_argument("--tokenizer", required=True, help="what the records were made with")
+    parser.add_argument("--output", required=True, help="folder of the dataset to make")
+    parser.add_argument("--name", default="records", help="name of the dataset and its shards")
+    parser.add_argument(
+        "--task",
+        choices=("classification", "regression", "multilabel"),
+        help="what the labels are (default: labels are left behind)",
+    )
+    parser.add_argument(
+        "--labels", nargs="+", default=[], metavar="LABEL", help="names of the labels, in order"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="processes, each with its file")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))
