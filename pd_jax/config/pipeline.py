@@ -69,6 +69,8 @@ class Report:
     title: str = ""
     rows: Mapping[str, str] = dataclasses.field(default_factory=dict)
     metrics: tuple[str, ...] = ()
+    reference: Literal["", "SST-2", "MNLI"] = ""
+    """The task whose scores in the paper are shown in grey beside ours."""
 
 
 @frozen

@@ -1,0 +1,240 @@
+"""The report's charts over two axes: curves over examples or steps, and scores over parameters.
+
+Like `charts`, every function returns one drawing as text for the width it is given.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from pd_jax.report import svg
+from pd_jax.report.charts import FONT, colour
+from pd_jax.report.statistics import Interval
+
+_BOLD = FONT * 1.1
+_TOP = 26.0
+_TOP_UNNAMED = 8.0
+_BOTTOM = 42.0
+_LEFT = 48.0
+_LINE_HEIGHT = 16.0
+
+_MARKED = 40
+"""A curve of at most so many points shows each of them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One point of a curve: the mean over the steps it stands for, and their range."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A named line; its points rise in x and are finite."""
+
+    label: str
+    points: Sequence[Point]
+    colour: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Spot:
+    """One model in a chart of score over parameters."""
+
+    label: str
+    x: float
+    y: float
+    colour: int
+    interval: Interval | None = None
+    told: str = ""
+
+
+def thinned(points: Sequence[tuple[float, float]], *, limit: int) -> list[Point]:
+    """Returns at most `limit` points, each the mean of as many neighbours, with their range.
+
+    Points that are not finite are left out; who draws the curve says so.
+    """
+    finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+    size = max(1, -(-len(finite) // limit))
+    blocks = [finite[start : start + size] for start in range(0, len(finite), size)]
+    return [
+        Point(
+            x=block[-1][0],
+            y=sum(y for _, y in block) / len(block),
+            low=min(y for _, y in block),
+            high=max(y for _, y in block),
+        )
+        for block in blocks
+    ]
+
+
+def curve_chart(
+    key: str,
+    curves: Sequence[Curve],
+    *,
+    title: str,
+    description: str,
+    x_label: str,
+    y_label: str,
+    logarithmic: bool,
+    width: float,
+    height: float,
+    named: bool,
+) -> str:
+    """Returns lines over a grid; where `named`, each line's label stands at its end.
+
+    Curves without points are left out. A logarithmic axis needs positive values.
+    """
+    curves = [curve for curve in curves if curve.points]
+    if not curves:
+        raise ValueError(f"{title}: no curve has a point to draw")
+    values = [edge for curve in curves for p in curve.points for edge in (p.low, p.high)]
+    low, high = (min(values) / 1.05, max(values) * 1.05) if logarithmic else svg.padded(values)
+    labels = [curve.label for curve in curves] if named else []
+    gutter = min(width * 0.28, max((svg.text_width(n, size=_BOLD) for n in labels), default=0) + 14)
+    right = width - gutter if named else width - 14
+    furthest = max(curve.points[-1].x for curve in curves)
+    x_scale = svg.Scale(0.0, furthest or 1.0, _LEFT, right)
+    y_scale = svg.Scale(low, high, height - _BOTTOM, _TOP if y_label else _TOP_UNNAMED, logarithmic)
+    body = _frame(x_scale, y_scale, x_label=x_label, y_label=y_label)
+    for curve in curves:
+        body += _curve(curve, x_scale, y_scale)
+    if named:
+        body += _names(curves, x_scale, y_scale, gutter)
+    return svg.drawing(
+        key, title=title, description=description, width=width, height=height, body=body
+    )
+
+
+def scatter_chart(
+    key: str,
+    spots: Sequence[Spot],
+    *,
+    title: str,
+    description: str,
+    x_label: str,
+    y_label: str,
+    width: float,
+    height: float,
+) -> str:
+    """Returns models as dots over a logarithmic axis of parameters, with intervals and labels."""
+    values = [end for spot in spots for end in _ends(spot)]
+    places = [spot.x for spot in spots]
+    x_scale = svg.Scale(min(places) / 1.4, max(places) * 1.4, _LEFT, width - 14, True)
+    y_scale = svg.Scale(*svg.padded(values, share=0.1), height - _BOTTOM, _TOP)
+    body = _frame(x_scale, y_scale, x_label=x_label, y_label=y_label)
+    for spot in spots:
+        x, css = x_scale(spot.x), colour(spot.colour)
+        if spot.interval is not None:
+            ends = y_scale(spot.interval.low), y_scale(spot.interval.high)
+            body.append(svg.line(x, ends[0], x, ends[1], css=f"line thin {css}"))
+        dot = svg.node("circle", cx=x, cy=y_scale(spot.y), r=5, css=f"dot {css}")
+        body.append(svg.told(dot, spot.told))
+    body += _spot_names(spots, x_scale, y_scale, width)
+    return svg.drawing(
+        key, title=title, description=description, width=width, height=height, body=body
+    )
+
+
+# ---- parts -------------------------------------------------------------------------------------
+
+
+def _frame(
+    x_scale: svg.Scale, y_scale: svg.Scale, *, x_label: str, y_label: str
+) -> list[svg.Element]:
+    """Returns grid, ticks and the names of both axes."""
+    body = []
+    y_ticks = y_scale.ticks(5)
+    for tick in y_ticks:
+        y = y_scale(tick)
+        body.append(svg.line(x_scale.start, y, x_scale.end, y, css="grid"))
+        text = svg.tick_text(tick, y_ticks)
+        body.append(svg.label(text, x=x_scale.start - 8, y=y, css="tick", anchor="end"))
+    x_ticks = x_scale.ticks(6 if x_scale.end - x_scale.start > 400 else 3)
+    for tick in x_ticks:
+        x, text = x_scale(tick), svg.tick_text(tick, x_ticks)
+        body.append(svg.line(x, y_scale.start, x, y_scale.start + 4, css="axis"))
+        body.append(svg.label(text, x=x, y=y_scale.start + 15, css="tick", anchor="middle"))
+    body.append(svg.line(x_scale.start, y_scale.start, x_scale.end, y_scale.start, css="axis"))
+    body.append(
+        svg.label(x_label, x=x_scale.end, y=y_scale.start + 33, css="tick name", anchor="end")
+    )
+    if y_label:
+        body.append(svg.label(y_label, x=2, y=8, css="tick name"))
+    return body
+
+
+def _curve(curve: Curve, x_scale: svg.Scale, y_scale: svg.Scale) -> list[svg.Element]:
+    """Returns a curve's line, the range that its points stand for, and marks where they are few."""
+    css, points = colour(curve.colour), curve.points
+    drawn = []
+    if any(point.high > point.low for point in points):
+        edge = [(p.x, p.high) for p in points] + [(p.x, p.low) for p in reversed(points)]
+        drawn.append(svg.node("polygon", points=_joined(edge, x_scale, y_scale), css=f"band {css}"))
+    joined = _joined([(p.x, p.y) for p in points], x_scale, y_scale)
+    drawn.append(svg.node("polyline", points=joined, css=f"line {css}"))
+    if len(points) <= _MARKED:
+        for point in points:
+            mark = svg.node(
+                "circle", cx=x_scale(point.x), cy=y_scale(point.y), r=3, css=f"dot {css}"
+            )
+            drawn.append(svg.told(mark, f"{curve.label}: {point.y:.4g} at {point.x:,.0f}"))
+    return drawn
+
+
+def _joined(points: Sequence[tuple[float, float]], x_scale: svg.Scale, y_scale: svg.Scale) -> str:
+    return " ".join(f"{x_scale(x):.1f},{y_scale(y):.1f}" for x, y in points)
+
+
+def _names(
+    curves: Sequence[Curve], x_scale: svg.Scale, y_scale: svg.Scale, gutter: float
+) -> list[svg.Element]:
+    """Returns the curves' labels at the right, kept apart, each led to its line's end."""
+    ends = [y_scale(curve.points[-1].y) for curve in curves]
+    places = svg.spread(ends, gap=_LINE_HEIGHT, low=_TOP + 4, high=y_scale.start - 4)
+    drawn = []
+    for curve, end, place in zip(curves, ends, places, strict=True):
+        x, css = x_scale(curve.points[-1].x), colour(curve.colour)
+        drawn.append(svg.line(x + 4, end, x_scale.end + 8, place, css=f"leader {css}"))
+        text = svg.fitted(curve.label, gutter - 12, size=_BOLD)
+        shown = svg.label(text, x=x_scale.end + 11, y=place, css=f"end {css}")
+        drawn.append(svg.told(shown, curve.label))
+    return drawn
+
+
+def _spot_names(
+    spots: Sequence[Spot], x_scale: svg.Scale, y_scale: svg.Scale, width: float
+) -> list[svg.Element]:
+    """Returns labels beside the dots; those of one column are kept apart."""
+    columns: dict[int, list[Spot]] = {}
+    for spot in spots:
+        columns.setdefault(round(x_scale(spot.x) / 30), []).append(spot)
+    drawn = []
+    for column in columns.values():
+        wanted = [y_scale(spot.y) for spot in column]
+        places = svg.spread(wanted, gap=_LINE_HEIGHT, low=_TOP + 4, high=y_scale.start - 6)
+        for spot, place in zip(column, places, strict=True):
+            x = x_scale(spot.x)
+            flips = x + 12 + svg.text_width(spot.label, size=FONT) > width - 2
+            text = svg.fitted(spot.label, width * 0.4, size=FONT)
+            drawn.append(
+                svg.label(
+                    text,
+                    x=x - 11 if flips else x + 11,
+                    y=place,
+                    css="value",
+                    anchor="end" if flips else "start",
+                )
+            )
+    return drawn
+
+
+def _ends(spot: Spot) -> list[float]:
+    ends = [spot.y]
+    if spot.interval is not None:
+        ends += [spot.interval.low, spot.interval.high]
+    return ends

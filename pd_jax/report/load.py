@@ -1,0 +1,314 @@
+"""What a workdir says: one pipeline and its stage folders, read back from their files.
+
+Only the files of the stage contract are read: `pipelines/NAME.json`, and of every stage folder
+`config.json`, `versions.json`, `metrics.jsonl`, `spans.jsonl` and `done.json`. A report can
+therefore be made years later.
+
+A process that was killed leaves a last line without its end: that line is ignored. Anything else
+that does not read as it should is damage, and raises a ReportError that names the file.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+import pydantic
+from etils import epath
+
+from pd_jax import files
+from pd_jax.errors import ReportError
+
+Status = Literal["done", "reused", "failed", "unfinished", "not run"]
+
+
+class _Record(pydantic.BaseModel):
+    """A JSON object of which only the named keys matter."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="ignore")
+
+
+_Kind = TypeVar("_Kind", bound=_Record)
+
+
+class Done(_Record):
+    """The content of `done.json`: what a finished stage reached, and what it cost.
+
+    `seconds` is the stage's own work over all its sessions; `metrics` is `split/quantity` -> value,
+    None or NaN where a quantity is not a number.
+    """
+
+    kind: str
+    seconds: pydantic.FiniteFloat
+    steps: int | None = None
+    examples: int | None = None
+    parameters: int | None = None
+    megabytes: pydantic.FiniteFloat | None = None
+    metrics: Mapping[str, float | None] = {}
+    inputs: Mapping[str, str] = {}
+
+
+class ReportWishes(_Record):
+    """What the pipeline's config asks of the report (`config.Report`)."""
+
+    title: str = ""
+    rows: Mapping[str, str] = {}
+    metrics: Sequence[str] = ()
+    reference: str = ""
+
+
+class _PipelineFile(_Record):
+    stages: Mapping[str, str]
+    report: ReportWishes = ReportWishes()
+    status: Mapping[str, str] = {}
+    faults: Mapping[str, str] = {}
+    command: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage as found on disk.
+
+    `folder` is relative to the workdir; `present` says whether it is there. `note` is empty, or one
+    sentence on what is missing or went wrong. `history` holds each metric's values by step, as last
+    written. `examples` is the number of examples seen by step. `spans` are seconds by name.
+    """
+
+    name: str
+    folder: str
+    present: bool
+    status: Status
+    note: str
+    config: Mapping[str, Any]
+    versions: Mapping[str, Any]
+    done: Done | None
+    history: Mapping[str, Mapping[int, float]]
+    examples: Mapping[int, int]
+    spans: Mapping[str, float]
+
+    @property
+    def kind(self) -> str:
+        """The stage's kind (`train`, `records`, ...), or an empty text where no file says it."""
+        return self.done.kind if self.done else str(self.config.get("kind", ""))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the stage has a result."""
+        return self.done is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """A pipeline and its stages by name, in the order of the chain."""
+
+    name: str
+    wishes: ReportWishes
+    command: str
+    stages: Mapping[str, Stage]
+
+
+def pipeline_names(workdir: epath.PathLike) -> tuple[str, ...]:
+    """Returns the names of the pipelines that were run in `workdir`, sorted."""
+    folder = epath.Path(workdir) / "pipelines"
+    if not folder.exists():
+        return ()
+    return tuple(sorted(path.stem for path in folder.iterdir() if path.suffix == ".json"))
+
+
+def load_pipeline(workdir: epath.PathLike, name: str) -> Pipeline:
+    """Returns the pipeline `name` of `workdir`.
+
+    Raises:
+      ReportError: the pipeline was not run here, or a file is damaged or names a folder outside of
+        the workdir.
+    """
+    workdir = epath.Path(workdir)
+    path = workdir / "pipelines" / f"{name}.json"
+    if not path.exists():
+        known = ", ".join(pipeline_names(workdir)) or "none"
+        raise ReportError(
+            f"{path} does not exist: no pipeline {name!r} was run in this workdir (it has: "
+            f"{known}); check the workdir and the pipeline's name"
+        )
+    content = _checked(_PipelineFile, files.read_json(path, ReportError), path)
+    for label, stage in content.report.rows.items():
+        if stage not in content.stages:
+            raise ReportError(
+                f"{path}: report.rows[{label!r}] names {stage!r}, which is no stage of the "
+                "pipeline; run the pipeline again"
+            )
+    stages = {
+        stage: _load_stage(
+            workdir,
+            stage,
+            _inside(folder, path),
+            status=content.status.get(stage),
+            fault=content.faults.get(stage, ""),
+        )
+        for stage, folder in content.stages.items()
+    }
+    return Pipeline(name, content.report, content.command, stages)
+
+
+# ---- one stage ---------------------------------------------------------------------------------
+
+
+def _load_stage(
+    workdir: epath.Path, name: str, folder: str, *, status: str | None, fault: str
+) -> Stage:
+    path = workdir / folder
+    done_path, config_path, versions_path = (
+        path / f"{file}.json" for file in ("done", "config", "versions")
+    )
+    done = None
+    if done_path.exists():
+        done = _checked(Done, files.read_json(done_path, ReportError), done_path)
+    # The files that a stage writes first may be missing only where it did not get far.
+    config, versions = (
+        _object(file) if done or file.exists() else {} for file in (config_path, versions_path)
+    )
+    history, examples = _history(_lines(path / "metrics.jsonl"))
+    fault = fault or _divergence(history)
+    shown, note = _status(status, done, started=path.exists(), fault=fault)
+    return Stage(
+        name=name,
+        folder=folder,
+        present=path.exists(),
+        status=shown,
+        note=note,
+        config=config,
+        versions=versions,
+        done=done,
+        history=history,
+        examples=examples,
+        spans=_spans(path / "spans.jsonl"),
+    )
+
+
+def _status(
+    recorded: str | None, done: Done | None, *, started: bool, fault: str
+) -> tuple[Status, str]:
+    """Returns what to call a stage's state, and a sentence on what is wrong with it."""
+    if done is not None:
+        return ("reused" if recorded == "reused" else "done"), fault
+    if recorded == "failed":
+        return "failed", fault or "It ended without a result; run the same command again."
+    if recorded in ("done", "reused"):
+        return (
+            "failed",
+            f"Recorded as {recorded}, but its done.json is missing; run the same command again.",
+        )
+    if started:
+        return "unfinished", "Run the same command again to continue it."
+    return "not run", "It was left out, or a stage that it needs has no result."
+
+
+def _divergence(history: Mapping[str, Mapping[int, float]]) -> str:
+    """Returns a sentence on where a training metric first left the finite numbers, or nothing."""
+    first = min(
+        (
+            (step, name)
+            for name, values in history.items()
+            if name.startswith("train/")
+            for step, value in values.items()
+            if not math.isfinite(value)
+        ),
+        default=None,
+    )
+    return "" if first is None else f"{first[1]} was not finite at step {first[0]}."
+
+
+def _history(
+    lines: Sequence[Mapping[str, Any]],
+) -> tuple[dict[str, dict[int, float]], dict[int, int]]:
+    """Returns each metric's values by step, and the examples seen by step.
+
+    A stage that was killed and continued writes the steps after its checkpoint twice: the later
+    line counts.
+    """
+    history: dict[str, dict[int, float]] = {}
+    examples: dict[int, int] = {}
+    for line in lines:
+        step = line.get("step")
+        if not isinstance(step, int):
+            continue
+        if isinstance(line.get("examples"), int):
+            examples[step] = line["examples"]
+        for name, value in line.items():
+            if "/" in name and (value is None or isinstance(value, (int, float))):
+                history.setdefault(name, {})[step] = math.nan if value is None else float(value)
+    ordered = {name: dict(sorted(values.items())) for name, values in history.items()}
+    return ordered, dict(sorted(examples.items()))
+
+
+def _spans(path: epath.Path) -> dict[str, float]:
+    """Returns seconds by span name, in the order in which the names first appear."""
+    seconds: dict[str, float] = {}
+    for line in _lines(path):
+        name, spent = line.get("name"), line.get("seconds")
+        if isinstance(name, str) and isinstance(spent, (int, float)) and math.isfinite(spent):
+            seconds[name] = seconds.get(name, 0.0) + spent
+    return seconds
+
+
+# ---- files -------------------------------------------------------------------------------------
+
+
+def _lines(path: epath.Path) -> list[dict[str, Any]]:
+    """Returns the JSON objects of a file, one a line; a missing file has none.
+
+    Raises:
+      ReportError: a line that is no JSON object, unless it is the last one and has no end.
+    """
+    if not path.exists():
+        return []
+    *whole, rest = path.read_bytes().split(b"\n")
+    objects = []
+    for number, line in enumerate([*whole, rest], start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, dict):
+            objects.append(value)
+        elif number <= len(whole):
+            raise ReportError(
+                f"{path} line {number} is not a JSON object; remove the stage's folder and run the "
+                "pipeline again"
+            )
+    return objects
+
+
+def _object(path: epath.Path) -> dict[str, Any]:
+    value = files.read_json(path, ReportError)
+    if not isinstance(value, dict):
+        raise ReportError(
+            f"{path} is not a JSON object; remove the stage's folder and run the pipeline again"
+        )
+    return value
+
+
+def _checked(kind: type[_Kind], value: Any, path: epath.Path) -> _Kind:
+    """Returns `value` as the record `kind`; raises ReportError naming file and first bad key."""
+    try:
+        return kind.model_validate(value)
+    except pydantic.ValidationError as fault:
+        error = fault.errors()[0]
+        key = ".".join(str(part) for part in error["loc"]) or "its content"
+        raise ReportError(
+            f"{path}: {key} does not read as it should ({error['msg']}); run the pipeline again"
+        ) from None
+
+
+def _inside(folder: str, path: epath.Path) -> str:
+    """Returns a stage folder with forward slashes; raises where it is not inside the workdir."""
+    parts = folder.replace("\\", "/").split("/")
+    if not folder or folder.startswith(("/", "\\")) or ".." in parts or "://" in folder:
+        raise ReportError(
+            f"{path} names the stage folder {folder!r}, which is not inside the workdir; run the "
+            "pipeline again"
+        )
+    return "/".join(parts)

@@ -1,0 +1,114 @@
+"""How numbers are written for people: scores, seconds, counts; and which way a score is better."""
+
+import math
+
+MISSING = "–"
+"""Stands where a number is not there."""
+
+_SHARES = {
+    "accuracy",
+    "label_accuracy",
+    "mlm_accuracy",
+    "nsp_accuracy",
+    "f1",
+    "agreement",
+    "calibration_error",
+}
+"""Quantities in [0, 1] that are written as percent."""
+
+_OVER_EXAMPLES = {"accuracy", "agreement"}
+"""Shares that count examples, so that a binomial interval is due."""
+
+_LOWER_IS_BETTER = {"loss", "kl", "mse", "perplexity", "calibration_error", "cross_entropy"}
+
+
+def quantity(metric: str) -> str:
+    """Returns `accuracy` of `dev/accuracy`."""
+    return metric.rsplit("/", 1)[-1]
+
+
+def split(metric: str) -> str:
+    """Returns `dev` of `dev/accuracy`."""
+    return metric.rsplit("/", 1)[0] if "/" in metric else ""
+
+
+def readable(metric: str) -> str:
+    """Returns `dev accuracy` of `dev/accuracy`."""
+    return metric.replace("/", " ").replace("_", " ")
+
+
+def is_share(metric: str) -> bool:
+    """Returns whether a metric is a fraction, written as percent."""
+    return quantity(metric) in _SHARES
+
+
+def counts_examples(metric: str) -> bool:
+    """Returns whether a metric is the share of examples that have some property."""
+    return quantity(metric) in _OVER_EXAMPLES
+
+
+def lower_is_better(metric: str) -> bool:
+    """Returns whether the smaller value of a metric is the better one."""
+    return quantity(metric) in _LOWER_IS_BETTER or metric.endswith("_loss")
+
+
+def scaled(metric: str, value: float) -> float:
+    """Returns a metric's value in the unit it is shown in."""
+    return 100.0 * value if is_share(metric) else value
+
+
+def unit(metric: str) -> str:
+    """Returns the unit a metric is shown in, with the space before it."""
+    return " %" if is_share(metric) else ""
+
+
+def score(metric: str, value: float | None) -> str:
+    """Returns a metric's value without unit: one decimal for percent, four digits otherwise."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if is_share(metric):
+        return f"{100.0 * value:.1f}"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
+
+
+def duration(seconds: float | None) -> str:
+    """Returns seconds as `0.4 s`, `12 s`, `3 min 05 s`, `10 min` or `2 h 07 min`."""
+    if seconds is None or not math.isfinite(seconds):
+        return MISSING
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return _two_parts(whole, "min", "s")
+    return _two_parts(round(seconds / 60), "h", "min")
+
+
+def _two_parts(amount: int, large: str, small: str) -> str:
+    """Returns sixty small ones as a large one, without small ones where there are none."""
+    rest = f" {amount % 60:02d} {small}" if amount % 60 else ""
+    return f"{amount // 60} {large}{rest}"
+
+
+def short(value: float | None) -> str:
+    """Returns a count in at most four characters or so: `950`, `20k`, `4.4M`, `1.3B`."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size * 0.9995:
+            scaled_down = value / size
+            return f"{scaled_down:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def grouped(value: int | None) -> str:
+    """Returns a whole number with its thousands apart."""
+    return MISSING if value is None else f"{value:,}".replace(",", "\u202f")
+
+
+def megabytes(value: float | None) -> str:
+    """Returns megabytes without unit: one decimal below a hundred."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"

@@ -1,0 +1,293 @@
+"""The report of a pipeline: one page that needs nothing but itself.
+
+The page is a function of the workdir's files alone (no clock, no machine), so that equal files give
+equal pages. It names stage folders relative to itself, and shows no environment variables.
+"""
+
+import base64
+import dataclasses
+import hashlib
+import importlib.resources
+import json
+import os
+import re
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+from etils import epath
+
+import pd_jax
+from pd_jax import files
+from pd_jax.report import charts, figures, load, notation
+from pd_jax.report.table import Row, Table, as_text, inputs, is_teacher, make_table
+
+_ENVIRONMENT_KEY = re.compile(r"env(iron(ment)?)?(_variables)?", re.IGNORECASE)
+"""Keys of `versions.json` that are never shown: environment variables may hold secrets."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StageCard:
+    """One stage as the page shows it; the links are None where the page cannot reach the folder."""
+
+    key: str
+    stage: load.Stage
+    label: str
+    size: str
+    folder_link: str | None
+    config_link: str | None
+    config_text: str
+    facts: tuple[tuple[str, str], ...]
+    metrics: tuple[tuple[str, str], ...]
+    needs: tuple[tuple[str, str], ...]
+    figures: tuple[figures.Figure, ...]
+
+
+def write_report(
+    workdir: epath.PathLike, pipeline_name: str, *, output: epath.PathLike | None = None
+) -> epath.Path:
+    """Writes a pipeline's report and returns its path: `WORKDIR/report-NAME.html` if not given.
+
+    Raises:
+      ReportError: the pipeline was not run in this workdir, or a file there is damaged.
+    """
+    workdir = epath.Path(workdir)
+    path = epath.Path(output) if output else workdir / f"report-{pipeline_name}.html"
+    page = render(load.load_pipeline(workdir, pipeline_name), base=_base(workdir, path.parent))
+    files.write_text(path, page)
+    return path
+
+
+def table_text(workdir: epath.PathLike, pipeline_name: str) -> str:
+    """Returns a pipeline's table for a terminal; raises as `write_report` does."""
+    return as_text(make_table(load.load_pipeline(workdir, pipeline_name)))
+
+
+def render(pipeline: load.Pipeline, *, base: str | None) -> str:
+    """Returns the page; stage folders are linked below `base`, or not at all where it is None."""
+    table = make_table(pipeline)
+    colour = figures.colours(pipeline, table)
+    task = pipeline.wishes.reference
+    metric = table.metrics[0] if table.metrics else ""
+    cards = _cards(pipeline, table, colour, base)
+    script = _resource("sort.js.jinja")
+    return _template().render(
+        pipeline=pipeline,
+        table=table,
+        lead=lead(table),
+        faults=_faults(pipeline, table),
+        metric=metric,
+        methods=figures.method_figures(table, metric, colour, task)
+        if metric and table.rows
+        else [],
+        sizes=figures.size_figure(table, metric, colour) if metric else None,
+        curves=figures.curve_figures(pipeline, table, colour),
+        chain=figures.timeline_figure(pipeline),
+        costs=_costs(pipeline),
+        cards=cards,
+        card={card.stage.name: card for card in cards},
+        versions=_versions(pipeline),
+        notation=notation,
+        colour=colour,
+        css=charts.colour,
+        version=pd_jax.__version__,
+        style=_resource("style.css.jinja"),
+        script=script,
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(_resource("page.html.jinja"))
+
+
+def _resource(name: str) -> str:
+    return importlib.resources.files("pd_jax.report").joinpath(name).read_text(encoding="utf-8")
+
+
+# ---- words -------------------------------------------------------------------------------------
+
+
+def lead(table: Table) -> list[str]:
+    """Returns the answer in sentences: which method is best by the first metric, how surely."""
+    metric = table.metrics[0] if table.metrics else ""
+    ranked = [row for row in table.methods if metric in row.metrics]
+    if not ranked:
+        return ["No method has a result yet."]
+    ranked.sort(key=lambda row: row.metrics[metric], reverse=not notation.lower_is_better(metric))
+    first = ranked[0]
+    size = ""
+    if first.parameters:
+        size = f", with {notation.short(first.parameters)} parameters"
+        size += f" ({notation.megabytes(first.megabytes)} MB)" if first.megabytes else ""
+    place = f"is best of the {len(ranked)} methods" if len(ranked) > 1 else "is the only method"
+    place += " that have a result" if 1 < len(ranked) < len(table.methods) else ""
+    sentences = [
+        f"{first.label} {place}: {_score(first, metric)} {notation.readable(metric)}{size}."
+    ]
+    if len(ranked) > 1:
+        sentences.append(_second(first, ranked[1], metric))
+    if len(ranked) > 2:
+        sentences.append(f"Last comes {ranked[-1].label} with {_score(ranked[-1], metric)}.")
+    for row in table.rows:
+        if is_teacher(row.label) and metric in row.metrics:
+            sentences.append(f"The teacher reaches {_score(row, metric)}.")
+    return sentences
+
+
+def _second(first: Row, second: Row, metric: str) -> str:
+    """Returns what lies between the two best methods, and whether examples can tell them apart."""
+    gap = abs(first.metrics[metric] - second.metrics[metric])
+    if notation.is_share(metric):
+        shown = f"{100 * gap:.1f} points" if gap >= 0.0005 else "less than 0.1 points"
+    else:
+        shown = f"{gap:.3g}"
+    sentence = f"{second.label} follows, {shown} behind"
+    one, other = first.intervals.get(metric), second.intervals.get(metric)
+    if one is None or other is None:
+        return f"{sentence}."
+    if one.low <= other.high and other.low <= one.high:
+        return f"{sentence}: their 95 % intervals overlap, so this order may be chance."
+    return f"{sentence}: their 95 % intervals over the examples lie apart."
+
+
+def _score(row: Row, metric: str) -> str:
+    return notation.score(metric, row.metrics[metric]) + notation.unit(metric)
+
+
+def _faults(pipeline: load.Pipeline, table: Table) -> list[tuple[str, str, str]]:
+    """Returns (stage, its label, sentence) for everything that is missing or went wrong."""
+    notes = {row.stage: (row.label, row.note) for row in table.rows}
+    found = []
+    for name, stage in pipeline.stages.items():
+        label, note = notes.get(name, (name, stage.note))
+        if note:
+            found.append((name, label, note))
+    return found
+
+
+# ---- stages ------------------------------------------------------------------------------------
+
+
+def _cards(
+    pipeline: load.Pipeline, table: Table, colour: Mapping[str, int], base: str | None
+) -> list[StageCard]:
+    keys = {name: f"stage-{number}" for number, name in enumerate(pipeline.stages, start=1)}
+    rows = {row.stage: row for row in table.rows}
+    cards = []
+    for name, stage in pipeline.stages.items():
+        folder = (
+            f"{base}{urllib.parse.quote(stage.folder)}/"
+            if base is not None and stage.present
+            else None
+        )
+        drawn = []
+        if name in colour:
+            drawn = figures.stage_figures(stage, keys[name], colour=colour[name])
+        cards.append(
+            StageCard(
+                key=keys[name],
+                stage=stage,
+                label=rows[name].label if name in rows else "",
+                size=rows[name].size if name in rows else "",
+                folder_link=folder,
+                config_link=f"{folder}config.json" if folder and stage.config else None,
+                config_text=json.dumps(stage.config, indent=2, ensure_ascii=False),
+                facts=_facts(stage),
+                metrics=_final_metrics(stage),
+                needs=tuple((other, keys[other]) for other in inputs(stage) if other in keys),
+                figures=tuple(drawn),
+            )
+        )
+    return cards
+
+
+def _facts(stage: load.Stage) -> tuple[tuple[str, str], ...]:
+    """Returns the numbers of a stage that are there, by name."""
+    done = stage.done
+    if done is None:
+        last = max((step for values in stage.history.values() for step in values), default=None)
+        return () if last is None else (("last step", notation.grouped(last)),)
+    facts = [("time", notation.duration(done.seconds))]
+    if done.steps:
+        facts.append(("steps", notation.grouped(done.steps)))
+    if done.examples:
+        facts.append(("examples", notation.grouped(done.examples)))
+        if stage.kind in ("train", "label") and done.seconds > 0:
+            facts.append(("examples/s", notation.short(done.examples / done.seconds)))
+    if done.parameters:
+        facts.append(("parameters", notation.grouped(done.parameters)))
+    if done.megabytes:
+        facts.append(("MB", notation.megabytes(done.megabytes)))
+    return tuple(facts)
+
+
+def _final_metrics(stage: load.Stage) -> tuple[tuple[str, str], ...]:
+    found = stage.done.metrics if stage.done else {}
+    return tuple(
+        (
+            notation.readable(name),
+            notation.grouped(int(value))
+            if name.endswith("/rows") and value is not None
+            else notation.score(name, value) + (notation.unit(name) if value is not None else ""),
+        )
+        for name, value in found.items()
+    )
+
+
+def _costs(pipeline: load.Pipeline) -> list[tuple[str, int, float, float]]:
+    """Returns (kind, stages, seconds, share of all seconds), the dearest first, the sum last."""
+    seconds: dict[str, list[float]] = {}
+    for stage in pipeline.stages.values():
+        if stage.done:
+            seconds.setdefault(stage.kind, []).append(stage.done.seconds)
+    total = sum(map(sum, seconds.values()))
+    kinds = sorted(seconds, key=lambda kind: -sum(seconds[kind]))
+    return [
+        (kind, len(seconds[kind]), sum(seconds[kind]), sum(seconds[kind]) / total if total else 0.0)
+        for kind in kinds
+    ] + ([("all", sum(map(len, seconds.values())), total, 1.0)] if kinds else [])
+
+
+# ---- environment -------------------------------------------------------------------------------
+
+
+def _versions(pipeline: load.Pipeline) -> list[tuple[str, list[tuple[str, Sequence[str]]]]]:
+    """Returns version keys with their values; where stages differ, a value names its stages."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, stage in pipeline.stages.items():
+        for key, value in _flat(stage.versions):
+            found.setdefault(key, {}).setdefault(value, []).append(name)
+    return [
+        (key, [(value, stages if len(values) > 1 else ()) for value, stages in values.items()])
+        for key, values in found.items()
+    ]
+
+
+def _flat(versions: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Returns (dotted key, text) for all of a nested mapping but environment variables."""
+    pairs = []
+    for key, value in versions.items():
+        if _ENVIRONMENT_KEY.fullmatch(str(key)):
+            continue
+        if isinstance(value, Mapping):
+            pairs += _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, (list, tuple)):
+            pairs.append((f"{prefix}{key}", ", ".join(map(str, value))))
+        elif value is not None:
+            pairs.append((f"{prefix}{key}", str(value)))
+    return pairs
+
+
+def _base(workdir: epath.Path, folder: epath.Path) -> str | None:
+    """Returns what leads from a page in `folder` to the workdir; None where no link can."""
+    if os.fspath(folder) == os.fspath(workdir):
+        return ""
+    if "://" in os.fspath(folder) + os.fspath(workdir):
+        return None
+    relative = os.path.relpath(os.fspath(workdir), os.fspath(folder)).replace(os.sep, "/")
+    return "" if relative == "." else urllib.parse.quote(relative) + "/"

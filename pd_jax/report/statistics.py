@@ -1,0 +1,229 @@
+"""How sure a comparison is: summaries over seeds, paired differences, bootstrap, and verdicts.
+
+Everything here is numpy on small arrays and a function of its arguments alone. A value that is
+missing or not finite (a stage that failed, a seed that diverged) never enters an average: it is
+left out by name, and the name is returned.
+"""
+
+import dataclasses
+import enum
+import math
+from collections.abc import Mapping
+from typing import TypeGuard
+
+import numpy as np
+
+LEVEL = 0.95
+"""Confidence of every interval in a report."""
+
+_NORMAL_95 = 1.959963984540054
+"""97.5 % quantile of the standard normal distribution."""
+
+_BLOCK = 1 << 21
+"""Numbers that one block of bootstrap resamples may hold."""
+
+
+class Verdict(enum.StrEnum):
+    """What an interval says about a claim."""
+
+    HOLDS = "holds"
+    FAILS = "fails"
+    UNDECIDED = "undecided"
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """An estimate and its 95 % interval, from `count` seeds or examples."""
+
+    estimate: float
+    low: float
+    high: float
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """Values by seed, summed up.
+
+    `deviation` is the sample's (divisor n - 1) and, like `interval`, None where fewer than two
+    values are left. `left_out` names the seeds whose value was missing or not finite.
+    """
+
+    mean: float | None
+    deviation: float | None
+    interval: Interval | None
+    used: Mapping[str, float]
+    left_out: tuple[str, ...]
+
+
+# ---- over seeds --------------------------------------------------------------------------------
+
+
+def summarise(values: Mapping[str, float | None]) -> Summary:
+    """Returns mean, sample deviation and t-interval of values by seed."""
+    used = {seed: float(value) for seed, value in values.items() if _finite(value)}
+    left_out = tuple(seed for seed in values if seed not in used)
+    if not used:
+        return Summary(None, None, None, used, left_out)
+    sample = np.array(list(used.values()), np.float64)
+    mean = float(sample.mean())
+    if len(sample) < 2:
+        return Summary(mean, None, None, used, left_out)
+    deviation = float(sample.std(ddof=1))
+    half = t_quantile(len(sample) - 1) * deviation / math.sqrt(len(sample))
+    interval = Interval(mean, mean - half, mean + half, len(sample))
+    return Summary(mean, deviation, interval, used, left_out)
+
+
+def paired_difference(
+    first: Mapping[str, float | None], second: Mapping[str, float | None]
+) -> Summary:
+    """Returns the summary of `first - second`, taken seed by seed.
+
+    A seed that only one side has, or whose value is not finite on either, is left out by name.
+    """
+    seeds = [*first, *(seed for seed in second if seed not in first)]
+    pairs = {seed: (first.get(seed), second.get(seed)) for seed in seeds}
+    return summarise(
+        {
+            seed: left - right if _finite(left) and _finite(right) else None
+            for seed, (left, right) in pairs.items()
+        }
+    )
+
+
+def sign_test(differences: Summary) -> float:
+    """Returns the two-sided probability of signs at least as unequal, were both equally likely.
+
+    Differences of exactly zero count for neither side; without any other difference the answer is
+    1.
+    """
+    positive = sum(value > 0 for value in differences.used.values())
+    negative = sum(value < 0 for value in differences.used.values())
+    count = positive + negative
+    tail = sum(math.comb(count, k) for k in range(max(positive, negative), count + 1))
+    return min(1.0, 2.0 * tail / 2**count)
+
+
+def t_quantile(freedom: int, *, level: float = LEVEL) -> float:
+    """Returns t with P(|T| <= t) = `level` for Student's T of `freedom` degrees.
+
+    The probability has a finite closed form for whole degrees of freedom (Abramowitz and Stegun
+    26.7.3 and 26.7.4); it rises with t, so bisection finds the quantile to the last digits of a
+    float.
+    """
+    if freedom < 1 or not 0 < level < 1:
+        raise ValueError(f"freedom={freedom} must be at least 1 and 0 < level={level} < 1")
+    low, high = 0.0, 1.0
+    while _t_probability(high, freedom) < level:
+        high *= 2.0
+    for _ in range(80):
+        middle = (low + high) / 2.0
+        if _t_probability(middle, freedom) < level:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2.0
+
+
+def _t_probability(t: float, freedom: int) -> float:
+    """Returns P(|T| <= t)."""
+    angle = math.atan(t / math.sqrt(freedom))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    term = total = cosine if freedom % 2 else 1.0
+    for k in range(3 if freedom % 2 else 2, freedom - 1, 2):
+        term *= cosine * cosine * (k - 1) / k
+        total += term
+    if freedom % 2 == 0:
+        return sine * total
+    return 2.0 / math.pi * (angle + (sine * total if freedom > 1 else 0.0))
+
+
+# ---- over examples -----------------------------------------------------------------------------
+
+
+def wilson_interval(fraction: float, count: int) -> Interval:
+    """Returns Wilson's 95 % interval for a fraction observed over `count` examples.
+
+    It stays within [0, 1] and keeps its width at 0 and 1, where the usual plus-minus shrinks to
+    nothing.
+    """
+    if count < 1 or not 0.0 <= fraction <= 1.0:
+        raise ValueError(
+            f"a fraction over examples needs 0 <= {fraction} <= 1 and count {count} > 0"
+        )
+    square = _NORMAL_95**2
+    centre = (fraction + square / (2 * count)) / (1 + square / count)
+    half = (
+        _NORMAL_95
+        * math.sqrt(fraction * (1 - fraction) / count + square / (4 * count**2))
+        / (1 + square / count)
+    )
+    return Interval(fraction, max(0.0, centre - half), min(1.0, centre + half), count)
+
+
+def bootstrap_difference(
+    first: np.ndarray, second: np.ndarray, *, seed: int, resamples: int = 10_000
+) -> Interval:
+    """Returns the mean of `first - second` and its 95 % percentile interval over examples.
+
+    Args:
+      first: scores by example, [examples] or [seeds, examples]; several seeds are averaged example
+        by example, so that the interval is over examples for these very seeds.
+      second: scores of the same examples, in the same order and shape.
+      seed: of the generator; equal arguments give equal intervals.
+      resamples: how many samples of as many examples are drawn, with replacement.
+    """
+    left, right = (np.atleast_2d(np.asarray(side, np.float64)) for side in (first, second))
+    if left.shape != right.shape or left.ndim != 2 or left.shape[1] == 0:
+        raise ValueError(
+            f"paired scores need one shape, got {np.shape(first)} and {np.shape(second)}"
+        )
+    differences = (left - right).mean(axis=0)
+    if not np.isfinite(differences).all():
+        raise ValueError("paired scores must be finite; leave a diverged seed out by name")
+    # Drawing n rows of n is a multinomial draw over the distinct values: the same distribution, and
+    # for right/wrong answers three numbers in place of n.
+    values, counts = np.unique(differences, return_counts=True)
+    examples = differences.size
+    generator = np.random.default_rng(seed)
+    block = max(1, _BLOCK // len(values))
+    means = np.concatenate(
+        [
+            generator.multinomial(examples, counts / examples, size=min(block, resamples - start))
+            @ values
+            / examples
+            for start in range(0, resamples, block)
+        ]
+    )
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(differences.mean()), float(low), float(high), examples)
+
+
+# ---- verdicts ----------------------------------------------------------------------------------
+
+
+def judge_above(interval: Interval | None, *, threshold: float = 0.0) -> Verdict:
+    """Returns whether a quantity is above `threshold`, decided where all of the interval agrees.
+
+    Without an interval (fewer than two seeds) the answer is undecided.
+    """
+    if interval is None:
+        return Verdict.UNDECIDED
+    if interval.low > threshold:
+        return Verdict.HOLDS
+    return Verdict.FAILS if interval.high < threshold else Verdict.UNDECIDED
+
+
+def judge_near(interval: Interval | None, *, margin: float, target: float = 0.0) -> Verdict:
+    """Returns whether a quantity lies within `margin` of `target`, by the same rule."""
+    if interval is None:
+        return Verdict.UNDECIDED
+    if target - margin <= interval.low and interval.high <= target + margin:
+        return Verdict.HOLDS
+    outside = interval.high < target - margin or interval.low > target + margin
+    return Verdict.FAILS if outside else Verdict.UNDECIDED
+
+
+def _finite(value: float | None) -> TypeGuard[float]:
+    return value is not None and math.isfinite(value)
