@@ -56,9 +56,12 @@ class Prepared:
         return names[int(content)] if 0 <= int(content) < len(names) else None
 
 
-def rows_in(path: str) -> int:
-    """Returns the number of rows of a split."""
-    return _split(path).rows
+def size(path: str) -> int:
+    """Returns about how many bytes the rows of a split have; 0 if it has none."""
+    split = _split(path)
+    whole = split.builder.info.splits[_base(split.name)]
+    share = split.rows / max(whole.num_examples, 1)
+    return max(round(share * whole.num_bytes), split.rows)
 
 
 def digest(path: str) -> str:
@@ -112,8 +115,7 @@ def _split(path: str) -> _Split:
         raise SourceError(
             f"{path} was prepared as {kind}; prepare it with file_format='array_record'"
         )
-    base = re.match(r"\w*", split)
-    if base is None or base.group() not in builder.info.splits:
+    if _base(split) not in builder.info.splits:
         known = ", ".join(builder.info.splits)
         raise SourceError(f"{path} has no split {split!r}; its splits are {known}")
     try:
@@ -122,6 +124,11 @@ def _split(path: str) -> _Split:
         raise SourceError(
             f"{path}: {split!r} is not a split ({fault}); write for example train[:1000]"
         ) from None
+
+
+def _base(split: str) -> str:
+    """Returns `train` of `train[:1000]`."""
+    return split.partition("[")[0]
 
 
 def _folder(path: str, name: str) -> epath.Path:

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class SourceFile:
-    """A file of a source. `size` is its bytes on disk, or for a TFDS split its rows."""
+    """A file of a source, and its size in bytes."""
 
     path: str
     format: str
@@ -153,7 +153,7 @@ def digest(file: SourceFile) -> str:
 def _files(path: str, form: str) -> Iterator[SourceFile]:
     if path.startswith(prepared.PREFIX) or form == "tfds":
         path = prepared.PREFIX + path.removeprefix(prepared.PREFIX)
-        yield SourceFile(path, "tfds", False, prepared.rows_in(path))
+        yield SourceFile(path, "tfds", False, prepared.size(path))
         return
     for found in _expanded(path):
         zipped = found.name.endswith(".gz")

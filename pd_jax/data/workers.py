@@ -1,0 +1,98 @@
+"""Jobs shared out among processes, with one count of what they have done."""
+
+import concurrent.futures
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from pd_jax.errors import RecordsError
+
+_POLL_SECONDS = 0.5
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Count = Callable[[float], None]
+Job = Callable[[Task, Count], Result]
+
+
+def run(
+    job: Job[Task, Result], tasks: Sequence[Task], *, workers: int, report: Count
+) -> Iterator[tuple[Task, Result]]:
+    """Yields each task with `job(task, count)`, as they are done; at most `workers` at a time.
+
+    A job calls `count` with an amount of work; `report` is called now and then with the sum over
+    all jobs. With one worker everything happens in this process.
+
+    Raises:
+      RecordsError: where a process was killed. What a job raises is raised here.
+    """
+    if workers == 1:
+        total = _Total(report)
+        for task in tasks:
+            yield task, job(task, total.add)
+        return
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value("d", 0.0)
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start, initargs=(counter, os.getpid())
+    )
+    try:
+        running = {pool.submit(_do, job, task): task for task in tasks}
+        while running:
+            done, _ = concurrent.futures.wait(running, _POLL_SECONDS, "FIRST_COMPLETED")
+            report(counter.value)
+            for future in done:
+                yield running.pop(future), future.result()
+    except BrokenProcessPool:
+        raise RecordsError(
+            "a worker process was killed, perhaps for want of memory; run the same command again"
+            " with fewer workers: finished shards are kept"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class _Total:
+    """The sum of what it is told, reported each time."""
+
+    def __init__(self, report: Count):
+        self._report, self._done = report, 0.0
+
+    def add(self, amount: float) -> None:
+        self._done += amount
+        self._report(self._done)
+
+
+_counter: Any = None
+"""The sum over all processes; set once in each worker."""
+
+
+def _start(counter: Any, parent: int) -> None:
+    """Prepares a worker process."""
+    global _counter
+    _counter = counter
+    # The tokenizers library would start a thread for every core in each of the processes.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ctrl-c ends it without a traceback of its own
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+
+
+def _leave_with(parent: int) -> None:
+    """Ends this process when its parent was killed, instead of working on for nobody."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+def _do(job: Job[Task, Result], task: Task) -> Result:
+    return job(task, _add)
+
+
+def _add(amount: float) -> None:
+    with _counter.get_lock():
+        _counter.value += amount
