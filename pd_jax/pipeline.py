@@ -22,7 +22,7 @@ from pd_jax.config import reading
 from pd_jax.errors import ConfigError, StageError, did_you_mean
 from pd_jax.inputs import InputDigests
 from pd_jax.parallel import distributed
-from pd_jax.stages import RUNNERS
+from pd_jax.stages.runners import RUNNERS
 from pd_jax.stages.context import OUTPUT, Context, Done
 
 _FORMAT = 1

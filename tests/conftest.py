@@ -16,6 +16,16 @@ import pytest  # noqa: E402
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compiles equal programs once a session; processes that tests start share the folder."""
+    # With several workers each one's folder lies in the session's common one.
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    os.environ["PD_JAX_CACHE"] = str(folder / "compiled")
+    compilation.use_cache()
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> pathlib.Path:
     """Returns the folder of real development data; skips the test where it is missing."""

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from pd_jax.evaluation.scores import task_scores
 from pd_jax.parallel.sharding import put_batch
 from pd_jax.training import rng
+from pd_jax.training.arrays import whole
 from pd_jax.training.metrics import Totals, ratios
 
 _EVALUATION_SEED = 0
@@ -33,24 +34,16 @@ def evaluate(
     totals, logits, labels, rows = Totals(), [], [], 0
     root = rng.root_key(_EVALUATION_SEED)
     for number, batch in enumerate(batches):
+        batch = {name: values for name, values in batch.items() if name != "row"}
         placed = put_batch(batch, mesh)
         sums, predicted = step(params, placed, rng.stream(root, "evaluate", number))
         totals.add(jax.device_get(sums))
-        if jax.process_count() > 1:
-            batch = {name: _whole(placed[name]) for name in ("weight", "label") if name in placed}
-        real = batch["weight"] > 0
+        real = whole(placed["weight"]) > 0
         rows += int(real.sum())
-        if predicted is not None and task is not None and "label" in batch:
+        if predicted is not None and task is not None and "label" in placed:
             logits.append(np.asarray(predicted)[real])
-            labels.append(batch["label"][real])
+            labels.append(whole(placed["label"])[real])
     found = ratios(totals.take(), terms)
     if logits:
         found |= task_scores(np.concatenate(logits), np.concatenate(labels), task=task)
     return {**found, "rows": rows}
-
-
-def _whole(array: jax.Array) -> np.ndarray:
-    """Returns a global array on every process."""
-    from jax.experimental import multihost_utils
-
-    return np.asarray(multihost_utils.process_allgather(array, tiled=True))

@@ -3,19 +3,18 @@ leaves.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from pd_jax import config as config_lib
 from pd_jax.data.feed import evaluation_batches, make_feed, rows_per_epoch
 from pd_jax.data.logits import LogitStore
 from pd_jax.data.records import Dataset
-from pd_jax.data.tokenizers import copy_tokenizer, load_tokenizer
+from pd_jax.data.tokenizers import load_tokenizer
 from pd_jax.errors import ConfigError
 from pd_jax.evaluation.evaluate import evaluate
 from pd_jax.models import sizes
@@ -29,7 +28,7 @@ from pd_jax.parallel import distributed, sharding
 from pd_jax.parallel.mesh import make_mesh, row_share
 from pd_jax.progress import Progress
 from pd_jax.stages.context import Context, Done
-from pd_jax.training import rng
+from pd_jax.training import arrays, rng
 from pd_jax.training.loop import Job, train
 from pd_jax.training.optim import make_optimizer, make_schedule
 from pd_jax.training.step import check_batch, make_evaluation_step, make_init, make_train_step
@@ -106,12 +105,12 @@ def run_train(stage: config_lib.TrainStage, context: Context) -> Done:
     result = outcome.state.params
     if outcome.best_step is not None:
         saved = hf.load(best_folder / str(outcome.best_step))
-        result = _place(saved.params, params_at)
+        result = arrays.place(saved.params, params_at)
     metrics = {**outcome.metrics, **score(result, {**sets, **final})}
     model = context.output("train")
     _save_model(model, result, shape, material)
     if distributed.is_writer():
-        copy_tokenizer(material.datasets[0].folder / "tokenizer", model)
+        load_tokenizer(material.datasets[0].folder / "tokenizer").save(model)
         if best_folder.exists():
             best_folder.rmtree()
     return Done(
@@ -143,7 +142,7 @@ def make_objective(
             )
         return make_mlm(kind, shape, _vocabulary(material, whole_word=kind.whole_word))
     if isinstance(kind, config_lib.Distill):
-        if not material.stores or not material.stores[0]:
+        if not material.stores:
             raise ConfigError(
                 "objective.kind='distill' needs data.logits: name the label stage or logit store "
                 "to learn from"
@@ -170,12 +169,8 @@ def _open(data: config_lib.Data) -> _Material:
             "dataset"
         )
     opened = tuple(LogitStore.open(path) for path in stores)
-    for store in opened:
-        store.check(datasets[0])
     first = opened[0].manifest if opened else datasets[0].manifest
-    material = _Material(
-        datasets, (opened,) if opened else ((),) * len(datasets), first.task, tuple(first.labels)
-    )
+    material = _Material(datasets, (opened,) if opened else (), first.task, tuple(first.labels))
     for path, dataset in zip(paths, datasets, strict=True):
         _check_tokenizer(str(path), dataset, material)
     return material
@@ -260,24 +255,13 @@ def _first_params(
             model=objective.config,
             labels=material.labels,
         )
-        fresh = _place(fresh, params_at)
+        fresh = arrays.place(fresh, params_at)
         lines = report.text()
     if distributed.is_writer():
         (context.folder / "parameters.txt").write_text(
             lines + "\n" + sharding.table(fresh, params_at)
         )
     return fresh
-
-
-def _place(params: Any, params_at: Any) -> Any:
-    """Returns host arrays laid out over the mesh; every process holds the whole on its host."""
-
-    def place(leaf: Any, at: NamedSharding) -> jax.Array:
-        if isinstance(leaf, jax.Array):
-            return leaf
-        return jax.make_array_from_callback(leaf.shape, at, lambda index: leaf[index])
-
-    return jax.tree.map(place, params, params_at)
 
 
 def _scorer(
@@ -314,16 +298,6 @@ def _save_model(
     folder: epath.Path, params: Any, shape: sizes.BertConfig, material: _Material
 ) -> None:
     """Writes the weights as a Hugging Face folder, from one process."""
-    params_on_host = _gather(params)
+    params_on_host = arrays.to_host(params)
     if distributed.is_writer():
         hf.save(folder, params_on_host, shape, labels=material.labels, task=material.task)
-
-
-def _gather(params: Any) -> Any:
-    """Returns whole numpy arrays; sharded ones are replicated first, on all processes together."""
-    leaves: Sequence[jax.Array] = jax.tree.leaves(params)
-    if all(leaf.is_fully_replicated or leaf.is_fully_addressable for leaf in leaves):
-        return jax.tree.map(np.asarray, params)
-    everywhere = NamedSharding(leaves[0].sharding.mesh, PartitionSpec())
-    whole = jax.jit(lambda tree: tree, out_shardings=everywhere)(params)
-    return jax.tree.map(np.asarray, whole)

@@ -7,6 +7,7 @@ number is a Python int; the loop never waits for the step it has just dispatched
 
 import dataclasses
 import faulthandler
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -283,7 +284,9 @@ class _Loop:
         """Arms the watchdog anew: without another call in time, all stacks are dumped and the
         process ends.
         """
-        faulthandler.dump_traceback_later(self.run_config.watchdog_seconds, exit=True)
+        faulthandler.dump_traceback_later(
+            self.run_config.watchdog_seconds, exit=True, file=sys.__stderr__
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,7 +50,7 @@ def make_train_step(
         batch = objective.prepare(batch, rng.stream(root, "prepare", state.step))
         key = rng.stream(root, "dropout", state.step)
         grads, sums = _gradients(objective, state.params, batch, key, micro_batches)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         updates, moments = optimizer.update(grads, state.optimizer, state.params)
         healthy = state.healthy & jnp.isfinite(norm)
         after = TrainState(
@@ -59,8 +59,8 @@ def make_train_step(
         sums |= {
             "learning_rate": _single(schedule(state.step)),
             "gradient_norm": _single(norm),
-            "parameter_norm": _single(optax.global_norm(after.params)),
-            "update_norm": _single(optax.global_norm(updates)),
+            "parameter_norm": _single(optax.tree.norm(after.params)),
+            "update_norm": _single(optax.tree.norm(updates)),
             "healthy": _single(healthy),
         }
         before = TrainState(state.step, state.params, state.optimizer, healthy)

@@ -1,0 +1,35 @@
+"""Arrays between host and mesh, the same on one process and on many."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """Returns host arrays laid out as asked; every process holds the whole tree on its host."""
+
+    def one(leaf: Any, at: NamedSharding) -> jax.Array:
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, at, lambda index: host[index])
+
+    return jax.tree.map(one, tree, shardings)
+
+
+def whole(array: jax.Array) -> np.ndarray:
+    """Returns a global array's value on every process."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def to_host(tree: Any) -> Any:
+    """Returns a tree's values on every process; arrays split over processes are gathered first."""
+    leaves = jax.tree.leaves(tree)
+    if all(leaf.is_fully_replicated or leaf.is_fully_addressable for leaf in leaves):
+        return jax.tree.map(np.asarray, tree)
+    everywhere = NamedSharding(leaves[0].sharding.mesh, PartitionSpec())
+    return jax.tree.map(np.asarray, jax.jit(lambda held: held, out_shardings=everywhere)(tree))

@@ -1,0 +1,62 @@
+"""Small real datasets and stages for tests: a vocabulary of 60 words, a label that can be learnt."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from pd_jax import config as config_lib
+from pd_jax.data import records
+from pd_jax.data.records import Dataset, Record
+from pd_jax.data.tokenizers import load_tokenizer
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+WORDS = tuple(f"w{number}" for number in range(59))
+LABELS = ("few", "many")
+_CLS, _SEP = 2, 3
+
+
+def tokenizer(folder: pathlib.Path) -> pathlib.Path:
+    """Returns a folder with a WordPiece vocabulary of 64 entries."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(SPECIAL + WORDS) + "\n")
+    return folder
+
+
+def dataset(
+    folder: pathlib.Path, *, rows: int, seed: int = 0, labelled: bool = True, shards: int = 2
+) -> Dataset:
+    """Returns a dataset whose label says whether words above the middle are in the majority."""
+    made = load_tokenizer(tokenizer(folder / "tokenizer"))
+    generator = np.random.default_rng(seed)
+    infos = []
+    for shard in range(shards):
+        part = []
+        for row in range(rows // shards):
+            words = generator.integers(5, 64, generator.integers(3, 13))
+            ids = np.concatenate([[_CLS], words, [_SEP]]).astype(np.int32)
+            text = " ".join(map(str, words))
+            identity = records.example_id(f"{seed} {shard} {row} {text}")
+            label = int(np.mean(words > 34) > 0.5) if labelled else None
+            part.append(Record(ids, None, identity, label=label))
+        infos.append(records.write_shard(folder, folder.name, index=shard, of=shards, records=part))
+    task = {"task": "classification", "labels": LABELS} if labelled else {}
+    records.finish(folder, infos, name=folder.name, tokenizer=made, max_length=16, **task)
+    return Dataset.open(folder)
+
+
+def stage(data: pathlib.Path, **changes: Any) -> config_lib.TrainStage:
+    """Returns a supervised stage of 12 steps on a dataset; `changes` replace whole fields."""
+    fields: dict[str, Any] = {
+        "model": {"size": "L2_H32", "heads": 2, "positions": 16},
+        "objective": {"kind": "classify"},
+        "data": {"records": str(data), "batch": 16, "lengths": (16,)},
+        "length": {"steps": 12},
+        "optimizer": {"learning_rate": 1e-3},
+    }
+    return config_lib.TrainStage(**{**fields, **changes})
+
+
+def run_options(**changes: Any) -> config_lib.Run:
+    """Returns how tests run: no TensorBoard, a line every 4 steps."""
+    return config_lib.Run(**{"tensorboard": False, "log_steps": 4, **changes})
