@@ -13,6 +13,8 @@ import pathlib  # noqa: E402
 
 import pytest  # noqa: E402
 
+from pd_jax import compilation  # noqa: E402
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
