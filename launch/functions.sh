@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Functions that several scripts share; sourced, not run. dry_run=1 makes `run` print and do nothing.
+# Functions that several scripts share; sourced, not run. dry_run=1 makes `run` print and do
+# nothing.
 
 dry_run="${dry_run:-0}"
 
@@ -13,18 +14,20 @@ run() {
   fi
 }
 
-# Prints the first Python from 3.11 to 3.13 that can make environments; PYTHON names one to try first.
+# Prints the first Python from 3.11 to 3.13 that can make environments; PYTHON names one to try
+# first.
 find_python() {
   local name
   for name in "${PYTHON:-python3}" python3 python3.11 python3.12 python3.13; do
-    if "$name" -c 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
-      >/dev/null 2>&1; then
+    if "$name" -c '
+import ensurepip, sys, venv
+sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' >/dev/null 2>&1; then
       command -v "$name"
       return 0
     fi
   done
-  echo "error: no Python 3.11, 3.12 or 3.13 with venv and pip was found; install one (on Debian also" \
-    "its -venv package), or name it: PYTHON=/path/to/python3.12" >&2
+  echo "error: no Python 3.11, 3.12 or 3.13 with venv and pip was found; install one (Debian:" \
+    "python3 and python3-venv), or name it: PYTHON=/path/to/python3.12" >&2
   return 2
 }
 
@@ -37,8 +40,8 @@ make_venv() {
   fi
 }
 
-# install_once DIR EXTRAS: installs this checkout with EXTRAS (`dev,hf`, or nothing for the core) into
-# DIR. A stamp (checkout, extras, checksum of setup.py) makes the second call return at once.
+# install_once DIR EXTRAS: installs this checkout with EXTRAS (`dev,hf`, or nothing for the core)
+# into DIR. A stamp (checkout, extras, checksum of setup.py) makes the second call return at once.
 install_once() {
   local venv="$1" extras="$2" stamp state
   stamp="$venv/.installed-${extras:-core}"
@@ -46,10 +49,76 @@ install_once() {
   if [ "$(cat "$stamp" 2>/dev/null)" = "$state" ]; then
     return 0
   fi
-  echo "installing pd_jax${extras:+[$extras]} into $venv; the first time this takes some minutes" >&2
+  echo "installing pd_jax${extras:+[$extras]} into $venv; this takes some minutes once" >&2
   run "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     --editable ".${extras:+[$extras]}"
   if [ "$dry_run" != 1 ]; then
     echo "$state" >"$stamp"
   fi
+}
+
+# take_flags ARGUMENTS...: sets `arguments` to all of them but --dry-run, which sets dry_run=1;
+# --help prints the comment at the top of the script.
+arguments=()
+take_flags() {
+  local argument
+  for argument in "$@"; do
+    case "$argument" in
+      --dry-run) dry_run=1 ;;
+      --help) show_help && exit 0 ;;
+      *) arguments+=("$argument") ;;
+    esac
+  done
+}
+
+show_help() {
+  awk 'NR > 1 && !/^#/ { exit } NR > 1 && !/^#SBATCH/ { sub(/^# ?/, ""); print }' "$0"
+}
+
+# need_flags --NAME...: ends with a sentence unless `arguments` holds every --NAME=VALUE.
+need_flags() {
+  local name
+  for name in "$@"; do
+    if [ -z "$(flag "$name")" ]; then
+      echo "error: $name=... is missing; see bash ${0##*/} --help" >&2
+      exit 2
+    fi
+  done
+}
+
+# flag --NAME [DEFAULT]: prints the value of --NAME in `arguments`.
+flag() {
+  local argument value="${2:-}"
+  for argument in ${arguments[@]+"${arguments[@]}"}; do
+    case "$argument" in
+      "$1="*) value="${argument#*=}" ;;
+    esac
+  done
+  printf '%s' "$value"
+}
+
+# has_flag --NAME: whether `arguments` holds --NAME without a value.
+has_flag() {
+  local argument
+  for argument in ${arguments[@]+"${arguments[@]}"}; do
+    if [ "$argument" = "$1" ]; then
+      return 0
+    fi
+  done
+  return 1
+}
+
+# drop_flags --NAME...: removes the launcher's own flags from `arguments`; the rest is the
+# program's.
+drop_flags() {
+  local argument name rest=()
+  for argument in ${arguments[@]+"${arguments[@]}"}; do
+    for name in "$@"; do
+      case "$argument" in
+        "$name" | "$name="*) continue 2 ;;
+      esac
+    done
+    rest+=("$argument")
+  done
+  arguments=(${rest[@]+"${rest[@]}"})
 }

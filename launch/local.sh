@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Runs a pipeline on this machine: bash launch/local.sh [--dry-run] [--processes N] [flags of pd_jax.main]
+# Runs a pipeline on this machine: bash launch/local.sh [--dry-run] [--processes N] [flags of
+# pd_jax.main]
 #
-# Makes .venv, installs the core, and runs the quick start: the whole chain on generated text, offline,
-# in minutes. Later flags win, so another config is  bash launch/local.sh --config=... --workdir=...
-# The same command continues an interrupted run and does nothing for a finished one.
-# --processes N runs N processes of one CPU device each that train together over loopback, as N hosts
-# would. --dry-run prints the commands and runs none.
+# Makes .venv, installs the core, and runs the quick start: the whole chain on generated text,
+# offline, in minutes. Later flags win, so another config is  bash launch/local.sh --config=...
+# --workdir=... The same command continues an interrupted run and does nothing for a finished one.
+# --processes N runs N processes of one CPU device each that train together over loopback, as N
+# hosts would. --dry-run prints the commands and runs none.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/functions.sh
@@ -17,7 +18,7 @@ while [ $# -gt 0 ]; do
     --dry-run) dry_run=1 ;;
     --processes) processes="${2:?--processes needs a number}" && shift ;;
     --processes=*) processes="${1#*=}" ;;
-    --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p;}' "$0" && exit 0 ;;
+    --help) show_help && exit 0 ;;
     *) arguments+=("$1") ;;
   esac
   shift
@@ -39,7 +40,11 @@ fi
 
 port=PORT
 if [ "$dry_run" != 1 ]; then
-  port="$(.venv/bin/python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')"
+  port="$(.venv/bin/python -c '
+import socket
+with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    print(probe.getsockname()[1])')"
 fi
 ids=()
 trap 'kill ${ids[@]+"${ids[@]}"} 2>/dev/null' TERM

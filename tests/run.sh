@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Checks and tests this checkout: bash tests/run.sh [pytest arguments]
 #
-# Makes .venv where there is none, adds what the tests need, then runs the linter, the formatter, the
-# type checker and the tests. Tests marked slow are left out: bash tests/run.sh -m slow runs those.
-# Safe to repeat; the second time nothing is installed.
+# Makes .venv where there is none, adds what the tests need, then runs the linter, the formatter,
+# the type checker and the tests. Tests marked slow are left out: bash tests/run.sh -m slow runs
+# those. Safe to repeat; the second time nothing is installed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/functions.sh
@@ -12,8 +12,8 @@ venv=.venv
 tests_seconds=1080 # with the checks before them, twenty minutes on two cores
 torch=2.13.0
 
-# pip's own choice of torch on Linux is the CUDA build of several gigabytes, so the CPU build is asked
-# for by name: first where pip is configured to look, then at PyTorch's own index.
+# pip's own choice of torch on Linux is the CUDA build of several gigabytes, so the CPU build is
+# asked for by name: first where pip is configured to look, then at PyTorch's own index.
 install_cpu_torch() {
   if "$venv/bin/python" -c 'import torch' 2>/dev/null; then
     return 0
@@ -55,7 +55,8 @@ fi
 
 check lint "$venv/bin/ruff" check --quiet .
 check format "$venv/bin/ruff" format --quiet --check .
-check shell "$venv/bin/shellcheck" --external-sources launch/*.sh tests/run.sh .ci/run
+check shell "$venv/bin/shellcheck" --external-sources \
+  launch/*.sh launch/env/*.sh launch/slurm.sbatch tests/run.sh .ci/run
 check types "$venv/bin/pyright" --pythonpath "$venv/bin/python"
 check tests run_pytest "$@"
 if [ "${#failed[@]}" -gt 0 ]; then
