@@ -1,10 +1,11 @@
 """Reads datasets and logit stores whole and tells every fault in them.
 
-    python -m pd_jax.tools.verify DATASET [DATASET ...] [--logits STORE ...]
+    python -m pd_jax.tools.verify DATASET [DATASET ...] [--logits STORE ...] [--teacher MODEL]
 
 Checked: manifest, counts, sizes, digests, offset indexes, every checksum, every example (tokens in
 the vocabulary, labels in the label set, ids), and of a store every row's id against its dataset and
-every logit. Exits 0 where nothing is wrong, 2 where anything is.
+every logit. With `--teacher`, the logits of a sample are computed again and compared. Exits 0 where
+nothing is wrong, 2 where anything is.
 """
 
 import argparse
@@ -14,15 +15,20 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 from etils import epath
 
+from pd_jax import config
 from pd_jax.data import audit, manifest
 from pd_jax.data.logits import LogitStore
 from pd_jax.data.manifest import Manifest
+from pd_jax.data.order import Permutation
 from pd_jax.data.records import Dataset
 from pd_jax.errors import LogitsError, RecordsError
 from pd_jax.progress import Progress
 from pd_jax.tools import command
+
+_SAMPLE_BATCH = 32
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if faults:
         raise RecordsError(f"{faults} faults; restore the files named above or build them again")
     for folder in arguments.logits:
-        faults += _tell(_store_faults(epath.Path(folder), datasets))
+        store, dataset = _open_store(epath.Path(folder), datasets)
+        print(f"reading {folder}: {len(dataset)} rows of logits", file=sys.stderr)
+        broken = _tell(audit.logits_faults(store, dataset))
+        if arguments.teacher and not broken:
+            broken += _tell(_teacher_faults(store, dataset, arguments))
+        faults += broken
     if faults:
         raise LogitsError(f"{faults} faults; restore the files named above or label again")
     stores = f" and {len(arguments.logits)} logit stores" if arguments.logits else ""
@@ -58,6 +69,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("datasets", nargs="+", metavar="DATASET", help="folder of a dataset")
     parser.add_argument(
         "--logits", nargs="+", default=[], metavar="STORE", help="logit stores of these datasets"
+    )
+    parser.add_argument("--teacher", metavar="MODEL", help="folder of the stores' teacher")
+    parser.add_argument(
+        "--sample", type=int, default=256, help="rows to compute again (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-3,
+        help="largest difference of a logit (default: %(default)s, for float32 stores)",
+    )
+    parser.add_argument(
+        "--length", type=int, help="tokens that rows were cut to when labelled (default: not cut)"
     )
     parser.add_argument(
         "--workers",
@@ -99,18 +123,58 @@ def _dataset_faults(folder: epath.Path, found: Manifest, workers: int) -> Iterat
                 job.cancel()
 
 
-def _store_faults(
+def _open_store(
     folder: epath.Path, datasets: Sequence[tuple[epath.Path, Manifest]]
-) -> Iterator[str]:
+) -> tuple[LogitStore, Dataset]:
+    """Returns a store and the one of the datasets that it was made for."""
     store = LogitStore.open(folder)
     for path, found in datasets:
         if found.fingerprint == store.manifest.dataset:
-            print(f"reading {folder}: {store.manifest.rows} rows of logits", file=sys.stderr)
-            return audit.logits_faults(store, Dataset.open(path))
+            return store, Dataset.open(path)
     raise LogitsError(
         f"{folder} was made for none of the datasets given; name the one with fingerprint"
         f" {store.manifest.dataset}"
     )
+
+
+def _teacher_faults(
+    store: LogitStore, dataset: Dataset, arguments: argparse.Namespace
+) -> Iterator[str]:
+    """Yields the rows of a sample for which the teacher says something else than the store."""
+    # Every worker imports this file: what only the teacher needs is imported here.
+    import jax
+
+    from pd_jax.data.feed import pad
+    from pd_jax.models.weights import hf
+    from pd_jax.parallel.mesh import make_mesh
+    from pd_jax.parallel.sharding import put_batch
+    from pd_jax.stages.label import make_predict
+
+    teacher = hf.load(arguments.teacher)
+    if teacher.fingerprint != store.manifest.teacher or teacher.labels != store.manifest.labels:
+        raise LogitsError(
+            f"{store.folder} was made by another model than {arguments.teacher}; name its teacher"
+        )
+    mesh = make_mesh(config.Mesh(data=1), jax.local_devices()[:1])
+    predict = make_predict(teacher, mesh, dtype="float32")
+    tokenizer = dataset.manifest.tokenizer
+    size = min(arguments.sample, len(dataset))
+    sample = np.sort(Permutation(len(dataset), ("verify",))(np.arange(size)))
+    length = min(
+        int(dataset.lengths[sample].max()), arguments.length or dataset.manifest.max_length
+    )
+    print(f"computing {size} rows again with {arguments.teacher}", file=sys.stderr)
+    with Progress("computing again", size) as progress:
+        for rows in np.array_split(sample, -(-size // _SAMPLE_BATCH)):
+            gathered = dataset.gather(rows)
+            batch = pad(gathered, length=length, pad_id=tokenizer.pad_id, sep_id=tokenizer.sep_id)
+            said = np.asarray(predict(put_batch(batch, mesh)))
+            stored = store.gather(rows, gathered.example_ids)
+            apart = np.abs(said - stored).max(axis=1)
+            for row in np.flatnonzero(apart > arguments.tolerance):
+                place = store.place(int(rows[row]))
+                yield f"{place} is {apart[row]:.2g} from what the teacher says"
+            progress.advance(len(rows))
 
 
 if __name__ == "__main__":

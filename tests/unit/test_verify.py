@@ -4,12 +4,19 @@ import dataclasses
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
-from pd_jax import files
-from pd_jax.data import audit, logits, manifest, records, shards, tfrecord
+from pd_jax import config, files
+from pd_jax.data import audit, feed, logits, manifest, records, shards, tfrecord
 from pd_jax.errors import LogitsError, RecordsError
+from pd_jax.models import sizes
+from pd_jax.models.heads import TaskModel
+from pd_jax.models.weights import hf
+from pd_jax.parallel.mesh import make_mesh
+from pd_jax.parallel.sharding import put_batch
+from pd_jax.stages import label
 from pd_jax.tools import verify
 
 LABELS = ("no", "yes")
@@ -175,6 +182,37 @@ def test_a_store_of_a_dataset_that_was_not_given(dataset, store, make_dataset, r
     other = make_dataset([record(1, 4)], name="other")
     with pytest.raises(LogitsError, match="was made for none of the datasets given"):
         verify.main([str(other.folder), "--workers", "1", "--logits", str(store)])
+
+
+def test_a_sample_is_computed_again_with_the_teacher(dataset, tmp_path, capsys):
+    teacher = tiny_teacher(tmp_path / "teacher", seed=0)
+    mesh = make_mesh(config.Mesh(data=1), jax.local_devices()[:1])
+    predict = label.make_predict(teacher, mesh, dtype="float32")
+    found = dataset.gather(np.arange(12))
+    values = np.array(predict(put_batch(feed.pad(found, length=8, pad_id=0, sep_id=102), mesh)))
+    said = {"teacher": teacher.fingerprint, "task": "classification", "labels": LABELS}
+    logits.write_logits(tmp_path / "good", dataset, logits=values, **said)
+    values[5] += 0.01
+    logits.write_logits(tmp_path / "bad", dataset, logits=values, **said)
+    arguments = [str(dataset.folder), "--workers", "1", "--teacher", str(tmp_path / "teacher")]
+    assert verify.main([*arguments, "--logits", str(tmp_path / "good")]) == 0
+    capsys.readouterr()
+    with pytest.raises(LogitsError, match="^1 faults"):
+        verify.main([*arguments, "--logits", str(tmp_path / "bad")])
+    told = capsys.readouterr().out
+    assert "set-00001-of-00003.tfrecord row 1 is 0.01 from what the teacher says" in told
+    tiny_teacher(tmp_path / "teacher", seed=1)
+    with pytest.raises(LogitsError, match="good was made by another model than .*teacher"):
+        verify.main([*arguments, "--logits", str(tmp_path / "good")])
+
+
+def tiny_teacher(folder, seed):
+    """Writes and returns a model of one layer with random weights."""
+    shape = sizes.BertConfig(vocab_size=30522, hidden=8, layers=1, heads=1, intermediate=16)
+    one = np.ones((1, 4), np.int32)
+    params = TaskModel(shape, 2).init(jax.random.key(seed), one, one, one)["params"]
+    hf.save(folder, params, shape, labels=LABELS, task="classification")
+    return hf.load(folder)
 
 
 def test_the_command_exits_0_or_2(dataset):
