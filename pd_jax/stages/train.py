@@ -170,7 +170,9 @@ def _open(data: config_lib.Data) -> _Material:
         )
     opened = tuple(LogitStore.open(path) for path in stores)
     first = opened[0].manifest if opened else datasets[0].manifest
-    material = _Material(datasets, (opened,) if opened else (), first.task, tuple(first.labels))
+    # As the feed does: a store's outputs are brought into the order of the dataset's labels.
+    labels = tuple(datasets[0].manifest.labels or first.labels)
+    material = _Material(datasets, (opened,) if opened else (), first.task, labels)
     for path, dataset in zip(paths, datasets, strict=True):
         _check_tokenizer(str(path), dataset, material)
     return material
