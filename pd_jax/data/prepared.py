@@ -104,11 +104,12 @@ def _split(path: str) -> _Split:
     """
     import tensorflow_datasets
 
-    name, _, split = path.removeprefix(PREFIX).rpartition(":")
-    if not name:
+    named = re.fullmatch(r"(.+):(\w+(?:\[.*\])?)", path.removeprefix(PREFIX))
+    if named is None:
         raise SourceError(
             f"{path} names no split; write tfds:NAME:SPLIT, for example tfds:glue/sst2:train"
         )
+    name, split = named.groups()
     builder = tensorflow_datasets.builder_from_directory(str(_folder(path, name)))
     kind = builder.info.file_format.value
     if kind not in ("array_record", "tfrecord"):

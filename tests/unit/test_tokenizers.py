@@ -20,9 +20,9 @@ from pd_jax.errors import TokenizerError
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
 PIECES = [
-    *SPECIAL, *LETTERS, *(f"##{letter}" for letter in LETTERS), *"0123456789.,!?'-:/@#&()[]_~日本語é",
-    "##0", "##1", "the", "un", "##aff", "##able", "want", "##want", "##ed", "runn", "##ing", "http", "mask",
-    "resume", "##sume",
+    *SPECIAL, *LETTERS, *(f"##{letter}" for letter in LETTERS),
+    *"0123456789.,!?'-:/@#&()[]_~日本語é", "##0", "##1", "the", "un", "##aff", "##able", "want",
+    "##want", "##ed", "runn", "##ing", "http", "mask", "resume", "##sume",
 ]  # fmt: skip
 
 AWKWARD = [
