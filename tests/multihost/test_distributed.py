@@ -1,0 +1,166 @@
+"""Processes that find each other over loopback, agree, compare, and never wait without end."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+from pd_jax.errors import MeshError
+from pd_jax.parallel import distributed
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+VARIABLES = ("PD_JAX_COORDINATOR", "PD_JAX_PROCESSES", "PD_JAX_PROCESS_ID")
+
+TALK = """
+import jax
+import numpy as np
+from pd_jax import config
+from pd_jax.errors import MeshError
+from pd_jax.parallel import distributed, sharding
+from pd_jax.parallel.mesh import make_mesh, row_share
+
+distributed.initialise("auto")
+me = jax.process_index()
+print(distributed.describe())
+print("largest", distributed.agree(10 * me))
+print("writer", distributed.is_writer())
+distributed.same_everywhere("config", "same")
+distributed.barrier("compared")
+try:
+    distributed.same_everywhere("dataset", f"other {me == 1}")
+except MeshError as fault:
+    print(fault)
+mesh = make_mesh(config.Mesh())
+index, count = row_share(mesh)
+rows = np.arange(16, dtype=np.int32).reshape(count, -1)[index]
+total = jax.jit(lambda x: x * x.sum())(sharding.put_batch({"ids": rows}, mesh)["ids"])
+print("mine", [int(x) for shard in total.addressable_shards for x in shard.data])
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(code: str, port: int, count: int, index: int, **extra: str) -> subprocess.Popen[str]:
+    values = (f"127.0.0.1:{port}", str(count), str(index))
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            **dict(zip(VARIABLES, values, strict=True)),
+            "JAX_PLATFORMS": "cpu",
+            "JAX_NUM_CPU_DEVICES": "2",
+            **extra,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_agree_and_compare(count: int) -> None:
+    port = free_port()
+    processes = [start(TALK, port, count, index) for index in range(count)]
+    outputs = [process.communicate(timeout=240) for process in processes]
+    for index, (process, (out, err)) in enumerate(zip(processes, outputs, strict=True)):
+        assert process.returncode == 0, err
+        lines = out.splitlines()
+        assert any(line.startswith(f"process {index} of {count} on ") for line in lines)
+        assert f"2 of {2 * count} devices" in out
+        assert f"largest {10 * (count - 1)}" in lines
+        assert f"writer {index == 0}" in lines
+        assert any(line.startswith("dataset of process 1 differs from") for line in lines)
+        # 0 + 1 + ... + 15 = 120, and each process has its own contiguous rows.
+        share = 16 // count
+        mine = [120 * row for row in range(index * share, (index + 1) * share)]
+        assert f"mine {mine}" in lines
+
+
+@pytest.mark.parametrize(
+    ("index", "extra", "hint"),
+    [
+        (1, {}, "let them reach the coordinator's port"),
+        (0, {"MEGASCALE_NUM_SLICES": "2"}, "unset MEGASCALE_NUM_SLICES=2"),
+    ],
+)
+def test_a_process_that_stays_alone_ends_in_time(index: int, extra: dict, hint: str) -> None:
+    code = "from pd_jax.parallel import distributed; distributed.initialise('on')"
+    started = time.monotonic()
+    process = start(code, free_port(), 2, index, PD_JAX_WAIT_SECONDS="3", **extra)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert time.monotonic() - started < 60
+    (line,) = (line for line in err.splitlines() if line.startswith("error: "))
+    assert f"process {index} of 2" in line
+    assert "within 3 s" in line
+    assert hint in line
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in (*VARIABLES, "PD_JAX_WAIT_SECONDS", "SLURM_STEP_NODELIST", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    # Nothing here may reach out, whatever a test gets wrong.
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **_: pytest.fail("joined"))
+    return monkeypatch
+
+
+def test_one_process_needs_no_one(alone: pytest.MonkeyPatch) -> None:
+    distributed.initialise("auto")
+    distributed.initialise("off")
+    assert distributed.agree(7) == 7
+    assert distributed.is_writer()
+    distributed.same_everywhere("config", "any")
+    distributed.barrier("any")
+    with pytest.raises(MeshError, match="--distributed=on, but nothing says where"):
+        distributed.initialise("on")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (("host:1", "2", ""), "PD_JAX_PROCESS_ID=''"),
+        (("host:1", "two", "0"), "PD_JAX_PROCESSES='two'"),
+        (("host", "2", "0"), "'host' has no port"),
+        (("host:1", "2", "2"), "PD_JAX_PROCESS_ID=2 is not below PD_JAX_PROCESSES=2"),
+    ],
+)
+def test_what_the_variables_must_say(
+    values: tuple[str, str, str], message: str, alone: pytest.MonkeyPatch
+) -> None:
+    for name, value in zip(VARIABLES, values, strict=True):
+        alone.setenv(name, value)
+    with pytest.raises(MeshError) as refusal:
+        distributed.initialise("auto")
+    assert message in str(refusal.value)
+
+
+def test_the_wait_must_be_a_number(alone: pytest.MonkeyPatch) -> None:
+    for name, value in zip(VARIABLES, ("host:1", "2", "0"), strict=True):
+        alone.setenv(name, value)
+    alone.setenv("PD_JAX_WAIT_SECONDS", "soon")
+    with pytest.raises(MeshError, match="PD_JAX_WAIT_SECONDS='soon'"):
+        distributed.initialise("auto")
+
+
+def test_slurm_tasks_join_and_a_lone_one_does_not(alone: pytest.MonkeyPatch) -> None:
+    asked: list[dict] = []
+    alone.setattr(jax.distributed, "initialize", lambda **given: asked.append(given))
+    alone.setenv("SLURM_STEP_NODELIST", "node[1-2]")
+    alone.setenv("SLURM_NTASKS", "1")
+    distributed.initialise("auto")
+    assert asked == []
+    alone.setenv("SLURM_NTASKS", "16")
+    distributed.initialise("auto")
+    assert asked[0]["coordinator_address"] is None
+    assert asked[0]["heartbeat_timeout_seconds"] <= 60
