@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from pd_jax.errors import WeightsError
 from pd_jax.models.bert import Bert
 from pd_jax.models.heads import PretrainingModel, TaskModel
 from pd_jax.models.sizes import BertConfig
@@ -17,6 +18,7 @@ INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 Outputs = dict[str, Array]
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
+_WHOLE = ({"bert"}, {"bert", "classifier"}, {"bert", "mlm", "nsp"})
 _PROBES = ((1, 1), (1, 16), (3, 40), (4, 128))
 
 
@@ -37,13 +39,21 @@ def make_forward(
     """Returns the model's inference as a pure function of INPUTS to outputs by name.
 
     A classifier gives `logits` [batch, outputs]; a pre-trained model gives `logits` [batch, length,
-    vocabulary] and, where it has the head, `next_sentence_logits`; a bare encoder gives
+    vocabulary] and `next_sentence_logits`; a bare encoder gives
     `last_hidden_state` and `pooler_output`. All are float32.
+
+    Raises:
+      WeightsError: the model lacks its pooler or one of the two heads of pre-training.
     """
+    if set(params) not in _WHOLE or "pooler" not in params["bert"]:
+        raise WeightsError(
+            f"a model of {', '.join(sorted(params))} cannot be exported: it needs its pooler, and "
+            "both heads of pre-training (mlm, nsp), a classifier, or none"
+        )
     if "classifier" in params:
         task = TaskModel(config, params["classifier"]["bias"].shape[0])
         return lambda *inputs: {"logits": task.apply({"params": params}, *inputs)}
-    if {"mlm", "nsp"} <= set(params):
+    if "mlm" in params:
         model = PretrainingModel(config)
 
         def pretrained(ids: Any, segments: Any, mask: Any) -> Outputs:
@@ -65,7 +75,7 @@ def output_axes(params: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """Returns the outputs' names and the names of their axes, in order."""
     if "classifier" in params:
         return {"logits": ("batch", "outputs")}
-    if {"mlm", "nsp"} <= set(params):
+    if "mlm" in params:
         return {
             "logits": ("batch", "length", "vocabulary"),
             "next_sentence_logits": ("batch", "classes"),
@@ -93,7 +103,7 @@ def difference(
     ours: Callable[..., Mapping[str, Any]],
     theirs: Callable[..., Mapping[str, Any]],
 ) -> Difference:
-    """Returns the largest difference of any output over all probes, where a token is not padding."""
+    """Returns the largest difference of any output over all probes, padding left out."""
     largest = scale = 0.0
     for batch in probes(config):
         expected, found = ours(*batch), theirs(*batch)

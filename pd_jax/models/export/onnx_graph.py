@@ -4,6 +4,7 @@ Batch and length are symbolic. The graph uses operators that ONNX defines for th
 (LayerNormalization of opset 17, Gelu of opset 20), so that a runtime can fuse what it likes.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +27,9 @@ def require_onnx() -> Any:
     try:
         import onnx
     except ImportError:
-        raise WeightsError("ONNX export needs the onnx package: pip install 'pd_jax[export]'") from None
+        raise WeightsError(
+            "ONNX export needs the onnx package: pip install 'pd_jax[export]'"
+        ) from None
     return onnx
 
 
@@ -62,9 +65,7 @@ class _Graph:
     def norm(self, name: str, states: str, params: Mapping[str, Any], epsilon: float) -> str:
         scale = self.constant(f"{name}/scale", params["scale"])
         bias = self.constant(f"{name}/bias", params["bias"])
-        return self.node(
-            "LayerNormalization", name, states, scale, bias, axis=-1, epsilon=epsilon
-        )
+        return self.node("LayerNormalization", name, states, scale, bias, axis=-1, epsilon=epsilon)
 
     def gelu(self, name: str, states: str, config: BertConfig) -> str:
         approximate = "tanh" if config.gelu == "tanh" else "none"
@@ -103,20 +104,25 @@ def build(config: BertConfig, params: Mapping[str, Any]) -> Any:
 
 
 def quantise(source: epath.Path, target: epath.Path) -> None:
-    """Writes the model with int8 weights (a scale a channel); activations are quantised as they come."""
+    """Writes the model with int8 weights, a scale a channel; activations are quantised live."""
     try:
         from onnxruntime import quantization
     except ImportError:
         raise WeightsError("int8 needs onnxruntime: pip install 'pd_jax[export]'") from None
-    quantization.quantize_dynamic(
-        source,
-        target,
-        op_types_to_quantize=["MatMul", "Gather"],
-        per_channel=True,
-        weight_type=quantization.QuantType.QInt8,
-        # Without VNNI, products of 8-bit numbers overflow 16 bits in pairs; 7-bit weights do not.
-        reduce_range=True,
-    )
+    # It logs a warning that the graph was not run through its optimiser, which changes operators.
+    logging.disable(logging.WARNING)
+    try:
+        quantization.quantize_dynamic(
+            source,
+            target,
+            op_types_to_quantize=["MatMul", "Gather"],
+            per_channel=True,
+            weight_type=quantization.QuantType.QInt8,
+            # Without VNNI, products of 8 bits overflow 16 in pairs; 7-bit weights do not.
+            reduce_range=True,
+        )
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _embeddings(graph: _Graph, config: BertConfig, params: Mapping[str, Any]) -> str:
@@ -192,10 +198,12 @@ def _outputs(
     pooled = graph.node("Tanh", "pooled", graph.dense("pooler", first, params["bert"]["pooler"]))
     if "classifier" in params:
         outputs = [graph.dense("classifier", pooled, params["classifier"])]
-    elif {"mlm", "nsp"} <= set(params):
+    elif "mlm" in params:
         transformed = graph.dense("mlm/transform", states, params["mlm"]["transform"])
         transformed = graph.gelu("mlm/gelu", transformed, config)
-        transformed = graph.norm("mlm/norm", transformed, params["mlm"]["norm"], config.norm_epsilon)
+        transformed = graph.norm(
+            "mlm/norm", transformed, params["mlm"]["norm"], config.norm_epsilon
+        )
         # The decoder is the word embedding: the same constant, turned when the model is loaded.
         decoder = graph.node("Transpose", "mlm/decoder", "embeddings/word", perm=(1, 0))
         product = graph.node("MatMul", "mlm/product", transformed, decoder)

@@ -103,7 +103,22 @@ def save(
       WeightsError: parameters that are missing, left over, or of another shape than the config
         says.
     """
-    folder = epath.Path(folder)
+    with files.whole_folder(folder) as partial:
+        digest = write(partial, params, config, labels=labels, task=task)
+        if add is not None:
+            add(partial)
+    return digest
+
+
+def write(
+    folder: epath.Path,
+    params: Mapping[str, Any],
+    config: BertConfig,
+    *,
+    labels: Sequence[str],
+    task: str | None,
+) -> str:
+    """Returns the fingerprint of the model whose two files are now in `folder`."""
     flat = {
         path: np.asarray(value, np.float32) for path, value in layout.flatten(dict(params)).items()
     }
@@ -111,7 +126,7 @@ def save(
     layout.check(
         {path: value.shape for path, value in flat.items()},
         {tensor.path: tensor.shape for tensor in wanted},
-        where=f"the model to save in {folder}",
+        where="the model to save",
     )
     tensors = {
         tensor.hf: np.ascontiguousarray(
@@ -119,15 +134,10 @@ def save(
         )
         for tensor in wanted
     }
-    with files.whole_folder(folder) as partial:
-        files.write_bytes(
-            partial / WEIGHTS_FILE, safetensors.numpy.save(tensors, metadata={"format": "pt"})
-        )
-        files.write_json(
-            partial / CONFIG_FILE, hf_config.values_of(config, params, labels=labels, task=task)
-        )
-        if add is not None:
-            add(partial)
+    values = hf_config.values_of(config, params, labels=labels, task=task)
+    content = safetensors.numpy.save(tensors, metadata={"format": "pt"})
+    files.write_bytes(folder / WEIGHTS_FILE, content)
+    files.write_json(folder / CONFIG_FILE, values)
     return fingerprint(layout.nest(flat), config, labels=labels, task=task)
 
 

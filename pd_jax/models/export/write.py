@@ -1,0 +1,197 @@
+"""Writes a model in another program's format, compared with ours before the folder appears."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Protocol
+
+import jax
+import numpy as np
+from etils import epath
+
+from pd_jax import files
+from pd_jax.errors import WeightsError
+from pd_jax.models.export import onnx_graph, programs, stablehlo
+from pd_jax.models.export.forward import Difference, difference, make_forward
+from pd_jax.models.weights import hf, hf_config
+
+Format = Literal["hf", "onnx", "stablehlo"]
+ONNX_FILE, INT8_FILE, STABLEHLO_FILE = "model.onnx", "model_int8.onnx", "model.stablehlo"
+CARD_FILE = "README.md"
+TOLERANCE = 1e-5
+"""How far a float32 export may be from ours, relative to outputs above 1."""
+
+_TEXTS = (
+    "A compact model, distilled.",
+    "Ça coûte 3,50 €, n'est-ce pas?",
+    "naïve CAFÉ résumé; İstanbul, straße",
+    "中文和 English mixed 日本語",
+    "unbelievably antidisestablishmentarian words 123456 7.5e-3",
+    "emoji 🙂 and\ttabs\u00a0and \u200b zero width",
+    "",
+    "x" * 200,
+)
+
+
+class Tokenizer(Protocol):
+    """What is needed of `data.tokenizers.Tokenizer`."""
+
+    vocab_size: int
+    cls_id: int
+    sep_id: int
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Returns each text's ids without special tokens."""
+        ...
+
+    def save(self, folder: epath.PathLike) -> None:
+        """Writes the tokenizer's files."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One exported file, its size, and how it compares with ours on this machine's CPU.
+
+    `difference` is the largest of any output over probes of several sizes, `scale` our largest
+    output; both are None where the other program is not installed. Times are of one text of 128
+    tokens.
+    """
+
+    file: str
+    megabytes: float
+    program: str
+    difference: float | None = None
+    scale: float | None = None
+    milliseconds: float | None = None
+    our_milliseconds: float | None = None
+
+    def sentence(self) -> str:
+        """Returns the check in words."""
+        size = f"{self.file} ({self.megabytes:.2f} MB)"
+        if self.difference is None:
+            return f"{size}: not compared, because {self.program} is not installed"
+        return (
+            f"{size}: outputs of {self.program} differ from ours by at most {self.difference:.2g} "
+            f"(outputs up to {self.scale:.3g}); one text of 128 tokens takes "
+            f"{self.milliseconds:.2f} ms, ours {self.our_milliseconds:.2f} ms"
+        )
+
+
+def export(
+    model: hf.SavedModel,
+    tokenizer: Tokenizer,
+    folder: epath.PathLike,
+    *,
+    format: Format,
+    int8: bool = False,
+    card: Callable[[Sequence[str]], str],
+) -> list[Check]:
+    """Returns the checks of what is now whole in `folder`; an older folder is replaced.
+
+    Args:
+      model: what to export.
+      tokenizer: its files go beside the model.
+      folder: where to write.
+      format: hf, onnx or stablehlo.
+      int8: with onnx, also write a file whose weights are 8-bit integers.
+      card: makes the model card from the checks' sentences.
+
+    Raises:
+      WeightsError: a package is not installed, the tokenizer does not fit the model, or a float32
+        export computes something else than the model.
+    """
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise WeightsError(
+            f"the tokenizer has {tokenizer.vocab_size} entries and the model "
+            f"{model.config.vocab_size}; take both from one folder"
+        )
+    if int8 and format != "onnx":
+        raise WeightsError(f"--int8 is known for onnx only, not for {format}; leave it out")
+    forward = jax.jit(make_forward(model.config, model.params))
+    with files.whole_folder(folder) as partial:
+        tokenizer.save(partial)
+        values = hf_config.values_of(
+            model.config, model.params, labels=model.labels, task=model.task
+        )
+        files.write_json(partial / hf.CONFIG_FILE, values)
+        checks = _WRITERS[format](model, partial, forward)
+        if int8:
+            checks.append(_write_int8(model, partial, forward))
+        sentences = [check.sentence() for check in checks]
+        sentences.append(_check_tokenizer(tokenizer, partial))
+        files.write_text(partial / CARD_FILE, card(sentences))
+    return checks
+
+
+def _write_hf(model: hf.SavedModel, folder: epath.Path, forward: programs.Program) -> list[Check]:
+    hf.write(folder, model.params, model.config, labels=model.labels, task=model.task)
+    if hf.load(folder).fingerprint != model.fingerprint:
+        raise WeightsError(f"{folder} does not read back as it was written; check the disk")
+    program = programs.transformers_program(folder)
+    return [_check(model, folder / hf.WEIGHTS_FILE, "transformers", forward, program)]
+
+
+def _write_onnx(model: hf.SavedModel, folder: epath.Path, forward: programs.Program) -> list[Check]:
+    path = folder / ONNX_FILE
+    path.write_bytes(onnx_graph.build(model.config, model.params).SerializeToString())
+    return [_check(model, path, "onnxruntime", forward, programs.onnx_program(path))]
+
+
+def _write_int8(model: hf.SavedModel, folder: epath.Path, forward: programs.Program) -> Check:
+    path = folder / INT8_FILE
+    onnx_graph.quantise(folder / ONNX_FILE, path)
+    program = programs.onnx_program(path)
+    return _check(model, path, "onnxruntime", forward, program, tolerance=None)
+
+
+def _write_stablehlo(
+    model: hf.SavedModel, folder: epath.Path, forward: programs.Program
+) -> list[Check]:
+    path = folder / STABLEHLO_FILE
+    path.write_bytes(stablehlo.serialise(model.config, model.params))
+    return [_check(model, path, "jax.export", forward, programs.stablehlo_program(path))]
+
+
+_WRITERS: Mapping[str, Callable[[hf.SavedModel, epath.Path, programs.Program], list[Check]]] = {
+    "hf": _write_hf,
+    "onnx": _write_onnx,
+    "stablehlo": _write_stablehlo,
+}
+
+
+def _check(
+    model: hf.SavedModel,
+    path: epath.Path,
+    name: str,
+    forward: programs.Program,
+    program: programs.Program | None,
+    *,
+    tolerance: float | None = TOLERANCE,
+) -> Check:
+    """Returns the comparison; raises WeightsError where it is worse than `tolerance`."""
+    megabytes = path.stat().length / 1e6
+    if program is None:
+        return Check(path.name, megabytes, name)
+    found: Difference = difference(model.config, forward, program)
+    if tolerance is not None and not found.fits(tolerance):
+        raise WeightsError(
+            f"{path.name} computes something else than the model: {name}'s outputs differ by up to "
+            f"{found.largest:.3g} where ours reach {found.scale:.3g}; nothing was written"
+        )
+    theirs, ours = (programs.milliseconds(run, model.config) for run in (program, forward))
+    return Check(path.name, megabytes, name, found.largest, found.scale, theirs, ours)
+
+
+def _check_tokenizer(tokenizer: Tokenizer, folder: epath.Path) -> str:
+    """Returns what a comparison with AutoTokenizer showed; raises WeightsError where ids differ."""
+    theirs = programs.transformers_token_ids(folder, _TEXTS)
+    if theirs is None:
+        return "tokenizer: not compared, because transformers is not installed"
+    for text, ours, other in zip(_TEXTS, tokenizer.encode(_TEXTS), theirs, strict=True):
+        expected = [tokenizer.cls_id, *ours.tolist(), tokenizer.sep_id]
+        if other != expected:
+            raise WeightsError(
+                f"transformers splits {text!r} into {other} and we into {expected}; "
+                "the tokenizer's files do not fit each other"
+            )
+    return f"tokenizer: transformers' ids equal ours on {len(_TEXTS)} probe texts"

@@ -1,0 +1,74 @@
+"""Writes a trained model in another program's format, and compares the two before it says done.
+
+python -m pd_jax.tools.export --model WORKDIR/stages/NAME-FINGERPRINT/model --output FOLDER
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from etils import epath
+
+from pd_jax.data.tokenizers import load_tokenizer
+from pd_jax.models.export import card
+from pd_jax.models.export.write import export
+from pd_jax.models.weights import hf
+from pd_jax.tools import command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 0 after the model was written and compared."""
+    arguments = _parser().parse_args(argv)
+    source, output = epath.Path(arguments.model), epath.Path(arguments.output)
+    model = hf.load(source)
+    run = card.read_run(source)
+    print(f"exporting {source} ({', '.join(sorted(model.params))}) as {arguments.format}")
+
+    def make_card(checks: Sequence[str]) -> str:
+        name = arguments.name or output.name
+        return card.write_card(
+            model,
+            run,
+            name=name,
+            format=arguments.format,
+            licence=arguments.license,
+            checks=checks,
+        )
+
+    checks = export(
+        model,
+        load_tokenizer(source),
+        output,
+        format=arguments.format,
+        int8=arguments.int8,
+        card=make_card,
+    )
+    for check in checks:
+        print(check.sentence())
+    print(f"exported to {output}: {', '.join(sorted(item.name for item in output.iterdir()))}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pd_jax.tools.export",
+        description=(
+            "Write a model as a Hugging Face folder, as ONNX or as StableHLO (batch and length "
+            "are dynamic in both), with its tokenizer and a model card."
+        ),
+    )
+    parser.add_argument(
+        "--model", required=True, help="a folder with config.json, model.safetensors, tokenizer"
+    )
+    parser.add_argument("--output", required=True, help="the folder to write")
+    parser.add_argument("--format", choices=("hf", "onnx", "stablehlo"), default="hf")
+    parser.add_argument(
+        "--int8", action="store_true", help="with onnx: also a file with 8-bit weights"
+    )
+    parser.add_argument("--name", help="the model card's title (default: the output's name)")
+    parser.add_argument("--license", help="the model card's licence, an SPDX name")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))
