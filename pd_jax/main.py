@@ -10,7 +10,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
@@ -41,6 +41,8 @@ def _main(argv: Sequence[str]) -> int:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; flags begin with --")
     if _CONFIG.value is None or _WORKDIR.value is None:
         raise app.UsageError("--config and --workdir are needed")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # orbax tells at INFO what it does to each file
     # Only now: a usage error should not wait for jax.
     from pd_jax import compilation, pipeline, report
     from pd_jax.config.reading import pipeline_from

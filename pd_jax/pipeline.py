@@ -238,7 +238,7 @@ def _folder(workdir: epath.Path, name: str, fingerprint: str) -> epath.Path:
 
 def _check_names(pipeline: config_lib.Pipeline, only: Sequence[str]) -> None:
     named = [(name, "--stages") for name in only] + [
-        (name, f"config.report.rows.{label}") for label, name in pipeline.report.rows.items()
+        (name, f"config.report.rows.{label}") for label, name in pipeline.report.rows
     ]
     for name, where in named:
         if name not in pipeline.stages:
@@ -322,7 +322,7 @@ def _write_record(
         "command": command,
         "stages": {item.name: str(item.folder.relative_to(workdir)) for item in planned.values()},
         "status": dict(status),
-        "report": reading.to_json(pipeline.report),
+        "report": {**reading.to_json(pipeline.report), "rows": dict(pipeline.report.rows)},
         "config": reading.to_json(pipeline),
     }
     files.write_json(record, content)

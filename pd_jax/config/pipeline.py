@@ -67,7 +67,8 @@ class Report:
     """
 
     title: str = ""
-    rows: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    rows: tuple[tuple[str, str], ...] = ()
+    """Label and stage of each line, in order (a ConfigDict would sort a mapping)."""
     metrics: tuple[str, ...] = ()
     reference: Literal["", "SST-2", "MNLI"] = ""
     """The task whose scores in the paper are shown in grey beside ours."""

@@ -1,0 +1,188 @@
+"""Pieces that config files are made of: each call returns a fresh value, and changes nothing."""
+
+import os
+
+from ml_collections import config_dict
+
+
+def parse(arg: str, **defaults) -> dict:
+    """Returns the defaults with what `arg` says: `key=value,key=value`, and a bare word for True.
+
+    Values take the type of their default. An unknown key raises with the known ones.
+    """
+    found = dict(defaults)
+    for part in filter(None, (piece.strip() for piece in arg.split(","))):
+        key, given, value = part.partition("=")
+        if key not in defaults:
+            known = ", ".join(f"{name}={default}" for name, default in defaults.items())
+            raise ValueError(f"config argument {key!r} is unknown; this config takes {known}")
+        kind = type(defaults[key])
+        if kind is bool:
+            found[key] = not given or value.lower() in ("true", "1", "yes")
+        else:
+            found[key] = kind(value)
+    return found
+
+
+def locked(pipeline: dict) -> config_dict.ConfigDict:
+    """Returns a pipeline's values as a locked ConfigDict."""
+    config = config_dict.ConfigDict(pipeline)
+    config.lock()
+    return config
+
+
+def data_folder() -> str:
+    """Returns the folder of the development data: `$PD_JAX_DATA`, or `../shared/data`."""
+    return os.environ.get("PD_JAX_DATA", os.path.join("..", "shared", "data"))
+
+
+def adamw(learning_rate: float, **changes) -> dict:
+    """Returns BERT's optimiser at a peak rate: 10 % warm-up, linear decay, decay 0.01, clip 1.0."""
+    return {"learning_rate": learning_rate, **changes}
+
+
+def model(size: str, **changes) -> dict:
+    """Returns a BERT of a named size, `L4_H256` or `Mini`."""
+    return {"size": size, **changes}
+
+
+def synthetic(**changes) -> dict:
+    """Returns the stage that generates text."""
+    return {"kind": "synthetic", **changes}
+
+
+def tokenizer(source: dict, vocab_size: int, **changes) -> dict:
+    """Returns the stage that trains a vocabulary."""
+    return {"kind": "tokenizer", "source": source, "vocab_size": vocab_size, **changes}
+
+
+def corpus(source: dict | tuple, tokenizer: str, max_length: int, **changes) -> dict:
+    """Returns the stage that cuts documents into records for masked language modelling."""
+    kept = {
+        name: changes.pop(name) for name in ("deduplicate", "exclude", "shards") if name in changes
+    }
+    examples = {"layout": "corpus", **changes}
+    return _records(source, tokenizer, max_length, examples, **kept)
+
+
+def unlabelled(source: dict | tuple, tokenizer: str, max_length: int, **changes) -> dict:
+    """Returns the stage that makes a transfer set: one record a row, without labels."""
+    return _records(source, tokenizer, max_length, {"layout": "rows"}, **changes)
+
+
+def labelled(
+    source: dict, tokenizer: str, max_length: int, labels: tuple[str, ...], **changes
+) -> dict:
+    """Returns the stage that makes a labelled set for classification."""
+    examples = {"layout": "rows", "task": "classification", "labels": labels}
+    return _records(source, tokenizer, max_length, examples, **changes)
+
+
+def _records(source, tokenizer: str, max_length: int, examples: dict, **changes) -> dict:
+    return {
+        "kind": "records",
+        "source": source,
+        "tokenizer": tokenizer,
+        "max_length": max_length,
+        "examples": examples,
+        **changes,
+    }
+
+
+def data(records: str, batch: int, lengths: tuple[int, ...], **changes) -> dict:
+    """Returns what a training stage reads."""
+    return {"records": records, "batch": batch, "lengths": lengths, **changes}
+
+
+def pretrain(model: dict, data: dict, length: dict, optimizer: dict, **changes) -> dict:
+    """Returns a stage of masked language modelling."""
+    return _train("mlm", model, data, length, optimizer, changes)
+
+
+def distill(model: dict, data: dict, length: dict, optimizer: dict, **changes) -> dict:
+    """Returns a stage that learns a task from stored teacher logits (`data.logits`)."""
+    return _train("distill", model, data, length, optimizer, changes)
+
+
+def finetune(model: dict, data: dict, length: dict, optimizer: dict, **changes) -> dict:
+    """Returns a stage that learns a task from labels."""
+    return _train("classify", model, data, length, optimizer, changes)
+
+
+def _train(
+    objective: str, model: dict, data: dict, length: dict, optimizer: dict, changes: dict
+) -> dict:
+    changes = dict(changes)
+    return {
+        "kind": "train",
+        "model": model,
+        "objective": {"kind": objective, **changes.pop("objective", {})},
+        "data": data,
+        "length": length,
+        "optimizer": optimizer,
+        **changes,
+    }
+
+
+def start_from(stage: str, **changes) -> dict:
+    """Returns the initialisation from another stage's model, `@name`, or from a model folder."""
+    return {"source": stage, **changes}
+
+
+def five_methods(
+    *,
+    student: dict,
+    pretrained: str,
+    transfer: dict,
+    labelled: dict,
+    distill_length: dict,
+    finetune_length: dict,
+    distill_optimizer: dict,
+    finetune_optimizer: dict,
+    evaluation: dict,
+    seed: int,
+) -> dict:
+    """Returns the stages of the paper's five ways to a student (Turc et al. 2019, section 3).
+
+    Basic training and distillation begin at random; PF, PD and PD-F from the pre-trained student.
+    """
+
+    def tuned(**changes) -> dict:
+        return finetune(
+            student,
+            labelled,
+            finetune_length,
+            finetune_optimizer,
+            evaluation=evaluation,
+            seed=seed,
+            **changes,
+        )
+
+    def distilled(**changes) -> dict:
+        return distill(
+            student,
+            transfer,
+            distill_length,
+            distill_optimizer,
+            evaluation=evaluation,
+            seed=seed,
+            **changes,
+        )
+
+    return {
+        "basic": tuned(),
+        "distillation": distilled(),
+        "pf": tuned(init=start_from(pretrained)),
+        "pd": distilled(init=start_from(pretrained)),
+        "pd_f": tuned(init=start_from("@pd", head="keep")),
+    }
+
+
+FIVE_METHODS = (
+    ("Basic training", "basic"),
+    ("Distillation", "distillation"),
+    ("Pre-training + fine-tuning (PF)", "pf"),
+    ("Pre-trained distillation (PD)", "pd"),
+    ("PD + fine-tuning (PD-F)", "pd_f"),
+)
+"""The report's rows for `five_methods`."""
