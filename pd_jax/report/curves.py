@@ -209,28 +209,42 @@ def _names(
 def _spot_names(
     spots: Sequence[Spot], x_scale: svg.Scale, y_scale: svg.Scale, width: float
 ) -> list[svg.Element]:
-    """Returns labels beside the dots; those of one column are kept apart."""
-    columns: dict[int, list[Spot]] = {}
-    for spot in spots:
-        columns.setdefault(round(x_scale(spot.x) / 30), []).append(spot)
+    """Returns labels beside the dots, each at the first place that covers no dot and no label."""
+    places = [(x_scale(spot.x), y_scale(spot.y)) for spot in spots]
+    taken = [_Box(x - 6, x + 6, y - 6, y + 6) for x, y in places]
     drawn = []
-    for column in columns.values():
-        wanted = [y_scale(spot.y) for spot in column]
-        places = svg.spread(wanted, gap=_LINE_HEIGHT, low=_TOP + 4, high=y_scale.start - 6)
-        for spot, place in zip(column, places, strict=True):
-            x = x_scale(spot.x)
-            flips = x + 12 + svg.text_width(spot.label, size=FONT) > width - 2
-            text = svg.fitted(spot.label, width * 0.4, size=FONT)
-            drawn.append(
-                svg.label(
-                    text,
-                    x=x - 11 if flips else x + 11,
-                    y=place,
-                    css="value",
-                    anchor="end" if flips else "start",
-                )
-            )
+    for spot, (x, y) in sorted(zip(spots, places, strict=True), key=lambda pair: pair[1][1]):
+        text = svg.fitted(spot.label, width * 0.4, size=FONT)
+        wide = svg.text_width(text, size=FONT)
+        half = _LINE_HEIGHT / 2
+        boxes = [
+            _Box(left, left + wide, y + shift - half, y + shift + half)
+            for shift in (0, -13, 13, -26, 26, -39, 39, -52, 52)
+            for left in (x + 11, x - 11 - wide)
+            if left > 0 and left + wide < width
+        ]
+        free = [box for box in boxes if not any(box.meets(other) for other in taken)]
+        box = (free or boxes)[0]
+        taken.append(box)
+        at, anchor = (box.left, "start") if box.left > x else (box.right, "end")
+        middle = (box.top + box.bottom) / 2
+        drawn.append(svg.label(text, x=at, y=middle, css="value", anchor=anchor))
     return drawn
+
+
+@dataclasses.dataclass(frozen=True)
+class _Box:
+    """The place that something takes on a drawing."""
+
+    left: float
+    right: float
+    top: float
+    bottom: float
+
+    def meets(self, other: "_Box") -> bool:
+        """Returns whether two places overlap."""
+        across = self.left < other.right and other.left < self.right
+        return across and self.top < other.bottom and other.top < self.bottom
 
 
 def _ends(spot: Spot) -> list[float]:

@@ -159,7 +159,9 @@ def wilson_interval(fraction: float, count: int) -> Interval:
         * math.sqrt(fraction * (1 - fraction) / count + square / (4 * count**2))
         / (1 + square / count)
     )
-    return Interval(fraction, max(0.0, centre - half), min(1.0, centre + half), count)
+    # Rounding may leave the fraction itself just outside at 0 and 1.
+    low, high = min(fraction, max(0.0, centre - half)), max(fraction, min(1.0, centre + half))
+    return Interval(fraction, low, high, count)
 
 
 def bootstrap_difference(

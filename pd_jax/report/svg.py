@@ -132,15 +132,21 @@ def tick_text(value: float, ticks: Sequence[float]) -> str:
 
 
 def text_width(text: str, *, size: float) -> float:
-    """Returns about how wide a text in the page's font is, erring to the wide side."""
-    return size * sum(
-        1.0
-        if unicodedata.east_asian_width(character) in "WF"
-        else 0.72
-        if character.isupper() or character in "mwMW@%"
-        else 0.56
-        for character in text
-    )
+    """Returns about how wide a text is in the widest of the page's fonts."""
+    return size * sum(map(_letter_width, text))
+
+
+def _letter_width(letter: str) -> float:
+    """Returns a letter's width in ems."""
+    if unicodedata.east_asian_width(letter) in "WF":
+        return 1.0
+    if letter in "fijlrt.,:;!|'()[] ":
+        return 0.4
+    if letter in "mwMW@%":
+        return 0.98
+    if letter.isupper():
+        return 0.75
+    return 0.63 if letter.isalnum() or letter in "-–_" else 0.9
 
 
 def fitted(text: str, width: float, *, size: float) -> str:

@@ -1,0 +1,150 @@
+"""Numbers of this file are worked by hand or stand in printed tables of the t distribution."""
+
+import math
+
+import numpy as np
+import pytest
+
+from pd_jax.report import statistics
+from pd_jax.report.statistics import Interval, Verdict
+
+T_TABLE = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 9: 2.2622, 30: 2.0423, 120: 1.9799}
+
+
+@pytest.mark.parametrize("freedom", T_TABLE)
+def test_t_quantiles_are_those_of_the_tables(freedom: int) -> None:
+    assert statistics.t_quantile(freedom) == pytest.approx(T_TABLE[freedom], abs=6e-5)
+
+
+def test_t_quantile_of_another_level() -> None:
+    assert statistics.t_quantile(5, level=0.99) == pytest.approx(4.0321, abs=6e-5)
+
+
+def test_summary_of_four_values() -> None:
+    found = statistics.summarise({"0": 1.0, "1": 2.0, "2": 3.0, "3": 4.0})
+    assert found.mean == 2.5
+    assert found.deviation == pytest.approx(math.sqrt(5 / 3))
+    half = 3.182446 * math.sqrt(5 / 3) / 2
+    assert found.interval is not None
+    assert found.interval.low == pytest.approx(2.5 - half, abs=1e-6)
+    assert found.interval.high == pytest.approx(2.5 + half, abs=1e-6)
+    assert found.interval.count == 4
+
+
+def test_one_value_has_no_interval() -> None:
+    found = statistics.summarise({"0": 0.8})
+    assert (found.mean, found.deviation, found.interval) == (0.8, None, None)
+
+
+def test_failed_and_diverged_seeds_are_left_out_by_name() -> None:
+    found = statistics.summarise({"0": 0.8, "1": None, "2": math.nan, "3": 0.6, "4": math.inf})
+    assert found.mean == pytest.approx(0.7)
+    assert found.left_out == ("1", "2", "4")
+    assert statistics.summarise({"0": None}).mean is None
+
+
+def test_paired_difference_takes_seed_by_seed() -> None:
+    first = {"0": 0.90, "1": 0.80, "2": 0.85}
+    second = {"1": 0.79, "0": 0.88, "3": 0.80}
+    found = statistics.paired_difference(first, second)
+    assert found.used == pytest.approx({"0": 0.02, "1": 0.01})
+    assert found.left_out == ("2", "3")
+    assert found.mean == pytest.approx(0.015)
+
+
+def test_pairing_removes_what_seeds_share() -> None:
+    shared = {"0": 0.60, "1": 0.75, "2": 0.90}
+    better = {seed: value + 0.01 + 0.001 * int(seed) for seed, value in shared.items()}
+    found = statistics.paired_difference(better, shared)
+    assert found.interval is not None
+    # Differences 0.010, 0.011, 0.012: deviation 0.001, half 4.3027 * 0.001 / sqrt(3).
+    assert found.interval.low == pytest.approx(0.011 - 0.0024842, abs=1e-6)
+    assert statistics.judge_above(found.interval) is Verdict.HOLDS
+
+
+@pytest.mark.parametrize(
+    ("values", "probability"),
+    [
+        ([1, 1, 1, 1, 1], 2 / 32),
+        ([1, 1, 1, 1, -1], 12 / 32),
+        ([1, -1], 1.0),
+        ([0, 0], 1.0),
+        ([], 1.0),
+    ],
+)
+def test_sign_test_counts_signs(values: list[float], probability: float) -> None:
+    summary = statistics.summarise({str(seed): value for seed, value in enumerate(values)})
+    assert statistics.sign_test(summary) == pytest.approx(probability)
+
+
+def test_wilson_interval() -> None:
+    found = statistics.wilson_interval(0.9, 100)
+    assert (found.low, found.high) == pytest.approx((0.82563, 0.94477), abs=1e-5)
+    certain = statistics.wilson_interval(1.0, 10)
+    assert certain.low == pytest.approx(10 / (10 + 3.841459), abs=1e-6)
+    assert certain.high == 1.0
+    with pytest.raises(ValueError, match="count 0"):
+        statistics.wilson_interval(0.5, 0)
+
+
+def test_bootstrap_of_two_examples() -> None:
+    # Resamples of {0, 1} have mean 0, 1/2 or 1 with probability 1/4, 1/2, 1/4.
+    found = statistics.bootstrap_difference(np.array([0.0, 1.0]), np.zeros(2), seed=0)
+    assert found == Interval(0.5, 0.0, 1.0, 2)
+
+
+def test_bootstrap_agrees_with_the_normal_approximation() -> None:
+    # 100 examples won, 50 lost, 850 equal: mean 0.05, deviation sqrt(0.15 - 0.0025).
+    first, second = np.zeros(1000), np.zeros(1000)
+    first[:100], second[100:150] = 1, 1
+    half = 1.96 * math.sqrt(0.1475 / 1000)
+    found = statistics.bootstrap_difference(first, second, seed=3)
+    assert found.estimate == pytest.approx(0.05)
+    assert found.low == pytest.approx(0.05 - half, abs=0.002)
+    assert found.high == pytest.approx(0.05 + half, abs=0.002)
+    assert found == statistics.bootstrap_difference(first, second, seed=3)
+    assert found != statistics.bootstrap_difference(first, second, seed=4)
+
+
+def test_bootstrap_averages_seeds_example_by_example() -> None:
+    first = np.array([[1.0, 0.0], [0.0, 1.0]])
+    found = statistics.bootstrap_difference(first, np.zeros((2, 2)), seed=0)
+    assert found == Interval(0.5, 0.5, 0.5, 2)
+
+
+def test_bootstrap_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = np.random.default_rng(0).normal(0.2, 1.0, 400)
+    monkeypatch.setattr(statistics, "_BLOCK", 4000)
+    found = statistics.bootstrap_difference(scores, np.zeros(400), seed=1, resamples=1005)
+    half = 1.96 * scores.std() / 20
+    assert found.low == pytest.approx(scores.mean() - half, abs=0.015)
+    assert found.high == pytest.approx(scores.mean() + half, abs=0.015)
+
+
+def test_bootstrap_refuses_what_cannot_be_paired() -> None:
+    with pytest.raises(ValueError, match="one shape"):
+        statistics.bootstrap_difference(np.zeros(3), np.zeros(4), seed=0)
+    with pytest.raises(ValueError, match="finite"):
+        statistics.bootstrap_difference(np.array([0.0, math.nan]), np.zeros(2), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(0.1, 0.3, "holds"), (-0.1, 0.3, "undecided"), (-0.3, -0.1, "fails"), (0.0, 0.2, "undecided")],
+)
+def test_a_claim_is_judged_by_the_whole_interval(low: float, high: float, verdict: str) -> None:
+    assert statistics.judge_above(Interval((low + high) / 2, low, high, 3)) == verdict
+
+
+def test_without_an_interval_nothing_is_decided() -> None:
+    assert statistics.judge_above(None) is Verdict.UNDECIDED
+    assert statistics.judge_near(None, margin=1.0) is Verdict.UNDECIDED
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(-0.2, 0.4, "holds"), (-0.2, 0.6, "undecided"), (0.6, 0.9, "fails"), (-0.9, -0.6, "fails")],
+)
+def test_a_claim_of_equality_needs_a_margin(low: float, high: float, verdict: str) -> None:
+    interval = Interval((low + high) / 2, low, high, 3)
+    assert statistics.judge_near(interval, margin=0.5) == verdict

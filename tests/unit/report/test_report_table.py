@@ -1,0 +1,178 @@
+import json
+import pathlib
+from typing import Any
+
+import pytest
+
+from pd_jax.report import load, notation, table, table_text
+from pd_jax.tools import command
+from pd_jax.tools import report as tool
+
+
+def make(workdir: Any) -> table.Table:
+    return table.make_table(load.load_pipeline(workdir.root, workdir.name))
+
+
+def test_seconds_with_inputs_count_every_needed_stage_once(workdir: Any) -> None:
+    rows = {row.label: row for row in make(workdir).rows}
+    assert rows["basic"].seconds == 9
+    assert rows["basic"].chain_seconds == pytest.approx(9 + 0.6 + 1.4 + 2.2)
+    # text, vocabulary, corpus, labelled, transfer, pretrain, teacher, logits, pd
+    pd = 1.4 + 2.2 + 3.1 + 0.6 + 1.9 + 131 + 44 + 6.5 + 27
+    assert rows["PD"].chain_seconds == pytest.approx(pd)
+    assert rows["PD-F"].chain_seconds == pytest.approx(pd + 9.2)
+
+
+def test_rows_carry_sizes_and_intervals(workdir: Any) -> None:
+    row = make(workdir).rows[3]
+    assert (row.label, row.size, row.parameters, row.steps) == ("PD", "L2_H128", 4_386_178, 900)
+    assert row.metrics == pytest.approx({"test/accuracy": 0.899, "dev/accuracy": 0.907})
+    assert row.intervals["test/accuracy"].count == 1821
+    assert row.intervals["dev/accuracy"].count == 872
+
+
+def test_text_is_aligned(workdir: Any) -> None:
+    title, blank, header, rule, *lines = table_text(workdir.root, workdir.name).splitlines()
+    assert title == "Five ways to train a small model"
+    assert blank == ""
+    assert header.split()[:4] == ["method", "model", "parameters", "MB"]
+    assert len(lines) == 6
+    assert {len(line) for line in (header, rule, *lines)} == {len(rule)}
+    for name, place in (("parameters", "4,386,178"), ("test accuracy %", "89.9")):
+        assert header.index(name) + len(name) == lines[3].index(place) + len(place)
+
+
+def test_text_of_wide_letters_and_control_characters_is_aligned(empty: Any) -> None:
+    for name, label in (("a", "蒸留"), ("b", "\x1b[2Jevil"), ("c", "plain")):
+        empty.train(
+            name, objective="classify", needs=("x",), final=0.8, loss=(1, 0.5), steps=3, seconds=1
+        )
+        empty.stages[label] = empty.stages.pop(name)
+        empty.status[label] = "done"
+    empty.write({label: label for label in empty.stages})
+    lines = table_text(empty.root, empty.name).splitlines()[4:7]
+    assert "\x1b" not in "".join(lines)
+    # Each of the two wide letters takes two columns of a terminal.
+    assert [line.index("L2_H128") for line in lines] == [8 + 2 - 2, 8 + 2, 8 + 2]
+
+
+def test_a_failed_row_keeps_its_place_and_says_why(workdir: Any) -> None:
+    (workdir.folder("pd") / "done.json").unlink()
+    workdir.status["pd"] = "failed"
+    workdir.write({"PF": "pf", "PD": "pd"})
+    found = make(workdir)
+    text = table.as_text(found)
+    line = next(line for line in text.splitlines() if line.startswith("PD"))
+    assert line.split()[2:] == ["-", "-", "failed", "failed", "-", "-"]
+    assert "PD (failed): It ended without a result" in text
+    assert found.rows[1].metrics == {}
+    assert found.best("dev/accuracy") == found.rows[0].metrics["dev/accuracy"]
+
+
+def test_a_metric_that_is_missing_or_not_finite_is_said(workdir: Any) -> None:
+    path = workdir.folder("pd") / "done.json"
+    done = json.loads(path.read_text())
+    done["metrics"]["test/accuracy"] = None
+    del done["metrics"]["dev/accuracy"]
+    path.write_text(json.dumps(done))
+    found = make(workdir)
+    row = next(row for row in found.rows if row.label == "PD")
+    assert row.note == "It has no finite test/accuracy and no finite dev/accuracy."
+    assert "missing" in table.as_text(found)
+    assert json.loads(json.dumps(table.as_json(found), allow_nan=False))["rows"][3]["metrics"] == {
+        "test/accuracy": None,
+        "dev/accuracy": None,
+    }
+
+
+def test_the_teacher_does_not_compete(workdir: Any) -> None:
+    found = make(workdir)
+    assert [row.label for row in found.methods] == ["basic", "distillation", "PF", "PD", "PD-F"]
+    assert found.best("dev/accuracy") == pytest.approx(0.913)
+
+
+def test_the_best_loss_is_the_lowest(workdir: Any) -> None:
+    workdir.write({"PF": "pf", "PD": "pd"}, metrics=("dev/loss",))
+    assert make(workdir).best("dev/loss") == pytest.approx(0.22 * 1.1)
+
+
+def test_without_wishes_every_training_stage_is_a_row(workdir: Any) -> None:
+    workdir.write({}, metrics=())
+    found = make(workdir)
+    assert [row.label for row in found.rows][:2] == ["pretrain", "teacher"]
+    assert found.metrics == ("dev/accuracy", "test/accuracy")
+    assert found.rows[0].metrics == {}
+
+
+def test_markdown_marks_the_best_and_escapes(workdir: Any) -> None:
+    workdir.write({"a|b": "pf", "PD": "pd"}, metrics=("dev/accuracy",))
+    header, marks, first, second, *_ = table.as_markdown(make(workdir)).splitlines()
+    assert header.startswith("| method | model | parameters |")
+    assert marks.count("---:") == 5
+    assert first.startswith("| a\\|b | L2_H128 |")
+    assert "**90.7**" in second
+    assert "**85.9**" not in first
+
+
+def test_json_holds_every_row(workdir: Any) -> None:
+    found = json.loads(json.dumps(table.as_json(make(workdir)), allow_nan=False))
+    assert [row["label"] for row in found["rows"]][-1] == "teacher"
+    assert found["rows"][0]["folder"] == workdir.stages["basic"]
+    assert found["rows"][0]["intervals"]["test/accuracy"]["count"] == 1821
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.44, "0.4 s"),
+        (59.4, "59 s"),
+        (60, "1 min"),
+        (185, "3 min 05 s"),
+        (7620, "2 h 07 min"),
+        (None, "–"),
+    ],
+)
+def test_durations(seconds: float | None, text: str) -> None:
+    assert notation.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(950, "950"), (20_000, "20k"), (999_999, "1M"), (4_386_178, "4.39M"), (1.3e9, "1.3B")],
+)
+def test_short_counts(value: float, text: str) -> None:
+    assert notation.short(value) == text
+
+
+def test_the_command_prints_the_table_and_the_page(
+    workdir: Any, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tool.main(["--workdir", str(workdir.root)]) == 0
+    out = capsys.readouterr().out
+    page = workdir.root / "report-quickstart.html"
+    assert "PD-F" in out
+    assert out.splitlines()[-1] == f"report of pipeline quickstart: {page}"
+    other = tmp_path / "page.html"
+    assert (
+        tool.main(["--workdir", str(workdir.root), "--output", str(other), "--format", "json"]) == 0
+    )
+    assert other.exists()
+    assert json.loads(capsys.readouterr().out.rsplit("\n", 2)[0])["title"]
+
+
+def test_the_command_asks_which_of_several_pipelines(
+    workdir: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workdir.name = "other"
+    workdir.write({})
+    arguments = ["--workdir", str(workdir.root)]
+    assert command.run(tool.main, arguments) == 2
+    assert "choose one with --pipeline (other, quickstart)" in capsys.readouterr().err
+    assert command.run(tool.main, [*arguments, "--pipeline", "other"]) == 0
+
+
+def test_the_command_refuses_a_folder_without_pipelines(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.run(tool.main, ["--workdir", str(tmp_path)]) == 2
+    assert "has no pipeline to report on" in capsys.readouterr().err
