@@ -1,0 +1,177 @@
+"""What makes each shard of a dataset: its pieces of text, and digests of whatever decides it."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Mapping
+
+from etils import epath
+
+from pd_jax import config, files
+from pd_jax.config.reading import to_json
+from pd_jax.data import filters, shards, text
+from pd_jax.data.tokenizers import Tokenizer
+from pd_jax.errors import ConfigError, RecordsError
+
+_SHORTEST = 8
+_FILTERS_FOLDER = "left_out"
+_SOURCES_FILE = "sources.json"
+_SETTLED_SECONDS = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Everything that makes one shard. `made_from` is a digest of what decides its content."""
+
+    stage: config.RecordsStage
+    pieces: tuple[text.Piece, ...]
+    folder: str
+    name: str
+    index: int
+    tokenizer: str
+    """Its fingerprint; the files are in the folder."""
+    left_out: filters.Filter | None
+    all_names: str | None
+    """Digest in the names of the lists of duplicates; None if they stay."""
+    made_from: str
+
+    @property
+    def size(self) -> float:
+        """Its part of the sources' sizes."""
+        return sum(piece.size for piece in self.pieces)
+
+    def whole(self) -> shards.ShardInfo | None:
+        """Returns the shard if it is there, whole, and made from the same."""
+        of = self.stage.shards
+        return shards.whole_shard(
+            self.folder, self.name, index=self.index, of=of, made_from=self.made_from
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A task for every shard, and the digest of every source file by path."""
+
+    tasks: tuple[Task, ...]
+    sources: Mapping[str, str]
+
+    @property
+    def filters(self) -> list[filters.Filter]:
+        """The shards' filters; none where nothing is left out."""
+        return [task.left_out for task in self.tasks if task.left_out is not None]
+
+
+def sources_of(source: config.Source | tuple[config.Source, ...]) -> tuple[config.Source, ...]:
+    """Returns one or several sources as several."""
+    return (source,) if isinstance(source, config.Source) else source
+
+
+def check(stage: config.RecordsStage) -> None:
+    """Raises ConfigError where task and columns do not fit each other."""
+    layout = stage.examples
+    for source in sources_of(stage.source):
+        if isinstance(layout, config.Rows) and layout.task and source.label is None:
+            raise ConfigError(
+                f"task={layout.task!r} needs a column of labels in {source.path}; name it"
+            )
+        if source.label is not None and not (isinstance(layout, config.Rows) and layout.task):
+            raise ConfigError(
+                f"label={source.label!r} names a column of labels in {source.path}, but there is no"
+                " task; name the task or leave the label out"
+            )
+    if stage.max_length < _SHORTEST:
+        raise ConfigError(
+            f"max_length={stage.max_length} leaves no room for text; take at least {_SHORTEST}"
+        )
+
+
+def make_plan(
+    stage: config.RecordsStage, tokenizer: Tokenizer, folder: epath.PathLike, *, name: str
+) -> Plan:
+    """Returns what makes each shard of the dataset in `folder`.
+
+    Raises:
+      SourceError: where sources are missing or hold nothing.
+    """
+    divided = text.split(sources_of(stage.source), stage.shards)
+    found = {file.path: file for pieces in divided for piece in pieces for file in piece.files}
+    excluded = {file.path: file for source in stage.exclude for file in text.source_files(source)}
+    digests = _digests(found | excluded, epath.Path(folder))
+    described = [[_described(piece, digests) for piece in pieces] for pieces in divided]
+    settings = {
+        "tokenizer": tokenizer.fingerprint,
+        "examples": to_json(stage.examples),
+        "max_length": stage.max_length,
+        "shards": stage.shards,
+        "excluded": _excluded_digest(stage, digests),
+        "duplicates": files.digest_json(described) if stage.deduplicate else None,
+    }
+    tasks = []
+    for index, (pieces, description) in enumerate(zip(divided, described, strict=True)):
+        filter_ = None
+        if stage.deduplicate or stage.exclude:
+            names = files.digest_json(description) if stage.deduplicate else None
+            place = str(epath.Path(folder) / _FILTERS_FOLDER)
+            filter_ = filters.Filter(place, index, names, settings["excluded"])
+        made_from = files.digest_json({**settings, "index": index, "pieces": description})
+        tasks.append(
+            Task(
+                stage, tuple(pieces), str(folder), name, index, tokenizer.fingerprint,
+                filter_, None, made_from,
+            )
+        )  # fmt: skip
+    return Plan(tuple(tasks), {path: digests[path] for path in found})
+
+
+def _excluded_digest(stage: config.RecordsStage, digests: Mapping[str, str]) -> str | None:
+    if not stage.exclude:
+        return None
+    return files.digest_json(
+        [
+            [_columns(source), [digests[file.path] for file in text.source_files(source)]]
+            for source in stage.exclude
+        ]
+    )
+
+
+def _described(piece: text.Piece, digests: Mapping[str, str]) -> dict[str, object]:
+    """Returns what of a piece decides its text: contents and columns, but no paths."""
+    return {
+        "files": [(digests[file.path], file.format, file.zipped) for file in piece.files],
+        "columns": _columns(piece.source),
+        "range": (piece.begin, piece.end, piece.share, piece.shares),
+    }
+
+
+def _columns(source: config.Source) -> tuple[object, ...]:
+    return (source.text, source.pair, source.label, source.rows)
+
+
+def _digests(found: Mapping[str, text.SourceFile], folder: epath.Path) -> dict[str, str]:
+    """Returns the digest of each file, read anew only if its size or time have changed.
+
+    The processes of an array job thus read a large corpus for its digest once, not once each.
+    """
+    known: dict[str, list] = {}
+    notes = folder / _SOURCES_FILE
+    if notes.exists():
+        known = files.read_json(notes, RecordsError)
+    result, current = {}, {}
+    for path, file in found.items():
+        state = [] if file.format == "tfds" else _state(path)
+        digest, *before = known.get(path, [None])
+        result[path] = digest if digest and state and before == state else text.digest(file)
+        current[path] = [result[path], *state]
+    if current != known:
+        files.write_json(notes, current)
+    return result
+
+
+def _state(path: str) -> list[float]:
+    """Returns size and time of a file; nothing where it changed so lately that it may again."""
+    if "://" in path:
+        status = epath.Path(path).stat()
+        size, changed = status.length, float(status.mtime)
+    else:
+        size, changed = os.path.getsize(path), os.path.getmtime(path)
+    return [size, changed] if changed < time.time() - _SETTLED_SECONDS else []
