@@ -59,6 +59,7 @@ def run_train(stage: config_lib.TrainStage, context: Context) -> Done:
     final = {name: Dataset.open(path) for name, path in stage.evaluation.final.items()}
     for name, dataset in {**sets, **final}.items():
         _check_tokenizer(f"evaluation set {name}", dataset, material)
+        _check_labels(name, dataset, material)
     shape = sizes.bert_config(
         stage.model, vocab_size=material.tokenizer.vocab_size, compute=stage.compute
     )
@@ -183,6 +184,15 @@ def _check_tokenizer(name: str, dataset: Dataset, material: _Material) -> None:
         raise ConfigError(
             f"{name} and {material.datasets[0].folder} were tokenised with different vocabularies; "
             "build both with the same tokenizer"
+        )
+
+
+def _check_labels(name: str, dataset: Dataset, material: _Material) -> None:
+    labels = tuple(dataset.manifest.labels)
+    if labels and material.labels and labels != material.labels:
+        raise ConfigError(
+            f"evaluation set {name} has labels {', '.join(labels)}, but the training data has "
+            f"{', '.join(material.labels)}; build both with the same examples.labels in one order"
         )
 
 

@@ -1,0 +1,59 @@
+"""Writes a teacher's logits over a dataset as a logit store.
+
+python -m pd_jax.tools.label --teacher MODEL --records FOLDER --output FOLDER
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from etils import epath
+
+from pd_jax import compilation
+from pd_jax import config as config_lib
+from pd_jax.data.records import Dataset
+from pd_jax.parallel import distributed
+from pd_jax.parallel.mesh import make_mesh
+from pd_jax.stages.label import label
+from pd_jax.tools import command
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pd_jax.tools.label", description=__doc__)
+    parser.add_argument("--teacher", required=True, help="folder of a model with a task head")
+    parser.add_argument("--records", required=True, help="folder of the dataset to label")
+    parser.add_argument("--output", required=True, help="folder of the logit store to write")
+    parser.add_argument("--batch", type=int, default=256, help="rows a step, over all devices")
+    parser.add_argument(
+        "--lengths",
+        default="32,64,128",
+        help="padded lengths a batch may have; rows longer than the last are cut",
+    )
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--distributed", choices=("auto", "on", "off"), default="auto")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Labels a dataset; returns the exit status."""
+    args = _parser().parse_args(argv)
+    distributed.initialise(args.distributed)
+    compilation.use_cache()
+    stage = config_lib.LabelStage(
+        teacher=args.teacher,
+        records=args.records,
+        batch=args.batch,
+        lengths=tuple(int(length) for length in args.lengths.split(",")),
+        dtype=args.dtype,
+    )
+    dataset = Dataset.open(args.records)
+    if distributed.is_writer():
+        print(f"labelling {len(dataset):,} rows of {args.records} with {args.teacher}", flush=True)
+    made = label(stage, epath.Path(args.output), make_mesh(config_lib.Mesh()), title="labelling")
+    if distributed.is_writer():
+        print(f"logits of {made.rows:,} rows x {made.outputs} outputs in {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))

@@ -1,0 +1,90 @@
+"""What a config file may say, and what it is told when it says something else."""
+
+import pytest
+
+from pd_jax import config as config_lib
+from pd_jax.config import reading
+from pd_jax.errors import ConfigError
+
+
+def train(**changes):
+    stage = {
+        "kind": "train",
+        "objective": {"kind": "mlm"},
+        "data": {"records": "@corpus", "batch": 8, "lengths": (16,)},
+        "length": {"steps": 10},
+        "optimizer": {"learning_rate": 1e-3},
+    }
+    return {**stage, **changes}
+
+
+def pipeline(**stages):
+    return {"name": "p", "stages": stages}
+
+
+def refused(**stages) -> str:
+    with pytest.raises(ConfigError) as fault:
+        reading.pipeline_from(pipeline(**stages))
+    return str(fault.value)
+
+
+def test_a_misspelt_key_is_named_with_its_path_and_the_nearest_one():
+    message = refused(pretrain=train(objective={"kind": "mlm", "mask_ratee": 0.2}))
+    assert message == (
+        "config.stages.pretrain.objective.mask_ratee is not a known key; did you mean 'mask_rate'?"
+    )
+
+
+def test_every_fault_gets_a_line():
+    message = refused(
+        a=train(length={"steps": 1, "epochs": 2}), b=train(optimizer={"learning_rate": -1.0})
+    )
+    assert "config.stages.a.length: give exactly one of steps, examples, epochs" in message
+    assert "config.stages.b.optimizer.learning_rate" in message
+    assert len(message.splitlines()) == 2
+
+
+def test_missing_and_unknown_kinds():
+    stage = train()
+    del stage["optimizer"]
+    assert "config.stages.a.optimizer is missing" in refused(a=stage)
+    assert "'label'" in refused(a={"kind": "labell"})
+
+
+def test_rules_between_fields():
+    assert "best='dev/accuracy' must begin with" in refused(
+        a=train(evaluation={"best": "dev/accuracy", "every": {"steps": 2}})
+    )
+    assert "lengths must rise" in refused(
+        a=train(data={"records": "@c", "batch": 8, "lengths": (64, 32)})
+    )
+    assert "give init.source" in refused(a=train(init={"layers": "bottom"}))
+
+
+def test_lengths_in_steps():
+    assert config_lib.Length(steps=7).in_steps(rows=100, batch=8) == 7
+    assert config_lib.Length(examples=100).in_steps(rows=1, batch=8) == 13
+    assert config_lib.Length(epochs=2.5).in_steps(rows=100, batch=8) == 32
+    assert config_lib.Length(epochs=0.001).in_steps(rows=100, batch=8) == 1
+
+
+def test_references_are_found_and_replaced_wherever_they_stand():
+    stage = reading.pipeline_from(
+        pipeline(
+            a=train(
+                init={"source": "@teacher"},
+                data={"records": ("@one", "plain"), "batch": 8, "lengths": (16,)},
+                evaluation={"sets": {"dev": "@dev"}, "final": {"test": "@text/test.tsv"}},
+            )
+        )
+    ).stages["a"]
+    assert reading.references(stage) == ["@teacher", "@one", "plain", "@dev", "@text/test.tsv"]
+    upper = reading.map_references(stage, str.upper)
+    assert upper.data.records == ("@ONE", "PLAIN")
+    assert upper.evaluation.final == {"test": "@TEXT/TEST.TSV"}
+    assert upper.objective == stage.objective
+
+
+def test_json_and_back_is_the_same_value():
+    first = reading.pipeline_from(pipeline(a=train()))
+    assert reading.pipeline_from(reading.to_json(first)) == first

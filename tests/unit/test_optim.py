@@ -1,0 +1,73 @@
+"""The optimiser at its corners, against AdamW written out in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pd_jax import config as config_lib
+from pd_jax.errors import ConfigError
+from pd_jax.training.optim import decays, make_optimizer, make_schedule
+
+
+def test_schedule_at_its_corners():
+    schedule = make_schedule(config_lib.Optimizer(learning_rate=1.0, warmup=0.1), 100)
+    assert schedule(0) == pytest.approx(0.1)  # the first of ten warm-up steps is not wasted
+    assert schedule(9) == pytest.approx(1.0)
+    assert schedule(10) == pytest.approx(1.0)
+    assert schedule(55) == pytest.approx(0.5)
+    assert schedule(100) == 0.0
+    constant = make_schedule(
+        config_lib.Optimizer(learning_rate=2.0, warmup=0.5, schedule="constant"), 10
+    )
+    assert [float(constant(step)) for step in (0, 4, 9)] == pytest.approx([0.4, 2.0, 2.0])
+
+
+def numpy_adamw(params, grads, *, steps, rate, correct):
+    """AdamW as in google-research/bert's optimization.py, with and without bias correction."""
+    beta1, beta2, epsilon, decay = 0.9, 0.999, 1e-6, 0.01
+    first = {name: np.zeros_like(value) for name, value in params.items()}
+    second = {name: np.zeros_like(value) for name, value in params.items()}
+    for step in range(steps):
+        norm = np.sqrt(sum(np.sum(gradient**2) for gradient in grads.values()))
+        for name in params:
+            gradient = grads[name] / max(1.0, norm)
+            first[name] = beta1 * first[name] + (1 - beta1) * gradient
+            second[name] = beta2 * second[name] + (1 - beta2) * gradient**2
+            up = first[name] / ((1 - beta1 ** (step + 1)) if correct else 1)
+            down = second[name] / ((1 - beta2 ** (step + 1)) if correct else 1)
+            update = up / (np.sqrt(down) + epsilon)
+            if name == "kernel":
+                update = update + decay * params[name]
+            params = {**params, name: params[name] - rate[step] * update}
+    return params
+
+
+@pytest.mark.parametrize("correct", [True, False])
+def test_three_steps_equal_adamw_written_out(correct):
+    optimizer = config_lib.Optimizer(learning_rate=0.1, warmup=0.0, bias_correction=correct)
+    transformation = make_optimizer(optimizer, 4)
+    start = {"kernel": np.array([[1.0, -2.0]]), "bias": np.array([0.5, 0.5])}
+    grads = {"kernel": np.array([[3.0, 0.2]]), "bias": np.array([-1.0, 0.0])}
+    params = jax.tree.map(jnp.asarray, start)
+    state = transformation.init(params)
+    for _ in range(3):
+        updates, state = transformation.update(jax.tree.map(jnp.asarray, grads), state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+    rates = [0.1 * min(1.0, (4 - step) / 3) for step in range(3)]
+    expected = numpy_adamw(start, grads, steps=3, rate=rates, correct=correct)
+    for name, value in expected.items():
+        np.testing.assert_allclose(params[name], value, rtol=2e-5)
+
+
+def test_decay_covers_every_parameter_and_spares_biases_and_norms():
+    tree = {
+        "bert": {"norm": {"scale": 0, "bias": 0}, "word": {"embedding": 0}},
+        "classifier": {"kernel": 0, "bias": 0},
+    }
+    assert decays(tree) == {
+        "bert": {"norm": {"scale": False, "bias": False}, "word": {"embedding": True}},
+        "classifier": {"kernel": True, "bias": False},
+    }
+    with pytest.raises(ConfigError, match="covers parameter adapter/weights"):
+        decays({"adapter": {"weights": 0}})
