@@ -1,0 +1,170 @@
+r"""Makes a dataset of tokenised examples from text.
+
+    python -m pd_jax.tools.build_records --input corpus/*.txt --layout corpus \
+        --tokenizer vocab.txt --max-length 128 --output datasets/corpus
+    python -m pd_jax.tools.build_records --input train.tsv --label-column label \
+        --task classification --labels negative,positive --tokenizer vocab.txt --output train
+
+Inputs are files, globs, or `tfds:NAME:SPLIT`; text (one sentence a line, blank lines between
+documents), TSV, CSV, JSONL and Parquet, gzipped or not. A build that was interrupted is repeated
+with the same command and makes only the shards that are missing. With `--shard I --of N`, N
+processes on any machines that share the folder each make a part, in any order.
+"""
+
+import argparse
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from pd_jax import config
+from pd_jax.data import estimates
+from pd_jax.data.build import Share, build_share
+from pd_jax.data.manifest import Manifest
+from pd_jax.data.tokenizers import Tokenizer, load_tokenizer
+from pd_jax.errors import ConfigError
+from pd_jax.tools import command, options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 0 after building what was asked for, or after estimating it."""
+    arguments = _parser().parse_args(argv)
+    tokenizer = load_tokenizer(arguments.tokenizer)
+    with options.faults():
+        stage = _stage(arguments)
+    sources = stage.source if isinstance(stage.source, tuple) else (stage.source,)
+    megabytes = estimates.source_bytes(sources) / 1e6
+    workers = arguments.workers or os.cpu_count() or 1
+    print(
+        f"{megabytes:,.1f} MB of text, layout {stage.examples.layout}, at most {stage.max_length}"
+        f" tokens, {tokenizer.vocab_size:,} pieces ({arguments.tokenizer}), into {stage.shards}"
+        f" shards with {workers} workers, to {arguments.output}",
+        file=sys.stderr,
+    )
+    if arguments.estimate:
+        return _tell_estimate(stage, tokenizer, workers)
+    began = time.monotonic()
+    made = build_share(
+        stage,
+        tokenizer,
+        arguments.output,
+        name=arguments.name,
+        workers=workers,
+        share=_share(arguments),
+    )
+    if made is None:
+        print(
+            f"share {arguments.shard} of {arguments.of} is at {arguments.output};"
+            " the dataset is whole when all shares are made"
+        )
+        return 0
+    print(_summary(made, arguments.output, time.monotonic() - began))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pd_jax.tools.build_records",
+        description="Makes a dataset of tokenised examples from text.",
+    )
+    options.add_source(parser)
+    add = parser.add_argument
+    add("--pair-column", metavar="NAME", help="column of a second text")
+    add("--label-column", metavar="NAME", help="column of labels")
+    add("--task", choices=("classification", "regression", "multilabel"), help="what labels mean")
+    add("--labels", default="", metavar="A,B", help="the label set, in order of class number")
+    add("--layout", choices=("rows", "corpus"), default="rows", help="an example a row, or packed")
+    add("--tokenizer", required=True, metavar="PATH", help="vocab.txt, tokenizer.json or .model")
+    add("--max-length", type=int, default=128, help="tokens an example (default: %(default)s)")
+    add("--short-probability", type=float, default=0.1, help="share of short examples of a corpus")
+    add("--next-sentence", action="store_true", help="pairs of passages, half of them random")
+    add("--seed", type=int, default=0, help="decides short examples and random passages")
+    add("--deduplicate", action="store_true", help="keep the first of equal rows or documents")
+    add("--exclude", nargs="+", default=[], metavar="FILE", help="leave out what is in these sets")
+    add("--exclude-text-column", metavar="NAME", help="their text column (default: as the input's)")
+    add("--exclude-pair-column", metavar="NAME", help="their column of second texts")
+    add("--shards", type=int, help="number of files (default: one for each 8 MB of text)")
+    add("--workers", type=int, help="processes (default: all cores)")
+    add("--shard", type=int, metavar="I", help="make part I, from 0, of the N of --of")
+    add("--of", type=int, metavar="N", help="number of parts")
+    add("--name", default="data", help="first part of the files' names (default: %(default)s)")
+    add("--estimate", action="store_true", help="say size and time from a sample, make nothing")
+    add("--output", required=True, metavar="FOLDER", help="where the dataset goes")
+    return parser
+
+
+def _stage(arguments: argparse.Namespace) -> config.RecordsStage:
+    """Returns the stage that the arguments describe."""
+    labels = tuple(label.strip() for label in arguments.labels.split(",") if label.strip())
+    if arguments.layout == "corpus":
+        if arguments.task or labels or arguments.pair_column:
+            raise ConfigError(
+                "a corpus has neither labels nor pairs; leave --task, --labels and --pair-column"
+                " out, or take --layout rows"
+            )
+        examples = config.Corpus(
+            short_probability=arguments.short_probability,
+            next_sentence=arguments.next_sentence,
+            seed=arguments.seed,
+        )
+    else:
+        if arguments.next_sentence:
+            raise ConfigError("--next-sentence is for --layout corpus; give one or leave the other")
+        examples = config.Rows(task=arguments.task, labels=labels)
+    source = options.source_from(
+        arguments, pair=arguments.pair_column, label=arguments.label_column
+    )
+    excluded = config.Source(
+        path="",
+        text=arguments.exclude_text_column or arguments.text_column,
+        pair=arguments.exclude_pair_column,
+    )
+    return config.RecordsStage(
+        source=source,
+        tokenizer=arguments.tokenizer,
+        examples=examples,
+        max_length=arguments.max_length,
+        shards=estimates.default_shards((source,))
+        if arguments.shards is None
+        else arguments.shards,
+        deduplicate=arguments.deduplicate,
+        exclude=tuple(dataclasses.replace(excluded, path=path) for path in arguments.exclude),
+    )
+
+
+def _share(arguments: argparse.Namespace) -> Share:
+    if arguments.shard is None and arguments.of is None:
+        return Share(0, 1)
+    if arguments.shard is None or arguments.of is None or not 0 <= arguments.shard < arguments.of:
+        raise ConfigError("give --shard I and --of N together, with I from 0 to N - 1")
+    return Share(arguments.shard, arguments.of)
+
+
+def _tell_estimate(stage: config.RecordsStage, tokenizer: Tokenizer, workers: int) -> int:
+    found = estimates.estimate(stage, tokenizer)
+    minutes = found.seconds / 60 / min(workers, stage.shards)
+    print(
+        f"about {found.examples:,} examples, {found.tokens:,} tokens, {found.megabytes:,.1f} MB on"
+        f" disk, {minutes:.1f} minutes with {workers} workers (from {found.sampled_share:.1%} of"
+        " the text); nothing was made"
+    )
+    return 0
+
+
+def _summary(made: Manifest, folder: str, seconds: float) -> str:
+    left_out = made.arguments.get("left_out")
+    without = ""
+    if left_out:
+        without = (
+            f", without {left_out['duplicates']:,} duplicates and {left_out['excluded']:,} texts of"
+            " evaluation sets"
+        )
+    return (
+        f"{made.rows:,} examples, {made.tokens:,} tokens in {len(made.shards)} shards{without}, in"
+        f" {seconds:.1f} s: {folder} (fingerprint {made.fingerprint})"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))

@@ -1,0 +1,47 @@
+"""Options that several commands share, and faults in options as one sentence."""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pydantic
+
+from pd_jax import config
+from pd_jax.errors import ConfigError
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that name text."""
+    add = parser.add_argument
+    add("--input", nargs="+", action="extend", required=True, metavar="PATH", help="text to read")
+    formats = ("auto", "text", "tsv", "csv", "jsonl", "parquet", "tfds")
+    add("--format", choices=formats, default="auto", help="default: by the files' endings")
+    add("--text-column", default="text", metavar="NAME", help="default: %(default)s")
+    add("--rows", type=int, metavar="N", help="read the first N rows or documents only")
+
+
+def source_from(
+    arguments: argparse.Namespace, *, pair: str | None = None, label: str | None = None
+) -> config.Source:
+    """Returns the source that the arguments of `add_source` name."""
+    return config.Source(
+        path=tuple(arguments.input),
+        format=arguments.format,
+        text=arguments.text_column,
+        pair=pair,
+        label=label,
+        rows=arguments.rows,
+    )
+
+
+@contextmanager
+def faults() -> Iterator[None]:
+    """Turns a value that a config refuses into a ConfigError that names the option."""
+    try:
+        yield
+    except pydantic.ValidationError as fault:
+        sentences = []
+        for error in fault.errors():
+            option = "".join(f"--{str(part).replace('_', '-')}: " for part in error["loc"][:1])
+            sentences.append(option + error["msg"].removeprefix("Value error, "))
+        raise ConfigError("; ".join(sentences)) from None
