@@ -197,19 +197,17 @@ def curve_figures(pipeline: load.Pipeline, table: Table, colour: Mapping[str, in
     figures = []
     for number, metric in enumerate(table.metrics):
         stages = {labels[name]: pipeline.stages[name] for name in labels}
-        stages = {
-            name: stage for name, stage in stages.items() if len(stage.history.get(metric, {})) > 1
-        }
-        if stages:
+        stages = {name: stage for name, stage in stages.items() if _points(stage, metric)}
+        if any(_points(stage, metric) > 1 for stage in stages.values()):
             title = f"{notation.readable(metric).capitalize()} while training"
             figures.append(_overlay(f"metric-{number}", title, metric, stages, colour))
     for kind, said in _OBJECTIVES.items():
         stages = {
             labels.get(name, name): stage
             for name, stage in pipeline.stages.items()
-            if _objective(stage) == kind and _finite(stage, "train/loss")
+            if _objective(stage) == kind and _points(stage, "train/loss")
         }
-        if stages:
+        if any(_points(stage, "train/loss") > 1 for stage in stages.values()):
             title = f"Training loss on {said}"
             figures.append(_overlay(f"loss-{kind}", title, "train/loss", stages, colour))
     return figures
@@ -228,7 +226,7 @@ def stage_figures(stage: load.Stage, key: str, *, colour: int) -> list[Figure]:
             named=False,
         )
         for number, metric in enumerate(["train/loss", *judged_by(stage.history)])
-        if _finite(stage, metric)
+        if _points(stage, metric) > 1
     ]
 
 
@@ -316,9 +314,9 @@ def _objective(stage: load.Stage) -> str:
     return str(objective.get("kind", "")) if isinstance(objective, Mapping) else ""
 
 
-def _finite(stage: load.Stage, metric: str) -> bool:
-    """Returns whether a stage's history has a value of the metric that can be drawn."""
-    return any(map(math.isfinite, stage.history.get(metric, {}).values()))
+def _points(stage: load.Stage, metric: str) -> int:
+    """Returns how many values of a metric can be drawn."""
+    return sum(map(math.isfinite, stage.history.get(metric, {}).values()))
 
 
 def _examples_per_step(stage: load.Stage) -> float:

@@ -63,12 +63,14 @@ def unit(metric: str) -> str:
 
 
 def score(metric: str, value: float | None) -> str:
-    """Returns a metric's value without unit: one decimal for percent, four digits otherwise."""
+    """Returns a metric's value without unit: one decimal for percent, else three or four digits."""
     if value is None or not math.isfinite(value):
         return MISSING
     if is_share(metric):
         return f"{100.0 * value:.1f}"
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
+    if value == 0 or 0.01 <= abs(value) < 100:
+        return f"{value:.3f}"
+    return f"{value:.3g}" if abs(value) < 0.01 else f"{value:.4g}"
 
 
 def duration(seconds: float | None) -> str:

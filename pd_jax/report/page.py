@@ -119,24 +119,40 @@ def lead(table: Table) -> list[str]:
     if not ranked:
         return ["No method has a result yet."]
     ranked.sort(key=lambda row: row.metrics[metric], reverse=not notation.lower_is_better(metric))
-    first = ranked[0]
-    size = ""
-    if first.parameters:
-        size = f", with {notation.short(first.parameters)} parameters"
-        size += f" ({notation.megabytes(first.megabytes)} MB)" if first.megabytes else ""
-    place = f"is best of the {len(ranked)} methods" if len(ranked) > 1 else "is the only method"
-    place += " that have a result" if 1 < len(ranked) < len(table.methods) else ""
-    sentences = [
-        f"{first.label} {place}: {_score(first, metric)} {notation.readable(metric)}{size}."
-    ]
-    if len(ranked) > 1:
-        sentences.append(_second(first, ranked[1], metric))
-    if len(ranked) > 2:
+    equal = [row for row in ranked if row.metrics[metric] == ranked[0].metrics[metric]]
+    of_all = f"of the {len(ranked)} methods" if len(ranked) > 1 else "is the only method"
+    if 1 < len(ranked) < len(table.methods):
+        of_all += " that have a result"
+    if len(equal) > 1:
+        sentences = [_draw(equal, ranked, metric, of_all)]
+    else:
+        place = f"is best {of_all}" if len(ranked) > 1 else of_all
+        shown = f"{_score(ranked[0], metric)} {notation.readable(metric)}{_size(ranked[0])}"
+        sentences = [f"{ranked[0].label} {place}: {shown}."]
+        sentences += [_second(ranked[0], row, metric) for row in ranked[1:2]]
+    if len(ranked) > max(2, len(equal)):
         sentences.append(f"Last comes {ranked[-1].label} with {_score(ranked[-1], metric)}.")
     for row in table.rows:
         if is_teacher(row.label) and metric in row.metrics:
             sentences.append(f"The teacher reaches {_score(row, metric)}.")
     return sentences
+
+
+def _draw(equal: Sequence[Row], ranked: Sequence[Row], metric: str, of_all: str) -> str:
+    """Returns a sentence on methods that share the best value."""
+    shown = f"{_score(equal[0], metric)} {notation.readable(metric)}"
+    if len(equal) == len(ranked):
+        return f"No method stands out: all have {shown}."
+    names = ", ".join(row.label for row in equal[:-1])
+    return f"{names} and {equal[-1].label} are equally the best {of_all}: {shown}."
+
+
+def _size(row: Row) -> str:
+    """Returns a clause on a row's parameters and megabytes, as far as they are there."""
+    if not row.parameters:
+        return ""
+    stored = f" ({notation.megabytes(row.megabytes)} MB)" if row.megabytes else ""
+    return f", with {notation.short(row.parameters)} parameters{stored}"
 
 
 def _second(first: Row, second: Row, metric: str) -> str:

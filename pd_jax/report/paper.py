@@ -8,6 +8,7 @@ side by side. Averages are left out: they are arithmetic.
 
 import dataclasses
 import functools
+import re
 from collections.abc import Iterator
 
 PRINTED_ERROR = 0.05
@@ -46,9 +47,13 @@ class PaperValue:
     error: float
 
 
+_SHORT_NAME = re.compile(r"\(([^()]+)\)\s*$")
+
+
 def canonical_method(label: str) -> str | None:
-    """Returns the paper's name of a method that a report's row is labelled with, or None."""
-    return _ALIASES.get(label.strip().lower())
+    """Returns the paper's name of the method in a row's label, or None: `PF`, `Any words (PF)`."""
+    short = _SHORT_NAME.search(label)
+    return _ALIASES.get((short[1] if short else label).strip().lower())
 
 
 def find(

@@ -151,7 +151,11 @@ def write_history(
                 "train/gradient_norm": float(1 + generator.random()),
             }
         )
-    for step in np.linspace(steps / 8, steps, 8).astype(int).tolist() if final is not None else []:
+    for step in (
+        np.unique(np.ceil(np.linspace(steps / 8, steps, 8)).astype(int)).tolist()
+        if final is not None
+        else []
+    ):
         accuracy = 0.5 + (final - 0.5) * (1 - math.exp(-3 * step / steps)) / (1 - math.exp(-3))
         lines.append(
             {

@@ -228,6 +228,31 @@ def test_seconds_of_the_chain_add_up(workdir: Any) -> None:
     assert f"{int(total // 60)} min {round(total % 60):02d} s" in cells[0]
 
 
+def test_a_single_value_is_no_curve(empty: Any) -> None:
+    empty.train(
+        "a", objective="distill", needs=("x",), final=0.7, loss=(1, 0.5), steps=1, seconds=1
+    )
+    empty.write({"A": "a"})
+    page = report(empty)
+    assert "while training" not in page.text
+    assert "Training loss" not in page.text
+    assert '">details</a>' in page.source
+
+
+def test_the_lead_says_when_methods_are_equal(empty: Any) -> None:
+    for name, final in (("a", 0.8), ("b", 0.8), ("c", 0.7)):
+        empty.train(
+            name, objective="distill", needs=("x",), final=final, loss=(1, 0.5), steps=9, seconds=1
+        )
+    empty.write({"A": "a", "B": "b", "C": "c"}, metrics=("dev/accuracy",))
+    said = report(empty).text
+    assert (
+        "A and B are equally the best of the 3 methods: 80.0 % dev accuracy. Last comes C" in said
+    )
+    empty.write({"A": "a", "B": "b"}, metrics=("dev/accuracy",))
+    assert "No method stands out: all have 80.0 % dev accuracy." in report(empty).text
+
+
 @pytest.mark.parametrize(
     ("first", "second", "said"),
     [

@@ -1,3 +1,5 @@
+import pytest
+
 from pd_jax.report import paper
 
 
@@ -31,6 +33,21 @@ def test_what_the_paper_does_not_say_is_none() -> None:
     assert paper.method_value(task="RTE", label="PD", size="L4_H256") is None
     assert paper.method_value(task="SST-2", label="my own", size="L4_H256") is None
     assert paper.method_value(task="", label="PD", size="L4_H256") is None
+
+
+@pytest.mark.parametrize(
+    ("label", "method"),
+    [
+        ("Basic training", "basic"),
+        ("Pre-training + fine-tuning (PF)", "PF"),
+        ("PD + fine-tuning (PD-F)", "PD-F"),
+        ("Distillation", "distillation"),
+        ("PD of a larger model", None),
+        ("basic (twice as long)", None),
+    ],
+)
+def test_methods_are_known_by_their_labels(label: str, method: str | None) -> None:
+    assert paper.canonical_method(label) == method
 
 
 def test_printed_tables() -> None:

@@ -144,6 +144,21 @@ def test_short_counts(value: float, text: str) -> None:
     assert notation.short(value) == text
 
 
+@pytest.mark.parametrize(
+    ("metric", "value", "text"),
+    [
+        ("dev/accuracy", 0.8994, "89.9"),
+        ("dev/loss", 0.3317, "0.332"),
+        ("train/learning_rate", 0.000_416_67, "0.000417"),
+        ("dev/matthews", 0.0, "0.000"),
+        ("dev/perplexity", 1234.5, "1234"),
+        ("dev/loss", float("nan"), "–"),
+    ],
+)
+def test_scores(metric: str, value: float, text: str) -> None:
+    assert notation.score(metric, value) == text
+
+
 def test_the_command_prints_the_table_and_the_page(
     workdir: Any, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
