@@ -19,7 +19,7 @@ Outputs = dict[str, Array]
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 _WHOLE = ({"bert"}, {"bert", "classifier"}, {"bert", "mlm", "nsp"})
-_PROBES = ((1, 1), (1, 16), (3, 40), (4, 128))
+_PROBES = ((2, 1), (4, 40), (1, 128))
 
 
 class Difference(NamedTuple):

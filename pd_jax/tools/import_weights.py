@@ -1,0 +1,96 @@
+"""Brings a BERT's weights here: from a Hugging Face folder or a TF1 checkpoint to a model folder.
+
+python -m pd_jax.tools.import_weights --source uncased_L-4_H-256_A-4 --output models/mini
+python -m pd_jax.tools.import_weights --source hf_folder --output models/teacher
+
+The result is what `init.source` of a config, `tools.export` and `tools.predict` read.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from etils import epath
+
+from pd_jax.data.tokenizers import load_tokenizer
+from pd_jax.errors import WeightsError
+from pd_jax.models.weights import hf, layout, tf1
+from pd_jax.tools import command
+
+_HEADS = ("mlm", "nsp", "classifier")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 0 after the model was read whole and written."""
+    arguments = _parser().parse_args(argv)
+    source, output = epath.Path(arguments.source), epath.Path(arguments.output)
+    is_tf1 = source.suffix in (".ckpt", ".index") or (source / tf1.CONFIG_FILE).exists()
+    print(f"reading {source} as a {'TF1 checkpoint' if is_tf1 else 'Hugging Face folder'}")
+    if is_tf1:
+        model, unused = tf1.load(source, gelu=arguments.gelu)
+    else:
+        model, unused = hf.load(source), ()
+    tokenizer = load_tokenizer(
+        arguments.tokenizer or (source if source.is_dir() else source.parent)
+    )
+    if tokenizer.vocab_size != model.config.vocab_size:
+        raise WeightsError(
+            f"the tokenizer has {tokenizer.vocab_size} entries and the model "
+            f"{model.config.vocab_size}; name the tokenizer it was trained with by --tokenizer"
+        )
+    fingerprint = hf.save(
+        output,
+        model.params,
+        model.config,
+        labels=model.labels,
+        task=model.task,
+        add=tokenizer.save,
+    )
+    _tell(model, unused)
+    print(f"imported to {output}: fingerprint {fingerprint}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pd_jax.tools.import_weights",
+        description=(
+            "Read a BERT's weights from a Hugging Face folder (model.safetensors, or "
+            "pytorch_model.bin without running what is pickled in it) or from a TF1 checkpoint of "
+            "google-research/bert, and write them as a model folder."
+        ),
+    )
+    parser.add_argument(
+        "--source",
+        required=True,
+        help="a Hugging Face folder, an unpacked TF1 release, or .../bert_model.ckpt",
+    )
+    parser.add_argument("--output", required=True, help="the model folder to write")
+    parser.add_argument(
+        "--tokenizer", help="vocab.txt, tokenizer.json or .model (default: beside the weights)"
+    )
+    parser.add_argument(
+        "--gelu",
+        choices=("tanh", "exact"),
+        default="tanh",
+        help=(
+            "how a TF1 checkpoint computes: tanh as google-research/bert's code does (default), "
+            "or exact as the ports of its checkpoints on Hugging Face do"
+        ),
+    )
+    return parser
+
+
+def _tell(model: hf.SavedModel, unused: Sequence[str]) -> None:
+    """Prints every tensor that was loaded, the heads that are not there, and what was left out."""
+    for path, value in layout.flatten(model.params).items():
+        print(f"loaded  {path}  {value.shape}")
+    for head in _HEADS:
+        if head not in model.params:
+            print(f"absent  {head} (a model that begins here has it fresh)")
+    for name in unused:
+        print(f"unused  {name} (of the optimiser)")
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))
