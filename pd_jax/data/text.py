@@ -9,9 +9,10 @@ shard holds depends on the files and on the number of shards, never on who reads
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
+import numpy as np
 from etils import epath
 
 from pd_jax import files
@@ -143,6 +144,21 @@ def sentences(source: Source | Piece) -> Iterator[str]:
     """Yields the sentences of a source's documents."""
     for document in documents(source):
         yield from document.sentences
+
+
+def sampled(items: Iterable[T], *, limit: int, seed: int) -> list[T]:
+    """Returns so many of the items, each with equal chance, in their order; memory holds no more.
+
+    The choice depends on the seed and on the number of items alone.
+    """
+    chance = np.random.default_rng(seed)
+    kept: list[tuple[int, T]] = []
+    for number, item in enumerate(items):
+        if number < limit:
+            kept.append((number, item))
+        elif (place := int(chance.random() * (number + 1))) < limit:
+            kept[place] = (number, item)
+    return [item for _, item in sorted(kept, key=lambda pair: pair[0])]
 
 
 def digest(file: SourceFile) -> str:

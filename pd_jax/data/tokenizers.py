@@ -18,6 +18,7 @@ from pd_jax import files
 from pd_jax.config import TokenizerStage
 from pd_jax.data.definitions import Pipeline
 from pd_jax.data.sentencepieces import SentencePiece
+from pd_jax.data.text import sampled
 from pd_jax.data.vocabulary import CONFIG_FILE, JSON_FILE, SPECIAL, VOCAB_FILE
 from pd_jax.data.wordpieces import WordPiece
 from pd_jax.errors import TokenizerError
@@ -82,27 +83,13 @@ def train_tokenizer(sentences: Iterator[str], stage: TokenizerStage) -> Tokenize
     Raises:
       TokenizerError: where there is no text, or too little for so large a vocabulary.
     """
-    sample = _sample(sentences, stage)
+    limit = stage.sample_sentences
+    sample = list(sentences) if limit is None else sampled(sentences, limit=limit, seed=stage.seed)
     if not any(sample):
         raise TokenizerError("there is no text to train a tokenizer on; give a source with text")
     if stage.algorithm == "wordpiece":
         return _train_wordpiece(sample, stage)
     return _train_sentencepiece(sample, stage)
-
-
-def _sample(sentences: Iterator[str], stage: TokenizerStage) -> list[str]:
-    """Returns so many sentences of the stream, each with equal chance, in their order."""
-    limit = stage.sample_sentences
-    if limit is None:
-        return list(sentences)
-    chance = np.random.default_rng(stage.seed)
-    kept: list[tuple[int, str]] = []
-    for number, sentence in enumerate(sentences):
-        if number < limit:
-            kept.append((number, sentence))
-        elif (place := int(chance.random() * (number + 1))) < limit:
-            kept[place] = (number, sentence)
-    return [sentence for _, sentence in sorted(kept)]
 
 
 def _train_wordpiece(sample: list[str], stage: TokenizerStage) -> WordPiece:

@@ -236,6 +236,16 @@ def test_digest_is_of_the_content(tmp_path):
     assert digests[0] == digests[1] != digests[2]
 
 
+def test_a_sample_is_even_ordered_and_decided_by_the_seed():
+    values = text.sampled(iter(range(10_000)), limit=1_000, seed=0)
+    assert len(values) == 1_000 and values == sorted(set(values))
+    # The mean of a fair sample of 1,000 has a standard deviation of about 87.
+    assert abs(sum(values) / 1_000 - 4_999.5) < 400
+    assert text.sampled(iter(range(10_000)), limit=1_000, seed=0) == values
+    assert text.sampled(iter(range(10_000)), limit=1_000, seed=1) != values
+    assert text.sampled("abc", limit=5, seed=0) == ["a", "b", "c"]
+
+
 # ---- TFDS --------------------------------------------------------------------------------------
 
 

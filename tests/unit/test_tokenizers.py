@@ -334,14 +334,3 @@ def test_no_text_to_train_on_is_said_so(algorithm):
 def test_too_large_a_vocabulary_is_refused_with_what_would_fit():
     with pytest.raises(TokenizerError, match=r"unigram vocabulary of 9000 .*<= \d+.*more text"):
         train_tokenizer(corpus(), stage("unigram", vocab_size=9000))
-
-
-def test_a_sample_is_even_ordered_and_bounded():
-    numbers = [str(number) for number in range(10_000)]
-    sample = tokenizers._sample(iter(numbers), stage("bpe", sample_sentences=1_000))
-    values = [int(item) for item in sample]
-    assert len(values) == 1_000 and values == sorted(set(values))
-    # The mean of a fair sample of 1,000 has a standard deviation of about 91.
-    assert abs(np.mean(values) - 4_999.5) < 400
-    other = tokenizers._sample(iter(numbers), stage("bpe", sample_sentences=1_000, seed=1))
-    assert other != sample
