@@ -9,12 +9,16 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
 from pd_jax.errors import EXIT_CODE, PdError
+
+if TYPE_CHECKING:
+    from pd_jax.config import Pipeline
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Config file of the pipeline, as FILE or FILE:arg."
@@ -44,7 +48,9 @@ def _main(argv: Sequence[str]) -> int:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # orbax tells at INFO what it does to each file
     # Only now: a usage error should not wait for jax.
-    from pd_jax import compilation, pipeline, report
+    import jax
+
+    from pd_jax import compilation, pipeline
     from pd_jax.config.reading import pipeline_from
     from pd_jax.parallel import distributed
     from pd_jax.training.signals import Stopped
@@ -58,19 +64,20 @@ def _main(argv: Sequence[str]) -> int:
         config = pipeline_from(_CONFIG.value)
         distributed.initialise(_DISTRIBUTED.value)
         compilation.use_cache()
+        if jax.process_count() > 1:
+            print(distributed.describe(), flush=True)
         command = f"python -m pd_jax.main {shlex.join(sys.argv[1:])}"
-        pipeline.run(
-            config,
-            workdir,
-            only=_STAGES.value,
-            changed=_CHANGED.value,
-            command=command,
-            say=say,
-        )
-        if distributed.is_writer() and config.report.rows:
-            page = report.write_report(workdir, config.name)
-            print(report.table_text(workdir, config.name))
-            print(f"report: {page}")
+        try:
+            pipeline.run(
+                config,
+                workdir,
+                only=_STAGES.value,
+                changed=_CHANGED.value,
+                command=command,
+                say=say,
+            )
+        finally:
+            _report(config, workdir)
     except PdError as fault:
         print(f"error: {fault}", file=sys.stderr)
         return EXIT_CODE
@@ -81,6 +88,18 @@ def _main(argv: Sequence[str]) -> int:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         return 130
     return 0
+
+
+def _report(config: "Pipeline", workdir: epath.Path) -> None:
+    """Prints the table and the report's path, as far as the stages went."""
+    from pd_jax import report
+    from pd_jax.parallel import distributed
+
+    done = any((workdir / "stages").glob("*/done.json")) if workdir.exists() else False
+    if distributed.is_writer() and config.report.rows and done:
+        page = report.write_report(workdir, config.name)
+        print(report.table_text(workdir, config.name))
+        print(f"report: {page}")
 
 
 if __name__ == "__main__":

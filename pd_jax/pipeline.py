@@ -19,11 +19,11 @@ from etils import epath
 from pd_jax import config as config_lib
 from pd_jax import files
 from pd_jax.config import reading
-from pd_jax.errors import ConfigError, StageError, did_you_mean
+from pd_jax.errors import ConfigError, PdError, StageError, did_you_mean
 from pd_jax.inputs import InputDigests
 from pd_jax.parallel import distributed
-from pd_jax.stages.runners import RUNNERS
 from pd_jax.stages.context import OUTPUT, Context, Done
+from pd_jax.stages.runners import RUNNERS
 
 _FORMAT = 1
 """Raised when a stage's meaning changes such that earlier folders must not be reused."""
@@ -145,19 +145,20 @@ def run(
         f"pipeline {pipeline.name}: {len(selected)} stages, {len(selected) - len(left)} done, "
         f"{len(left)} to run"
     )
-    _write_record(record, pipeline, workdir, planned, status, command)
+    faults: dict[str, str] = {}
+    _write_record(record, pipeline, workdir, planned, status, faults, command)
     for item in left:
         _explain_change(item, workdir, say)
-        status[item.name] = "running"
         try:
             done = run_stage(item, planned, pipeline.run)
-        except BaseException:
-            status[item.name] = "failed"
+        except Exception as fault:
+            # A signal that stopped the stage is no fault: it stays "waiting" and continues later.
+            if isinstance(fault, PdError):
+                status[item.name], faults[item.name] = "failed", str(fault)
+            _write_record(record, pipeline, workdir, planned, status, faults, command)
             raise
-        finally:
-            if status[item.name] == "running":
-                status[item.name] = "done"
-            _write_record(record, pipeline, workdir, planned, status, command)
+        status[item.name] = "done"
+        _write_record(record, pipeline, workdir, planned, status, faults, command)
         say(_closing_line(item, done))
 
 
@@ -313,6 +314,7 @@ def _write_record(
     workdir: epath.Path,
     planned: Mapping[str, Planned],
     status: Mapping[str, str],
+    faults: Mapping[str, str],
     command: str,
 ) -> None:
     if not distributed.is_writer():
@@ -322,6 +324,7 @@ def _write_record(
         "command": command,
         "stages": {item.name: str(item.folder.relative_to(workdir)) for item in planned.values()},
         "status": dict(status),
+        "faults": dict(faults),
         "report": {**reading.to_json(pipeline.report), "rows": dict(pipeline.report.rows)},
         "config": reading.to_json(pipeline),
     }

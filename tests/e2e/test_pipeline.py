@@ -1,0 +1,237 @@
+"""The whole chain on a few lines of text: run, run again, change, damage, misuse."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from etils import epath
+
+from pd_jax import pipeline
+from pd_jax.config import reading
+from pd_jax.data.logits import LogitStore
+from pd_jax.errors import ConfigError, PdError, StageError
+from pd_jax.models.weights import hf
+
+NOUNS = ("film", "plot", "cast", "score", "scene", "ending", "camera", "story")
+GOOD = ("lovely", "bright", "moving", "clever", "warm")
+BAD = ("dull", "cold", "clumsy", "stale", "noisy")
+
+
+def write_text(folder) -> None:
+    """Writes a corpus, a transfer set, and labelled sets whose label is the adjective's."""
+    rows = [
+        (int(word in GOOD), f"the {noun} is {word} and the {other} too")
+        for noun in NOUNS
+        for other in NOUNS
+        for word in GOOD + BAD
+        if noun != other
+    ]
+    folder.mkdir()
+    documents = ["\n".join(text for _, text in rows[at : at + 8]) for at in range(0, len(rows), 8)]
+    (folder / "corpus.txt").write_text("\n\n".join(documents) + "\n")
+    (folder / "transfer.txt").write_text("\n".join(text for _, text in rows[::2]) + "\n")
+    for name, part in (("train", rows[1::4]), ("dev", rows[3::4])):
+        lines = [f"{('bad', 'good')[label]}\t{text}" for label, text in part]
+        (folder / f"{name}.tsv").write_text("\n".join(["label\ttext", *lines]) + "\n")
+
+
+def small_chain(text, **changes) -> dict:
+    """Returns a config: vocabulary, records, teacher, labels, and a distilled student."""
+    model = {"size": "L1_H32", "heads": 2, "positions": 32, "dropout": 0.0}
+    optimizer = {"learning_rate": 1e-2}
+
+    def records(name, **examples):
+        source = {"path": str(text / name)} | ({"label": "label"} if "task" in examples else {})
+        layout = {"layout": "rows", **examples}
+        return {
+            "kind": "records",
+            "source": source,
+            "tokenizer": "@vocabulary",
+            "max_length": 16,
+            "examples": layout,
+        }
+
+    task = {"task": "classification", "labels": ("bad", "good")}
+
+    def train(kind, data, **more):
+        return {
+            "kind": "train",
+            "model": model,
+            "objective": {"kind": kind},
+            "data": {"batch": 32, "lengths": (16,), **data},
+            "length": {"steps": 60},
+            "optimizer": optimizer,
+            **more,
+        }
+
+    stages = {
+        "vocabulary": {
+            "kind": "tokenizer",
+            "source": {"path": str(text / "corpus.txt")},
+            "vocab_size": 120,
+        },
+        "train": records("train.tsv", **task),
+        "dev": records("dev.tsv", **task),
+        "transfer": records("transfer.txt"),
+        "teacher": train("classify", {"records": "@train"}, evaluation={"sets": {"dev": "@dev"}}),
+        "labels": {
+            "kind": "label",
+            "teacher": "@teacher",
+            "records": "@transfer",
+            "lengths": (16,),
+            "batch": 64,
+        },
+        "student": train(
+            "distill",
+            {"records": "@transfer", "logits": "@labels"},
+            evaluation={"sets": {"dev": "@dev"}},
+        ),
+    }
+    report = {
+        "rows": (("Teacher", "teacher"), ("Student", "student")),
+        "metrics": ("dev/accuracy",),
+    }
+    run = {"tensorboard": False, "log_steps": 10}
+    return {"name": "chain", "stages": {**stages, **changes}, "report": report, "run": run}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A workdir in which the chain has run, and what it said."""
+    folder = tmp_path_factory.mktemp("chain")
+    write_text(folder / "text")
+    said = run(folder, small_chain(folder / "text"))
+    return folder, said
+
+
+def run(folder, config, **options) -> list[str]:
+    said: list[str] = []
+    pipeline.run(
+        reading.pipeline_from(config), epath.Path(folder / "work"), say=said.append, **options
+    )
+    return said
+
+
+def stage_folder(folder, name):
+    record = json.loads((folder / "work" / "pipelines" / "chain.json").read_text())
+    return folder / "work" / record["stages"][name]
+
+
+def test_the_chain_learns_and_leaves_what_the_readme_says(finished):
+    folder, _ = finished
+    student = stage_folder(folder, "student")
+    done = json.loads((student / "done.json").read_text())
+    assert done["metrics"]["dev/accuracy"] > 0.9
+    assert done["metrics"]["dev/rows"] == 140
+    for name in ("config.json", "versions.json", "parameters.txt", "metrics.jsonl", "spans.jsonl"):
+        assert (student / name).stat().st_size > 0
+    model = hf.load(student / "model")
+    assert model.labels == ("bad", "good")
+    store = LogitStore.open(stage_folder(folder, "labels") / "logits")
+    assert store.manifest.teacher == hf.load(stage_folder(folder, "teacher") / "model").fingerprint
+
+
+def test_a_second_run_does_nothing_and_says_so(finished):
+    folder, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in (folder / "work" / "stages").rglob("*")}
+    said = run(folder, small_chain(folder / "text"))
+    assert said == ["pipeline chain: 7 stages, 7 done, 0 to run"]
+    assert before == {
+        path: path.stat().st_mtime_ns for path in (folder / "work" / "stages").rglob("*")
+    }
+
+
+def test_another_config_is_refused_and_then_reuses_equal_stages(finished):
+    folder, _ = finished
+    config = small_chain(folder / "text")
+    config["stages"]["student"]["length"] = {"steps": 20}
+    with pytest.raises(StageError, match="stages.student.length.steps was 60, is 20.*--changed"):
+        run(folder, config)
+    said = run(folder, config, changed=True)
+    assert said[0] == "pipeline chain: 7 stages, 6 done, 1 to run"
+    assert "length.steps was 60, is 20" in said[1]
+    run(folder, small_chain(folder / "text"), changed=True)
+
+
+def test_one_stage_needs_its_inputs(finished, tmp_path):
+    folder, _ = finished
+    config = reading.pipeline_from(small_chain(folder / "text"))
+    with pytest.raises(StageError, match="'student' needs 'transfer', which is not done"):
+        pipeline.run(config, epath.Path(tmp_path), only=("student",))
+    with pytest.raises(ConfigError, match="--stages names 'studnet'.*did you mean 'student'"):
+        pipeline.run(config, epath.Path(tmp_path), only=("studnet",))
+
+
+def test_a_changed_input_file_makes_its_stages_anew(tmp_path):
+    write_text(tmp_path / "text")
+    config = reading.pipeline_from(small_chain(tmp_path / "text"))
+    before = pipeline.plan(config, epath.Path(tmp_path / "work"))
+    path = tmp_path / "text" / "dev.tsv"
+    path.write_text(path.read_text() + "good\tone more row\n")
+    after = pipeline.plan(config, epath.Path(tmp_path / "work"))
+    changed = {name for name in before if before[name].fingerprint != after[name].fingerprint}
+    assert changed == {"dev", "teacher", "labels", "student"}
+
+
+def test_equal_stages_of_other_names_share_a_folder(finished):
+    folder, _ = finished
+    config = small_chain(folder / "text")
+    stages = {"words": config["stages"].pop("vocabulary")}
+    text = json.dumps(config).replace("@vocabulary", "@words")
+    config = json.loads(text)
+    config["stages"] |= stages
+    config["name"] = "other"
+    planned = pipeline.plan(reading.pipeline_from(config), epath.Path(folder / "work"))
+    assert all(item.done for item in planned.values())
+    assert planned["words"].folder.name.startswith("vocabulary-")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"teacher": {"data": {"records": "@trian"}}}, "refers to @trian.*did you mean 'train'"),
+        ({"train": {"source": {"path": "/nowhere.tsv"}}}, "'train' reads /nowhere.tsv"),
+        ({"labels": {"teacher": "@student"}}, "wait for each other"),
+        ({"student": {"data": {"logits": None}}}, "needs data.logits"),
+        ({"teacher": {"data": {"records": "@transfer"}}}, "needs labels, and .* has none"),
+        ({"train": {"examples": {"labels": ("good", "fine")}}}, "train.tsv.*bad"),
+        ({"train": {"source": {"text": "sentence"}}}, "sentence"),
+    ],
+)
+def test_bad_input_is_refused_in_one_sentence(finished, tmp_path, change, message):
+    folder, _ = finished
+    config = small_chain(folder / "text")
+    for stage, fields in change.items():
+        for key, value in fields.items():
+            kept = config["stages"][stage].get(key)
+            config["stages"][stage][key] = {**kept, **value} if isinstance(kept, dict) else value
+    with pytest.raises(PdError, match=message) as fault:
+        pipeline.run(reading.pipeline_from(config), epath.Path(tmp_path / "work"))
+    assert "\n" not in str(fault.value)
+    finished_stages = (tmp_path / "work" / "stages").glob("*/done.json")
+    assert not any(stage in path.parent.name for path in finished_stages for stage in change)
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "pd_jax.main", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_the_command_ends_with_one_line_and_a_status(tmp_path):
+    config = tmp_path / "bad.py"
+    config.write_text(
+        "import ml_collections\n"
+        "def get_config():\n"
+        "    return ml_collections.ConfigDict({'name': 'bad', 'stages': {}, 'stagess': 1})\n"
+    )
+    ended = command(f"--config={config}", f"--workdir={tmp_path / 'work'}")
+    assert ended.returncode == 2
+    assert ended.stderr.strip().splitlines()[-1] == (
+        "error: config.stagess is not a known key; did you mean 'stages'?"
+    )
