@@ -1,4 +1,4 @@
-"""The five methods of the paper on SST-2: corpus wiki + novels, transfer set IMDb, BERT's vocabulary.
+"""The five methods of the paper on SST-2: corpus wiki + novels, transfer set IMDb.
 
 Run:    python -m pd_jax.main --config=configs/pd/sst2.py --workdir=runs/sst2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).

@@ -30,6 +30,10 @@ class ExportStage:
     kind: Literal["export"] = "export"
     model: Reference
     format: Literal["hf", "onnx", "stablehlo"] = "hf"
+    int8: bool = False
+    """With onnx: also a file with 8-bit weights."""
+    licence: str | None = None
+    """For the model card, an SPDX name."""
 
 
 Stage = Annotated[

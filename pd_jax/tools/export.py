@@ -9,41 +9,23 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from pd_jax.data.tokenizers import load_tokenizer
-from pd_jax.models.export import card
-from pd_jax.models.export.write import export
-from pd_jax.models.weights import hf
+from pd_jax import config as config_lib
+from pd_jax.stages.export import export_model
 from pd_jax.tools import command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 after the model was written and compared."""
     arguments = _parser().parse_args(argv)
-    source, output = epath.Path(arguments.model), epath.Path(arguments.output)
-    model = hf.load(source)
-    run = card.read_run(source)
-    print(f"exporting {source} ({', '.join(sorted(model.params))}) as {arguments.format}")
-
-    def make_card(checks: Sequence[str]) -> str:
-        name = arguments.name or output.name
-        return card.write_card(
-            model,
-            run,
-            name=name,
-            format=arguments.format,
-            licence=arguments.license,
-            checks=checks,
-        )
-
-    checks = export(
-        model,
-        load_tokenizer(source),
-        output,
+    output = epath.Path(arguments.output)
+    stage = config_lib.ExportStage(
+        model=arguments.model,
         format=arguments.format,
         int8=arguments.int8,
-        card=make_card,
+        licence=arguments.license,
     )
-    for check in checks:
+    print(f"exporting {arguments.model} as {arguments.format}", flush=True)
+    for check in export_model(stage, output, name=arguments.name or output.name):
         print(check.sentence())
     print(f"exported to {output}: {', '.join(sorted(item.name for item in output.iterdir()))}")
     return 0

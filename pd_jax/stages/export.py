@@ -1,0 +1,48 @@
+"""A trained model in another program's format, with its tokenizer and a model card."""
+
+from collections.abc import Sequence
+
+from etils import epath
+
+from pd_jax import config as config_lib
+from pd_jax.data.tokenizers import load_tokenizer
+from pd_jax.models.export import card
+from pd_jax.models.export.write import Check, export
+from pd_jax.models.weights import hf
+from pd_jax.parallel import distributed
+from pd_jax.stages.context import Context, Done
+
+
+def run_export(stage: config_lib.ExportStage, context: Context) -> Done:
+    """Exports a stage's model, and records how far its outputs are from ours."""
+    output = context.output("export")
+    if distributed.is_writer():
+        checks = export_model(stage, output, name=context.name)
+        return Done(outputs={check.file: check.sentence() for check in checks})
+    return Done()
+
+
+def export_model(
+    stage: config_lib.ExportStage, output: epath.Path, *, name: str
+) -> Sequence[Check]:
+    """Writes `output` and returns how each file in it compares with the model.
+
+    Raises:
+      WeightsError: the outputs differ by more than rounding; nothing is left behind then.
+    """
+    source = epath.Path(stage.model)
+    model, run = hf.load(source), card.read_run(source)
+
+    def make_card(checks: Sequence[str]) -> str:
+        return card.write_card(
+            model, run, name=name, format=stage.format, licence=stage.licence, checks=checks
+        )
+
+    return export(
+        model,
+        load_tokenizer(source),
+        output,
+        format=stage.format,
+        int8=stage.int8,
+        card=make_card,
+    )
