@@ -27,7 +27,7 @@ def make_mesh(shape: config_lib.Mesh, devices: Sequence[Any] | None = None) -> M
       MeshError: with the arithmetic, where the devices do not fill the shape.
     """
     devices = jax.devices() if devices is None else list(devices)
-    sizes = _sizes(shape, len(devices))
+    sizes = mesh_sizes(shape, len(devices))
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices > 1 and sizes[0] % slices == 0:
         arranged = _join_slices(sizes, slices, devices)
@@ -40,6 +40,28 @@ def make_mesh(shape: config_lib.Mesh, devices: Sequence[Any] | None = None) -> M
     else:
         arranged = _arrange(sizes, devices)
     return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def mesh_sizes(shape: config_lib.Mesh, devices: int) -> tuple[int, int, int]:
+    """Returns the sizes of the axes, whose product is the devices; raises MeshError."""
+    if shape.data != -1 and shape.data < 1:
+        raise MeshError(
+            f"run.mesh.data={shape.data} is no size; give 1 or more, or -1 for what is left"
+        )
+    inner = shape.fsdp * shape.tensor
+    if shape.data == -1 and devices % inner:
+        raise MeshError(
+            f"{devices} devices do not divide by fsdp x tensor = {shape.fsdp} x {shape.tensor} = "
+            f"{inner} ({devices} % {inner} = {devices % inner}); choose run.mesh.fsdp and "
+            "run.mesh.tensor so that their product divides the devices"
+        )
+    sizes = (devices // inner if shape.data == -1 else shape.data, shape.fsdp, shape.tensor)
+    if math.prod(sizes) != devices:
+        raise MeshError(
+            f"mesh data x fsdp x tensor = {_product(sizes)} = {math.prod(sizes)} devices, but "
+            f"{devices} are here; set run.mesh.data=-1 to take what is left"
+        )
+    return sizes
 
 
 @functools.lru_cache(maxsize=8)
@@ -73,28 +95,6 @@ def check_heads(heads: int, mesh: Mesh) -> None:
             f"({heads} % {mesh.shape['tensor']} = {heads % mesh.shape['tensor']}); "
             "make run.mesh.tensor a divisor of the heads"
         )
-
-
-def _sizes(shape: config_lib.Mesh, devices: int) -> tuple[int, int, int]:
-    """Returns the three sizes, whose product is the number of devices."""
-    if shape.data != -1 and shape.data < 1:
-        raise MeshError(
-            f"run.mesh.data={shape.data} is no size; give 1 or more, or -1 for what is left"
-        )
-    inner = shape.fsdp * shape.tensor
-    if shape.data == -1 and devices % inner:
-        raise MeshError(
-            f"{devices} devices do not divide by fsdp x tensor = {shape.fsdp} x {shape.tensor} = "
-            f"{inner} ({devices} % {inner} = {devices % inner}); choose run.mesh.fsdp and "
-            "run.mesh.tensor so that their product divides the devices"
-        )
-    sizes = (devices // inner if shape.data == -1 else shape.data, shape.fsdp, shape.tensor)
-    if math.prod(sizes) != devices:
-        raise MeshError(
-            f"mesh data x fsdp x tensor = {_product(sizes)} = {math.prod(sizes)} devices, but "
-            f"{devices} are here; set run.mesh.data=-1 to take what is left"
-        )
-    return sizes
 
 
 def _arrange(sizes: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:

@@ -1,0 +1,42 @@
+"""What a compiled program sends between devices, read from its text."""
+
+import math
+import re
+from typing import NamedTuple
+
+_KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_INSTRUCTION = re.compile(rf"= (\(.*?\)|\S+) ({'|'.join(_KINDS)})(-start)?\(")
+_ARRAY = re.compile(r"(pred|bf16|[a-z]+?(\d+)\w*)\[([\d,]*)\]")
+
+
+class Traffic(NamedTuple):
+    """How often one kind of collective stands in a program, and its bytes on one device."""
+
+    count: int
+    bytes: int
+
+
+def collectives(text: str) -> dict[str, Traffic]:
+    """Returns kind -> traffic for a compiled program's text; kinds that do not occur are left out.
+
+    Bytes are those of the results. A collective in the body of a loop counts once.
+    """
+    found: dict[str, Traffic] = {}
+    for shapes, kind, started in _INSTRUCTION.findall(text):
+        sizes = [_bytes(*array) for array in _ARRAY.findall(shapes)]
+        # A gather or permute that was only started holds its operand beside its result.
+        whole = max(sizes) if started and kind != "all-reduce" else sum(sizes)
+        before = found.get(kind, Traffic(0, 0))
+        found[kind] = Traffic(before.count + 1, before.bytes + whole)
+    return found
+
+
+def seconds(traffic: dict[str, Traffic], interconnect: float) -> float:
+    """Returns the least time for traffic at so many bytes a second; an all-reduce goes twice."""
+    moved = sum(entry.bytes * (2 if kind == "all-reduce" else 1) for kind, entry in traffic.items())
+    return moved / interconnect
+
+
+def _bytes(kind: str, bits: str, sizes: str) -> int:
+    width = {"pred": 8, "bf16": 16}.get(kind) or int(bits)
+    return math.prod(int(size) for size in sizes.split(",") if size) * max(8, width) // 8

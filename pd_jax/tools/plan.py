@@ -1,0 +1,290 @@
+"""Says, without the hardware, whether a training stage fits a slice, and what it will take there.
+
+python -m pd_jax.tools.plan --config=FILE[:ARG] --stage=NAME --topology=v5e:16x16
+python -m pd_jax.tools.plan --sizes=all --jobs=mlm,distill,finetune --batch=256 --topology=v5e:4x4
+
+Lowers and compiles the very step that training uses (libtpu, extra `[tpu]`, for a named slice; this
+machine's devices without --topology). --abstract lowers only, in seconds, for any mesh.
+"""
+
+import argparse
+import ast
+import dataclasses
+import importlib.util
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+from etils import epath
+from jax.sharding import AbstractMesh, AxisType, Mesh
+
+from pd_jax import config as config_lib
+from pd_jax import files
+from pd_jax.config.reading import pipeline_from
+from pd_jax.errors import ConfigError, MeshError
+from pd_jax.models import sizes
+from pd_jax.models.flops import step_flops
+from pd_jax.objectives.classify import task_outputs
+from pd_jax.objectives.mlm import predictions_per_row
+from pd_jax.parallel import mesh as mesh_lib
+from pd_jax.parallel import topology
+from pd_jax.progress import Progress
+from pd_jax.report import plans as plans_lib
+from pd_jax.report.plans import Plan
+from pd_jax.stages.declared import Declared, declared, make_declared_objective, own_inputs
+from pd_jax.tools import command
+from pd_jax.training import ahead
+
+_JOBS: dict[str, dict[str, Any]] = {
+    "mlm": {"objective": {"kind": "mlm"}},
+    "distill": {"objective": {"kind": "distill"}},
+    "finetune": {"objective": {"kind": "classify"}},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One stage to plan."""
+
+    name: str
+    stage: config_lib.TrainStage
+    facts: Declared
+    rows: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where to plan for: a mesh, and its chip where the hardware is named."""
+
+    name: str
+    mesh: Mesh | AbstractMesh
+    chip: topology.Chip | None
+    platform: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 0 when every stage was planned and fits, 1 when one does not fit."""
+    arguments = _parser().parse_args(argv)
+    shape, requests = _requests(arguments)
+    place = _place(arguments, shape)
+    print(f"planning {len(requests)} steps for {place.name}", file=sys.stderr, flush=True)
+    plans: list[Plan] = []
+    with Progress("planning", total=len(requests), unit="steps") as progress:
+        for request in requests:
+            plans.append(_plan(request, place, arguments))
+            progress.advance(1)
+            if arguments.json:
+                files.write_json(arguments.json, [plan.as_json() for plan in plans])
+    print(plans_lib.as_text(plans[0]) if len(plans) == 1 else plans_lib.as_markdown(plans))
+    fitting = sum(plan.fits is not False for plan in plans)
+    made = f": {arguments.json}" if arguments.json else ""
+    print(f"planned {len(plans)} steps for {place.name}, {fitting} fit{made}")
+    return 0 if fitting == len(plans) else 1
+
+
+def _plan(request: Request, place: Place, arguments: argparse.Namespace) -> Plan:
+    """Returns the figures of one stage."""
+    stage, facts = request.stage, request.facts
+    shape = sizes.bert_config(stage.model, vocab_size=facts.vocab_size or 0, compute=stage.compute)
+    rows, length = stage.data.batch, stage.data.lengths[-1]
+    steps = _steps(stage, request.rows)
+    made = ahead.lower(
+        make_declared_objective(stage, shape, facts),
+        stage,
+        batch=ahead.batch_shapes(rows, length, extra=own_inputs(stage, facts, rows)),
+        steps=steps or 1,
+        mesh=place.mesh,
+        platform=place.platform,
+    )
+    mesh = dict(place.mesh.shape)
+    plan = Plan(
+        name=request.name,
+        size=sizes.canonical(stage.model.size),
+        place=place.name,
+        mesh=mesh,
+        batch=rows,
+        length=length,
+        parameters=made.parameters,
+        state_bytes=made.state_bytes,
+        useful_flops=_flops(stage, shape, facts) / math.prod(mesh.values()),
+        memory_limit=place.chip.memory if place.chip else None,
+        steps=steps,
+        price=arguments.price_per_chip_hour,
+        rates=place.chip,
+    )
+    if arguments.abstract:
+        return plan
+    try:
+        compiled = ahead.compile_step(made)
+    except ahead.DoesNotFit as fault:
+        return dataclasses.replace(plan, fits=False, fault=str(fault))
+    fits = plan.memory_limit is None or compiled.peak_bytes <= plan.memory_limit
+    return dataclasses.replace(plan, fits=fits, compiled=compiled)
+
+
+def _flops(stage: config_lib.TrainStage, shape: sizes.BertConfig, facts: Declared) -> int:
+    length = stage.data.lengths[-1]
+    kind = stage.objective
+    if isinstance(kind, config_lib.MaskedLanguageModel):
+        head = {"predictions": predictions_per_row(length, kind.mask_rate)}
+    else:
+        head = {"outputs": task_outputs(facts.task, facts.labels)}
+    return step_flops(shape, rows=stage.data.batch, length=length, **head)
+
+
+def _steps(stage: config_lib.TrainStage, rows: int | None) -> int | None:
+    """Returns the stage's steps; None for a length in epochs of a dataset that is not there."""
+    if stage.length.epochs is not None and rows is None:
+        return None
+    return stage.length.in_steps(rows=rows or 0, batch=stage.data.batch)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pd_jax.tools.plan",
+        description="Plan a training stage for hardware that need not be here.",
+    )
+    what = parser.add_argument_group("what: a stage of a config, or sizes and jobs")
+    what.add_argument("--config", help="config file, as FILE or FILE:ARG")
+    what.add_argument("--stage", help="a training stage of it; needed where it has several")
+    what.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the config"
+    )
+    what.add_argument("--sizes", help="model sizes, L4_H256,Base, or all for the grid of 24")
+    what.add_argument("--jobs", default="mlm", help=f"of {','.join(_JOBS)} (default: mlm)")
+    what.add_argument("--batch", type=int, default=256, help="global batch of --sizes")
+    what.add_argument("--length", type=int, default=128, help="tokens a row of --sizes")
+    what.add_argument("--steps", type=int, default=1_000_000, help="steps of --sizes")
+    what.add_argument("--micro-batches", type=int, default=1, help="of --sizes")
+    what.add_argument("--remat", action="store_true", help="of --sizes: recompute layers")
+    what.add_argument("--vocab-size", type=int, help="where no stage or file says it")
+    what.add_argument("--task", help="classification, regression or multilabel; likewise")
+    what.add_argument("--labels", type=int, default=2, help="number of labels of --task")
+    what.add_argument("--rows", type=int, help="rows of the dataset, for a length in epochs")
+    where = parser.add_argument_group("where")
+    where.add_argument("--topology", help="v5e:16x16, v4:16x16x16, v6e:4x4; else this machine")
+    where.add_argument(
+        "--mesh", help="data,fsdp,tensor, -1 for what is left (default: the config's)"
+    )
+    where.add_argument("--abstract", action="store_true", help="lower only, without libtpu")
+    where.add_argument("--price-per-chip-hour", type=float)
+    parser.add_argument("--json", help="also write the figures to this file")
+    return parser
+
+
+def _requests(arguments: argparse.Namespace) -> tuple[config_lib.Mesh, list[Request]]:
+    """Returns the config's mesh, and what the arguments name."""
+    if bool(arguments.config) == bool(arguments.sizes):
+        raise ConfigError("give either --config or --sizes, to say what to plan")
+    if arguments.sizes:
+        return config_lib.Mesh(), list(_grid(arguments))
+    pipeline = _load(arguments.config, arguments.set)
+    stages = {
+        name: stage
+        for name, stage in pipeline.stages.items()
+        if isinstance(stage, config_lib.TrainStage)
+    }
+    if arguments.stage and arguments.stage not in stages:
+        raise ConfigError(
+            f"--stage={arguments.stage} is no training stage of {arguments.config}; it has "
+            f"{', '.join(stages)}"
+        )
+    names = [arguments.stage] if arguments.stage else list(stages)
+    return pipeline.run.mesh, [
+        Request(
+            name,
+            stages[name],
+            _completed(declared(pipeline, stages[name]), arguments),
+            arguments.rows,
+        )
+        for name in names
+    ]
+
+
+def _grid(arguments: argparse.Namespace) -> Iterator[Request]:
+    names = sizes.GRID if arguments.sizes == "all" else arguments.sizes.split(",")
+    for job in arguments.jobs.split(","):
+        if job not in _JOBS:
+            raise ConfigError(f"--jobs={job} is no job; known are {', '.join(_JOBS)}")
+        for size in names:
+            stage = config_lib.TrainStage(
+                model=config_lib.Model(size=size),
+                data=config_lib.Data(
+                    records="none", batch=arguments.batch, lengths=(arguments.length,)
+                ),
+                length=config_lib.Length(steps=arguments.steps),
+                optimizer=config_lib.Optimizer(learning_rate=1e-4),
+                compute=config_lib.Compute(
+                    dtype="bfloat16",
+                    remat=arguments.remat,
+                    micro_batches=arguments.micro_batches,
+                ),
+                **_JOBS[job],
+            )
+            facts = Declared(30_522, "classification", ("0", "1"))
+            yield Request(f"{size}-{job}", stage, _completed(facts, arguments), None)
+
+
+def _completed(facts: Declared, arguments: argparse.Namespace) -> Declared:
+    """Returns the facts with what the command line says put first."""
+    if arguments.task:
+        labels = tuple(map(str, range(arguments.labels)))
+        facts = dataclasses.replace(facts, task=arguments.task, labels=labels)
+    if arguments.vocab_size:
+        facts = dataclasses.replace(facts, vocab_size=arguments.vocab_size)
+    if facts.vocab_size is None:
+        raise ConfigError("no stage or file says how large the vocabulary is; give --vocab-size")
+    return facts
+
+
+def _load(name: str, changes: Sequence[str]) -> config_lib.Pipeline:
+    """Returns the pipeline of FILE[:ARG], with KEY=VALUE changes."""
+    path, _, argument = name.partition(":")
+    if not epath.Path(path).exists():
+        raise ConfigError(f"--config={path} does not exist; name a file of configs/")
+    spec = importlib.util.spec_from_file_location("planned_config", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"--config={path} is no Python file; name a file of configs/")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, "")  # configs import each other from the checkout's root
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove("")
+    config = module.get_config(argument) if argument else module.get_config()
+    for change in changes:
+        key, _, value = change.partition("=")
+        try:
+            config.update_from_flattened_dict({key: ast.literal_eval(value)})
+        except (KeyError, TypeError, ValueError, SyntaxError) as fault:
+            raise ConfigError(f"--set {change}: {fault}; write KEY=VALUE as in Python") from None
+    return pipeline_from(config)
+
+
+def _place(arguments: argparse.Namespace, shape: config_lib.Mesh) -> Place:
+    """Returns the mesh to plan for: --mesh, or the config's, on the topology or this machine."""
+    if arguments.mesh:
+        try:
+            data, fsdp, tensor = map(int, arguments.mesh.split(","))
+            shape = config_lib.Mesh(data=data, fsdp=fsdp, tensor=tensor)
+        except ValueError:
+            raise MeshError(
+                f"--mesh={arguments.mesh} is no mesh; write data,fsdp,tensor, for example -1,4,1"
+            ) from None
+    if not arguments.topology:
+        mesh = mesh_lib.make_mesh(shape)
+        return Place(f"{mesh.size} devices here", mesh, None, jax.default_backend())
+    chip, grid = topology.parse(arguments.topology)
+    if arguments.abstract:
+        axes = mesh_lib.mesh_sizes(shape, math.prod(grid))
+        types = (AxisType.Auto,) * len(axes)
+        abstract = AbstractMesh(axes, mesh_lib.AXES, axis_types=types)
+        return Place(arguments.topology, abstract, chip, "tpu")
+    devices = topology.devices(arguments.topology)
+    return Place(arguments.topology, mesh_lib.make_mesh(shape, devices), chip, "tpu")
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))

@@ -1,0 +1,153 @@
+"""The training step compiled ahead of time, for shapes instead of arrays."""
+
+import contextlib
+import dataclasses
+import math
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh
+
+from pd_jax import config as config_lib
+from pd_jax.errors import MeshError
+from pd_jax.objectives.objective import Objective
+from pd_jax.parallel import hlo, sharding
+from pd_jax.parallel import mesh as mesh_lib
+from pd_jax.training import rng
+from pd_jax.training.optim import make_optimizer, make_schedule
+from pd_jax.training.state import TrainState
+from pd_jax.training.step import check_batch, make_init, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Ahead:
+    """A lowered step, and the shapes and places of its state."""
+
+    lowered: jax.stages.Lowered
+    state: TrainState
+    places: TrainState
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of parameters and optimiser state on one device."""
+        pairs = zip(jax.tree.leaves(self.state), jax.tree.leaves(self.places), strict=True)
+        return sum(
+            leaf.dtype.itemsize * math.prod(place.shard_shape(leaf.shape)) for leaf, place in pairs
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What the compiler says of a step, for one device: bytes, FLOPs, and what it sends."""
+
+    seconds: float
+    argument_bytes: int
+    temporary_bytes: int
+    code_bytes: int
+    peak_bytes: int
+    flops: float
+    accessed_bytes: float
+    collectives: dict[str, hlo.Traffic]
+
+
+class DoesNotFit(MeshError):
+    """A step that needs more memory than a device has."""
+
+
+def lower(
+    objective: Objective,
+    stage: config_lib.TrainStage,
+    *,
+    batch: Mapping[str, jax.ShapeDtypeStruct],
+    steps: int,
+    mesh: Any,
+    platform: str,
+) -> Ahead:
+    """Returns a stage's step, the one that training runs, lowered for a Mesh or AbstractMesh.
+
+    Raises:
+      MeshError: with the arithmetic, where batch, heads or parameters do not divide over the mesh.
+    """
+    check_batch(stage.data.batch, micro_batches=stage.compute.micro_batches, mesh=mesh)
+    mesh_lib.check_heads(objective.config.heads, mesh)
+    optimizer = make_optimizer(stage.optimizer, steps)
+    init = make_init(optimizer)
+    key = jax.eval_shape(lambda: rng.root_key(stage.seed))
+    state = jax.eval_shape(lambda key: init(objective.init(key)), key)
+    places = sharding.assign(state, sharding.RULES, mesh)
+    step: Any = make_train_step(
+        objective,
+        optimizer,
+        make_schedule(stage.optimizer, steps),
+        mesh=mesh,
+        state_sharding=places,
+        micro_batches=stage.compute.micro_batches,
+    )
+    with _entered(mesh):
+        lowered = step.trace(state, dict(batch), key).lower(lowering_platforms=(platform,))
+    return Ahead(lowered, state, places)
+
+
+def batch_shapes(
+    rows: int, length: int, *, extra: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a global batch of the feed, with an objective's own `extra`."""
+    tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    return {
+        **dict.fromkeys(("input_ids", "segment_ids", "input_mask"), tokens),
+        "weight": jax.ShapeDtypeStruct((rows,), jnp.float32),
+        **extra,
+    }
+
+
+def compile_step(ahead: Ahead) -> Compiled:
+    """Returns what the compiler makes of a lowered step.
+
+    Raises:
+      DoesNotFit: with the compiler's figures, where memory does not suffice.
+    """
+    started = time.monotonic()
+    try:
+        compiled = ahead.lowered.compile()
+    except jax.errors.JaxRuntimeError as fault:
+        if "RESOURCE_EXHAUSTED" not in str(fault):
+            raise
+        sizes = re.search(
+            r"[Uu]sed \S+ of \S+ hbm|\(\S+\) exceeds available HBM \(\S+\)", str(fault)
+        )
+        raise DoesNotFit(
+            f"the step does not fit ({sizes[0] if sizes else str(fault).splitlines()[0][:200]}); "
+            "raise compute.micro_batches, set compute.remat, or split parameters by run.mesh.fsdp"
+        ) from None
+    memory: Any = compiled.memory_analysis()
+    cost = compiled.cost_analysis() or {}
+    # Donated arguments share their bytes with the results.
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return Compiled(
+        seconds=time.monotonic() - started,
+        argument_bytes=memory.argument_size_in_bytes,
+        temporary_bytes=memory.temp_size_in_bytes,
+        code_bytes=memory.generated_code_size_in_bytes,
+        peak_bytes=memory.argument_size_in_bytes
+        + results
+        + memory.temp_size_in_bytes
+        + memory.generated_code_size_in_bytes,
+        flops=cost.get("flops", 0.0),
+        accessed_bytes=cost.get("bytes accessed", 0.0),
+        collectives=hlo.collectives(compiled.as_text() or ""),
+    )
+
+
+def _entered(mesh: Mesh | AbstractMesh) -> contextlib.AbstractContextManager:
+    if isinstance(mesh, AbstractMesh):
+        return jax.sharding.use_abstract_mesh(mesh)
+    return jax.set_mesh(mesh)
