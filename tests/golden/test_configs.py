@@ -1,0 +1,82 @@
+"""Every config flattened, beside a file that says what it was: a review shows what a change did.
+
+What a config leaves out is in `defaults.txt`, which holds the default of every key.
+
+Rewrite the files with `UPDATE_GOLDEN=1 bash tests/run.sh tests/golden`.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import pathlib
+
+import pytest
+
+from pd_jax import config as config_lib
+from pd_jax.config import reading
+from pd_jax.pipeline import order
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+HERE = pathlib.Path(__file__).resolve().parent
+SHARED = {"common.py", "__init__.py"}
+CONFIGS = sorted(
+    path.relative_to(ROOT / "configs")
+    for path in (ROOT / "configs").rglob("*.py")
+    if path.name not in SHARED
+)
+
+
+def load(path: pathlib.Path, arg: str = ""):
+    spec = importlib.util.spec_from_file_location(path.stem, ROOT / "configs" / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(arg), module
+
+
+def flattened(value, path: str = "") -> list[str]:
+    if isinstance(value, dict):
+        return [line for key in value for line in flattened(value[key], f"{path}.{key}")]
+    return [f"{path[1:]} = {json.dumps(value)}"]
+
+
+def check(name: str, lines: list[str]) -> None:
+    text = "\n".join(sorted(lines)) + "\n"
+    golden = HERE / f"{name}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(text)
+    assert golden.exists(), f"no {golden.name}; make it with UPDATE_GOLDEN=1"
+    assert text == golden.read_text()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=str)
+def test_a_config_is_what_its_golden_file_says(path, monkeypatch):
+    monkeypatch.setenv("PD_JAX_DATA", "DATA")
+    config, _ = load(path)
+    check("_".join(path.with_suffix("").parts), flattened(config.to_dict()))
+
+
+def test_every_default_is_what_the_golden_file_says():
+    lines = []
+    for kind in vars(config_lib).values():
+        if dataclasses.is_dataclass(kind):
+            for field in dataclasses.fields(kind):
+                made = field.default_factory is not dataclasses.MISSING
+                value = field.default_factory() if made else field.default
+                if value is not dataclasses.MISSING and not dataclasses.is_dataclass(value):
+                    lines.append(f"{kind.__name__}.{field.name} = {json.dumps(value)}")
+    check("defaults", lines)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=str)
+def test_a_config_has_a_command_a_smoke_form_and_stages_that_connect(path):
+    for arg in ("", "smoke"):
+        config, module = load(path, arg)
+        pipeline = reading.pipeline_from(config)
+        assert set(order(pipeline.stages)) == set(pipeline.stages)
+        assert {stage for _, stage in pipeline.report.rows} <= set(pipeline.stages)
+        with pytest.raises((KeyError, AttributeError)):
+            config.no_such_key = 1
+    assert f"--config=configs/{path}" in module.__doc__
+    with pytest.raises(ValueError, match="'smokee' is unknown; this config takes"):
+        load(path, "smokee")
