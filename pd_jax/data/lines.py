@@ -11,7 +11,7 @@ import io
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 from etils import epath
 
@@ -62,7 +62,7 @@ class Line(NamedTuple):
 
 
 @contextmanager
-def opened(path: str, *, zipped: bool) -> Iterator[BinaryIO]:
+def opened(path: str, *, zipped: bool) -> Iterator[IO[bytes]]:
     """Gives the (uncompressed) byte stream of a file.
 
     Raises:
@@ -100,7 +100,7 @@ def decode(content: bytes, origin: Origin, number: int) -> str:
         ) from None
 
 
-def row_lines(stream: BinaryIO, origin: Origin, *, begin: int, end: int | None) -> Iterator[Line]:
+def row_lines(stream: IO[bytes], origin: Origin, *, begin: int, end: int | None) -> Iterator[Line]:
     """Yields the lines that begin at bytes `begin <= offset < end`, without their line ends.
 
     They are numbered from the line that holds byte `begin - 1`, or from the top of the file.
@@ -132,7 +132,7 @@ def row_lines(stream: BinaryIO, origin: Origin, *, begin: int, end: int | None) 
         offset += len(content)
 
 
-def documents(stream: BinaryIO, *, begin: int, end: int | None) -> Iterator[list[Line]]:
+def documents(stream: IO[bytes], *, begin: int, end: int | None) -> Iterator[list[Line]]:
     """Yields the documents that begin at bytes `begin <= offset < end`, as lines, none blank.
 
     Lines are numbered from the line that holds byte `begin - 1`, or from the top of the file.
@@ -167,7 +167,7 @@ def documents(stream: BinaryIO, *, begin: int, end: int | None) -> Iterator[list
         yield document
 
 
-def line_start(stream: BinaryIO, offset: int) -> int:
+def line_start(stream: IO[bytes], offset: int) -> int:
     """Returns where the line that holds byte `offset - 1` begins, in a stream that can seek."""
     width, end = 1 << 12, offset - 1
     while end > 0:
@@ -186,7 +186,7 @@ class _Part(NamedTuple):
     starts_line: bool
 
 
-def _parts(stream: BinaryIO, offset: int) -> Iterator[_Part]:
+def _parts(stream: IO[bytes], offset: int) -> Iterator[_Part]:
     """Yields lines, long ones in parts cut at a space or, without one, between characters."""
     rest, starts_line = b"", True
     while True:

@@ -48,12 +48,13 @@ class Prepared:
     def _plain(self, name: str, content: Any) -> Any:
         """Returns a feature as TFDS's own reader or a parsed record gives it, as text or number."""
         if isinstance(content, list) and len(content) == 1:
-            content = content[0]
+            return self._plain(name, content[0])
         names = getattr(self._features[name], "names", None)
         if names is None or name != self._source.label:
             return content
         # TFDS marks the label of an unlabelled row by -1.
-        return names[int(content)] if 0 <= int(content) < len(names) else None
+        label: Any = content
+        return names[label] if 0 <= label < len(names) else None
 
 
 def size(path: str) -> int:
@@ -111,7 +112,7 @@ def _split(path: str) -> _Split:
         )
     name, split = named.groups()
     builder = tensorflow_datasets.builder_from_directory(str(_folder(path, name)))
-    kind = builder.info.file_format.value
+    kind = getattr(builder.info.file_format, "value", None)
     if kind not in ("array_record", "tfrecord"):
         raise SourceError(
             f"{path} was prepared as {kind}; prepare it with file_format='array_record'"

@@ -1,7 +1,6 @@
 """SentencePiece models (unigram or BPE), and the same pipeline as a `tokenizer.json`."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -61,9 +60,9 @@ class SentencePiece:
 
 def _equivalent(model: bytes) -> hf.Tokenizer:
     """Returns the same tokenizer made of the tokenizers library's parts."""
-    from sentencepiece import sentencepiece_model_pb2
+    from sentencepiece import sentencepiece_model_pb2 as messages
 
-    proto: Any = sentencepiece_model_pb2.ModelProto()
+    proto = getattr(messages, "ModelProto")()  # noqa: B009  (made at run time, unknown to checkers)
     proto.ParseFromString(model)
     pieces = [(piece.piece, piece.score) for piece in proto.pieces]
     unk = proto.trainer_spec.unk_id

@@ -76,7 +76,8 @@ class WordPiece:
                 ids = chained(
                     found(word) for part in vocabulary.parts(text) for word in part.split(" ")
                 )
-            result.append(np.fromiter(itertools.islice(ids, limit), np.int32))
+            ids = ids if limit is None else itertools.islice(ids, limit)
+            result.append(np.fromiter(ids, np.int32))
         return result
 
     def save(self, folder: epath.PathLike) -> None:
