@@ -12,19 +12,14 @@ venv=.venv
 tests_seconds=1080 # with the checks before them, twenty minutes on two cores
 torch=2.13.0
 
-# pip's own choice of torch on Linux is the CUDA build of several gigabytes, so the CPU build is
-# asked for by name: first where pip is configured to look, then at PyTorch's own index.
-install_cpu_torch() {
+# The CPU build of torch is asked for by its local version, where pip is configured to find one;
+# elsewhere the plain version is installed, which on Linux brings gigabytes of CUDA along.
+install_torch() {
   if "$venv/bin/python" -c 'import torch' 2>/dev/null; then
     return 0
   fi
   local pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
-  if [ "$(uname -s)" != Linux ]; then
-    run "${pip[@]}" "torch==$torch"
-  elif ! run "${pip[@]}" "torch==$torch+cpu"; then
-    echo "pip's own index has no torch $torch+cpu; trying PyTorch's" >&2
-    run "${pip[@]}" --index-url https://download.pytorch.org/whl/cpu "torch==$torch+cpu"
-  fi
+  run "${pip[@]}" "torch==$torch+cpu" || run "${pip[@]}" "torch==$torch"
 }
 
 run_pytest() {
@@ -47,10 +42,10 @@ check() {
 
 make_venv "$venv"
 install_once "$venv" dev,export
-if install_cpu_torch; then
+if install_torch; then
   install_once "$venv" hf
 else
-  echo "torch $torch for CPU could not be installed: tests that compare with torch are skipped" >&2
+  echo "torch $torch could not be installed: tests that compare with torch are skipped" >&2
 fi
 
 check lint "$venv/bin/ruff" check --quiet .
