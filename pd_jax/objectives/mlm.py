@@ -105,8 +105,10 @@ def mask_tokens(
         (share >= _MASKED_SHARE) & (share < _MASKED_SHARE + _RANDOM_SHARE), drawn, replacement
     )
     replacement = jnp.where(chosen, replacement, targets)
-    rows = jnp.arange(batch)[:, None]
-    corrupted = input_ids.at[rows, positions].set(replacement, unique_indices=True)
+    # Row by row: over a mesh, a scatter that names its rows would gather all of them everywhere.
+    corrupted = jax.vmap(lambda row, at, new: row.at[at].set(new, unique_indices=True))(
+        input_ids, positions, replacement
+    )
     return Masked(corrupted, positions, targets, chosen.astype(jnp.float32))
 
 
