@@ -23,8 +23,8 @@ DOCUMENT_BYTES = 1 << 20
 SENTENCE_BYTES = 1 << 16
 """A line of a document longer than this is read as several sentences, cut at spaces."""
 
-ROW_BYTES = 1 << 26
-"""A row may not be longer than this: its id is a digest of the whole text."""
+ROW_BYTES = 1 << 24
+"""A row may not be longer: its id is a digest of the whole text, and memory is bounded."""
 
 _BUFFER_BYTES = 1 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"

@@ -4,10 +4,13 @@ import concurrent.futures
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from pd_jax.errors import RecordsError
@@ -42,7 +45,8 @@ def run(
         workers, mp_context=context, initializer=_start, initargs=(counter, os.getpid())
     )
     try:
-        running = {pool.submit(_do, job, task): task for task in tasks}
+        with _light_main():
+            running = {pool.submit(_do, job, task): task for task in tasks}
         while running:
             done, _ = concurrent.futures.wait(running, _POLL_SECONDS, "FIRST_COMPLETED")
             report(counter.value)
@@ -55,6 +59,21 @@ def run(
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _light_main() -> Iterator[None]:
+    """Lets processes that start meanwhile not import the program that starts them.
+
+    A spawned process imports its parent's main module, here mostly one that imports jax: seconds,
+    and more memory than the work needs. No job is defined in a main module.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 class _Total:

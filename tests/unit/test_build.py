@@ -487,3 +487,58 @@ def test_shares_made_apart_are_the_whole(tmp_path, tokenizer, deduplicate):
     ]
     assert results == [None, None, whole]
     assert Dataset.open(tmp_path / "set").manifest == whole
+
+
+# ---- memory ------------------------------------------------------------------------------------
+
+
+WORKER = """
+import sys
+from pd_jax.data import workers
+
+def heavy(task, count):
+    import resource
+    found = {"jax", "flax", "torch", "grain"} & set(sys.modules)
+    return sorted(found), "program" in sys.modules["__main__"].__dict__
+"""
+
+
+def test_workers_do_not_import_the_program_that_starts_them(tmp_path):
+    (tmp_path / "jobs.py").write_text(WORKER)
+    (tmp_path / "program.py").write_text(
+        "import jax, jobs\nfrom pd_jax.data import workers\nprogram = True\n"
+        "for _, result in workers.run(jobs.heavy, [1, 2], workers=2, report=lambda done: None):\n"
+        "    print(result)\n"
+    )
+    root = pathlib.Path(build.__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, tmp_path / "program.py"], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{tmp_path}"},
+    )  # fmt: skip
+    # Without the guard of a main module, importing the program again would start it again.
+    assert done.stdout == "([], False)\n" * 2, done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
+@pytest.mark.parametrize("ending", ["txt", "jsonl"])
+def test_memory_is_bounded_however_long_a_line_is(tmp_path, tokenizer, ending):
+    words = " ".join(f"w{number % 200}" for number in range(2_800_000))
+    content = json.dumps({"text": words}) if ending == "jsonl" else words
+    (tmp_path / f"a.{ending}").write_text(f"{content}\n")
+    tokenizer.save(tmp_path)
+    program = (
+        "import sys\nfrom pd_jax.tools import build_records, command\n"
+        "status = command.run(build_records.main, sys.argv[1:])\n"
+        "print(*(line for line in open('/proc/self/status') if line.startswith('VmHWM')))\n"
+        "sys.exit(status)\n"
+    )
+    arguments = ["--input", tmp_path / f"a.{ending}", "--layout", "corpus", "--workers", "1"]
+    arguments += ["--tokenizer", tmp_path / "vocab.txt", "--output", tmp_path / "set"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(pathlib.Path(build.__file__).parents[2])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-2]) < 300 * 1024  # kB, the most memory it ever had
+    dataset = Dataset.open(tmp_path / "set")
+    assert dataset.manifest.tokens - 2 * len(dataset) == 2_800_000
