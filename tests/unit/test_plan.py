@@ -1,0 +1,198 @@
+"""tools.plan: what it reads from a config, what it refuses, and that its step is the real one."""
+
+import importlib.util
+import json
+import pathlib
+
+import pytest
+
+from pd_jax.errors import ConfigError, MeshError
+from pd_jax.parallel import topology
+from pd_jax.tools import command, plan
+
+CONFIG = """
+from ml_collections import config_dict
+
+def get_config(arg=""):
+    rows = {"layout": "rows"}
+    marked = {"layout": "rows", "task": "classification", "labels": ("bad", "fair", "good")}
+    read = {"source": {"path": "none.txt"}, "tokenizer": "@vocabulary"}
+    train = {"model": {"size": "L1_H64"}, "optimizer": {"learning_rate": 1e-3}}
+    data = {"batch": 64, "lengths": (16, 32)}
+    config = config_dict.ConfigDict({
+        "name": "planned",
+        "run": {"mesh": {"fsdp": 4}},
+        "stages": {
+            "vocabulary": {"kind": "tokenizer", "source": {"path": "none.txt"}, "vocab_size": 500},
+            "corpus": {"kind": "records", **read, "examples": {"layout": "corpus"}},
+            "labelled": {"kind": "records", **read, "examples": marked},
+            "transfer": {"kind": "records", **read, "examples": rows},
+            "pretrain": {"kind": "train", **train, "objective": {"kind": "mlm"},
+                         "data": {"records": "@corpus", **data}, "length": {"steps": 1000}},
+            "teacher": {"kind": "train", **train, "objective": {"kind": "classify"},
+                        "data": {"records": "@labelled", **data}, "length": {"epochs": 3}},
+            "logits": {"kind": "label", "teacher": "@teacher", "records": "@transfer",
+                       "lengths": (32,)},
+            "student": {"kind": "train", **train, "objective": {"kind": "distill"},
+                        "data": {"records": "@transfer", "logits": "@logits", **data},
+                        "length": {"examples": 6400}},
+        },
+    })
+    config.lock()
+    return config
+"""
+
+
+@pytest.fixture
+def config(tmp_path: pathlib.Path) -> str:
+    path = tmp_path / "planned.py"
+    path.write_text(CONFIG)
+    return str(path)
+
+
+def figures(tmp_path: pathlib.Path, *arguments: str, status: int = 0) -> list[dict]:
+    output = tmp_path / "figures.json"
+    assert plan.main([*arguments, f"--json={output}"]) == status
+    return json.loads(output.read_text())
+
+
+def test_every_stage_of_a_config_is_planned_from_what_it_declares(
+    config: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    abstract = ("--abstract", "--topology=v5e:4x4", "--rows=640", "--price-per-chip-hour=2")
+    made = {entry["name"]: entry for entry in figures(tmp_path, f"--config={config}", *abstract)}
+    assert set(made) == {"pretrain", "teacher", "student"}
+    assert made["pretrain"]["mesh"] == {"data": 4, "fsdp": 4, "tensor": 1}
+    assert {name: entry["steps"] for name, entry in made.items()} == {
+        "pretrain": 1000,
+        "teacher": 30,  # 3 epochs of 640 rows in batches of 64
+        "student": 100,
+    }
+    # The teacher's head gives three numbers, and so does the student's, which reads no labels.
+    assert made["student"]["parameters"] == made["teacher"]["parameters"]
+    encoder = 500 * 64 + 512 * 64 + 2 * 64 + 2 * 64 + (4 * 64 * 64 + 4 * 64) + 4 * 64
+    encoder += (64 * 256 + 256) + (256 * 64 + 64) + 64 * 64 + 64
+    assert made["teacher"]["parameters"] == encoder + 64 * 3 + 3
+    assert made["pretrain"]["length"] == 32
+    assert made["pretrain"]["hours"] == pytest.approx(
+        1000 * made["pretrain"]["useful_flops"] / 197e12 / 3600
+    )
+    assert made["pretrain"]["cost"] == pytest.approx(made["pretrain"]["hours"] * 16 * 2)
+    assert "planned 3 steps for v5e:4x4" in capsys.readouterr().out
+
+
+def test_changes_on_the_command_line_are_taken(config: str, tmp_path: pathlib.Path) -> None:
+    (made,) = figures(
+        tmp_path,
+        f"--config={config}",
+        "--stage=pretrain",
+        "--set=stages.pretrain.data.batch=128",
+        "--set=stages.pretrain.model.size='L2_H64'",
+        "--mesh=-1,1,1",
+        "--abstract",
+        "--topology=v4:2x2x2",
+    )
+    assert (made["batch"], made["size"], made["devices"]) == (128, "L2_H64", 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "give either --config or --sizes"),
+        (("--sizes=Base", "--config=x.py"), "give either --config or --sizes"),
+        (("--config=nowhere.py",), "--config=nowhere.py does not exist"),
+        (("--config={config}", "--stage=pretrian"), "no training stage of"),
+        (
+            ("--config={config}", "--set=stages.pretrain.data.bach=2"),
+            "--set stages.pretrain.data.b",
+        ),
+        (("--sizes=Base", "--jobs=mml"), "--jobs=mml is no job; known are mlm, distill, finetune"),
+        (("--sizes=Base", "--abstract", "--topology=v9:2x2"), "a kind of v4, v5e, v5p, v6e"),
+        (("--sizes=Base", "--abstract", "--topology=v5e:4"), "is no topology"),
+        (
+            ("--sizes=Base", "--abstract", "--topology=v5e:4x4", "--mesh=-1,3,1"),
+            "16 devices do not divide by fsdp x tensor = 3 x 1 = 3 (16 % 3 = 1)",
+        ),
+        (
+            ("--sizes=Base", "--abstract", "--topology=v5e:4x4", "--batch=100"),
+            "data.batch=100 does not divide",
+        ),
+        (
+            ("--sizes=Tiny", "--abstract", "--topology=v5e:4x4", "--mesh=-1,1,4"),
+            "2 attention heads do not divide over tensor=4",
+        ),
+        (
+            ("--sizes=Tiny", "--abstract", "--topology=v5e:16x16", "--mesh=1,256,1"),
+            "128x128 cannot be split: 128 does not divide by fsdp = 256",
+        ),
+        (("--sizes=Base", "--mesh=2,2"), "--mesh=2,2 is no mesh"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_sentence(
+    arguments: tuple[str, ...], message: str, config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [argument.format(config=config) for argument in arguments]
+    assert command.run(plan.main, given) == 2
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "error: " in line)
+    assert message in line
+
+
+@pytest.mark.parametrize(("mesh", "gathers"), [("8,1,1", False), ("2,4,1", True)])
+def test_the_training_step_itself_is_compiled_for_the_devices_here(
+    mesh: str, gathers: bool, tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (made,) = figures(
+        tmp_path,
+        *("--sizes=L1_H64", "--vocab-size=500", "--batch=32", "--length=16", f"--mesh={mesh}"),
+    )
+    assert made["fits"]
+    kinds = made["compiled"]["collectives"]
+    assert kinds["all-reduce"][0] >= 1
+    assert ("all-gather" in kinds) == gathers
+    assert made["compiled"]["argument_bytes"] >= made["state_bytes"]
+    assert "Involuntary full rematerialization" not in capfd.readouterr().err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
+def test_a_named_slice_needs_libtpu() -> None:
+    with pytest.raises(MeshError, match=r"needs libtpu; install it .* or lower without it"):
+        topology.devices("v5e:4x4")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the [tpu] extra")
+def test_a_slice_that_is_not_here_is_compiled_for(tmp_path: pathlib.Path) -> None:
+    (made,) = figures(
+        tmp_path,
+        *("--sizes=L1_H64", "--vocab-size=500", "--batch=32", "--topology=v5e:4x4"),
+    )
+    assert made["fits"]
+    assert set(made["compiled"]["collectives"]) == {"all-reduce"}
+    with pytest.raises(MeshError, match="--topology=v5e:3x5 does not exist"):
+        topology.devices("v5e:3x5")
+
+
+def test_help_names_both_ways_to_say_what(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        plan.main(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert "--config" in text and "--sizes" in text and "--topology" in text
+
+
+def test_a_vocabulary_that_nothing_declares_must_be_given(
+    config: str, tmp_path: pathlib.Path
+) -> None:
+    path = pathlib.Path(config)
+    path.write_text(CONFIG.replace('"@vocabulary"', '"elsewhere"'))
+    with pytest.raises(ConfigError, match="give --vocab-size"):
+        plan.main([f"--config={path}", "--abstract", "--topology=v5e:4x4"])
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text("a\nb\nc\n")
+    path.write_text(CONFIG.replace('"@vocabulary"', repr(str(vocabulary))))
+    (made,) = figures(
+        tmp_path,
+        *(f"--config={path}", "--stage=teacher", "--abstract", "--topology=v5e:4x4"),
+    )
+    assert made["steps"] is None  # a length in epochs of rows that are not known
+    assert made["parameters"] < 150_000
