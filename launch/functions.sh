@@ -6,9 +6,9 @@ dry_run="${dry_run:-0}"
 
 # run COMMAND...: prints the command as it could be pasted, and runs it unless dry_run=1.
 run() {
-  printf '+' >&2
-  printf ' %q' "$@" >&2
-  printf '\n' >&2
+  local line
+  printf -v line ' %q' "$@"
+  echo "+$line" >&2 # at once, for lines of commands that run side by side
   if [ "$dry_run" != 1 ]; then
     "$@"
   fi
