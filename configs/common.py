@@ -24,9 +24,21 @@ def parse(arg: str, **defaults) -> dict:
     return found
 
 
+RUN = {
+    "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+    "save_seconds": 300.0,
+    "keep_checkpoints": 2,
+    "log_steps": 50,
+    "tensorboard": True,
+    "prefetch": 4,
+    "watchdog_seconds": 1800.0,
+}
+"""How a run is carried out; spelt out, so that `--config.run.mesh.fsdp=4` finds its key."""
+
+
 def locked(pipeline: dict) -> config_dict.ConfigDict:
-    """Returns a pipeline's values as a locked ConfigDict."""
-    config = config_dict.ConfigDict(pipeline)
+    """Returns a pipeline's values, with `RUN` where it says nothing else, as a locked ConfigDict."""
+    config = config_dict.ConfigDict({**pipeline, "run": {**RUN, **pipeline.get("run", {})}})
     config.lock()
     return config
 
