@@ -11,7 +11,16 @@ result (mesh, logging, saving); everything else enters the stages' fingerprints.
 """
 
 from pd_jax.config.kinds import Fraction, Positive, Reference, ReferenceMark
-from pd_jax.config.pipeline import ExportStage, LabelStage, Mesh, Pipeline, Report, Run, Stage
+from pd_jax.config.pipeline import (
+    ExportStage,
+    LabelStage,
+    Mesh,
+    MeshRule,
+    Pipeline,
+    Report,
+    Run,
+    Stage,
+)
 from pd_jax.config.text import Corpus, RecordsStage, Rows, Source, SyntheticStage, TokenizerStage
 from pd_jax.config.training import (
     Classify,
@@ -42,6 +51,7 @@ __all__ = [
     "Length",
     "MaskedLanguageModel",
     "Mesh",
+    "MeshRule",
     "Model",
     "Objective",
     "Optimizer",

@@ -1,6 +1,7 @@
 """A pipeline: its stages, how it is carried out, and what is reported at its end."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -52,10 +53,26 @@ class Mesh:
 
 
 @frozen
+class MeshRule:
+    """A mesh for hardware whose device kind and count, `TPU v5 lite:256`, match a pattern."""
+
+    devices: str
+    mesh: Mesh
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.devices)
+        except re.error as fault:
+            raise ValueError(f"{self.devices!r} is no regular expression: {fault}") from None
+
+
+@frozen
 class Run:
     """How a run is carried out: nothing here may change what it computes."""
 
     mesh: Mesh = dataclasses.field(default_factory=Mesh)
+    mesh_rules: tuple[MeshRule, ...] = ()
+    """The first that matches the hardware is taken instead of `mesh`."""
     save_seconds: Annotated[float, pydantic.Field(gt=0)] = 300.0
     keep_checkpoints: Positive = 2
     log_steps: Positive = 50

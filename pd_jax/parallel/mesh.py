@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,6 +41,19 @@ def make_mesh(shape: config_lib.Mesh, devices: Sequence[Any] | None = None) -> M
     else:
         arranged = _arrange(sizes, devices)
     return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def mesh_for(run: config_lib.Run, devices: Sequence[Any] | None = None) -> Mesh:
+    """Returns the mesh that a run asks for on these devices (default: those of all processes)."""
+    devices = jax.devices() if devices is None else list(devices)
+    return make_mesh(shape_for(run, devices[0].device_kind, len(devices)), devices)
+
+
+def shape_for(run: config_lib.Run, device_kind: str, count: int) -> config_lib.Mesh:
+    """Returns the shape of the run's first rule for `count` devices of a kind, or `run.mesh`."""
+    hardware = f"{device_kind}:{count}"
+    matching = (rule.mesh for rule in run.mesh_rules if re.fullmatch(rule.devices, hardware))
+    return next(matching, run.mesh)
 
 
 def mesh_sizes(shape: config_lib.Mesh, devices: int) -> tuple[int, int, int]:

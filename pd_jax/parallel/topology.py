@@ -21,6 +21,8 @@ class Chip:
     """
 
     kind: str
+    device_kind: str
+    """What jax calls it."""
     memory: float
     flops: float
     bandwidth: float
@@ -30,10 +32,10 @@ class Chip:
 CHIPS = {
     chip.kind: chip
     for chip in (
-        Chip("v4", 30.75 * GIB, 275e12, 1228e9, 300e9),
-        Chip("v5e", 15.75 * GIB, 197e12, 819e9, 200e9),
-        Chip("v5p", 95.73 * GIB, 459e12, 2765e9, 600e9),
-        Chip("v6e", 31.24 * GIB, 918e12, 1640e9, 448e9),
+        Chip("v4", "TPU v4", 30.75 * GIB, 275e12, 1228e9, 300e9),
+        Chip("v5e", "TPU v5 lite", 15.75 * GIB, 197e12, 819e9, 200e9),
+        Chip("v5p", "TPU v5", 95.73 * GIB, 459e12, 2765e9, 600e9),
+        Chip("v6e", "TPU v6 lite", 31.24 * GIB, 918e12, 1640e9, 448e9),
     )
 }
 _NAME = re.compile(r"(?P<kind>[a-z0-9]+):(?P<sizes>\d+(x\d+)+)")
@@ -58,8 +60,10 @@ def devices(topology: str) -> Sequence[Any]:
       MeshError: where libtpu is not installed, or knows no such slice.
     """
     chip, grid = parse(topology)
-    # Without these libtpu asks a metadata server which slice this machine is part of.
+    # Without these libtpu asks a metadata server which slice this machine is part of, and keeps
+    # other processes out, as if there were chips to share.
     for name, value in (
+        ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
         ("TPU_SKIP_MDS_QUERY", "1"),
         ("TPU_ACCELERATOR_TYPE", "v5litepod-16"),
         ("TPU_WORKER_HOSTNAMES", "localhost"),

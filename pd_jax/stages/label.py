@@ -19,7 +19,7 @@ from pd_jax.models.heads import TaskModel
 from pd_jax.models.weights import hf
 from pd_jax.objectives.classify import task_outputs
 from pd_jax.parallel import distributed, sharding
-from pd_jax.parallel.mesh import make_mesh, row_share
+from pd_jax.parallel.mesh import mesh_for, row_share
 from pd_jax.progress import Progress
 from pd_jax.stages.context import Context, Done
 from pd_jax.training.arrays import place, whole
@@ -27,7 +27,7 @@ from pd_jax.training.arrays import place, whole
 
 def run_label(stage: config_lib.LabelStage, context: Context) -> Done:
     """Labels a dataset with a trained model."""
-    mesh = make_mesh(context.run.mesh)
+    mesh = mesh_for(context.run)
     manifest = label(stage, context.output("label"), mesh, title=context.name)
     return Done(
         examples=manifest.rows,
@@ -50,8 +50,8 @@ def label(
     tokenizer = load_tokenizer(stage.teacher)
     if tokenizer.fingerprint != dataset.manifest.tokenizer.fingerprint:
         raise WeightsError(
-            f"teacher {stage.teacher} and records {dataset.folder} have different vocabularies; build "
-            "the transfer set with the teacher's tokenizer"
+            f"teacher {stage.teacher} and records {dataset.folder} have different vocabularies; "
+            "build the transfer set with the teacher's tokenizer"
         )
     predict = make_predict(teacher, mesh, dtype=stage.dtype)
     share, shares = row_share(mesh)

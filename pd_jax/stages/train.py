@@ -25,7 +25,7 @@ from pd_jax.objectives.distill import make_distill
 from pd_jax.objectives.mlm import Vocabulary, make_mlm
 from pd_jax.objectives.objective import Objective
 from pd_jax.parallel import distributed, sharding
-from pd_jax.parallel.mesh import make_mesh, row_share
+from pd_jax.parallel.mesh import check_heads, mesh_for, row_share
 from pd_jax.progress import Progress
 from pd_jax.stages.context import Context, Done
 from pd_jax.training import arrays, rng
@@ -52,7 +52,7 @@ def run_train(stage: config_lib.TrainStage, context: Context) -> Done:
     """Trains, and writes the stage's model folder; continues from the newest checkpoint of an
     interrupted run.
     """
-    mesh = make_mesh(context.run.mesh)
+    mesh = mesh_for(context.run)
     check_batch(stage.data.batch, micro_batches=stage.compute.micro_batches, mesh=mesh)
     material = _open(stage.data)
     sets = {name: Dataset.open(path) for name, path in stage.evaluation.sets.items()}
@@ -63,6 +63,7 @@ def run_train(stage: config_lib.TrainStage, context: Context) -> Done:
     shape = sizes.bert_config(
         stage.model, vocab_size=material.tokenizer.vocab_size, compute=stage.compute
     )
+    check_heads(shape.heads, mesh)
     objective = make_objective(stage, shape, material)
     rows = rows_per_epoch(material.datasets, stage.data)
     steps = stage.length.in_steps(rows=rows, batch=stage.data.batch)
@@ -255,7 +256,7 @@ def _first_params(
     params_at: Any,
     context: Context,
 ) -> Any:
-    """Returns the first weights on the devices, and writes which came from where to parameters.txt."""
+    """Returns the first weights on the devices; parameters.txt says which came from where."""
     fresh = jax.jit(objective.init, out_shardings=params_at)(rng.root_key(stage.seed))
     if stage.init.source is None:
         lines = "every parameter: from the seed\n"

@@ -67,8 +67,8 @@ class Place:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 when every stage was planned and fits, 1 when one does not fit."""
     arguments = _parser().parse_args(argv)
-    shape, requests = _requests(arguments)
-    place = _place(arguments, shape)
+    run, requests = _requests(arguments)
+    place = _place(arguments, run)
     print(f"planning {len(requests)} steps for {place.name}", file=sys.stderr, flush=True)
     plans: list[Plan] = []
     with Progress("planning", total=len(requests), unit="steps") as progress:
@@ -174,12 +174,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _requests(arguments: argparse.Namespace) -> tuple[config_lib.Mesh, list[Request]]:
-    """Returns the config's mesh, and what the arguments name."""
+def _requests(arguments: argparse.Namespace) -> tuple[config_lib.Run, list[Request]]:
+    """Returns how the config wants to be run, and what the arguments name."""
     if bool(arguments.config) == bool(arguments.sizes):
         raise ConfigError("give either --config or --sizes, to say what to plan")
     if arguments.sizes:
-        return config_lib.Mesh(), list(_grid(arguments))
+        return config_lib.Run(), list(_grid(arguments))
     pipeline = _load(arguments.config, arguments.set)
     stages = {
         name: stage
@@ -192,7 +192,7 @@ def _requests(arguments: argparse.Namespace) -> tuple[config_lib.Mesh, list[Requ
             f"{', '.join(stages)}"
         )
     names = [arguments.stage] if arguments.stage else list(stages)
-    return pipeline.run.mesh, [
+    return pipeline.run, [
         Request(
             name,
             stages[name],
@@ -263,27 +263,28 @@ def _load(name: str, changes: Sequence[str]) -> config_lib.Pipeline:
     return pipeline_from(config)
 
 
-def _place(arguments: argparse.Namespace, shape: config_lib.Mesh) -> Place:
+def _place(arguments: argparse.Namespace, run: config_lib.Run) -> Place:
     """Returns the mesh to plan for: --mesh, or the config's, on the topology or this machine."""
     if arguments.mesh:
         try:
             data, fsdp, tensor = map(int, arguments.mesh.split(","))
-            shape = config_lib.Mesh(data=data, fsdp=fsdp, tensor=tensor)
+            run = config_lib.Run(mesh=config_lib.Mesh(data=data, fsdp=fsdp, tensor=tensor))
         except ValueError:
             raise MeshError(
                 f"--mesh={arguments.mesh} is no mesh; write data,fsdp,tensor, for example -1,4,1"
             ) from None
     if not arguments.topology:
-        mesh = mesh_lib.make_mesh(shape)
+        mesh = mesh_lib.mesh_for(run)
         return Place(f"{mesh.size} devices here", mesh, None, jax.default_backend())
     chip, grid = topology.parse(arguments.topology)
     if arguments.abstract:
-        axes = mesh_lib.mesh_sizes(shape, math.prod(grid))
+        count = math.prod(grid)
+        axes = mesh_lib.mesh_sizes(mesh_lib.shape_for(run, chip.device_kind, count), count)
         types = (AxisType.Auto,) * len(axes)
         abstract = AbstractMesh(axes, mesh_lib.AXES, axis_types=types)
         return Place(arguments.topology, abstract, chip, "tpu")
     devices = topology.devices(arguments.topology)
-    return Place(arguments.topology, mesh_lib.make_mesh(shape, devices), chip, "tpu")
+    return Place(arguments.topology, mesh_lib.mesh_for(run, devices), chip, "tpu")
 
 
 if __name__ == "__main__":

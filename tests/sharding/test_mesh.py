@@ -64,6 +64,24 @@ def test_a_shape_that_does_not_fill_the_devices_is_refused(asked: tuple, arithme
     assert arithmetic in str(refusal.value)
 
 
+def test_the_first_rule_for_the_hardware_is_taken() -> None:
+    rules = (
+        config.MeshRule(devices="TPU v5 lite:(16|64)", mesh=shape(-1, 4, 1)),
+        config.MeshRule(devices="TPU .*", mesh=shape(-1, 2, 1)),
+        config.MeshRule(devices="cpu:8", mesh=shape(-1, 1, 4)),
+    )
+    run = config.Run(mesh=shape(-1, 1, 1), mesh_rules=rules)
+    assert mesh_lib.shape_for(run, "TPU v5 lite", 16).fsdp == 4
+    assert mesh_lib.shape_for(run, "TPU v5 lite", 160).fsdp == 2
+    assert mesh_lib.shape_for(run, "NVIDIA H100", 8) == run.mesh
+    assert tuple(mesh_lib.mesh_for(run).shape.values()) == (2, 1, 4)
+
+
+def test_a_rule_that_is_no_pattern_is_refused() -> None:
+    with pytest.raises(ValueError, match="is no regular expression"):
+        config.MeshRule(devices="TPU (", mesh=shape(-1, 1, 1))
+
+
 def slices(platform: str = "cpu") -> list[Device]:
     """Two slices of four devices; the numbering jumps between slices, as real numbering may."""
     order = (0, 4, 1, 5, 2, 6, 3, 7)
