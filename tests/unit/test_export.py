@@ -1,5 +1,6 @@
 """Exports: each is run by the program it is for, and held to what the model computes here."""
 
+import itertools
 import json
 import pathlib
 from typing import Any
@@ -76,20 +77,36 @@ def folder(tmp_path: pathlib.Path, vocabulary: pathlib.Path) -> pathlib.Path:
         task=model.task,
         add=tokenizer.save,
     )
-    config = {
+    done = {"steps": 1200, "examples": 38400, "parameters": 5000, "metrics": {}, "inputs": {}}
+    evaluation = {"sets": {"dev": "@dev"}, "final": {}}
+    mlm = {
+        "kind": "train",
+        "model": {"size": "L2_H16"},
+        "objective": {"kind": "mlm"},
+        "evaluation": evaluation,
+    }
+    student = {
+        **mlm,
         "objective": {"kind": "distill"},
         "init": {"source": "@pretrained"},
         "data": {"records": ["@transfer"], "logits": "@labels"},
         "seed": 7,
     }
-    done = {
-        "steps": 1200,
-        "examples": 38400,
-        "metrics": {"dev/accuracy": 0.912345},
-        "inputs": {"labels": "ab12"},
-    }
-    for name, value in (("config", config), ("done", done), ("versions", {"jax": "0.10.2"})):
-        (stage / f"{name}.json").write_text(json.dumps(value))
+    teacher = {**mlm, "objective": {"kind": "classify"}}
+    records = {"kind": "records", "source": {"path": ["/home/me/private/reviews.txt"]}}
+    inputs = {"pretrained": "1", "transfer": "2", "labels": "3", "dev": "9"}
+    scores = {"dev/accuracy": 0.912345, "train/loss": 0.5}
+    for name, config, more in (
+        ("student-0123", student, {"metrics": scores, "inputs": inputs}),
+        ("pretrained-1", mlm, {}),
+        ("transfer-2", records, {}),
+        ("labels-3", {"kind": "label", "teacher": "@teacher"}, {"inputs": {"teacher": "4"}}),
+        ("teacher-4", teacher, {"metrics": {"dev/accuracy": 0.95}}),
+    ):
+        (stage.parent / name).mkdir(exist_ok=True)
+        (stage.parent / name / "config.json").write_text(json.dumps(config))
+        (stage.parent / name / "done.json").write_text(json.dumps({**done, **more}))
+    (stage / "versions.json").write_text(json.dumps({"jax": "0.10.2", "commit": None}))
     return stage / "model"
 
 
@@ -180,12 +197,18 @@ def test_the_command_writes_compares_and_tells(
         "# My model",
         "no, perhaps, yes (classification)",
         "distillation: soft cross-entropy",
-        "Teacher's logits: @labels",
+        "First weights: `pretrained`: L2_H16, 5,000 parameters, masked language modelling",
+        "Data: `transfer`: 38,400 rows of reviews.txt",
+        "Teacher: `teacher`: L2_H16, 5,000 parameters, supervised training on labels, "
+        "dev/accuracy 0.95",
         "Steps: 1,200, examples: 38,400, seed: 7",
+        "One run, seed 7.",
         "| dev/accuracy | 0.9123 |",
+        "Made with jax 0.10.2.",
         "differ from ours by at most",
     ):
         assert part in text, part
+    assert "train/loss" not in text and "/home/me" not in text
     names = {item.name for item in output.iterdir()}
     assert {"config.json", "vocab.txt", "tokenizer.json", "README.md"} <= names
     assert not [item for item in output.parent.iterdir() if item.name.startswith(".")]
@@ -278,4 +301,24 @@ def test_int8_is_for_onnx_only(folder: pathlib.Path, tmp_path: pathlib.Path) -> 
 
 def test_a_folder_by_itself_has_no_run_to_tell_of(tmp_path: pathlib.Path) -> None:
     (tmp_path / "model").mkdir()
-    assert card.read_run(write.epath.Path(tmp_path) / "model") == {}
+    assert card.read_run(write.epath.Path(tmp_path) / "model") is None
+
+
+def test_ten_thousand_lines_split_equally_in_transformers(
+    data_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """What an exported folder's tokenizer gives AutoTokenizer, on real text of four kinds."""
+    transformers = pytest.importorskip("transformers")
+    ours = load_tokenizer(data_folder / "vocab" / "vocab.txt")
+    ours.save(tmp_path)
+    texts: list[str] = []
+    for name in ("corpus/wiki", "corpus/novels", "transfer/imdb_unsup", "tasks/sst2/train"):
+        (path,) = data_folder.glob(f"{name}.t*")
+        with path.open(encoding="utf-8") as stream:
+            lines = (line.strip() for line in stream)
+            texts += itertools.islice((line for line in lines if line), 2500)
+    assert len(texts) == 10_000
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    found = theirs(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    for text, ids, expected in zip(texts, found, ours.encode(texts), strict=True):
+        assert ids == expected.tolist(), text

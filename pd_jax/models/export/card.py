@@ -1,5 +1,6 @@
 """A model card, written from what the run says of itself."""
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,21 +20,42 @@ _METHODS = {
 }
 
 
-def read_run(folder: epath.Path) -> Mapping[str, Any]:
-    """Returns what the stage around a `model` folder recorded: config, done, versions.
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A finished stage of a pipeline, as its folder tells of it."""
 
-    Empty where the folder stands by itself, as a downloaded or imported model does.
+    folder: epath.Path
+    config: Mapping[str, Any]
+    done: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: epath.Path) -> "Stage | None":
+        """Returns the stage in a folder, or None where there is no finished one."""
+        if not (folder / "done.json").exists():
+            return None
+        config, done = (
+            files.read_json(folder / f"{name}.json", WeightsError) for name in ("config", "done")
+        )
+        return cls(folder, config, done)
+
+    def input(self, reference: str) -> "Stage | None":
+        """Returns the stage that `@name` stands for here, or None where its folder is gone."""
+        name = reference.removeprefix("@").split("/")[0]
+        digest = self.done["inputs"].get(name)
+        return Stage.read(self.folder.parent / f"{name}-{digest}") if digest else None
+
+
+def read_run(folder: epath.Path) -> Stage | None:
+    """Returns the stage that trained the model in a `model` folder.
+
+    None where the folder stands by itself, as a downloaded or imported model does.
     """
-    stage = folder.parent
-    if folder.name != "model" or not (stage / "done.json").exists():
-        return {}
-    names = ("config", "done", "versions")
-    return {name: files.read_json(stage / f"{name}.json", WeightsError) for name in names}
+    return Stage.read(folder.parent) if folder.name == "model" else None
 
 
 def write_card(
     model: SavedModel,
-    run: Mapping[str, Any],
+    run: Stage | None,
     *,
     name: str,
     format: str,
@@ -81,31 +103,72 @@ def _shape(model: SavedModel) -> str:
     return "\n".join(lines)
 
 
-def _training(run: Mapping[str, Any]) -> list[str]:
-    if not run:
+def _training(run: Stage | None) -> list[str]:
+    """Returns how the model was made: method, data, teacher, settings."""
+    if run is None:
         return []
-    config, done = run["config"], run["done"]
+    config, done = run.config, run.done
     lines = [
-        f"* Method: {_METHODS.get(config['objective']['kind'], config['objective']['kind'])}",
+        f"* Method: {_method(config)}",
         f"* Steps: {done['steps']:,}, examples: {done['examples']:,}, seed: {config['seed']}",
-        f"* First weights: {config['init']['source'] or 'from the seed'}",
-        f"* Data: {_plain(config['data']['records'])}",
+        f"* First weights: {_told(run, config['init']['source']) or 'from the seed'}",
+        f"* Data: {_told(run, config['data']['records'])}",
     ]
     if config["data"]["logits"]:
-        lines.append(f"* Teacher's logits: {_plain(config['data']['logits'])}")
-    lines += [f"* Input `{name}`: `{digest}`" for name, digest in done["inputs"].items()]
-    versions = ", ".join(f"{key} {value}" for key, value in _flat(run["versions"]).items())
+        lines.append(f"* Teacher: {_told(run, config['data']['logits'])}")
+    versions = files.read_json(run.folder / "versions.json", WeightsError)
+    named = ", ".join(f"{name} {value}" for name, value in versions.items() if value is not None)
     settings = json.dumps(config, indent=2, ensure_ascii=False)
     details = f"<details><summary>Settings</summary>\n\n```json\n{settings}\n```\n</details>"
-    return ["## Training\n\n" + "\n".join(lines), f"Made with {versions}.", details]
+    return ["## Training\n\n" + "\n".join(lines), f"Made with {named}.", details]
 
 
-def _results(run: Mapping[str, Any]) -> list[str]:
-    if not run or not run["done"]["metrics"]:
+def _results(run: Stage | None) -> list[str]:
+    if run is None or not (scores := _scores(run)):
         return []
-    rows = [f"| {name} | {value:.4g} |" for name, value in run["done"]["metrics"].items()]
-    head = "## Results\n\nOne run, one seed.\n\n| metric | value |\n|---|---|\n"
+    rows = [f"| {name} | {value:.4g} |" for name, value in scores.items()]
+    head = f"## Results\n\nOne run, seed {run.config['seed']}.\n\n| metric | value |\n|---|---|\n"
     return [head + "\n".join(rows)]
+
+
+def _scores(run: Stage) -> dict[str, float]:
+    """Returns what was reached on evaluation sets; what was met in training says less."""
+    sets = {**run.config["evaluation"]["sets"], **run.config["evaluation"]["final"]}
+    return {
+        name: value
+        for name, value in run.done["metrics"].items()
+        if name.split("/")[0] in sets and value is not None
+    }
+
+
+def _method(config: Mapping[str, Any]) -> str:
+    return _METHODS.get(config["objective"]["kind"], config["objective"]["kind"])
+
+
+def _told(run: Stage, references: str | Sequence[str] | None) -> str:
+    """Returns what references stand for, in words: a model, a dataset, a teacher, or a file."""
+    if references is None:
+        return ""
+    if not isinstance(references, str):
+        return "; ".join(_told(run, reference) for reference in references)
+    if not references.startswith("@"):
+        return references.rsplit("/", 1)[-1]
+    stage = run.input(references)
+    if stage is None:
+        return references
+    kind, name = stage.config["kind"], f"`{references[1:]}`"
+    if kind == "label":
+        return _told(stage, stage.config["teacher"])
+    if kind == "records":
+        source = stage.config["source"]
+        sources = source if isinstance(source, list) else [source]
+        paths = "; ".join(_told(stage, item["path"]) for item in sources)
+        return f"{name}: {stage.done['examples']:,} rows of {paths}"
+    if kind != "train":
+        return name
+    size, count = stage.config["model"]["size"], stage.done["parameters"]
+    scores = [f"{key} {value:.4g}" for key, value in _scores(stage).items() if "accuracy" in key]
+    return ", ".join([f"{name}: {size}", f"{count:,} parameters", _method(stage.config), *scores])
 
 
 def _use(model: SavedModel, format: str) -> str:
@@ -139,11 +202,3 @@ def _use(model: SavedModel, format: str) -> str:
         ),
     }
     return "\n".join(lines[format])
-
-
-def _plain(value: Any) -> str:
-    return ", ".join(value) if isinstance(value, list) else str(value)
-
-
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if isinstance(value, (str, int))}
