@@ -24,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 after the model was read whole and written."""
     arguments = _parser().parse_args(argv)
     source, output = epath.Path(arguments.source), epath.Path(arguments.output)
+    if (source / "done.json").exists():  # a stage of ours: what it trained lies inside
+        source = source / "model"
     is_tf1 = source.suffix in (".ckpt", ".index") or (source / tf1.CONFIG_FILE).exists()
     print(f"reading {source} as a {'TF1 checkpoint' if is_tf1 else 'Hugging Face folder'}")
     if is_tf1:
@@ -63,7 +65,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--source",
         required=True,
-        help="a Hugging Face folder, an unpacked TF1 release, or .../bert_model.ckpt",
+        help=(
+            "a Hugging Face folder, an unpacked TF1 release, .../bert_model.ckpt, or the folder of "
+            "a finished training stage"
+        ),
     )
     parser.add_argument("--output", required=True, help="the model folder to write")
     parser.add_argument(

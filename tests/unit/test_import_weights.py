@@ -52,9 +52,11 @@ def test_a_release_becomes_a_model_folder(
     assert told[-1] == f"imported to {output}: fingerprint {model.fingerprint}"
     assert model.config.gelu == "tanh"
     assert load_tokenizer(output).vocab_size == len(PIECES)
-    again = tmp_path / "again"
-    assert import_weights.main(["--source", str(output), "--output", str(again)]) == 0
-    assert hf.load(again).fingerprint == model.fingerprint
+    (tmp_path / "done.json").write_text("{}")
+    for source, again in ((output, "from-folder"), (tmp_path, "from-stage")):
+        arguments = ["--source", str(source), "--output", str(tmp_path / again)]
+        assert import_weights.main(arguments) == 0
+        assert hf.load(tmp_path / again).fingerprint == model.fingerprint
 
 
 def test_a_checkpoint_by_name_with_exact_gelu(
