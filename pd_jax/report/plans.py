@@ -43,7 +43,7 @@ class Plan:
             return {}
         found = {"arithmetic": self.useful_flops / self.rates.flops}
         if self.compiled is not None:
-            found["memory"] = self.compiled.accessed_bytes / self.rates.bandwidth
+            found["memory"] = self.compiled.moved_bytes / self.rates.bandwidth
             found["network"] = hlo.seconds(self.compiled.collectives, self.rates.interconnect)
         return found
 

@@ -51,12 +51,19 @@ class Compiled:
 
     seconds: float
     argument_bytes: int
+    result_bytes: int
     temporary_bytes: int
     code_bytes: int
     peak_bytes: int
     flops: float
     accessed_bytes: float
+    """The compiler's sum over operations, on-chip memory included."""
     collectives: dict[str, hlo.Traffic]
+
+    @property
+    def moved_bytes(self) -> int:
+        """The least traffic with memory: arguments read, results written, temporaries both."""
+        return self.argument_bytes + self.result_bytes + 2 * self.temporary_bytes
 
 
 class DoesNotFit(MeshError):
@@ -131,14 +138,15 @@ def compile_step(ahead: Ahead) -> Compiled:
     memory: Any = compiled.memory_analysis()
     cost = compiled.cost_analysis() or {}
     # Donated arguments share their bytes with the results.
-    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Compiled(
         seconds=time.monotonic() - started,
         argument_bytes=memory.argument_size_in_bytes,
+        result_bytes=memory.output_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
         code_bytes=memory.generated_code_size_in_bytes,
         peak_bytes=memory.argument_size_in_bytes
-        + results
+        + fresh
         + memory.temp_size_in_bytes
         + memory.generated_code_size_in_bytes,
         flops=cost.get("flops", 0.0),
