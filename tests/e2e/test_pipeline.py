@@ -1,6 +1,7 @@
 """The whole chain on a few lines of text: run, run again, change, damage, misuse."""
 
 import json
+import random
 import subprocess
 import sys
 
@@ -27,6 +28,7 @@ def write_text(folder) -> None:
         for word in GOOD + BAD
         if noun != other
     ]
+    random.Random(0).shuffle(rows)
     folder.mkdir()
     documents = ["\n".join(text for _, text in rows[at : at + 8]) for at in range(0, len(rows), 8)]
     (folder / "corpus.txt").write_text("\n\n".join(documents) + "\n")

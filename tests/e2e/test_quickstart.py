@@ -1,0 +1,79 @@
+"""The quick start as a newcomer runs it: one command, stopped, repeated, and predicted with."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+METHODS = {"basic", "distillation", "pf", "pd", "pd_f"}
+
+
+def command(workdir, *flags: str) -> list[str]:
+    config = f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke"
+    return [sys.executable, "-m", "pd_jax.main", config, f"--workdir={workdir}", *flags]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"}
+
+
+def run(words, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        words, capture_output=True, text=True, env=environment(), check=False, timeout=900, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A workdir in which the quick start was stopped by SIGTERM and then run to its end."""
+    folder = tmp_path_factory.mktemp("quickstart") / "work"
+    process = subprocess.Popen(
+        command(folder), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for _ in range(3000):
+        if list(folder.glob("stages/pretrain*/metrics.jsonl")):
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 75, errors
+    assert "stopped by SIGTERM; run the same command again to continue" in errors
+    ended = run(command(folder))
+    assert ended.returncode == 0, ended.stderr
+    assert "continuing in" in ended.stdout
+    return folder, ended.stdout
+
+
+def test_the_table_has_all_five_methods_and_the_page_is_there(workdir):
+    folder, said = workdir
+    record = json.loads((folder / "pipelines" / "quickstart.json").read_text())
+    assert METHODS <= set(record["status"])
+    assert set(record["status"].values()) == {"done"}
+    for label in record["report"]["rows"]:
+        assert label in said
+    page = pathlib.Path(said.strip().splitlines()[-1].removeprefix("report: "))
+    assert page.read_text().startswith("<!doctype html>")
+
+
+def test_the_same_command_again_retrains_nothing(workdir):
+    folder, _ = workdir
+    again = run(command(folder))
+    assert again.returncode == 0
+    assert " 0 to run" in again.stdout.splitlines()[0]
+
+
+def test_the_student_labels_lines(workdir):
+    folder, _ = workdir
+    record = json.loads((folder / "pipelines" / "quickstart.json").read_text())
+    model = folder / record["stages"]["pd"] / "model"
+    words = [sys.executable, "-m", "pd_jax.tools.predict", "--model", str(model)]
+    ended = run(words, input="the plot was lovely\nthe plot was dull\n")
+    assert ended.returncode == 0, ended.stderr
+    rows = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert [row["label"] in ("negative", "positive") for row in rows] == [True, True]
