@@ -13,7 +13,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TextIO
+from typing import IO, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -284,7 +284,7 @@ _WRITERS: dict[str, Callable[..., tuple[str, _Lines]]] = {"jsonl": _jsonl, "tsv"
 
 
 @contextlib.contextmanager
-def _output(path: str | None) -> Iterator[TextIO]:
+def _output(path: str | None) -> Iterator[IO[str]]:
     """Gives the stream to write; a file appears under its name when all is written."""
     if path is None:
         yield sys.stdout

@@ -108,10 +108,11 @@ def _training(run: Stage | None) -> list[str]:
     if run is None:
         return []
     config, done = run.config, run.done
+    first = config["init"]["source"]
     lines = [
         f"* Method: {_method(config)}",
         f"* Steps: {done['steps']:,}, examples: {done['examples']:,}, seed: {config['seed']}",
-        f"* First weights: {_told(run, config['init']['source']) or 'from the seed'}",
+        f"* First weights: {_told(run, first) if first else 'from the seed'}",
         f"* Data: {_told(run, config['data']['records'])}",
     ]
     if config["data"]["logits"]:
@@ -142,13 +143,12 @@ def _scores(run: Stage) -> dict[str, float]:
 
 
 def _method(config: Mapping[str, Any]) -> str:
-    return _METHODS.get(config["objective"]["kind"], config["objective"]["kind"])
+    kind: str = config["objective"]["kind"]
+    return _METHODS.get(kind, kind)
 
 
-def _told(run: Stage, references: str | Sequence[str] | None) -> str:
+def _told(run: Stage, references: str | Sequence[str]) -> str:
     """Returns what references stand for, in words: a model, a dataset, a teacher, or a file."""
-    if references is None:
-        return ""
     if not isinstance(references, str):
         return "; ".join(_told(run, reference) for reference in references)
     if not references.startswith("@"):

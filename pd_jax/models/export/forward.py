@@ -15,7 +15,7 @@ from pd_jax.models.sizes import BertConfig
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 """The inputs of every export, int [batch, length], by the names transformers gives them."""
 
-Outputs = dict[str, Array]
+Outputs = dict[str, Any]
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 _WHOLE = ({"bert"}, {"bert", "classifier"}, {"bert", "mlm", "nsp"})
@@ -35,7 +35,7 @@ class Difference(NamedTuple):
 
 def make_forward(
     config: BertConfig, params: Mapping[str, Any]
-) -> Callable[[Int[Array, "b s"], Int[Array, "b s"], Int[Array, "b s"]], Outputs]:
+) -> Callable[[Int[Array, "batch seq"], Int[Array, "batch seq"], Int[Array, "batch seq"]], Outputs]:
     """Returns the model's inference as a pure function of INPUTS to outputs by name.
 
     A classifier gives `logits` [batch, outputs]; a pre-trained model gives `logits` [batch, length,
@@ -65,7 +65,7 @@ def make_forward(
     encoder = Bert(config)
 
     def bare(ids: Any, segments: Any, mask: Any) -> Outputs:
-        encoded = encoder.apply({"params": params["bert"]}, ids, segments, mask)
+        encoded: Any = encoder.apply({"params": params["bert"]}, ids, segments, mask)
         return {"last_hidden_state": encoded.sequence, "pooler_output": encoded.pooled}
 
     return bare

@@ -5,11 +5,12 @@ Batch and length are symbolic. The graph uses operators that ONNX defines for th
 """
 
 import logging
+import pathlib
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from pd_jax.errors import WeightsError
 from pd_jax.models.export.forward import INPUTS, output_axes
@@ -103,8 +104,8 @@ def build(config: BertConfig, params: Mapping[str, Any]) -> Any:
     return model
 
 
-def quantise(source: epath.Path, target: epath.Path) -> None:
-    """Writes the model with int8 weights, a scale a channel; activations are quantised live."""
+def quantise(model: bytes) -> bytes:
+    """Returns the model with int8 weights, a scale a channel; activations are quantised live."""
     try:
         from onnxruntime import quantization
     except ImportError:
@@ -112,15 +113,18 @@ def quantise(source: epath.Path, target: epath.Path) -> None:
     # It logs a warning that the graph was not run through its optimiser, which changes operators.
     logging.disable(logging.WARNING)
     try:
-        quantization.quantize_dynamic(
-            source,
-            target,
-            op_types_to_quantize=["MatMul", "Gather"],
-            per_channel=True,
-            weight_type=quantization.QuantType.QInt8,
-            # Without VNNI, products of 8 bits overflow 16 in pairs; 7-bit weights do not.
-            reduce_range=True,
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            target = pathlib.Path(folder) / "int8.onnx"
+            quantization.quantize_dynamic(
+                require_onnx().load_from_string(model),
+                target,
+                op_types_to_quantize=["MatMul", "Gather"],
+                per_channel=True,
+                weight_type=quantization.QuantType.QInt8,
+                # Without VNNI, products of 8 bits overflow 16 in pairs; 7-bit weights do not.
+                reduce_range=True,
+            )
+            return target.read_bytes()
     finally:
         logging.disable(logging.NOTSET)
 

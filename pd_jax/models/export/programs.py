@@ -38,10 +38,8 @@ def transformers_program(folder: epath.Path) -> Program | None:
     if faults := {kind: names for kind, names in found.items() if names}:
         raise WeightsError(f"transformers does not take {folder} as it is: {faults}")
     names = {"prediction_logits": "logits", "seq_relationship_logits": "next_sentence_logits"}
-    if name == "BertForNextSentencePrediction":
-        names = {"logits": "next_sentence_logits"}
 
-    def run(*batch: np.ndarray) -> dict[str, np.ndarray]:
+    def run(*batch: np.ndarray) -> dict[Any, Any]:
         inputs = {key: torch.from_numpy(value) for key, value in zip(INPUTS, batch, strict=True)}
         with torch.no_grad():
             outputs = model.eval()(**inputs)
@@ -59,7 +57,7 @@ def onnx_program(path: epath.Path) -> Program | None:
     session = runtime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
 
-    def run(*batch: np.ndarray) -> dict[str, np.ndarray]:
+    def run(*batch: np.ndarray) -> dict[Any, Any]:
         inputs = {key: value.astype(np.int64) for key, value in zip(INPUTS, batch, strict=True)}
         return dict(zip(names, session.run(names, inputs), strict=True))
 
@@ -68,7 +66,7 @@ def onnx_program(path: epath.Path) -> Program | None:
 
 def stablehlo_program(path: epath.Path) -> Program:
     """Returns a StableHLO file as jax runs it."""
-    call = stablehlo.load(path.read_bytes()).call
+    call: Any = stablehlo.load(path.read_bytes()).call
     return lambda *batch: call(*(value.astype(np.int32) for value in batch))
 
 

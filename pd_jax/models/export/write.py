@@ -139,7 +139,7 @@ def _write_onnx(model: hf.SavedModel, folder: epath.Path, forward: programs.Prog
 
 def _write_int8(model: hf.SavedModel, folder: epath.Path, forward: programs.Program) -> Check:
     path = folder / INT8_FILE
-    onnx_graph.quantise(folder / ONNX_FILE, path)
+    path.write_bytes(onnx_graph.quantise((folder / ONNX_FILE).read_bytes()))
     program = programs.onnx_program(path)
     return _check(model, path, "onnxruntime", forward, program, tolerance=None)
 

@@ -131,7 +131,7 @@ def labels_from(
     tasks = {theirs: ours for ours, theirs in _PROBLEM.items()}
     if problem is not None and problem not in tasks:
         raise WeightsError(f"{where} has problem_type={problem!r}; it is one of {', '.join(tasks)}")
-    return tuple(labels), tasks.get(problem)
+    return tuple(labels), None if problem is None else tasks[problem]
 
 
 def _unnamed(outputs: int) -> list[str]:
