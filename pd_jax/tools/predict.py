@@ -39,6 +39,8 @@ _LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Padded lengths: each is compiled once, and costs little more than the texts in it need."""
 
 _DIGITS = 8
+_LINE_FORMATS = ("text", "tsv", "csv", "jsonl")
+_COUNTED_BYTES = 1 << 30
 
 _Batch = dict[str, np.ndarray]
 
@@ -64,7 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     predict = _make_predict(model, tokenizer, arguments)
     where = arguments.output or "standard output"
     print(f"labelling {arguments.input} with {arguments.model}", file=sys.stderr)
-    with _output(arguments.output) as stream, Progress("labelling", unit="texts") as progress:
+    total = None if arguments.input == "-" else _count(arguments.input)
+    with (
+        _output(arguments.output) as stream,
+        Progress("labelling", total, unit="texts") as progress,
+    ):
         done = 0
         header, lines = _WRITERS[arguments.format](model, with_logits=arguments.logits)
         stream.write(header)
@@ -96,10 +102,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", help="the file to write; default: standard output")
     parser.add_argument("--format", choices=sorted(_WRITERS), default="jsonl", help="of the output")
     parser.add_argument("--logits", action="store_true", help="write the logits too")
-    parser.add_argument("--max-length", type=int, help="cut texts to so many tokens")
-    parser.add_argument("--batch", type=int, default=64, help="texts at once (default: 64)")
+    parser.add_argument(
+        "--max-length", type=_at_least(8), help="cut texts to so many tokens (8 or more)"
+    )
+    parser.add_argument(
+        "--batch", type=_at_least(1), default=64, help="texts at once (default: 64)"
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     return parser
+
+
+def _at_least(smallest: int) -> Callable[[str], int]:
+    """Returns an argparse type for whole numbers from `smallest` on."""
+
+    def number(given: str) -> int:
+        if not given.isdecimal() or int(given) < smallest:
+            raise argparse.ArgumentTypeError(f"{given!r} is no whole number from {smallest} on")
+        return int(given)
+
+    return number
 
 
 # ---- in ---------------------------------------------------------------------------------------
@@ -114,6 +135,22 @@ def _rows(arguments: argparse.Namespace) -> Iterator[tables.Row]:
     kind = tables.Plain if arguments.input_format == "text" else tables.Jsonl
     table = kind(_STANDARD_INPUT, source, zipped=False, begin=0, end=None)
     return map(table.row, table.items())
+
+
+def _count(path: str) -> int | None:
+    """Returns about how many texts there are: lines, where counting them takes no time."""
+    found = text.source_files(Source(path=path))
+    if any(file.zipped or file.format not in _LINE_FORMATS for file in found):
+        return None
+    if sum(file.size for file in found) > _COUNTED_BYTES:
+        return None
+    count = 0
+    for file in found:
+        with epath.Path(file.path).open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                count += chunk.count(b"\n")
+        count -= file.format in ("tsv", "csv")
+    return max(count, 1)
 
 
 def _windows(rows: Iterator[tables.Row], batch: int) -> Iterator[list[tables.Row]]:

@@ -190,3 +190,13 @@ def test_faults_are_named_and_leave_no_output(model: pathlib.Path, tmp_path: pat
         stream.write("one\nmore\n")
     with pytest.raises(WeightsError, match="tokenizer of 59 entries and a model of 57"):
         predict.main(["--model", str(model), *output])
+
+
+@pytest.mark.parametrize("argument", [("--batch", "0"), ("--max-length", "2"), ("--batch", "x")])
+def test_numbers_without_sense_are_refused(
+    argument: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        predict.main(["--model", "m", *argument])
+    assert ended.value.code == 2
+    assert f"{argument[0]}: {argument[1]!r} is no whole number" in capsys.readouterr().err
