@@ -1,0 +1,101 @@
+"""The whole chain on generated text, offline: five methods, one table, minutes on a laptop.
+
+Run:    python -m pd_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+Time:   about five minutes on two cores.
+Args:   seed=0 smoke (the same in half a minute, too short to learn anything)
+"""
+
+from configs import common
+
+LENGTH = 32
+
+
+def get_config(arg: str = ""):
+    """Returns the pipeline: text, vocabulary, records, teacher, labels, five students."""
+    args = common.parse(arg, seed=0, smoke=False)
+    seed, smoke = args["seed"], args["smoke"]
+    student, teacher = (
+        common.model(size, heads=heads, positions=64, initializer_range=0.1, dropout=0.0)
+        | {"attention_dropout": 0.0}
+        for size, heads in (("L2_H64", 2), ("L2_H128", 4))
+    )
+
+    def steps(number: int) -> dict:
+        return {"steps": 4 if smoke else number}
+
+    def pretrain(model: dict, number: int) -> dict:
+        return common.pretrain(
+            model,
+            common.data("@corpus", 64, (48,)),
+            steps(number),
+            common.adamw(5e-3, beta2=0.98),
+            seed=seed,
+        )
+
+    evaluation = {"sets": {"dev": "@dev"}, "final": {"test": "@test"}, "batch": 250}
+    labelled = common.data("@train", 32, (LENGTH,))
+    tune = common.adamw(1e-3)
+    stages = {
+        **_text_and_records(seed, smoke),
+        "pretrain": pretrain(student, 800),
+        "pretrain_teacher": pretrain(teacher, 600),
+        "teacher": common.finetune(
+            teacher,
+            labelled,
+            steps(150),
+            tune,
+            init=common.start_from("@pretrain_teacher"),
+            evaluation=evaluation,
+            seed=seed,
+        ),
+        "labels": {
+            "kind": "label",
+            "teacher": "@teacher",
+            "records": "@transfer",
+            "lengths": (LENGTH,),
+        },
+        **common.five_methods(
+            student=student,
+            pretrained="@pretrain",
+            transfer=common.data("@transfer", 64, (LENGTH,), logits="@labels"),
+            labelled=labelled,
+            distill_length=steps(400),
+            finetune_length=steps(150),
+            distill_optimizer=common.adamw(2e-3),
+            finetune_optimizer=tune,
+            evaluation=evaluation,
+            seed=seed,
+        ),
+    }
+    return common.locked(
+        {
+            "name": "quickstart",
+            "stages": stages,
+            "report": {
+                "title": "Five ways to a small student",
+                "rows": (("Teacher", "teacher"), *common.FIVE_METHODS),
+                "metrics": ("dev/accuracy", "test/accuracy"),
+            },
+        }
+    )
+
+
+def _text_and_records(seed: int, smoke: bool) -> dict:
+    sizes = {"corpus_sentences": 24_000, "transfer_rows": 12_000, "train_rows": 200}
+    if smoke:
+        sizes = {"corpus_sentences": 600, "transfer_rows": 200, "train_rows": 100}
+        sizes["evaluation_rows"] = 100
+
+    def labelled(name: str) -> dict:
+        source = {"path": f"@text/{name}.tsv", "label": "label"}
+        return common.labelled(source, "@vocabulary", LENGTH, ("negative", "positive"))
+
+    return {
+        "text": common.synthetic(seed=seed, **sizes),
+        "vocabulary": common.tokenizer({"path": "@text/corpus.txt"}, 600),
+        "corpus": common.corpus({"path": "@text/corpus.txt"}, "@vocabulary", 48),
+        "transfer": common.unlabelled({"path": "@text/transfer.txt"}, "@vocabulary", LENGTH),
+        "train": labelled("train"),
+        "dev": labelled("dev"),
+        "test": labelled("test"),
+    }
