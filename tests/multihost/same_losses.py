@@ -1,0 +1,82 @@
+"""The losses of 20 steps of each job, on whatever mesh and processes there are.
+
+As a program, `python -m tests.multihost.same_losses FSDP`, it joins the other processes and prints
+the losses of all three jobs as JSON.
+"""
+
+import json
+import sys
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from pd_jax import compilation
+from pd_jax import config as config_lib
+from pd_jax.models.sizes import BertConfig
+from pd_jax.parallel import distributed, sharding
+from pd_jax.parallel.mesh import make_mesh, row_share
+from pd_jax.stages.declared import Declared, make_declared_objective
+from pd_jax.training import rng
+from pd_jax.training.optim import make_optimizer, make_schedule
+from pd_jax.training.step import make_init, make_train_step
+
+STEPS, ROWS, LENGTH, VOCABULARY = 20, 16, 12, 64
+JOBS = {"mlm": {"kind": "mlm"}, "distill": {"kind": "distill"}, "finetune": {"kind": "classify"}}
+SHAPE = BertConfig(
+    VOCABULARY, layers=1, hidden=32, heads=2, intermediate=64, positions=LENGTH, dropout=0.1
+)
+FACTS = Declared(VOCABULARY, "classification", ("few", "many"))
+
+
+def batch(step: int) -> dict[str, np.ndarray]:
+    """Returns the global batch of a step; every process makes the same one."""
+    generator = np.random.default_rng(step)
+    lengths = generator.integers(4, LENGTH + 1, (ROWS, 1))
+    mask = (np.arange(LENGTH) < lengths).astype(np.int32)
+    ids = generator.integers(5, VOCABULARY, (ROWS, LENGTH)).astype(np.int32) * mask
+    return {
+        "input_ids": ids,
+        "segment_ids": np.zeros_like(ids),
+        "input_mask": mask,
+        "label": (ids[:, 1] > VOCABULARY // 2).astype(np.int32),
+        "teacher_logits": generator.normal(size=(ROWS, 2)).astype(np.float32),
+        "weight": np.ones(ROWS, np.float32),
+    }
+
+
+def losses(job: str, mesh: Mesh) -> list[float]:
+    """Returns the mean loss of each step of a job on a mesh."""
+    stage = config_lib.TrainStage(
+        objective=JOBS[job],
+        data=config_lib.Data(records="none", batch=ROWS, lengths=(LENGTH,)),
+        length=config_lib.Length(steps=STEPS),
+        optimizer=config_lib.Optimizer(learning_rate=1e-3),
+    )
+    objective = make_declared_objective(stage, SHAPE, FACTS)
+    optimizer = make_optimizer(stage.optimizer, STEPS)
+    schedule = make_schedule(stage.optimizer, STEPS)
+    init = make_init(optimizer)
+    root = rng.root_key(0)
+    shapes = jax.eval_shape(lambda key: init(objective.init(key)), root)
+    places = sharding.assign(shapes, sharding.RULES, mesh)
+    index, count = row_share(mesh)
+    mine = slice(index * ROWS // count, (index + 1) * ROWS // count)
+    found = []
+    with jax.set_mesh(mesh):
+        state = jax.jit(lambda key: init(objective.init(key)), out_shardings=places)(root)
+        step = make_train_step(objective, optimizer, schedule, mesh=mesh, state_sharding=places)
+        for number in range(STEPS):
+            rows = {name: values[mine] for name, values in batch(number).items()}
+            state, sums = step(state, sharding.put_batch(rows, mesh), root)
+            total, weight = jax.device_get(sums[next(iter(objective.terms))])
+            found.append(float(total / weight))
+    return found
+
+
+if __name__ == "__main__":
+    distributed.initialise("on")
+    compilation.use_cache()
+    shape = config_lib.Mesh(data=-1, fsdp=int(sys.argv[1]))
+    everywhere = make_mesh(shape)
+    print(json.dumps({job: losses(job, everywhere) for job in JOBS}))
