@@ -37,7 +37,7 @@ RUN = {
 
 
 def locked(pipeline: dict) -> config_dict.ConfigDict:
-    """Returns a pipeline's values, with `RUN` where it says nothing else, as a locked ConfigDict."""
+    """Returns a pipeline's values as a locked ConfigDict, with `RUN` where it says nothing else."""
     config = config_dict.ConfigDict({**pipeline, "run": {**RUN, **pipeline.get("run", {})}})
     config.lock()
     return config

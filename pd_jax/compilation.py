@@ -9,7 +9,7 @@ _VARIABLE = "PD_JAX_CACHE"
 
 
 def use_cache() -> None:
-    """Keeps compiled programs in `$PD_JAX_CACHE`, or `~/.cache/pd_jax/xla`; an empty value keeps none."""
+    """Keeps compiled programs in `$PD_JAX_CACHE`, or `~/.cache/pd_jax/xla`; empty keeps none."""
     default = pathlib.Path.home() / ".cache" / "pd_jax" / "xla"
     folder = os.environ.get(_VARIABLE, str(default))
     if folder:

@@ -1,4 +1,4 @@
-"""Small real datasets and stages for tests: a vocabulary of 60 words, a label that can be learnt."""
+"""Small real datasets and stages for tests: 59 words, and a label that can be learnt."""
 
 import pathlib
 from typing import Any

@@ -1,10 +1,10 @@
 """Reviews written by a seeded grammar: text for the whole chain where there is no data at hand.
 
-A sentence judges parts of a thing, and its label is what it says as a whole. To get that right takes
-two things. One is to know the words: some three hundred adjectives carry a sentiment, and a small
-labelled set shows but a part of them; the corpus teaches which are alike, because a document has one
-opinion. The other is composition: a negator turns the adjective behind it, and of two clauses that
-disagree the main one decides.
+A sentence judges parts of a thing, and its label is what it says as a whole. To get that right
+takes two things. One is to know the words: some three hundred adjectives carry a sentiment, and a
+small labelled set shows but a part of them; the corpus teaches which are alike, because a document
+has one opinion. The other is composition: a negator turns the adjective behind it, and of two
+clauses that disagree the main one decides.
 """
 
 import bisect

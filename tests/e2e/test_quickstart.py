@@ -25,7 +25,13 @@ def environment() -> dict[str, str]:
 
 def run(words, **options) -> subprocess.CompletedProcess:
     return subprocess.run(
-        words, capture_output=True, text=True, env=environment(), check=False, timeout=900, **options
+        words,
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+        timeout=900,
+        **options,
     )
 
 
@@ -34,7 +40,11 @@ def workdir(tmp_path_factory):
     """A workdir in which the quick start was stopped by SIGTERM and then run to its end."""
     folder = tmp_path_factory.mktemp("quickstart") / "work"
     process = subprocess.Popen(
-        command(folder), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(folder),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     for _ in range(3000):
         if list(folder.glob("stages/pretrain*/metrics.jsonl")):

@@ -27,7 +27,12 @@ def random_batch(rows: int, length: int, *, seed: int = 0) -> tuple[jax.Array, j
 
 def masked(ids, mask, *, seed: int = 1, whole_word: bool = False, rate: float = 0.15):
     return mask_tokens(
-        ids, mask, jax.random.key(seed), vocabulary=VOCABULARY, mask_rate=rate, whole_word=whole_word
+        ids,
+        mask,
+        jax.random.key(seed),
+        vocabulary=VOCABULARY,
+        mask_rate=rate,
+        whole_word=whole_word,
     )
 
 
@@ -64,16 +69,17 @@ def test_only_chosen_positions_change_and_never_special_ones():
     listed[rows, np.asarray(found.positions)] = np.asarray(found.weights) > 0
     assert not (changed & ~listed).any()
     np.testing.assert_array_equal(
-        np.asarray(found.targets), np.take_along_axis(np.asarray(ids), np.asarray(found.positions), -1)
+        np.asarray(found.targets),
+        np.take_along_axis(np.asarray(ids), np.asarray(found.positions), -1),
     )
 
 
 def test_positions_are_uniform_over_a_row():
     ids = jnp.full((4096, 34), 7, jnp.int32).at[:, 0].set(CLS).at[:, -1].set(SEP)
     found = masked(ids, jnp.ones_like(ids))
-    counts = np.bincount(
-        np.asarray(found.positions)[np.asarray(found.weights) > 0], minlength=34
-    )[1:-1]
+    counts = np.bincount(np.asarray(found.positions)[np.asarray(found.weights) > 0], minlength=34)[
+        1:-1
+    ]
     expected = counts.sum() / 32
     # Chi-squared with 31 degrees of freedom: 61.1 is its 99.9th percentile.
     assert np.sum((counts - expected) ** 2 / expected) < 61.1
@@ -126,9 +132,14 @@ def test_loss_is_the_mean_over_chosen_positions_and_padding_does_not_count():
     assert total / count == pytest.approx(np.log(SIZE), abs=0.1)
 
     wider = {
-        name: jnp.pad(values, ((0, 0), (0, 8))) if values.ndim == 2 and name != "positions" else values
+        name: jnp.pad(values, ((0, 0), (0, 8)))
+        if values.ndim == 2 and name != "positions"
+        else values
         for name, values in prepared.items()
     }
-    wider["prediction_weights"], wider["targets"] = prepared["prediction_weights"], prepared["targets"]
+    wider["prediction_weights"], wider["targets"] = (
+        prepared["prediction_weights"],
+        prepared["targets"],
+    )
     again, _ = objective.sums(params, wider, None)["mlm_loss"]
     assert again == pytest.approx(float(total), rel=1e-5)
