@@ -16,13 +16,7 @@ LENGTHS = (16, 32, 64)
 BUDGETS = {
     # Steps of pre-training (student, teacher), transfer sentences, epochs over them and over SST-2.
     "smoke": {"student": 4, "teacher": 4, "transfer": 512, "distill": 1.0, "finetune": 0.002},
-    "cpu": {
-        "student": 1_500,
-        "teacher": 1_200,
-        "transfer": 120_000,
-        "distill": 1.0,
-        "finetune": 1.0,
-    },
+    "cpu": {"student": 1_500, "teacher": 500, "transfer": 120_000, "distill": 0.5, "finetune": 1.0},
     "gpu": {
         "student": 100_000,
         "teacher": 100_000,

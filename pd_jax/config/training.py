@@ -163,7 +163,7 @@ class Optimizer:
 
 @frozen
 class Compute:
-    """How a step is computed. Parameters, losses and softmaxes are float32 whatever `dtype` says."""
+    """How a step is computed. Parameters, losses and softmaxes are always float32."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False

@@ -94,7 +94,7 @@ def make_evaluation_step(objective: Objective, *, mesh: Mesh, param_sharding: An
 
 
 def check_batch(batch: int, *, micro_batches: int, mesh: Mesh) -> None:
-    """Raises MeshError unless the global batch divides over the mesh's rows and the micro-batches."""
+    """Raises MeshError unless the batch divides over the mesh's rows and the micro-batches."""
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch % (rows * micro_batches):
         raise MeshError(
