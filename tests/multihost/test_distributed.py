@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -104,6 +105,35 @@ def test_a_process_that_stays_alone_ends_in_time(index: int, extra: dict, hint: 
     assert f"process {index} of 2" in line
     assert "within 3 s" in line
     assert hint in line
+
+
+LOOP = """
+import time
+from pd_jax.parallel import distributed
+distributed.initialise("on")
+print("met", flush=True)
+while True:
+    distributed.agree(1)
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_loss_of_a_process_ends_the_others_in_time(victim: int) -> None:
+    port = free_port()
+    processes = [start(LOOP, port, 2, index) for index in range(2)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "met\n"
+    time.sleep(5)
+    started = time.monotonic()
+    processes[victim].kill()
+    _, err = processes[1 - victim].communicate(timeout=150)
+    processes[victim].communicate()
+    assert time.monotonic() - started < 120
+    assert processes[1 - victim].returncode not in (0, 2)
+    assert re.search("peer|another task died|[Hh]eartbeat|unavailable", err)
 
 
 @pytest.fixture
