@@ -23,12 +23,12 @@ def get_config(arg: str = ""):
     def steps(number: int) -> dict:
         return {"steps": 4 if smoke else number}
 
-    def pretrain(model: dict, number: int) -> dict:
+    def pretrain(model: dict, number: int, learning_rate: float) -> dict:
         return common.pretrain(
             model,
             common.data("@corpus", 64, (48,)),
             steps(number),
-            common.adamw(5e-3, beta2=0.98),
+            common.adamw(learning_rate, beta2=0.98),
             seed=seed,
         )
 
@@ -37,8 +37,8 @@ def get_config(arg: str = ""):
     tune = common.adamw(1e-3)
     stages = {
         **_text_and_records(seed, smoke),
-        "pretrain": pretrain(student, 800),
-        "pretrain_teacher": pretrain(teacher, 600),
+        "pretrain": pretrain(student, 800, 5e-3),
+        "pretrain_teacher": pretrain(teacher, 600, 2e-3),
         "teacher": common.finetune(
             teacher,
             labelled,

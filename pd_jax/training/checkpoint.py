@@ -17,7 +17,7 @@ from pd_jax.errors import CheckpointError
 from pd_jax.training.digest import leaf_digests
 from pd_jax.training.state import TrainState
 
-Progress = Mapping[str, Any]
+Note = Mapping[str, Any]
 """What a checkpoint says beside the state, as JSON: step, seconds spent, best evaluation."""
 
 
@@ -40,7 +40,7 @@ class Checkpoints:
         """The newest step that has a whole checkpoint, verified or not."""
         return None if self._orbax.latest is None else self._orbax.latest.step
 
-    def save(self, step: int, state: TrainState, progress: Progress) -> None:
+    def save(self, step: int, state: TrainState, note: Note) -> None:
         """Begins to save `state` as the checkpoint of `step`; returns as soon as the arrays were
         copied.
 
@@ -49,12 +49,12 @@ class Checkpoints:
             are untouched.
         """
         self.wait()
-        note = {"progress": dict(progress), "digests": leaf_digests(state)}
-        note["digest"] = files.digest_json(note)
+        sealed = {"note": dict(note), "digests": leaf_digests(state)}
+        sealed["digest"] = files.digest_json(sealed)
         try:
             self._pending = (
                 step,
-                self._orbax.save_async(step, state, custom_metadata=note, force=True),
+                self._orbax.save_async(step, state, custom_metadata=sealed, force=True),
             )
         except OSError as fault:
             raise self._failed(step, fault) from fault
@@ -70,7 +70,7 @@ class Checkpoints:
         except Exception as fault:  # Orbax wraps what its writer threads raise in several types.
             raise self._failed(step, fault) from fault
 
-    def restore(self, like: TrainState) -> tuple[TrainState, Progress] | None:
+    def restore(self, like: TrainState) -> tuple[TrainState, Note] | None:
         """Returns the newest checkpoint that is whole and true to its digests, laid out as `like`;
         None without any.
 
@@ -103,16 +103,16 @@ class Checkpoints:
         self.wait()
         self._orbax.close()
 
-    def _load(self, step: int, like: TrainState) -> tuple[TrainState, Progress]:
-        note = dict(self._orbax.metadata(step).custom_metadata or {})
-        if note.pop("digest", None) != files.digest_json(note):
+    def _load(self, step: int, like: TrainState) -> tuple[TrainState, Note]:
+        sealed = dict(self._orbax.metadata(step).custom_metadata or {})
+        if sealed.pop("digest", None) != files.digest_json(sealed):
             raise CheckpointError("its metadata does not match its digest")
         state = self._orbax.load(step, like)
         found = leaf_digests(state)
-        for name, digest in note["digests"].items():
+        for name, digest in sealed["digests"].items():
             if found.get(name) != digest:
                 raise CheckpointError(f"array {name} does not match its digest")
-        return state, note["progress"]
+        return state, sealed["note"]
 
     def _set_aside(self, step: int) -> None:
         aside = self._folder.parent / "damaged_checkpoints"

@@ -21,8 +21,9 @@ from pd_jax import config as config_lib
 from pd_jax.errors import DivergenceError
 from pd_jax.parallel import distributed
 from pd_jax.parallel.sharding import put_batch
+from pd_jax.progress import Progress
 from pd_jax.training import rng
-from pd_jax.training.checkpoint import Checkpoints, Progress
+from pd_jax.training.checkpoint import Checkpoints, Note
 from pd_jax.training.clock import Clock
 from pd_jax.training.metrics import MetricsFile, Totals, ratios
 from pd_jax.training.signals import Stopped, StopRequest
@@ -92,7 +93,6 @@ def train(
     run: config_lib.Run,
     mesh: Mesh,
     *,
-    progress: Any,
     warn: Callable[[str], None],
 ) -> Outcome:
     """Runs a job from its newest checkpoint, or its start, to its end.
@@ -113,7 +113,10 @@ def train(
             standing = _standing(saved)
             if distributed.is_writer():
                 writer = MetricsFile(folder, first_step=first, tensorboard=run.tensorboard)
-            with StopRequest() as stop:
+            with (
+                StopRequest() as stop,
+                Progress(job.name, total=job.steps, unit="steps", start=first) as progress,
+            ):
                 loop = _Loop(
                     job, folder, run, mesh, checkpoints, writer, clock, standing, stop, progress
                 )
@@ -127,7 +130,7 @@ def train(
     return Outcome(state, standing.metrics, standing.best_step, clock.seconds)
 
 
-def _standing(saved: Progress) -> _Standing:
+def _standing(saved: Note) -> _Standing:
     standing = _Standing(
         Totals(), dict(saved.get("metrics", {})), saved.get("best_step"), saved.get("best_value")
     )
@@ -149,7 +152,7 @@ class _Loop:
         clock: Clock,
         standing: _Standing,
         stop: StopRequest,
-        progress: Any,
+        progress: Progress,
     ):
         self.job, self.folder, self.run_config, self.mesh = job, folder, run, mesh
         self.checkpoints, self.writer, self.clock = checkpoints, writer, clock
@@ -161,7 +164,6 @@ class _Loop:
         """Returns the state after the last step."""
         job, pending = self.job, None
         feed = job.feed(first)
-        self.progress.set(first)
         for number in range(first, job.steps):
             self._alive()
             if self._due_to_evaluate(number) and number > first:
@@ -259,7 +261,7 @@ class _Loop:
         standing = self.standing
         totals = standing.totals.take()
         standing.totals.add(totals)
-        progress = {
+        note = {
             "step": number,
             "seconds": round(self.clock.seconds, 3),
             "metrics": standing.metrics,
@@ -268,7 +270,7 @@ class _Loop:
             "best_value": standing.best_value,
         }
         with self.clock.span("save"):
-            self.checkpoints.save(number, state, progress)
+            self.checkpoints.save(number, state, note)
         self.saved_at = time.monotonic()
 
     def _wish(self, number: int) -> "_Wish":

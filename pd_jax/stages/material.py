@@ -1,0 +1,132 @@
+"""What a training stage reads, opened and checked against each other, and the objective over it."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from pd_jax import config as config_lib
+from pd_jax.data.logits import LogitStore
+from pd_jax.data.manifest import TokenizerInfo
+from pd_jax.data.records import Dataset
+from pd_jax.data.tokenizers import load_tokenizer
+from pd_jax.errors import ConfigError
+from pd_jax.models.sizes import BertConfig
+from pd_jax.objectives.classify import make_classify
+from pd_jax.objectives.distill import make_distill
+from pd_jax.objectives.mlm import Vocabulary, make_mlm
+from pd_jax.objectives.objective import Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """What a training stage reads, opened and checked against each other."""
+
+    datasets: tuple[Dataset, ...]
+    stores: tuple[tuple[LogitStore, ...], ...]
+    task: str | None
+    labels: tuple[str, ...]
+
+    @property
+    def tokenizer(self) -> TokenizerInfo:
+        """The one vocabulary of all datasets."""
+        return self.datasets[0].manifest.tokenizer
+
+
+def open_material(data: config_lib.Data) -> Material:
+    """Returns the datasets and logit stores that a config names.
+
+    Raises:
+      ConfigError: they do not go together.
+      RecordsError, LogitsError: one of them is incomplete or damaged.
+    """
+    paths = (data.records,) if isinstance(data.records, str) else data.records
+    stores = (data.logits,) if isinstance(data.logits, str) else (data.logits or ())
+    datasets = tuple(Dataset.open(path) for path in paths)
+    if stores and len(datasets) > 1:
+        raise ConfigError(
+            "data.logits goes with one dataset in data.records; build the transfer sets into one "
+            "dataset"
+        )
+    opened = tuple(LogitStore.open(path) for path in stores)
+    first = opened[0].manifest if opened else datasets[0].manifest
+    # As the feed does: a store's outputs are brought into the order of the dataset's labels.
+    labels = tuple(datasets[0].manifest.labels or first.labels)
+    material = Material(datasets, (opened,) if opened else (), first.task, labels)
+    for path, dataset in zip(paths, datasets, strict=True):
+        _check_tokenizer(str(path), dataset, material)
+    return material
+
+
+def open_sets(paths: Mapping[str, str], material: Material) -> dict[str, Dataset]:
+    """Returns evaluation sets by name; raises ConfigError for other vocabularies or labels."""
+    sets = {name: Dataset.open(path) for name, path in paths.items()}
+    for name, dataset in sets.items():
+        _check_tokenizer(f"evaluation set {name}", dataset, material)
+        _check_labels(name, dataset, material)
+    return sets
+
+
+def make_objective(
+    stage: config_lib.TrainStage, shape: BertConfig, material: Material
+) -> Objective:
+    """Returns the pure objective of a training stage over the datasets it reads."""
+    kind = stage.objective
+    manifests = [dataset.manifest for dataset in material.datasets]
+    if isinstance(kind, config_lib.MaskedLanguageModel):
+        if kind.next_sentence and not all(
+            dataset.manifest.holds("next_sentence_labels") for dataset in material.datasets
+        ):
+            raise ConfigError(
+                "objective.next_sentence needs records built with examples.next_sentence=True; "
+                f"{material.datasets[0].folder} has no sentence pairs"
+            )
+        return make_mlm(kind, shape, _vocabulary(material, whole_word=kind.whole_word))
+    if isinstance(kind, config_lib.Distill):
+        if not material.stores:
+            raise ConfigError(
+                "objective.kind='distill' needs data.logits: name the label stage or logit store "
+                "to learn from"
+            )
+        labelled = all(manifest.task is not None for manifest in manifests)
+        return make_distill(
+            kind, shape, task=material.task, labels=material.labels, has_labels=labelled
+        )
+    if manifests[0].task is None:
+        raise ConfigError(
+            f"objective.kind='classify' needs labels, and {material.datasets[0].folder} has none; "
+            "build its records with examples.task and examples.labels"
+        )
+    return make_classify(shape, task=manifests[0].task, labels=material.labels)
+
+
+def _check_tokenizer(name: str, dataset: Dataset, material: Material) -> None:
+    if dataset.manifest.tokenizer.fingerprint != material.tokenizer.fingerprint:
+        raise ConfigError(
+            f"{name} and {material.datasets[0].folder} were tokenised with different vocabularies; "
+            "build both with the same tokenizer"
+        )
+
+
+def _check_labels(name: str, dataset: Dataset, material: Material) -> None:
+    labels = tuple(dataset.manifest.labels)
+    if labels and material.labels and labels != material.labels:
+        raise ConfigError(
+            f"evaluation set {name} has labels {', '.join(labels)}, but the training data has "
+            f"{', '.join(material.labels)}; build both with the same examples.labels in one order"
+        )
+
+
+def _vocabulary(material: Material, *, whole_word: bool) -> Vocabulary:
+    tokenizer = material.tokenizer
+    starts = (
+        load_tokenizer(material.datasets[0].folder / "tokenizer").word_starts
+        if whole_word
+        else None
+    )
+    return Vocabulary(
+        tokenizer.vocab_size,
+        tokenizer.pad_id,
+        tokenizer.cls_id,
+        tokenizer.sep_id,
+        tokenizer.mask_id,
+        starts,
+    )
