@@ -26,7 +26,7 @@ def get_config(arg: str = ""):
     def pretrain(model: dict, number: int, learning_rate: float) -> dict:
         return common.pretrain(
             model,
-            common.data("@corpus", 64, (48,)),
+            common.data("@corpus", 32, (LENGTH,)),
             steps(number),
             common.adamw(learning_rate, beta2=0.98),
             seed=seed,
@@ -37,12 +37,12 @@ def get_config(arg: str = ""):
     tune = common.adamw(1e-3)
     stages = {
         **_text_and_records(seed, smoke),
-        "pretrain": pretrain(student, 800, 5e-3),
-        "pretrain_teacher": pretrain(teacher, 600, 2e-3),
+        "pretrain": pretrain(student, 2_400, 6e-3),
+        "pretrain_teacher": pretrain(teacher, 2_000, 3e-3),
         "teacher": common.finetune(
             teacher,
             labelled,
-            steps(150),
+            steps(200),
             tune,
             init=common.start_from("@pretrain_teacher"),
             evaluation=evaluation,
@@ -60,7 +60,7 @@ def get_config(arg: str = ""):
             transfer=common.data("@transfer", 64, (LENGTH,), logits="@labels"),
             labelled=labelled,
             distill_length=steps(400),
-            finetune_length=steps(150),
+            finetune_length=steps(200),
             distill_optimizer=common.adamw(2e-3),
             finetune_optimizer=tune,
             evaluation=evaluation,
@@ -81,7 +81,7 @@ def get_config(arg: str = ""):
 
 
 def _text_and_records(seed: int, smoke: bool) -> dict:
-    sizes = {"corpus_sentences": 24_000, "transfer_rows": 12_000, "train_rows": 200}
+    sizes = {"corpus_sentences": 24_000, "transfer_rows": 12_000, "train_rows": 400}
     if smoke:
         sizes = {"corpus_sentences": 600, "transfer_rows": 200, "train_rows": 100}
         sizes["evaluation_rows"] = 100
@@ -93,7 +93,7 @@ def _text_and_records(seed: int, smoke: bool) -> dict:
     return {
         "text": common.synthetic(seed=seed, **sizes),
         "vocabulary": common.tokenizer({"path": "@text/corpus.txt"}, 600),
-        "corpus": common.corpus({"path": "@text/corpus.txt"}, "@vocabulary", 48),
+        "corpus": common.corpus({"path": "@text/corpus.txt"}, "@vocabulary", LENGTH),
         "transfer": common.unlabelled({"path": "@text/transfer.txt"}, "@vocabulary", LENGTH),
         "train": labelled("train"),
         "dev": labelled("dev"),

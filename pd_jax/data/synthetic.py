@@ -2,8 +2,8 @@
 
 A sentence judges parts of a thing, and its label is what it says as a whole. To get that right
 takes two things. One is to know the words: some three hundred adjectives carry a sentiment, and a
-small labelled set shows but a part of them; the corpus teaches which are alike, because a document
-has one opinion. The other is composition: a negator turns the adjective behind it, and of two
+small labelled set shows but a part of them; the corpus teaches which are alike, by the degree words
+that it puts before them. The other is composition: a negator turns the adjective behind it, and of two
 clauses that disagree the main one decides.
 """
 
@@ -56,6 +56,11 @@ POSITIVE = """
 ADJECTIVES = (NEGATIVE, POSITIVE)
 """By label, the frequent ones first."""
 
+DEGREES = (
+    ("utterly", "painfully", "hopelessly", "bitterly"),
+    ("truly", "wholly", "warmly", "gladly"),
+)
+"""By label; the corpus alone uses them, so that they teach the adjectives and give no label away."""
 NEGATORS = ("not", "never", "hardly")
 PEOPLE = tuple(
     "critics visitors customers readers guests reviewers anna peter maria omar lucy daniel".split()
@@ -73,6 +78,7 @@ THINGS = (
 """What is judged, by its parts; a document is about one of them."""
 
 _CONTRAST, _NEGATED, _NEGATED_IN_CONTRAST = 0.15, 0.12, 0.06
+_DEGREE = 0.8
 _RANK_OFFSET = 8.0
 """The word of rank r is used in proportion to 1 / (r + offset)."""
 
@@ -135,6 +141,7 @@ class _Writer:
         self._random = np.random.default_rng(int(digest, 16)).random
         weights = 1.0 / (np.arange(len(NEGATIVE)) + _RANK_OFFSET)
         self._ranks = list(np.cumsum(weights / weights.sum()))
+        self._degree = _DEGREE if name == "corpus" else 0.0
 
     def pick(self, choices: Sequence) -> Any:
         """Returns one of `choices`, each as likely as the others."""
@@ -169,17 +176,19 @@ class _Writer:
         """Returns one judgement; a negated one speaks with a word of the other label."""
         part = self.pick(parts)
         if self._random() < negated:
-            return ["the", part, "was", self.pick(NEGATORS), self._adjective(1 - label)]
+            return ["the", part, "was", self.pick(NEGATORS), *self._adjective(1 - label)]
         kind = self.pick(("two", "two", "before", "found", "one"))
         first, second = self._adjective(label), self._adjective(label)
         if kind == "two":
-            return ["the", part, "was", first, "and", second]
+            return ["the", part, "was", *first, "and", *second]
         if kind == "before":
-            return ["the", first, part, "was", second]
+            return ["the", *first, part, "was", *second]
         if kind == "found":
-            return [self.pick(PEOPLE), "found", "the", part, first, "and", second]
-        return ["the", part, "was", first]
+            return [self.pick(PEOPLE), "found", "the", part, *first, "and", *second]
+        return ["the", part, "was", *first]
 
-    def _adjective(self, label: int) -> str:
+    def _adjective(self, label: int) -> list[str]:
+        """Returns an adjective of a label, in the corpus mostly with a degree word of the label."""
+        degree = [self.pick(DEGREES[label])] if self._random() < self._degree else []
         rank = bisect.bisect(self._ranks, self._random())
-        return ADJECTIVES[label][min(rank, len(NEGATIVE) - 1)]
+        return [*degree, ADJECTIVES[label][min(rank, len(NEGATIVE) - 1)]]

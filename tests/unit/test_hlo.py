@@ -23,6 +23,17 @@ def test_counts_and_bytes_of_each_kind() -> None:
     }
 
 
+def test_a_collective_spread_over_fusions_counts_once() -> None:
+    text = """
+  %all-gather.1 = bf16[8,4]{1,0:T(8,128)(2,1)S(1)} all-gather(%a), channel_id=3, dimensions={0}
+  %all-gather.2 = bf16[8,4]{1,0:T(8,128)(2,1)} all-gather(%b), channel_id=3, dimensions={0}
+  %all-gather.3 = bf16[8,4]{1,0} all-gather(%c), channel_id=4, dimensions={0}
+  %all-gather.4 = bf16[8,4]{1,0} all-gather(%d), dimensions={0}
+  %all-gather.5 = bf16[8,4]{1,0} all-gather(%e), dimensions={0}
+"""
+    assert hlo.collectives(text) == {"all-gather": hlo.Traffic(4, 4 * 64)}
+
+
 def test_an_all_reduce_travels_twice() -> None:
     traffic = {"all-reduce": hlo.Traffic(1, 100), "all-gather": hlo.Traffic(3, 50)}
     assert hlo.seconds(traffic, 10.0) == pytest.approx(25.0)

@@ -16,7 +16,9 @@ SIDE = {word: label for label in (0, 1) for word in synthetic.ADJECTIVES[label]}
 def clause_label(words: list[str]) -> int:
     """What the last adjective of a clause says, turned by a negator right before it."""
     places = [place for place, word in enumerate(words) if word in SIDE]
-    turned = words[places[-1] - 1] in synthetic.NEGATORS
+    degrees = {word for side in synthetic.DEGREES for word in side}
+    before = [word for word in words[: places[-1]] if word not in degrees]
+    turned = before[-1] in synthetic.NEGATORS
     return SIDE[words[places[-1]]] ^ turned
 
 
@@ -82,6 +84,16 @@ def test_evaluation_rows_stand_in_no_other_file(folder):
     for name in ("corpus.txt", "transfer.txt"):
         others |= set((folder / name).read_text().splitlines())
     assert not held & others
+
+
+def test_degree_words_stand_in_the_corpus_alone(folder):
+    degrees = {word for side in synthetic.DEGREES for word in side}
+    for name in ("train.tsv", "dev.tsv", "test.tsv", "transfer.txt"):
+        assert not degrees & set((folder / name).read_text().split())
+    words = (folder / "corpus.txt").read_text().split()
+    for place, word in enumerate(words):
+        if word in degrees:
+            assert word in synthetic.DEGREES[SIDE[words[place + 1]]]
 
 
 def test_the_corpus_is_documents_of_one_opinion(folder):
