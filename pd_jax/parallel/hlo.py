@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _INSTRUCTION = re.compile(rf"= (\(.*?\)|\S+) ({'|'.join(_KINDS)})(-start)?\(")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 _ARRAY = re.compile(r"(pred|bf16|[a-z]+?(\d+)\w*)\[([\d,]*)\]")
 
 
@@ -19,15 +20,23 @@ class Traffic(NamedTuple):
 def collectives(text: str) -> dict[str, Traffic]:
     """Returns kind -> traffic for a compiled program's text; kinds that do not occur are left out.
 
-    Bytes are those of the results. A collective in the body of a loop counts once.
+    Bytes are those of the results. A collective in the body of a loop counts once. One that the
+    compiler spreads over several fusions, to hide it behind arithmetic, stands there several times
+    with the same channel, and counts once too.
     """
-    found: dict[str, Traffic] = {}
-    for shapes, kind, started in _INSTRUCTION.findall(text):
-        sizes = [_bytes(*array) for array in _ARRAY.findall(shapes)]
+    sizes: dict[tuple[str, str], int] = {}
+    for number, match in enumerate(_INSTRUCTION.finditer(text)):
+        shapes, kind, started = match.groups()
+        arrays = [_bytes(*array) for array in _ARRAY.findall(shapes)]
         # A gather or permute that was only started holds its operand beside its result.
-        whole = max(sizes) if started and kind != "all-reduce" else sum(sizes)
+        size = max(arrays) if started and kind != "all-reduce" else sum(arrays)
+        channel = _CHANNEL.search(text, match.end(), text.find("\n", match.end()))
+        key = (kind, channel[1] if channel else f"instruction {number}")
+        sizes[key] = max(size, sizes.get(key, 0))
+    found: dict[str, Traffic] = {}
+    for (kind, _), size in sizes.items():
         before = found.get(kind, Traffic(0, 0))
-        found[kind] = Traffic(before.count + 1, before.bytes + whole)
+        found[kind] = Traffic(before.count + 1, before.bytes + size)
     return found
 
 
