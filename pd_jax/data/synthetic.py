@@ -3,8 +3,8 @@
 A sentence judges parts of a thing, and its label is what it says as a whole. To get that right
 takes two things. One is to know the words: some three hundred adjectives carry a sentiment, and a
 small labelled set shows but a part of them; the corpus teaches which are alike, by the degree words
-that it puts before them. The other is composition: a negator turns the adjective behind it, and of two
-clauses that disagree the main one decides.
+that it puts before them. The other is composition: a negator turns the adjective behind it, and of
+two clauses that disagree the main one decides.
 """
 
 import bisect
@@ -60,7 +60,7 @@ DEGREES = (
     ("utterly", "painfully", "hopelessly", "bitterly"),
     ("truly", "wholly", "warmly", "gladly"),
 )
-"""By label; the corpus alone uses them, so that they teach the adjectives and give no label away."""
+"""By label; the corpus alone uses them: they teach the adjectives and give no label away."""
 NEGATORS = ("not", "never", "hardly")
 PEOPLE = tuple(
     "critics visitors customers readers guests reviewers anna peter maria omar lucy daniel".split()
