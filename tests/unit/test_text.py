@@ -18,6 +18,9 @@ from pd_jax.errors import SourceError
 
 ROWS = [("good film", "0"), ("café crème 日本", "1"), ('quoted, "so"', "0")]
 
+CUT_GZIP = gzip.compress(b"a\n" * 9999, mtime=0)[:-20]
+"""Without a time stamp, so that every test process names its test alike."""
+
 
 def write(path, content) -> str:
     path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
@@ -191,7 +194,7 @@ def test_tsv_places_are_counted_from_the_top_in_every_shard(tmp_path):
         ("a.csv", "text\nö\n".encode("latin-1"), {}, r"a\.csv:2 is not UTF-8"),
         ("a.txt", "a\n", {"label": "label"}, r"a\.txt is plain text, which has no column 'label'"),
         ("a.doc", "a\n", {}, r"a\.doc: the ending '\.doc' is none of \.txt, \.tsv"),
-        ("a.txt.gz", gzip.compress(b"a\n" * 9999)[:-20], {}, r"a\.txt\.gz is a damaged gzip file"),
+        ("a.txt.gz", CUT_GZIP, {}, r"a\.txt\.gz is a damaged gzip file"),
         ("a.txt.gz", "no gzip", {}, r"a\.txt\.gz is a damaged gzip file"),
         ("a.parquet", "no parquet", {}, r"a\.parquet is not a Parquet file"),
         ("a.tsv", "\n", {"text": "x"}, r"a\.tsv has no column 'x'"),
