@@ -78,10 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             if arguments.json:
                 files.write_json(arguments.json, [plan.as_json() for plan in plans])
     print(plans_lib.as_text(plans[0]) if len(plans) == 1 else plans_lib.as_markdown(plans))
-    fitting = sum(plan.fits is not False for plan in plans)
+    failing = sum(plan.fits is False for plan in plans)
+    found = "not compiled" if arguments.abstract else f"{len(plans) - failing} fit"
     made = f": {arguments.json}" if arguments.json else ""
-    print(f"planned {len(plans)} steps for {place.name}, {fitting} fit{made}")
-    return 0 if fitting == len(plans) else 1
+    print(f"planned {len(plans)} steps for {place.name}, {found}{made}")
+    return 1 if failing else 0
 
 
 def _plan(request: Request, place: Place, arguments: argparse.Namespace) -> Plan:
