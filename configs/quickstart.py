@@ -38,7 +38,7 @@ def get_config(arg: str = ""):
     stages = {
         **_text_and_records(seed, smoke),
         "pretrain": pretrain(student, 2_400, 6e-3),
-        "pretrain_teacher": pretrain(teacher, 2_000, 3e-3),
+        "pretrain_teacher": pretrain(teacher, 1_500, 3e-3),
         "teacher": common.finetune(
             teacher,
             labelled,
