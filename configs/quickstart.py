@@ -59,7 +59,7 @@ def get_config(arg: str = ""):
             pretrained="@pretrain",
             transfer=common.data("@transfer", 64, (LENGTH,), logits="@labels"),
             labelled=labelled,
-            distill_length=steps(400),
+            distill_length=steps(150),
             finetune_length=steps(200),
             distill_optimizer=common.adamw(2e-3),
             finetune_optimizer=tune,
@@ -81,7 +81,7 @@ def get_config(arg: str = ""):
 
 
 def _text_and_records(seed: int, smoke: bool) -> dict:
-    sizes = {"corpus_sentences": 24_000, "transfer_rows": 12_000, "train_rows": 400}
+    sizes = {"corpus_sentences": 24_000, "transfer_rows": 4_000, "train_rows": 400}
     if smoke:
         sizes = {"corpus_sentences": 600, "transfer_rows": 200, "train_rows": 100}
         sizes["evaluation_rows"] = 100
