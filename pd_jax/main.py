@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from absl import app, flags, logging
 from etils import epath
@@ -62,7 +62,7 @@ def _main(argv: Sequence[str]) -> int:
     workdir = epath.Path(_WORKDIR.value)
     try:
         config = pipeline_from(_CONFIG.value)
-        distributed.initialise(_DISTRIBUTED.value)
+        distributed.initialise(cast(distributed.Mode, _DISTRIBUTED.value))
         compilation.use_cache()
         if jax.process_count() > 1:
             print(distributed.describe(), flush=True)

@@ -44,6 +44,6 @@ def evaluate(
             logits.append(np.asarray(predicted)[real])
             labels.append(whole(placed["label"])[real])
     found = ratios(totals.take(), terms)
-    if logits:
+    if logits and task is not None:
         found |= task_scores(np.concatenate(logits), np.concatenate(labels), task=task)
     return {**found, "rows": rows}

@@ -1,5 +1,7 @@
 """Supervised training of a task: softmax classification, regression, or independent labels."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -86,4 +88,5 @@ def task_logits(
 ) -> Float[Array, "rows outputs"]:
     """Returns the task model's logits of a batch."""
     inputs = (batch["input_ids"], batch["segment_ids"], batch["input_mask"])
-    return model.apply({"params": params}, *inputs, rngs=dropout_stream(key))
+    logits: Any = model.apply({"params": params}, *inputs, rngs=dropout_stream(key))
+    return logits

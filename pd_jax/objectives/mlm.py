@@ -156,7 +156,8 @@ def make_mlm(
 
     def sums(params: Params, batch: Batch, key: jax.Array | None) -> Sums:
         inputs = (batch["input_ids"], batch["segment_ids"], batch["input_mask"], batch["positions"])
-        logits, nsp_logits = model.apply({"params": params}, *inputs, rngs=dropout_stream(key))
+        outputs: Any = model.apply({"params": params}, *inputs, rngs=dropout_stream(key))
+        logits, nsp_logits = outputs
         loss, right = cross_entropy(logits, batch["targets"])
         found: dict[str, Any] = {
             "mlm_loss": weighted(loss, batch["prediction_weights"]),

@@ -35,7 +35,10 @@ class Explicit(NamedTuple):
     index: int
 
 
-def initialise(mode: Literal["auto", "on", "off"] = "auto") -> None:
+Mode = Literal["auto", "on", "off"]
+
+
+def initialise(mode: Mode = "auto") -> None:
     """Joins this process to the others; to be called once, before anything asks jax for devices.
 
     `auto` joins where the environment says that there are others: PD_JAX_COORDINATOR (host:port),

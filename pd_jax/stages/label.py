@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +96,8 @@ def make_predict(
 
     def forward(params: dict, batch: dict[str, jax.Array]) -> jax.Array:
         inputs = (batch["input_ids"], batch["segment_ids"], batch["input_mask"])
-        return model.apply({"params": params}, *inputs).astype(jnp.float32)
+        logits: Any = model.apply({"params": params}, *inputs)
+        return logits.astype(jnp.float32)
 
     step = jax.jit(
         forward,

@@ -40,13 +40,13 @@ def open_material(data: config_lib.Data) -> Material:
     """
     paths = (data.records,) if isinstance(data.records, str) else data.records
     stores = (data.logits,) if isinstance(data.logits, str) else (data.logits or ())
-    datasets = tuple(Dataset.open(path) for path in paths)
-    if stores and len(datasets) > 1:
+    datasets: tuple[Dataset, ...] = tuple(Dataset.open(path) for path in paths)
+    if stores and len(paths) > 1:
         raise ConfigError(
             "data.logits goes with one dataset in data.records; build the transfer sets into one "
             "dataset"
         )
-    opened = tuple(LogitStore.open(path) for path in stores)
+    opened: tuple[LogitStore, ...] = tuple(LogitStore.open(path) for path in stores)
     first = opened[0].manifest if opened else datasets[0].manifest
     # As the feed does: a store's outputs are brought into the order of the dataset's labels.
     labels = tuple(datasets[0].manifest.labels or first.labels)
@@ -81,7 +81,7 @@ def make_objective(
             )
         return make_mlm(kind, shape, _vocabulary(material, whole_word=kind.whole_word))
     if isinstance(kind, config_lib.Distill):
-        if not material.stores:
+        if not material.stores or material.task is None:
             raise ConfigError(
                 "objective.kind='distill' needs data.logits: name the label stage or logit store "
                 "to learn from"

@@ -29,9 +29,11 @@ class Checkpoints:
         self._folder = folder
         self._warn = warn
         self._pending: tuple[int, Any] | None = None
+        # Orbax declares its policies as a protocol that its own classes do not match by name.
+        newest: Any = ocp.training.preservation_policies.LatestN(keep)
         self._orbax = ocp.training.Checkpointer(
             folder,
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            preservation_policy=newest,
             cleanup_tmp_directories=True,
         )
 
@@ -104,10 +106,11 @@ class Checkpoints:
         self._orbax.close()
 
     def _load(self, step: int, like: TrainState) -> tuple[TrainState, Note]:
-        sealed = dict(self._orbax.metadata(step).custom_metadata or {})
+        metadata: Any = self._orbax.metadata(step).custom_metadata
+        sealed: dict[str, Any] = dict(metadata or {})
         if sealed.pop("digest", None) != files.digest_json(sealed):
             raise CheckpointError("its metadata does not match its digest")
-        state = self._orbax.load(step, like)
+        state: Any = self._orbax.load(step, like)
         found = leaf_digests(state)
         for name, digest in sealed["digests"].items():
             if found.get(name) != digest:

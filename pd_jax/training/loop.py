@@ -287,7 +287,7 @@ class _Loop:
         process ends.
         """
         faulthandler.dump_traceback_later(
-            self.run_config.watchdog_seconds, exit=True, file=sys.__stderr__
+            self.run_config.watchdog_seconds, exit=True, file=sys.__stderr__ or sys.stderr
         )
 
 

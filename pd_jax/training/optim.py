@@ -49,7 +49,7 @@ def make_schedule(optimizer: config_lib.Optimizer, steps: int) -> optax.Schedule
     warmup = max(1, round(optimizer.warmup * steps))
     peak = optimizer.learning_rate
 
-    def schedule(step: jax.Array) -> jax.Array:
+    def schedule(step: Any) -> jax.Array:
         position = jnp.asarray(step, jnp.float32)
         rising = (position + 1.0) / warmup
         falling = (
@@ -73,10 +73,10 @@ def _scale_by_uncorrected_adam(
     def init(params: Any) -> _Moments:
         return _Moments(jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params))
 
-    def update(grads: Any, state: _Moments, params: Any = None) -> tuple[Any, _Moments]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
-        first = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.first, grads)
-        second = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state.second, grads)
+        first = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.first, updates)
+        second = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state.second, updates)
         direction = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + epsilon), first, second)
         return direction, _Moments(first, second)
 

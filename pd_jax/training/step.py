@@ -22,7 +22,7 @@ Step = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Sums]]
 def make_init(optimizer: optax.GradientTransformation) -> Callable[[Params], TrainState]:
     """Returns params -> the state before the first step."""
 
-    def init(params: Params) -> TrainState:
+    def init(params: Any) -> TrainState:
         return TrainState(
             jnp.zeros((), jnp.int32), params, optimizer.init(params), jnp.ones((), bool)
         )
@@ -147,5 +147,5 @@ def _split(rows: jax.Array, parts: int) -> jax.Array:
     return rows.reshape(rows.shape[0] // parts, parts, *rows.shape[1:]).swapaxes(0, 1)
 
 
-def _single(value: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _single(value: Any) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(value, jnp.float32), jnp.ones((), jnp.float32)
