@@ -7,6 +7,7 @@ again.
 
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
@@ -53,13 +54,14 @@ def _main(argv: Sequence[str]) -> int:
     from pd_jax import compilation, pipeline
     from pd_jax.config.reading import pipeline_from
     from pd_jax.parallel import distributed
-    from pd_jax.training.signals import Stopped
+    from pd_jax.training.signals import Stopped, stop_now
 
     def say(line: str) -> None:
         if distributed.is_writer():
             print(line, flush=True)
 
     workdir = epath.Path(_WORKDIR.value)
+    signal.signal(signal.SIGTERM, stop_now)
     try:
         config = pipeline_from(_CONFIG.value)
         distributed.initialise(cast(distributed.Mode, _DISTRIBUTED.value))

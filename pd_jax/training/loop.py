@@ -122,6 +122,8 @@ def train(
                 )
                 state = loop.run(state, first)
             checkpoints.wait()
+            if asked := distributed.agree(stop.number):
+                raise Stopped(asked)  # during the last steps: the stage is whole, the rest waits
     finally:
         faulthandler.cancel_dump_traceback_later()
         if writer is not None:

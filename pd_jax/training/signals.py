@@ -19,6 +19,12 @@ class Stopped(Exception):  # noqa: N818 - a wish that was granted, not an error
         super().__init__(signal.Signals(number).name)
 
 
+def stop_now(number: int, frame: FrameType | None) -> None:
+    """Ends whatever runs outside a training loop; to be installed as a signal's handler."""
+    del frame
+    raise Stopped(number)
+
+
 class StopRequest:
     """Inside the block, the signal that asked this process to stop, or 0."""
 

@@ -47,7 +47,7 @@ def workdir(tmp_path_factory):
         text=True,
     )
     for _ in range(3000):
-        if list(folder.glob("stages/pretrain*/metrics.jsonl")):
+        if list(folder.glob("stages/pretrain*/parameters.txt")):
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)

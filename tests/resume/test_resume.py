@@ -142,7 +142,7 @@ def data_files(checkpoint):
     [
         flip,
         lambda path: path.write_bytes(b""),
-        lambda path: path.write_bytes(path.read_bytes()[:-9]),
+        lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     ],
     ids=["flipped bit", "emptied", "truncated"],
 )
