@@ -25,6 +25,7 @@ class Checkpoints:
     """The checkpoints of one training stage."""
 
     def __init__(self, folder: epath.Path, *, keep: int, warn: Callable[[str], None]):
+        folder = folder.resolve()  # Orbax takes absolute paths only
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._warn = warn

@@ -14,9 +14,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 METHODS = {"basic", "distillation", "pf", "pd", "pd_f"}
 
 
-def command(workdir, *flags: str) -> list[str]:
+def command() -> list[str]:
+    """Returns the command as typed in a folder of one's own: the workdir is a relative path."""
     config = f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke"
-    return [sys.executable, "-m", "pd_jax.main", config, f"--workdir={workdir}", *flags]
+    return [sys.executable, "-m", "pd_jax.main", config, "--workdir=work"]
 
 
 def environment() -> dict[str, str]:
@@ -40,7 +41,8 @@ def workdir(tmp_path_factory):
     """A workdir in which the quick start was stopped by SIGTERM and then run to its end."""
     folder = tmp_path_factory.mktemp("quickstart") / "work"
     process = subprocess.Popen(
-        command(folder),
+        command(),
+        cwd=folder.parent,
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -54,7 +56,7 @@ def workdir(tmp_path_factory):
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 75, errors
     assert "stopped by SIGTERM; run the same command again to continue" in errors
-    ended = run(command(folder))
+    ended = run(command(), cwd=folder.parent)
     assert ended.returncode == 0, ended.stderr
     assert "continuing in" in ended.stdout
     return folder, ended.stdout
@@ -67,13 +69,13 @@ def test_the_table_has_all_five_methods_and_the_page_is_there(workdir):
     assert set(record["status"].values()) == {"done"}
     for label in record["report"]["rows"]:
         assert label in said
-    page = pathlib.Path(said.strip().splitlines()[-1].removeprefix("report: "))
+    page = folder.parent / pathlib.Path(said.strip().splitlines()[-1].removeprefix("report: "))
     assert page.read_text().startswith("<!doctype html>")
 
 
 def test_the_same_command_again_retrains_nothing(workdir):
     folder, _ = workdir
-    again = run(command(folder))
+    again = run(command(), cwd=folder.parent)
     assert again.returncode == 0
     assert " 0 to run" in again.stdout.splitlines()[0]
 
