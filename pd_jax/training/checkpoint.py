@@ -5,6 +5,7 @@ notice a flipped bit in the data; so every array's digest (`training/digest.py`)
 and compared after a restore.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,7 +26,8 @@ class Checkpoints:
     """The checkpoints of one training stage."""
 
     def __init__(self, folder: epath.Path, *, keep: int, warn: Callable[[str], None]):
-        folder = folder.resolve()  # Orbax takes absolute paths only
+        if "://" not in str(folder):
+            folder = epath.Path(os.path.abspath(folder))  # Orbax takes absolute paths only
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._warn = warn
