@@ -1,0 +1,215 @@
+"""Peers measured in alternation on equal work, and what a reader needs to trust the figures.
+
+A machine's speed drifts: with other users, with heat, with the clock. Only what ran next to each
+other compares, so every repetition runs each peer once, in an order that turns, and ratios are
+taken within a repetition. Medians of those ratios are the result; seconds are printed beside them.
+"""
+
+import argparse
+import dataclasses
+import importlib.metadata
+import os
+import pathlib
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pd_jax import files
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+OURS = "pd_jax"
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "numpy",
+    "grain",
+    "torch",
+    "transformers",
+    "tokenizers",
+)
+_SETTLE_SECONDS = 0.25
+"""Rest between peers: threads of the one before that still spin would be paid by the next."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Peer:
+    """One way to do the work. `run` does it once, and returns when it is done.
+
+    `work` is how much `run` does, in the case's unit: a slow peer may do a part of what a fast one
+    does, and is compared by its rate.
+    """
+
+    name: str
+    run: Callable[[], Any]
+    work: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """A peer that could not take part, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One comparison: equal work for every peer, of which the first is ours.
+
+    Attributes:
+      name: what is compared, one row of a table.
+      unit: of the work, for rates (`examples`).
+      peers: in the order of the table's columns.
+      facts: what else a reader should know (tokens, lengths, FLOPs).
+    """
+
+    name: str
+    unit: str
+    peers: Sequence[Peer | Skipped]
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def measure(
+    case: Case,
+    *,
+    repetitions: int,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+    rest: Callable[[float], None] = time.sleep,
+) -> dict[str, Any]:
+    """Returns the case's figures: for each peer its rates, and our speed relative to it.
+
+    `speed` of a peer is units a second, and `times` is ours over the peer's within a repetition
+    (above 1: we are faster), each as median, least and greatest. A peer that fails while warming up
+    is listed as skipped, with what it raised.
+    """
+    taking_part, skipped = [], [peer for peer in case.peers if isinstance(peer, Skipped)]
+    for peer in case.peers:
+        if isinstance(peer, Skipped):
+            continue
+        try:
+            for _ in range(warm_up):
+                peer.run()
+        except Exception as fault:  # a peer's compiler may not work here; ours must
+            if peer is case.peers[0]:
+                raise
+            skipped.append(Skipped(peer.name, f"{type(fault).__name__}: {fault}".splitlines()[0]))
+            continue
+        taking_part.append(peer)
+    rates: dict[str, list[float]] = {peer.name: [] for peer in taking_part}
+    for repetition in range(repetitions):
+        turn = repetition % len(taking_part)
+        for peer in (*taking_part[turn:], *taking_part[:turn]):
+            rest(_SETTLE_SECONDS)
+            begin = clock()
+            peer.run()
+            rates[peer.name].append(peer.work / (clock() - begin))
+    ours = rates[taking_part[0].name]
+    return {
+        "name": case.name,
+        "unit": case.unit,
+        "facts": dict(case.facts),
+        "repetitions": repetitions,
+        "peers": {
+            name: {
+                "speed": _spread(found),
+                "times": _spread([mine / its for mine, its in zip(ours, found, strict=True)]),
+            }
+            for name, found in rates.items()
+        },
+        "skipped": {peer.name: peer.reason for peer in skipped},
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Returns what the figures were measured on: hardware, software, and how busy it is."""
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+    }
+
+
+def run(
+    title: str, cases: Iterator[Case], *, repetitions: int, output: pathlib.Path, command: str
+) -> dict[str, Any]:
+    """Measures the cases, printing a line for each as it is done, and writes their JSON.
+
+    Cases are made one at a time: what one held is gone before the next is made.
+    """
+    before = machine()
+    found = []
+    for case in cases:
+        found.append(measure(case, repetitions=repetitions))
+        print(summary(found[-1]), flush=True)
+    result = {
+        "title": title,
+        "command": command,
+        "machine": before,
+        "load_average_after": [round(load, 2) for load in os.getloadavg()],
+        "cases": found,
+    }
+    output.parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(output, result)
+    print(f"{title}: {len(found)} cases, {output}")
+    return result
+
+
+def summary(found: Mapping[str, Any]) -> str:
+    """Returns a case's figures in one line."""
+    parts = []
+    for number, (name, peer) in enumerate(found["peers"].items()):
+        low, middle, high = (peer["times"][key] for key in ("least", "median", "greatest"))
+        parts.append(f"{name} {peer['speed']['median']:,.0f}/s")
+        if number:
+            parts[-1] += f" ({middle:.2f}x, {low:.2f} to {high:.2f})"
+    parts += [f"{name} skipped: {reason}" for name, reason in found["skipped"].items()]
+    return f"{found['name']} [{found['unit']}]: " + "; ".join(parts)
+
+
+def arguments(doc: str, name: str, *, repetitions: int) -> argparse.ArgumentParser:
+    """Returns a parser with what every benchmark takes."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}", description=doc.splitlines()[0]
+    )
+    parser.add_argument("--repetitions", type=int, default=repetitions)
+    parser.add_argument("--output", type=pathlib.Path, default=RESULTS / f"{name}.json")
+    return parser
+
+
+def command_line(name: str) -> str:
+    """Returns the command that is running, for the result."""
+    return " ".join(("python -m", f"benchmarks.{name}", *sys.argv[1:]))
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {
+        "median": float(f"{statistics.median(values):.4g}"),
+        "least": float(f"{min(values):.4g}"),
+        "greatest": float(f"{max(values):.4g}"),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    info = pathlib.Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

@@ -1,0 +1,84 @@
+"""What benchmarks/ reports: ratios within a repetition, and peers that could not take part."""
+
+import json
+
+import pytest
+
+from benchmarks import side_by_side
+from benchmarks.side_by_side import Case, Peer, Skipped
+
+
+class Clock:
+    """A clock that only work moves."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.order = []
+
+    def peer(self, name: str, seconds: list[float], work: float = 8.0) -> Peer:
+        left = iter([0.0, *seconds])  # the warm-up first
+
+        def work_for() -> None:
+            self.now += next(left)
+            self.order.append(name)
+
+        return Peer(name, work_for, work)
+
+    def read(self) -> float:
+        return self.now
+
+
+def test_ratios_are_taken_within_a_repetition():
+    clock = Clock()
+    # The machine slows down twofold in the second repetition, for both peers.
+    case = Case(
+        "steps", "rows", (clock.peer("ours", [1, 2, 1]), clock.peer("theirs", [1, 8, 2], work=4.0))
+    )
+    found = side_by_side.measure(case, repetitions=3, clock=clock.read, rest=lambda _: None)
+    assert found["peers"]["ours"]["speed"] == {"median": 8.0, "least": 4.0, "greatest": 8.0}
+    assert found["peers"]["theirs"]["speed"] == {"median": 2.0, "least": 0.5, "greatest": 4.0}
+    assert found["peers"]["theirs"]["times"] == {"median": 4.0, "least": 2.0, "greatest": 8.0}
+    assert clock.order == ["ours", "theirs"] + ["ours", "theirs", "theirs", "ours"] + [
+        "ours",
+        "theirs",
+    ]
+    assert "theirs 2/s (4.00x, 2.00 to 8.00)" in side_by_side.summary(found)
+
+
+def test_a_peer_that_cannot_run_is_skipped_and_said_so():
+    clock = Clock()
+
+    def broken() -> None:
+        raise RuntimeError("no compiler\nand a long trace")
+
+    case = Case(
+        "steps",
+        "rows",
+        (clock.peer("ours", [1]), Peer("compiled", broken, 1.0), Skipped("torch", "not installed")),
+    )
+    found = side_by_side.measure(case, repetitions=1, clock=clock.read, rest=lambda _: None)
+    assert found["skipped"] == {
+        "torch": "not installed",
+        "compiled": "RuntimeError: no compiler",
+    }
+    assert "compiled skipped: RuntimeError: no compiler" in side_by_side.summary(found)
+
+
+def test_our_own_fault_is_no_skipped_peer():
+    def broken() -> None:
+        raise RuntimeError("ours")
+
+    with pytest.raises(RuntimeError, match="ours"):
+        side_by_side.measure(Case("steps", "rows", (Peer("ours", broken, 1.0),)), repetitions=1)
+
+
+def test_a_result_names_machine_versions_and_command(tmp_path, capsys):
+    case = Case("steps", "rows", (Peer("ours", lambda: None, 1.0),), {"tokens": 3})
+    output = tmp_path / "results" / "steps.json"
+    side_by_side.run("Steps", iter([case]), repetitions=1, output=output, command="python -m x")
+    written = json.loads(output.read_text())
+    assert written["command"] == "python -m x"
+    assert written["machine"]["versions"]["jax"]
+    assert written["machine"]["cores"] >= 1
+    assert written["cases"][0]["facts"] == {"tokens": 3}
+    assert f"Steps: 1 cases, {output}" in capsys.readouterr().out
