@@ -21,6 +21,10 @@ class Source:
     text: str = "text"
     pair: str | None = None
     label: str | None = None
+    columns: tuple[str, ...] = ()
+    """The columns' names in TSV and CSV files that have no header."""
+    broken_rows: Literal["refuse", "skip"] = "refuse"
+    """What becomes of a row of a TSV or CSV file that has too few or too many columns."""
     rows: Positive | None = None
 
 

@@ -20,6 +20,10 @@ LABEL_SEPARATOR = "|"
 _PARQUET_ROWS = 1024
 
 
+class BrokenRowError(SourceError):
+    """A row that has too few or too many columns."""
+
+
 class Row(NamedTuple):
     """A row of text. `label` is text too: its meaning depends on the task."""
 
@@ -81,11 +85,15 @@ class Plain:
 
 
 class Tsv:
-    """Tab-separated columns under a header, no quoting."""
+    """Tab-separated columns, no quoting, under a header unless the source names the columns."""
 
     def __init__(self, path: str, source: Source, *, zipped: bool, begin: int, end: int | None):
         self._path, self._zipped, self._begin, self._end = path, zipped, begin, end
         self._origin = lines.Origin(path, begin=max(0, begin - 1))
+        self._headed = not source.columns
+        if not self._headed:
+            self._columns = _Columns(path, source.columns, source)
+            return
         with self._lines(begin=0, end=1) as first:
             header = next(first, None)
         if header is None:
@@ -96,7 +104,7 @@ class Tsv:
     def items(self) -> Iterator[Item]:
         """Yields the rows that begin in this part."""
         with self._lines(begin=self._begin, end=self._end) as found:
-            if not self._begin:
+            if self._headed and not self._begin:
                 next(found, None)  # the header
             for line in found:
                 if line.content.strip():
@@ -114,7 +122,9 @@ class Tsv:
 
 
 class Csv:
-    """Comma-separated columns under a header, quoted as RFC 4180 has it; a row may span lines."""
+    """Comma-separated columns, quoted as RFC 4180 has it, so that a row may span lines; under a
+    header unless the source names the columns.
+    """
 
     def __init__(self, path: str, source: Source, *, zipped: bool):
         self._path, self._source, self._zipped = path, source, zipped
@@ -128,7 +138,7 @@ class Csv:
             csv.field_size_limit(lines.ROW_BYTES)
             reader = csv.reader(self._text(found), strict=True)
             try:
-                header = next(reader, None)
+                header = self._source.columns or next(reader, None)
                 if header is None:
                     raise SourceError(
                         f"{self._path} is empty; a CSV file begins with a row of column names"
@@ -295,8 +305,8 @@ class _Columns:
     ) -> Row:
         if len(cells) != len(self._names):
             much = "few" if len(cells) < len(self._names) else "many"
-            raise SourceError(
-                f"{origin.name(number)} has too {much} columns: {len(cells)} where the header has"
+            raise BrokenRowError(
+                f"{origin.name(number)} has too {much} columns: {len(cells)} in place of"
                 f" {len(self._names)} ({', '.join(self._names)});"
                 f" look for a missing or stray {separator}"
             )

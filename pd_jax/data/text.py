@@ -9,6 +9,7 @@ shard holds depends on the files and on the number of shards, never on who reads
 import dataclasses
 import itertools
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ from pd_jax.errors import SourceError
 
 _FORMATS = {".txt": "text", ".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
 _DIVISIBLE = ("text", "tsv", "jsonl", "parquet", "tfds")
+_COLUMNED = ("tsv", "csv")
 _STRIPE_ROWS = 64
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|[\r\n]+")
 
@@ -118,8 +120,17 @@ def rows(source: Source | Piece) -> Iterator[Row]:
     """
     piece = source if isinstance(source, Piece) else Piece(source, source_files(source))
     items = ((table, item) for table in _tables(piece) for item in table.items())
+    broken: list[str] = []
     for table, item in _striped(items, piece, _STRIPE_ROWS):
-        yield table.row(item)
+        try:
+            yield table.row(item)
+        except tables.BrokenRowError as fault:
+            if piece.source.broken_rows == "refuse":
+                raise
+            broken.append(str(fault))
+    if broken:
+        told = f"warning: {len(broken)} rows were skipped, the first because {broken[0]}"
+        print(told, file=sys.stderr, flush=True)
 
 
 def documents(source: Source | Piece) -> Iterator[Document]:
@@ -210,6 +221,11 @@ def _divisible(file: SourceFile) -> bool:
 
 def _tables(piece: Piece) -> Iterator[tables.Table]:
     for file in piece.files:
+        if piece.source.columns and file.format not in _COLUMNED:
+            raise SourceError(
+                f"{file.path}: columns are named for TSV and CSV files without a header, and this"
+                f" is {file.format}; leave columns out"
+            )
         span = {"zipped": file.zipped, "begin": piece.begin, "end": piece.end}
         last = file.size if piece.end is None else piece.end
         part = (piece.begin / max(file.size, 1), last / max(file.size, 1))

@@ -9,61 +9,34 @@ memory does not grow with the input. A line of output says which line of the inp
 
 import argparse
 import contextlib
-import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
-import jax
 import numpy as np
 from etils import epath
 
-from pd_jax import config as config_lib
 from pd_jax.compilation import use_cache
 from pd_jax.config import Source
 from pd_jax.data import tables, text
-from pd_jax.data.layouts import Passage, frame
-from pd_jax.data.tokenizers import Tokenizer, load_tokenizer
-from pd_jax.errors import SourceError, WeightsError
+from pd_jax.errors import SourceError
 from pd_jax.models.weights import hf
-from pd_jax.parallel.mesh import make_mesh
-from pd_jax.parallel.sharding import put_batch
 from pd_jax.progress import Progress
-from pd_jax.stages.label import make_predict
+from pd_jax.stages.predict import load_classifier, predict_rows
 from pd_jax.tools import command
 
 _STANDARD_INPUT = "/dev/stdin"
-_WINDOW_BATCHES = 16
-_LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-"""Padded lengths: each is compiled once, and costs little more than the texts in it need."""
-
 _DIGITS = 8
 _LINE_FORMATS = ("text", "tsv", "csv", "jsonl")
 _COUNTED_BYTES = 1 << 30
-
-_Batch = dict[str, np.ndarray]
-
-
-class _Window(NamedTuple):
-    """Rows in the order they came, and the batches they are in: (numbers in the window, logits)."""
-
-    rows: list[tables.Row]
-    parts: list[tuple[np.ndarray, jax.Array]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 after every text got its line."""
     arguments = _parser().parse_args(argv)
     use_cache()
-    model = _as_classifier(hf.load(arguments.model), arguments.model)
-    tokenizer = load_tokenizer(arguments.model)
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise WeightsError(
-            f"{arguments.model} holds a tokenizer of {tokenizer.vocab_size} entries and a model of "
-            f"{model.config.vocab_size}; take both from one source"
-        )
-    predict = _make_predict(model, tokenizer, arguments)
+    model, tokenizer = load_classifier(arguments.model)
     where = arguments.output or "standard output"
     print(f"labelling {arguments.input} with {arguments.model}", file=sys.stderr)
     total = None if arguments.input == "-" else _count(arguments.input)
@@ -74,10 +47,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         done = 0
         header, lines = _WRITERS[arguments.format](model, with_logits=arguments.logits)
         stream.write(header)
-        for window in _ahead(map(predict, _windows(_rows(arguments), arguments.batch))):
-            stream.writelines(f"{line}\n" for line in lines(window.rows, _in_order(window)))
+        predicted = predict_rows(
+            model,
+            tokenizer,
+            _rows(arguments),
+            batch=arguments.batch,
+            max_length=arguments.max_length,
+            dtype=arguments.dtype,
+        )
+        for rows, logits in predicted:
+            stream.writelines(f"{line}\n" for line in lines(rows, logits))
             stream.flush()
-            done += len(window.rows)
+            done += len(rows)
             progress.set(done)
     print(f"labelled {done} texts: {where}", file=sys.stderr)
     return 0
@@ -151,100 +132,6 @@ def _count(path: str) -> int | None:
                 count += chunk.count(b"\n")
         count -= file.format in ("tsv", "csv")
     return max(count, 1)
-
-
-def _windows(rows: Iterator[tables.Row], batch: int) -> Iterator[list[tables.Row]]:
-    """Yields lists of rows, as long as still fit in memory many times over."""
-    while window := list(itertools.islice(rows, batch * _WINDOW_BATCHES)):
-        yield window
-
-
-def _as_classifier(model: hf.SavedModel, where: str) -> hf.SavedModel:
-    """Returns the model with the task and labels that transformers would give it by default."""
-    if "classifier" not in model.params:
-        raise WeightsError(f"{where} has no classifier; name a fine-tuned or distilled model")
-    outputs = model.params["classifier"]["bias"].shape[0]
-    task = model.task or ("regression" if outputs == 1 else "classification")
-    labels = model.labels or tuple(f"LABEL_{index}" for index in range(outputs))
-    return hf.SavedModel(model.config, model.params, labels, task, model.fingerprint)
-
-
-# ---- through the model ------------------------------------------------------------------------
-
-
-def _make_predict(
-    model: hf.SavedModel, tokenizer: Tokenizer, arguments: argparse.Namespace
-) -> Callable[[list[tables.Row]], _Window]:
-    """Returns rows -> a window whose logits the devices are still computing."""
-    mesh = make_mesh(config_lib.Mesh())
-    run = make_predict(model, mesh, dtype=arguments.dtype)
-    longest = min(arguments.max_length or model.config.positions, model.config.positions)
-    lengths = (*(length for length in _LENGTHS if length < longest), longest)
-    batch = -(-arguments.batch // mesh.size) * mesh.size
-
-    def predict(rows: list[tables.Row]) -> _Window:
-        framed = _framed(rows, tokenizer, longest)
-        order = np.argsort([len(ids) for ids, _ in framed], kind="stable")
-        parts = []
-        for first in range(0, len(order), batch):
-            numbers = order[first : first + batch]
-            padded = _pad([framed[number] for number in numbers], batch, lengths, tokenizer.pad_id)
-            parts.append((numbers, run(put_batch(padded, mesh))))
-        return _Window(rows, parts)
-
-    return predict
-
-
-def _framed(
-    rows: list[tables.Row], tokenizer: Tokenizer, longest: int
-) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    """Returns ids and segments as the model was trained on them, cut to `longest` tokens."""
-    firsts = tokenizer.encode([row.text for row in rows], limit=longest)
-    seconds = [None] * len(rows)
-    if rows[0].pair is not None:
-        seconds = tokenizer.encode([row.pair or "" for row in rows], limit=longest)
-    return [
-        frame(Passage(first, second), tokenizer, max_length=longest)
-        for first, second in zip(firsts, seconds, strict=True)
-    ]
-
-
-def _pad(
-    framed: list[tuple[np.ndarray, np.ndarray | None]],
-    batch: int,
-    lengths: Sequence[int],
-    pad_id: int,
-) -> _Batch:
-    """Returns a batch of a fixed number of rows, as long as the shortest of `lengths` that fits."""
-    longest = max(len(ids) for ids, _ in framed)
-    length = next(length for length in lengths if length >= longest)
-    ids = np.full((batch, length), pad_id, np.int32)
-    segments, mask = np.zeros_like(ids), np.zeros_like(ids)
-    for row, (tokens, kinds) in enumerate(framed):
-        ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
-        if kinds is not None:
-            segments[row, : len(tokens)] = kinds
-    return {"input_ids": ids, "segment_ids": segments, "input_mask": mask}
-
-
-def _ahead(windows: Iterator[_Window]) -> Iterator[_Window]:
-    """Yields each window after the next one was sent off, so that devices and host overlap."""
-    before = next(windows, None)
-    for window in windows:
-        if before is not None:
-            yield before
-        before = window
-    if before is not None:
-        yield before
-
-
-def _in_order(window: _Window) -> np.ndarray:
-    """Returns the window's logits, row for row."""
-    outputs = window.parts[0][1].shape[1]
-    logits = np.empty((len(window.rows), outputs), np.float32)
-    for numbers, found in window.parts:
-        logits[numbers] = np.asarray(found)[: len(numbers)]
-    return logits
 
 
 # ---- out --------------------------------------------------------------------------------------

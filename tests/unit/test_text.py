@@ -177,6 +177,24 @@ def test_tsv_places_are_counted_from_the_top_in_every_shard(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "content"), [("a.tsv", "0\ta\n1\tb, c\n"), ("a.csv", '0,a\n1,"b, c"\n')]
+)
+def test_columns_may_be_named_where_a_file_has_no_header(tmp_path, name, content):
+    source = Source(path=write(tmp_path / name, content), columns=("label", "text"), label="label")
+    assert [(row.text, row.label) for row in text.rows(source)] == [("a", "0"), ("b, c", "1")]
+    parts = [row.text for shard in text.split(source, 2) for p in shard for row in text.rows(p)]
+    assert sorted(parts) == ["a", "b, c"]
+
+
+def test_broken_rows_are_skipped_where_the_source_says_so_and_counted(tmp_path, capsys):
+    path = write(tmp_path / "a.tsv", "text\tlabel\na\t0\nb\n\nc\td\t1\ne\t1\n")
+    source = Source(path=path, label="label", broken_rows="skip")
+    assert [row.text for row in text.rows(source)] == ["a", "e"]
+    told = capsys.readouterr().err
+    assert told.startswith(f"warning: 2 rows were skipped, the first because {path}:3 has too few")
+
+
+@pytest.mark.parametrize(
     ("name", "content", "options", "message"),
     [
         ("a.tsv", "text\tlabel\na\t0\nb\n", {}, r"a\.tsv:3 has too few .* 1 .* 2 \(text, label\)"),
@@ -193,6 +211,8 @@ def test_tsv_places_are_counted_from_the_top_in_every_shard(tmp_path):
         ("a.tsv", "text\nö\n".encode("latin-1"), {}, r"a\.tsv:2 is not UTF-8"),
         ("a.csv", "text\nö\n".encode("latin-1"), {}, r"a\.csv:2 is not UTF-8"),
         ("a.txt", "a\n", {"label": "label"}, r"a\.txt is plain text, which has no column 'label'"),
+        ("a.jsonl", "{}\n", {"columns": ("text",)}, r"a\.jsonl: columns .* this is jsonl; leave"),
+        ("a.tsv", "a\tb\nc\n", {"columns": ("x", "text")}, r"a\.tsv:2 .* 1 in place of 2 \(x, te"),
         ("a.doc", "a\n", {}, r"a\.doc: the ending '\.doc' is none of \.txt, \.tsv"),
         ("a.txt.gz", CUT_GZIP, {}, r"a\.txt\.gz is a damaged gzip file"),
         ("a.txt.gz", "no gzip", {}, r"a\.txt\.gz is a damaged gzip file"),

@@ -1,0 +1,177 @@
+"""Rows of text to logits: windows of rows in, the same rows with their logits out, in order.
+
+Texts are read in windows, batched by length within a window, and given back in the order they came:
+memory does not grow with the input.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float32
+
+from pd_jax import config as config_lib
+from pd_jax.data.layouts import Passage, frame
+from pd_jax.data.tables import Row
+from pd_jax.data.tokenizers import Tokenizer, load_tokenizer
+from pd_jax.errors import WeightsError
+from pd_jax.models.weights import hf
+from pd_jax.parallel.mesh import make_mesh
+from pd_jax.parallel.sharding import put_batch
+from pd_jax.stages.label import make_predict
+
+_WINDOW_BATCHES = 16
+_LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+"""Padded lengths: each is compiled once, and costs little more than the texts in it need."""
+
+_Batch = dict[str, np.ndarray]
+
+
+class Predicted(NamedTuple):
+    """Rows in the order they came, and the logits of each."""
+
+    rows: list[Row]
+    logits: Float32[np.ndarray, "rows outputs"]
+
+
+class _Window(NamedTuple):
+    """Rows in the order they came, and the batches they are in: (numbers in the window, logits)."""
+
+    rows: list[Row]
+    parts: list[tuple[np.ndarray, jax.Array]]
+
+
+def load_classifier(folder: str) -> tuple[hf.SavedModel, Tokenizer]:
+    """Returns a model and its tokenizer; task and labels are transformers' where it names none.
+
+    Raises:
+      WeightsError: the model has no classifier, or the tokenizer is another's.
+    """
+    model, tokenizer = hf.load(folder), load_tokenizer(folder)
+    if "classifier" not in model.params:
+        raise WeightsError(f"{folder} has no classifier; name a fine-tuned or distilled model")
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise WeightsError(
+            f"{folder} holds a tokenizer of {tokenizer.vocab_size} entries and a model of "
+            f"{model.config.vocab_size}; take both from one source"
+        )
+    outputs = model.params["classifier"]["bias"].shape[0]
+    task = model.task or ("regression" if outputs == 1 else "classification")
+    labels = model.labels or tuple(f"LABEL_{index}" for index in range(outputs))
+    return hf.SavedModel(model.config, model.params, labels, task, model.fingerprint), tokenizer
+
+
+def predict_rows(
+    model: hf.SavedModel,
+    tokenizer: Tokenizer,
+    rows: Iterable[Row],
+    *,
+    batch: int = 64,
+    max_length: int | None = None,
+    dtype: str = "float32",
+) -> Iterator[Predicted]:
+    """Yields windows of the rows with their logits; devices compute one while the host makes the
+    next.
+
+    Args:
+      model: what `load_classifier` gives.
+      tokenizer: the model's.
+      rows: texts, all with a second text or all without.
+      batch: texts at once, rounded up to a multiple of the devices.
+      max_length: texts are cut to so many tokens; by default to what the model can read.
+      dtype: float32 or bfloat16.
+    """
+    predict = _make_window_predict(
+        model, tokenizer, batch=batch, max_length=max_length, dtype=dtype
+    )
+    windows = _windows(iter(rows), batch)
+    for window in _ahead(map(predict, windows)):
+        yield Predicted(window.rows, _in_order(window))
+
+
+def _windows(rows: Iterator[Row], batch: int) -> Iterator[list[Row]]:
+    """Yields lists of rows, as long as still fit in memory many times over."""
+    while window := list(itertools.islice(rows, batch * _WINDOW_BATCHES)):
+        yield window
+
+
+def _make_window_predict(
+    model: hf.SavedModel,
+    tokenizer: Tokenizer,
+    *,
+    batch: int,
+    max_length: int | None,
+    dtype: str,
+) -> Callable[[list[Row]], _Window]:
+    """Returns rows -> a window whose logits the devices are still computing."""
+    mesh = make_mesh(config_lib.Mesh())
+    run = make_predict(model, mesh, dtype=dtype)
+    longest = min(max_length or model.config.positions, model.config.positions)
+    lengths = (*(length for length in _LENGTHS if length < longest), longest)
+    batch = -(-batch // mesh.size) * mesh.size
+
+    def predict(rows: list[Row]) -> _Window:
+        framed = _framed(rows, tokenizer, longest)
+        order = np.argsort([len(ids) for ids, _ in framed], kind="stable")
+        parts = []
+        for first in range(0, len(order), batch):
+            numbers = order[first : first + batch]
+            padded = _pad([framed[number] for number in numbers], batch, lengths, tokenizer.pad_id)
+            parts.append((numbers, run(put_batch(padded, mesh))))
+        return _Window(rows, parts)
+
+    return predict
+
+
+def _framed(
+    rows: list[Row], tokenizer: Tokenizer, longest: int
+) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    """Returns ids and segments as the model was trained on them, cut to `longest` tokens."""
+    firsts = tokenizer.encode([row.text for row in rows], limit=longest)
+    seconds = [None] * len(rows)
+    if rows[0].pair is not None:
+        seconds = tokenizer.encode([row.pair or "" for row in rows], limit=longest)
+    return [
+        frame(Passage(first, second), tokenizer, max_length=longest)
+        for first, second in zip(firsts, seconds, strict=True)
+    ]
+
+
+def _pad(
+    framed: list[tuple[np.ndarray, np.ndarray | None]],
+    batch: int,
+    lengths: Sequence[int],
+    pad_id: int,
+) -> _Batch:
+    """Returns a batch of a fixed number of rows, as long as the shortest of `lengths` that fits."""
+    longest = max(len(ids) for ids, _ in framed)
+    length = next(length for length in lengths if length >= longest)
+    ids = np.full((batch, length), pad_id, np.int32)
+    segments, mask = np.zeros_like(ids), np.zeros_like(ids)
+    for row, (tokens, kinds) in enumerate(framed):
+        ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
+        if kinds is not None:
+            segments[row, : len(tokens)] = kinds
+    return {"input_ids": ids, "segment_ids": segments, "input_mask": mask}
+
+
+def _ahead(windows: Iterator[_Window]) -> Iterator[_Window]:
+    """Yields each window after the next one was sent off, so that devices and host overlap."""
+    before = next(windows, None)
+    for window in windows:
+        if before is not None:
+            yield before
+        before = window
+    if before is not None:
+        yield before
+
+
+def _in_order(window: _Window) -> np.ndarray:
+    """Returns the window's logits, row for row."""
+    outputs = window.parts[0][1].shape[1]
+    logits = np.empty((len(window.rows), outputs), np.float32)
+    for numbers, found in window.parts:
+        logits[numbers] = np.asarray(found)[: len(numbers)]
+    return logits
