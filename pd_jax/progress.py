@@ -29,6 +29,7 @@ class Progress:
       total: how much there is to do; None where that is not known.
       unit: what is counted, in the plural.
       start: how much an earlier session had done; it counts as done but not towards the rate.
+      shown: whether this process is the one of several that speaks for all.
       stream: where to write; standard error by default.
       clock: seconds, rising.
     """
@@ -40,12 +41,14 @@ class Progress:
         *,
         unit: str = "rows",
         start: Number = 0,
+        shown: bool = True,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._title, self._total, self._unit = title, total, unit
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
+        self._silent = not shown
         self._terminal = self._stream.isatty()
         self._start = self._done = start
         self._shown: dict[str, Any] = {}
@@ -108,6 +111,8 @@ class Progress:
         return "".join(f", {name} {_value(value)}" for name, value in self._shown.items())
 
     def _write(self, line: str, last: bool = False) -> None:
+        if self._silent:
+            return
         if not self._terminal:
             self._stream.write(line + "\n")
         else:

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from pd_jax import config as config_lib
-from pd_jax.data import records
+from pd_jax.data import labelling, records
+from pd_jax.data.logits import LogitsManifest
 from pd_jax.data.records import Dataset, Record
 from pd_jax.data.tokenizers import load_tokenizer
 
@@ -43,6 +44,25 @@ def dataset(
     task = {"task": "classification", "labels": LABELS} if labelled else {}
     records.finish(folder, infos, name=folder.name, tokenizer=made, max_length=16, **task)
     return Dataset.open(folder)
+
+
+def logit_store(
+    folder: pathlib.Path,
+    dataset: Dataset,
+    values: np.ndarray,
+    *,
+    labels: tuple[str, ...] = LABELS,
+    task: str = "classification",
+    teacher: str = "teacher",
+) -> LogitsManifest:
+    """Writes a store whose rows have these values, in the dataset's order."""
+    return labelling.label_dataset(
+        folder,
+        dataset,
+        teacher=labelling.Teacher(teacher, task, labels),
+        answers=lambda rows: [(rows, values[rows])],
+        title="labelling",
+    )
 
 
 def stage(data: pathlib.Path, **changes: Any) -> config_lib.TrainStage:

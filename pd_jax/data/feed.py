@@ -90,28 +90,30 @@ def evaluation_batches(
     lengths: Sequence[int],
     stores: Sequence[LogitStore] = (),
     logit_weights: Sequence[float] = (),
+    rows: Int64[np.ndarray, " rows"] | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
     """Returns batches that hold every row once, shortest first, each with `row` (int64) besides.
 
-    The last batch is filled up with its last row at weight 0.
+    `rows` restricts them to some rows. The last batch is filled up with its last row at weight 0.
     """
     if batch % process_count:
         raise ConfigError(f"a batch of {batch} cannot be divided among {process_count} processes")
     reader = _Reader([dataset], [stores] if stores else (), logit_weights)
-    rows = np.argsort(dataset.lengths, kind="stable")
+    asked = np.arange(len(dataset)) if rows is None else rows
+    ordered = asked[np.argsort(dataset.lengths[asked], kind="stable")]
     mine = _share(batch, process_index, process_count)
 
     def batch_at(number: int) -> Batch:
-        real = rows[number * batch : (number + 1) * batch]
+        real = ordered[number * batch : (number + 1) * batch]
         whole = np.concatenate([real, np.repeat(real[-1:], batch - len(real))])
         length = _padded_length(int(dataset.lengths[real].max()), lengths)
         places = Places(np.zeros(batch, np.int64), whole)[mine]
         weight = (np.arange(batch) < len(real)).astype(np.float32)[mine]
         return reader.read(_Slice(places, length)) | {"row": places.rows, "weight": weight}
 
-    return _prefetched(batch_at, range(-(-len(rows) // batch)), _EVALUATION_PREFETCH)
+    return _prefetched(batch_at, range(-(-len(ordered) // batch)), _EVALUATION_PREFETCH)
 
 
 def _prefetched(make: Callable[[int], Batch], numbers: range, prefetch: int) -> Iterator[Batch]:

@@ -81,36 +81,6 @@ class _Layout:
         return np.array(crcs, "<u4").view(np.uint8).reshape(len(records), 4)
 
 
-def write_logits(
-    folder: epath.PathLike,
-    dataset: Dataset,
-    *,
-    logits: Float32[np.ndarray, "rows outputs"],
-    teacher: str,
-    task: str,
-    labels: tuple[str, ...],
-) -> LogitsManifest:
-    """Returns the manifest of a whole store for `dataset`, written from one array in row order."""
-    if len(logits) != len(dataset):
-        raise LogitsError(f"{folder}: {len(logits)} rows of logits for {len(dataset)} rows of data")
-    shards: list[LogitsShard] = []
-    first = 0
-    name, of = dataset.manifest.name, len(dataset.manifest.shards)
-    for index, shard in enumerate(dataset.manifest.shards):
-        rows = np.arange(first, first + shard.rows)
-        ids = [
-            dataset.gather(rows[at : at + _WRITE_ROWS]).example_ids
-            for at in range(0, max(shard.rows, 1), _WRITE_ROWS)
-        ]
-        shards.append(
-            write_logits_shard(
-                folder, name, index=index, of=of, ids=np.concatenate(ids), logits=logits[rows]
-            )
-        )
-        first += shard.rows
-    return finish_logits(folder, shards, dataset=dataset, teacher=teacher, task=task, labels=labels)
-
-
 def write_logits_shard(
     folder: epath.PathLike,
     name: str,

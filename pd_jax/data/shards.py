@@ -100,7 +100,7 @@ def write_shard(
     info = writer.info(files.digest_file(path), _digest(content))
     files.write_bytes(path.parent / info.index_file, content)
     manifest.write_sealed(
-        _note(path),
+        note_file(path),
         {"format": _NOTE_FORMAT, "made_from": made_from, "shard": dataclasses.asdict(info)},
     )
     return info
@@ -111,9 +111,9 @@ def whole_shard(
 ) -> ShardInfo | None:
     """Returns shard `index` of `of` if it is there, whole, and made from the same; or None."""
     path = epath.Path(folder) / manifest.shard_file(name, index, of)
-    if not _note(path).exists():
+    if not note_file(path).exists():
         return None
-    note = manifest.read_sealed(_note(path), _NOTE_FORMAT, RecordsError)
+    note = manifest.read_sealed(note_file(path), _NOTE_FORMAT, RecordsError)
     info = manifest.shard_from(note["shard"])
     index_path = path.parent / info.index_file
     if note["made_from"] != made_from or not path.exists() or not index_path.exists():
@@ -320,7 +320,8 @@ def _check_shards(
         )
 
 
-def _note(path: epath.Path) -> epath.Path:
+def note_file(path: epath.Path) -> epath.Path:
+    """Returns where it is noted that the shard at `path` is whole, and what it was made from."""
     return path.parent / f"{path.name.removesuffix('.tfrecord')}.shard.json"
 
 

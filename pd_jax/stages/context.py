@@ -8,6 +8,7 @@ from typing import Any
 from etils import epath
 
 from pd_jax import config as config_lib
+from pd_jax.parallel import distributed
 
 OUTPUT = {
     "synthetic": "text",
@@ -34,7 +35,8 @@ class Context:
 
     def warn(self, message: str) -> None:
         """Tells the user, on stderr, what they should know and need not act on."""
-        print(f"warning: stage {self.name}: {message}", file=sys.stderr, flush=True)
+        if distributed.is_writer():
+            print(f"warning: stage {self.name}: {message}", file=sys.stderr, flush=True)
 
 
 @dataclasses.dataclass(frozen=True)

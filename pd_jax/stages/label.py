@@ -1,7 +1,7 @@
-"""A teacher's logits over a dataset: computed once, stored row for row."""
+"""A teacher's logits over a dataset: computed once on all devices, stored shard by shard."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -12,16 +12,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pd_jax import config as config_lib
 from pd_jax.data.feed import evaluation_batches
-from pd_jax.data.logits import LogitsManifest, LogitStore, write_logits
+from pd_jax.data.labelling import Answers, Teacher, label_dataset
+from pd_jax.data.logits import LogitsManifest
 from pd_jax.data.records import Dataset
 from pd_jax.data.tokenizers import load_tokenizer
 from pd_jax.errors import WeightsError
 from pd_jax.models.heads import TaskModel
 from pd_jax.models.weights import hf
 from pd_jax.objectives.classify import task_outputs
-from pd_jax.parallel import distributed, sharding
+from pd_jax.parallel import sharding
 from pd_jax.parallel.mesh import mesh_for, row_share
-from pd_jax.progress import Progress
 from pd_jax.stages.context import Context, Done
 from pd_jax.training.arrays import place, whole
 
@@ -39,9 +39,11 @@ def run_label(stage: config_lib.LabelStage, context: Context) -> Done:
 def label(
     stage: config_lib.LabelStage, folder: epath.Path, mesh: Mesh, *, title: str
 ) -> LogitsManifest:
-    """Writes the logit store of `stage.records` under `folder` and returns its manifest.
+    """Returns the manifest of the logit store of `stage.records` in `folder`, made where missing.
 
     Raises:
+      LogitsError: the folder holds another finished store, or the teacher says infinity.
+      MeshError: the batch does not divide over the mesh, or processes see different files.
       WeightsError: the teacher has no task head, or another vocabulary than the records.
     """
     dataset = Dataset.open(stage.records)
@@ -54,34 +56,49 @@ def label(
             f"teacher {stage.teacher} and records {dataset.folder} have different vocabularies; "
             "build the transfer set with the teacher's tokenizer"
         )
-    predict = make_predict(teacher, mesh, dtype=stage.dtype)
-    share, shares = row_share(mesh)
-    logits = np.full((len(dataset), task_outputs(teacher.task, teacher.labels)), np.nan, np.float32)
-    batches = evaluation_batches(
-        dataset,
-        batch=stage.batch,
-        lengths=stage.lengths,
-        process_index=share,
-        process_count=shares,
+    said = Teacher(
+        teacher.fingerprint,
+        teacher.task,
+        teacher.labels,
+        settings={"batch": stage.batch, "lengths": list(stage.lengths), "dtype": stage.dtype},
     )
-    with Progress(title, total=len(dataset), unit="rows") as progress:
+    answers = _answers(make_predict(teacher, mesh, dtype=stage.dtype), dataset, stage, mesh)
+    return label_dataset(folder, dataset, teacher=said, answers=answers, title=title)
+
+
+def _answers(
+    predict: Callable[[dict[str, jax.Array]], jax.Array],
+    dataset: Dataset,
+    stage: config_lib.LabelStage,
+    mesh: Mesh,
+) -> Answers:
+    """Returns how rows are answered: in batches over the mesh, one batch ahead of its reading."""
+    share, shares = row_share(mesh)
+
+    def read(batch: dict[str, jax.Array], logits: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+        real = whole(batch["weight"]) > 0
+        return whole(batch["row"]).astype(np.int64)[real], np.asarray(logits)[real]
+
+    def answers(rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        batches = evaluation_batches(
+            dataset,
+            batch=stage.batch,
+            lengths=stage.lengths,
+            rows=rows,
+            process_index=share,
+            process_count=shares,
+        )
+        running = None
         for batch in batches:
             placed = sharding.put_batch({**batch, "row": batch["row"].astype(np.int32)}, mesh)
-            found = predict(placed)
-            rows, real = whole(placed["row"]), whole(placed["weight"]) > 0
-            logits[rows[real]] = np.asarray(found)[real]
-            progress.advance(int(real.sum()))
-    if distributed.is_writer():
-        write_logits(
-            folder,
-            dataset,
-            logits=logits,
-            teacher=teacher.fingerprint,
-            task=teacher.task,
-            labels=teacher.labels,
-        )
-    distributed.barrier(f"labelled {folder}")
-    return LogitStore.open(folder).manifest
+            following = placed, predict(placed)
+            if running:
+                yield read(*running)
+            running = following
+        if running:
+            yield read(*running)
+
+    return answers
 
 
 def make_predict(

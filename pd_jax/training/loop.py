@@ -115,7 +115,13 @@ def train(
                 writer = MetricsFile(folder, first_step=first, tensorboard=run.tensorboard)
             with (
                 StopRequest() as stop,
-                Progress(job.name, total=job.steps, unit="steps", start=first) as progress,
+                Progress(
+                    job.name,
+                    total=job.steps,
+                    unit="steps",
+                    start=first,
+                    shown=distributed.is_writer(),
+                ) as progress,
             ):
                 loop = _Loop(
                     job, folder, run, mesh, checkpoints, writer, clock, standing, stop, progress

@@ -9,6 +9,7 @@ import pytest
 from pd_jax import config
 from pd_jax.data import example, feed, logits, tfrecord
 from pd_jax.errors import LogitsError
+from tests import tiny
 
 LABELS = ("negative", "neutral", "positive")
 
@@ -34,9 +35,7 @@ def store(dataset, values, tmp_path):
 
 
 def write(folder, dataset, values, labels=LABELS, task="classification"):
-    return logits.write_logits(
-        folder, dataset, logits=values, teacher="teacher", task=task, labels=labels
-    )
+    return tiny.logit_store(folder, dataset, values, labels=labels, task=task)
 
 
 def read(folder, dataset, rows):
@@ -189,10 +188,6 @@ def test_a_dataset_is_no_store_and_a_store_no_dataset(store, dataset, tmp_path):
 
 
 def test_what_does_not_fit_is_not_written(dataset, values, tmp_path):
-    with pytest.raises(LogitsError, match="6 rows of logits for 7 rows of data"):
-        write(tmp_path / "store", dataset, values[:6])
-    with pytest.raises(LogitsError, match="3 outputs do not fit classification with labels"):
-        write(tmp_path / "store", dataset, values, labels=("a", "b"))
     ids = np.zeros((2, 16), np.uint8)
     with pytest.raises(LogitsError, match="are not row for row"):
         logits.write_logits_shard(tmp_path, "x", index=0, of=1, ids=ids, logits=values)
@@ -200,6 +195,16 @@ def test_what_does_not_fit_is_not_written(dataset, values, tmp_path):
     with pytest.raises(LogitsError, match="its shards do not match those of"):
         logits.finish_logits(
             tmp_path, [shard], dataset=dataset, teacher="t", task="classification", labels=LABELS
+        )
+    both = [
+        logits.write_logits_shard(
+            tmp_path, "set", index=n, of=2, ids=np.zeros((size, 16), np.uint8), logits=values[:size]
+        )
+        for n, size in enumerate((3, 4))
+    ]
+    with pytest.raises(LogitsError, match="3 outputs do not fit classification with labels"):
+        logits.finish_logits(
+            tmp_path, both, dataset=dataset, teacher="t", task="classification", labels=("a", "b")
         )
 
 

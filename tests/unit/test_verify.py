@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pd_jax import config, files
-from pd_jax.data import audit, feed, logits, manifest, records, shards, tfrecord
+from pd_jax.data import audit, feed, manifest, records, shards, tfrecord
 from pd_jax.errors import LogitsError, RecordsError
 from pd_jax.models import sizes
 from pd_jax.models.heads import TaskModel
@@ -18,6 +18,7 @@ from pd_jax.parallel.mesh import make_mesh
 from pd_jax.parallel.sharding import put_batch
 from pd_jax.stages import label
 from pd_jax.tools import verify
+from tests import tiny
 
 LABELS = ("no", "yes")
 
@@ -149,14 +150,7 @@ def test_an_index_that_lies_under_a_digest_that_fits(tmp_path, record, vocabular
 def store(dataset, tmp_path):
     """A whole store for the dataset."""
     values = np.arange(24, dtype=np.float32).reshape(12, 2)
-    logits.write_logits(
-        tmp_path / "store",
-        dataset,
-        logits=values,
-        teacher="t",
-        task="classification",
-        labels=LABELS,
-    )
+    tiny.logit_store(tmp_path / "store", dataset, values, labels=LABELS)
     return tmp_path / "store"
 
 
@@ -190,10 +184,10 @@ def test_a_sample_is_computed_again_with_the_teacher(dataset, tmp_path, capsys):
     predict = label.make_predict(teacher, mesh, dtype="float32")
     found = dataset.gather(np.arange(12))
     values = np.array(predict(put_batch(feed.pad(found, length=8, pad_id=0, sep_id=102), mesh)))
-    said = {"teacher": teacher.fingerprint, "task": "classification", "labels": LABELS}
-    logits.write_logits(tmp_path / "good", dataset, logits=values, **said)
+    said = {"teacher": teacher.fingerprint, "labels": LABELS}
+    tiny.logit_store(tmp_path / "good", dataset, values, **said)
     values[5] += 0.01
-    logits.write_logits(tmp_path / "bad", dataset, logits=values, **said)
+    tiny.logit_store(tmp_path / "bad", dataset, values, **said)
     arguments = [str(dataset.folder), "--workers", "1", "--teacher", str(tmp_path / "teacher")]
     assert verify.main([*arguments, "--logits", str(tmp_path / "good")]) == 0
     capsys.readouterr()
