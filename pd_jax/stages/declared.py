@@ -1,63 +1,47 @@
 """What a training stage will read, as far as its pipeline says, before anything is built."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from pd_jax import config as config_lib
-from pd_jax.errors import ConfigError
-from pd_jax.models.sizes import BertConfig
-from pd_jax.objectives.classify import make_classify, task_outputs
-from pd_jax.objectives.distill import make_distill
-from pd_jax.objectives.mlm import Vocabulary, make_mlm
-from pd_jax.objectives.objective import Objective
+from pd_jax.objectives.classify import task_outputs
+from pd_jax.objectives.mlm import Vocabulary
+from pd_jax.stages.objectives import Facts
 
 
-@dataclasses.dataclass(frozen=True)
-class Declared:
-    """The vocabulary's size and the task of a training stage; None where nothing says so."""
+def declared(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> Facts:
+    """Returns what the stages that a training stage reads from say about its data.
 
-    vocab_size: int | None = None
-    task: str | None = None
-    labels: tuple[str, ...] = ()
-
-
-def declared(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> Declared:
-    """Returns what the stages that a training stage reads from say about its data."""
+    What no stage or file says is left open: `vocabulary` and `task` are None then.
+    """
+    where = _first(stage.data.records)
     records = _records(pipeline, stage)
     if records is None:
-        return Declared()
+        return Facts(where, next_sentence=True)
     task, labels = _task(records)
+    labelled = task is not None
     if isinstance(stage.objective, config_lib.Distill):
         task, labels = _teacher_task(pipeline, stage)
-    return Declared(_vocab_size(pipeline, records.tokenizer), task, labels)
+    rows = records.examples
+    return Facts(
+        where,
+        vocabulary=_vocabulary(pipeline, records.tokenizer),
+        task=task,
+        labels=labels,
+        labelled=labelled,
+        next_sentence=isinstance(rows, config_lib.Corpus) and rows.next_sentence,
+    )
 
 
-def make_declared_objective(
-    stage: config_lib.TrainStage, shape: BertConfig, facts: Declared
-) -> Objective:
-    """Returns a stage's objective without its data; which tokens are special changes no shape."""
-    kind = stage.objective
-    if isinstance(kind, config_lib.MaskedLanguageModel):
-        starts = np.ones(shape.vocab_size, bool) if kind.whole_word else None
-        return make_mlm(kind, shape, Vocabulary(shape.vocab_size, 0, 1, 2, 3, starts))
-    if facts.task is None:
-        raise ConfigError(
-            f"objective.kind={kind.kind!r} needs a task, and no stage that it reads from names "
-            "one; give --task and --labels"
-        )
-    if isinstance(kind, config_lib.Distill):
-        return make_distill(
-            kind, shape, task=facts.task, labels=facts.labels, has_labels=kind.hard_weight > 0
-        )
-    return make_classify(shape, task=facts.task, labels=facts.labels)
+def vocabulary_of(size: int) -> Vocabulary:
+    """Returns a vocabulary of so many entries; which of them are special changes no shape."""
+    return Vocabulary(size, 0, 1, 2, 3, np.ones(size, bool))
 
 
 def own_inputs(
-    stage: config_lib.TrainStage, facts: Declared, rows: int
+    stage: config_lib.TrainStage, facts: Facts, rows: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes that a stage's objective wants in a batch besides the tokens."""
     kind = stage.objective
@@ -112,13 +96,13 @@ def _teacher_task(
     return None, ()
 
 
-def _vocab_size(pipeline: config_lib.Pipeline, tokenizer: str) -> int | None:
-    """Returns the entries of a tokenizer: of its stage, or the lines of a vocab.txt."""
+def _vocabulary(pipeline: config_lib.Pipeline, tokenizer: str) -> Vocabulary | None:
+    """Returns the vocabulary of a tokenizer's stage, or of the lines of a vocab.txt."""
     stage = _stage(pipeline, tokenizer)
     if isinstance(stage, config_lib.TokenizerStage):
-        return stage.vocab_size
+        return vocabulary_of(stage.vocab_size)
     path = epath.Path(tokenizer)
     path = path / "vocab.txt" if path.is_dir() else path
     if path.suffix == ".txt" and path.exists():
-        return len(path.read_text().splitlines())
+        return vocabulary_of(len(path.read_text().splitlines()))
     return None

@@ -1,4 +1,4 @@
-"""What a training stage reads, opened and checked against each other, and the objective over it."""
+"""What a training stage reads, opened and checked against each other."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,11 +9,8 @@ from pd_jax.data.manifest import TokenizerInfo
 from pd_jax.data.records import Dataset
 from pd_jax.data.tokenizers import load_tokenizer
 from pd_jax.errors import ConfigError
-from pd_jax.models.sizes import BertConfig
-from pd_jax.objectives.classify import make_classify
-from pd_jax.objectives.distill import make_distill
-from pd_jax.objectives.mlm import Vocabulary, make_mlm
-from pd_jax.objectives.objective import Objective
+from pd_jax.objectives.mlm import Vocabulary
+from pd_jax.stages.objectives import Facts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,37 +62,19 @@ def open_sets(paths: Mapping[str, str], material: Material) -> dict[str, Dataset
     return sets
 
 
-def make_objective(
-    stage: config_lib.TrainStage, shape: BertConfig, material: Material
-) -> Objective:
-    """Returns the pure objective of a training stage over the datasets it reads."""
-    kind = stage.objective
+def facts(material: Material, stage: config_lib.TrainStage) -> Facts:
+    """Returns what the stage's objective must know of its open datasets and stores."""
     manifests = [dataset.manifest for dataset in material.datasets]
-    if isinstance(kind, config_lib.MaskedLanguageModel):
-        if kind.next_sentence and not all(
-            dataset.manifest.holds("next_sentence_labels") for dataset in material.datasets
-        ):
-            raise ConfigError(
-                "objective.next_sentence needs records built with examples.next_sentence=True; "
-                f"{material.datasets[0].folder} has no sentence pairs"
-            )
-        return make_mlm(kind, shape, _vocabulary(material, whole_word=kind.whole_word))
-    if isinstance(kind, config_lib.Distill):
-        if not material.stores or material.task is None:
-            raise ConfigError(
-                "objective.kind='distill' needs data.logits: name the label stage or logit store "
-                "to learn from"
-            )
-        labelled = all(manifest.task is not None for manifest in manifests)
-        return make_distill(
-            kind, shape, task=material.task, labels=material.labels, has_labels=labelled
-        )
-    if manifests[0].task is None:
-        raise ConfigError(
-            f"objective.kind='classify' needs labels, and {material.datasets[0].folder} has none; "
-            "build its records with examples.task and examples.labels"
-        )
-    return make_classify(shape, task=manifests[0].task, labels=material.labels)
+    kind = stage.objective
+    whole_word = isinstance(kind, config_lib.MaskedLanguageModel) and kind.whole_word
+    return Facts(
+        where=str(material.datasets[0].folder),
+        vocabulary=_vocabulary(material, whole_word=whole_word),
+        task=material.task,
+        labels=material.labels,
+        labelled=all(manifest.task is not None for manifest in manifests),
+        next_sentence=all(manifest.holds("next_sentence_labels") for manifest in manifests),
+    )
 
 
 def _check_tokenizer(name: str, dataset: Dataset, material: Material) -> None:

@@ -24,7 +24,8 @@ from pd_jax.objectives.objective import Objective
 from pd_jax.parallel import distributed, sharding
 from pd_jax.parallel.mesh import check_heads, mesh_for, row_share
 from pd_jax.stages.context import Context, Done
-from pd_jax.stages.material import Material, make_objective, open_material, open_sets
+from pd_jax.stages.material import Material, facts, open_material, open_sets
+from pd_jax.stages.objectives import make_objective
 from pd_jax.training import arrays, rng
 from pd_jax.training.loop import Job, train
 from pd_jax.training.optim import make_optimizer, make_schedule
@@ -45,7 +46,9 @@ def run_train(stage: config_lib.TrainStage, context: Context) -> Done:
         stage.model, vocab_size=material.tokenizer.vocab_size, compute=stage.compute
     )
     check_heads(shape.heads, mesh)
-    work = _Work(stage, context, mesh, material, make_objective(stage, shape, material))
+    work = _Work(
+        stage, context, mesh, material, make_objective(stage, shape, facts(material, stage))
+    )
     best = context.folder / "best"
     outcome = train(work.job(sets, best), context.folder, context.run, mesh, warn=context.warn)
 

@@ -33,7 +33,8 @@ from pd_jax.parallel import topology
 from pd_jax.progress import Progress
 from pd_jax.report import plans as plans_lib
 from pd_jax.report.plans import Plan
-from pd_jax.stages.declared import Declared, declared, make_declared_objective, own_inputs
+from pd_jax.stages.declared import declared, own_inputs, vocabulary_of
+from pd_jax.stages.objectives import Facts, make_objective
 from pd_jax.tools import command
 from pd_jax.training import ahead
 
@@ -50,7 +51,7 @@ class Request:
 
     name: str
     stage: config_lib.TrainStage
-    facts: Declared
+    facts: Facts
     rows: int | None
 
 
@@ -88,11 +89,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _plan(request: Request, place: Place, arguments: argparse.Namespace) -> Plan:
     """Returns the figures of one stage."""
     stage, facts = request.stage, request.facts
-    shape = sizes.bert_config(stage.model, vocab_size=facts.vocab_size or 0, compute=stage.compute)
+    assert facts.vocabulary is not None, "_completed sees to it"
+    shape = sizes.bert_config(stage.model, vocab_size=facts.vocabulary.size, compute=stage.compute)
     rows, length = stage.data.batch, stage.data.lengths[-1]
     steps = _steps(stage, request.rows)
     made = ahead.lower(
-        make_declared_objective(stage, shape, facts),
+        make_objective(stage, shape, facts),
         stage,
         batch=ahead.batch_shapes(rows, length, extra=own_inputs(stage, facts, rows)),
         steps=steps or 1,
@@ -125,7 +127,7 @@ def _plan(request: Request, place: Place, arguments: argparse.Namespace) -> Plan
     return dataclasses.replace(plan, fits=fits, compiled=compiled)
 
 
-def _flops(stage: config_lib.TrainStage, shape: sizes.BertConfig, facts: Declared) -> int:
+def _flops(stage: config_lib.TrainStage, shape: sizes.BertConfig, facts: Facts) -> int:
     length = stage.data.lengths[-1]
     kind = stage.objective
     if isinstance(kind, config_lib.MaskedLanguageModel):
@@ -197,7 +199,7 @@ def _requests(arguments: argparse.Namespace) -> tuple[config_lib.Run, list[Reque
         Request(
             name,
             stages[name],
-            _completed(declared(pipeline, stages[name]), arguments),
+            _completed(stages[name], declared(pipeline, stages[name]), arguments),
             arguments.rows,
         )
         for name in names
@@ -213,7 +215,10 @@ def _grid(arguments: argparse.Namespace) -> Iterator[Request]:
             stage = config_lib.TrainStage(
                 model=config_lib.Model(size=size),
                 data=config_lib.Data(
-                    records="none", batch=arguments.batch, lengths=(arguments.length,)
+                    records="none",
+                    logits="none",
+                    batch=arguments.batch,
+                    lengths=(arguments.length,),
                 ),
                 length=config_lib.Length(steps=arguments.steps),
                 optimizer=config_lib.Optimizer(learning_rate=1e-4),
@@ -224,19 +229,31 @@ def _grid(arguments: argparse.Namespace) -> Iterator[Request]:
                 ),
                 **_JOBS[job],
             )
-            facts = Declared(30_522, "classification", ("0", "1"))
-            yield Request(f"{size}-{job}", stage, _completed(facts, arguments), None)
+            facts = Facts(
+                "the data",
+                vocabulary=vocabulary_of(30_522),
+                task="classification",
+                labels=("0", "1"),
+                labelled=True,
+            )
+            yield Request(f"{size}-{job}", stage, _completed(stage, facts, arguments), None)
 
 
-def _completed(facts: Declared, arguments: argparse.Namespace) -> Declared:
+def _completed(stage: config_lib.TrainStage, facts: Facts, arguments: argparse.Namespace) -> Facts:
     """Returns the facts with what the command line says put first."""
     if arguments.task:
         labels = tuple(map(str, range(arguments.labels)))
-        facts = dataclasses.replace(facts, task=arguments.task, labels=labels)
+        facts = dataclasses.replace(facts, task=arguments.task, labels=labels, labelled=True)
     if arguments.vocab_size:
-        facts = dataclasses.replace(facts, vocab_size=arguments.vocab_size)
-    if facts.vocab_size is None:
+        facts = dataclasses.replace(facts, vocabulary=vocabulary_of(arguments.vocab_size))
+    if facts.vocabulary is None:
         raise ConfigError("no stage or file says how large the vocabulary is; give --vocab-size")
+    kind = stage.objective
+    if facts.task is None and not isinstance(kind, config_lib.MaskedLanguageModel):
+        raise ConfigError(
+            f"objective.kind={kind.kind!r} needs a task, and no stage that it reads from names "
+            "one; give --task and --labels"
+        )
     return facts
 
 

@@ -16,7 +16,8 @@ from pd_jax import config as config_lib
 from pd_jax.models.sizes import BertConfig
 from pd_jax.parallel import distributed, sharding
 from pd_jax.parallel.mesh import make_mesh, row_share
-from pd_jax.stages.declared import Declared, make_declared_objective
+from pd_jax.stages.declared import vocabulary_of
+from pd_jax.stages.objectives import Facts, make_objective
 from pd_jax.training import rng
 from pd_jax.training.optim import make_optimizer, make_schedule
 from pd_jax.training.step import make_init, make_train_step
@@ -26,7 +27,7 @@ JOBS = {"mlm": {"kind": "mlm"}, "distill": {"kind": "distill"}, "finetune": {"ki
 SHAPE = BertConfig(
     VOCABULARY, layers=1, hidden=32, heads=2, intermediate=64, positions=LENGTH, dropout=0.1
 )
-FACTS = Declared(VOCABULARY, "classification", ("few", "many"))
+FACTS = Facts("none", vocabulary_of(VOCABULARY), "classification", ("few", "many"), labelled=True)
 
 
 def batch(step: int) -> dict[str, np.ndarray]:
@@ -49,11 +50,11 @@ def losses(job: str, mesh: Mesh) -> list[float]:
     """Returns the mean loss of each step of a job on a mesh."""
     stage = config_lib.TrainStage(
         objective=JOBS[job],
-        data=config_lib.Data(records="none", batch=ROWS, lengths=(LENGTH,)),
+        data=config_lib.Data(records="none", logits="none", batch=ROWS, lengths=(LENGTH,)),
         length=config_lib.Length(steps=STEPS),
         optimizer=config_lib.Optimizer(learning_rate=1e-3),
     )
-    objective = make_declared_objective(stage, SHAPE, FACTS)
+    objective = make_objective(stage, SHAPE, FACTS)
     optimizer = make_optimizer(stage.optimizer, STEPS)
     schedule = make_schedule(stage.optimizer, STEPS)
     init = make_init(optimizer)

@@ -7,7 +7,8 @@ from pd_jax import config as config_lib
 from pd_jax.models.flops import forward_flops, step_flops
 from pd_jax.models.sizes import BertConfig
 from pd_jax.parallel.mesh import make_mesh
-from pd_jax.stages.declared import Declared, make_declared_objective
+from pd_jax.stages.declared import vocabulary_of
+from pd_jax.stages.objectives import Facts, make_objective
 from pd_jax.training import ahead
 
 
@@ -34,10 +35,10 @@ def test_the_compiler_counts_the_same_within_five_percent(kind: str) -> None:
     shape = BertConfig(
         4000, layers=2, hidden=512, heads=8, intermediate=2048, dropout=0.0, attention_dropout=0.0
     )
-    facts = Declared(4000, "classification", ("0", "1"))
+    facts = Facts("none", vocabulary_of(4000), "classification", ("0", "1"), labelled=True)
     label = {"label": jax.ShapeDtypeStruct((32,), "int32")} if kind == "classify" else {}
     made = ahead.lower(
-        make_declared_objective(stage, shape, facts),
+        make_objective(stage, shape, facts),
         stage,
         batch=ahead.batch_shapes(32, 64, extra=label),
         steps=10,

@@ -1,0 +1,63 @@
+"""The objective of a training stage, made from the facts of the data that it reads.
+
+The facts come from datasets that are open (`material.py`), or from what a pipeline declares before
+anything is built (`declared.py`); the objective is the same.
+"""
+
+import dataclasses
+
+from pd_jax import config as config_lib
+from pd_jax.errors import ConfigError
+from pd_jax.models.sizes import BertConfig
+from pd_jax.objectives.classify import make_classify
+from pd_jax.objectives.distill import make_distill
+from pd_jax.objectives.mlm import Vocabulary, make_mlm
+from pd_jax.objectives.objective import Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What an objective must know of a stage's data."""
+
+    where: str
+    """What messages call the data."""
+    vocabulary: Vocabulary | None = None
+    task: str | None = None
+    """The task of the rows' labels, or of the teacher whose logits come with the rows."""
+    labels: tuple[str, ...] = ()
+    labelled: bool = False
+    """Whether every row has a label."""
+    next_sentence: bool = False
+    """Whether every row is a pair of passages that follow each other or not."""
+
+
+def make_objective(stage: config_lib.TrainStage, shape: BertConfig, facts: Facts) -> Objective:
+    """Returns the pure objective of a training stage.
+
+    Raises:
+      ConfigError: where the data lacks what the objective needs.
+    """
+    kind = stage.objective
+    if isinstance(kind, config_lib.MaskedLanguageModel):
+        if kind.next_sentence and not facts.next_sentence:
+            raise ConfigError(
+                "objective.next_sentence needs records built with examples.next_sentence=True; "
+                f"{facts.where} has no sentence pairs"
+            )
+        assert facts.vocabulary is not None, "masking needs the vocabulary"
+        return make_mlm(kind, shape, facts.vocabulary)
+    if isinstance(kind, config_lib.Distill):
+        if facts.task is None or not stage.data.logits:
+            raise ConfigError(
+                "objective.kind='distill' needs data.logits: name the label stage or logit store "
+                "to learn from"
+            )
+        return make_distill(
+            kind, shape, task=facts.task, labels=facts.labels, has_labels=facts.labelled
+        )
+    if facts.task is None or not facts.labelled:
+        raise ConfigError(
+            f"objective.kind='classify' needs labels, and {facts.where} has none; "
+            "build its records with examples.task and examples.labels"
+        )
+    return make_classify(shape, task=facts.task, labels=facts.labels)
