@@ -59,6 +59,10 @@ class StageError(PdError):
     """A pipeline stage that cannot run or continue."""
 
 
+class LockError(PdError):
+    """A folder that another process is writing to."""
+
+
 class MeshError(PdError):
     """A mesh, batch or parameter layout that the devices cannot hold."""
 

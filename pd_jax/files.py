@@ -66,6 +66,25 @@ def whole_folder(folder: epath.PathLike) -> Iterator[epath.Path]:
             partial.rmtree()
 
 
+def files_below(folder: epath.PathLike) -> Iterator[epath.Path]:
+    """Yields the files of a folder and its subfolders, in order of name."""
+    for path in sorted(epath.Path(folder).iterdir()):
+        if path.is_dir():
+            yield from files_below(path)
+        else:
+            yield path
+
+
+def remove_partial(folder: epath.PathLike) -> None:
+    """Removes what killed processes left half-written below a folder; for its one writer."""
+    folder = epath.Path(folder)
+    for path in list(folder.iterdir()) if folder.exists() else ():
+        if path.name.startswith(".") and (".partial-" in path.name or ".replaced-" in path.name):
+            path.rmtree() if path.is_dir() else path.unlink(missing_ok=True)
+        elif path.is_dir():
+            remove_partial(path)
+
+
 def read_json(path: epath.PathLike, error: type[Exception]) -> Any:
     """Returns the JSON value in `path`; raises `error` naming the file where it is missing or not
     JSON.

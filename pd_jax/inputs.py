@@ -32,7 +32,7 @@ class InputDigests:
         elif (path / "manifest.json").exists():
             found = [path / "manifest.json"]
         elif path.is_dir():
-            found = sorted(item for item in path.glob("**/*") if item.is_file())
+            found = list(files.files_below(path))
         else:
             found = [path]
         if not found or not all(item.exists() for item in found):

@@ -5,6 +5,7 @@ the content of the files it reads. Equal stages are run once, whatever pipelines
 `done.json`, written last, says that a folder is whole.
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -17,9 +18,9 @@ import jax
 from etils import epath
 
 from pd_jax import config as config_lib
-from pd_jax import files
+from pd_jax import files, locks
 from pd_jax.config import reading
-from pd_jax.errors import ConfigError, PdError, StageError, did_you_mean
+from pd_jax.errors import ConfigError, LockError, PdError, StageError, did_you_mean
 from pd_jax.inputs import InputDigests
 from pd_jax.parallel import distributed
 from pd_jax.stages.context import OUTPUT, Context, Done
@@ -113,10 +114,11 @@ def run(
     *,
     only: Sequence[str] = (),
     changed: bool = False,
+    wait: bool = False,
     command: str = "",
     say: Callable[[str], None] = print,
 ) -> None:
-    """Runs what is not done yet.
+    """Runs what is not done yet; one process (or one group of processes) runs a stage at a time.
 
     Args:
       pipeline: the stages.
@@ -124,10 +126,12 @@ def run(
       only: names of stages to run; empty for all.
       changed: go on in a workdir that holds this pipeline with another config; equal stages are
         reused.
+      wait: wait for a stage that another process runs, and take what it makes, instead of refusing.
       command: how the user called, for the record.
       say: where a line for the user goes.
 
     Raises:
+      LockError: another process runs one of the stages.
       ConfigError, StageError, and whatever a stage raises: nothing half-made is marked as done.
     """
     _check_names(pipeline, only)
@@ -148,12 +152,21 @@ def run(
     faults: dict[str, str] = {}
     _write_record(record, pipeline, workdir, planned, status, faults, command)
     for item in left:
-        _explain_change(item, workdir, say)
         try:
-            done = run_stage(item, planned, pipeline.run)
+            with _one_writer(item, wait=wait, say=say):
+                # Whoever held the lock before may have run an equal stage, under another name.
+                item = _located(item, workdir)
+                planned[item.name] = item
+                if item.done:
+                    done = files.read_json(item.folder / "done.json", StageError)
+                else:
+                    _explain_change(item, workdir, say)
+                    files.remove_partial(item.folder)
+                    done = run_stage(item, planned, pipeline.run)
         except Exception as fault:
-            # A signal that stopped the stage is no fault: it stays "waiting" and continues later.
-            if isinstance(fault, PdError):
+            # A signal that stopped the stage, or another process that runs it, is no fault: the
+            # stage stays "waiting" and continues later.
+            if isinstance(fault, PdError) and not isinstance(fault, LockError):
                 status[item.name], faults[item.name] = "failed", str(fault)
             _write_record(record, pipeline, workdir, planned, status, faults, command)
             raise
@@ -200,6 +213,19 @@ def run_stage(
     return found
 
 
+def _one_writer(
+    item: Planned, *, wait: bool, say: Callable[[str], None]
+) -> contextlib.AbstractContextManager[None]:
+    """Returns a block in which no other run works on a stage, whatever name it has there."""
+    return locks.held(
+        item.folder.parent / f"{item.fingerprint}.lock",
+        f"stage {item.name!r}",
+        wait=say if wait else None,
+        writer=distributed.is_writer(),
+        agree=distributed.agree,
+    )
+
+
 def versions() -> dict[str, Any]:
     """Returns what the run depends on outside its config: interpreter, packages, devices."""
     found = {}
@@ -235,6 +261,11 @@ def _folder(workdir: epath.Path, name: str, fingerprint: str) -> epath.Path:
         return own
     equal = [path for path in stages.iterdir() if path.name.endswith(f"-{fingerprint}")]
     return equal[0] if equal else own
+
+
+def _located(item: Planned, workdir: epath.Path) -> Planned:
+    """Returns a stage with the folder in which its fingerprint lives by now."""
+    return dataclasses.replace(item, folder=_folder(workdir, item.name, item.fingerprint))
 
 
 def _check_names(pipeline: config_lib.Pipeline, only: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from pd_jax import config
+from pd_jax import config, locks
 from pd_jax.data import estimates
 from pd_jax.data.build import Share, build_share
 from pd_jax.data.manifest import Manifest
@@ -45,14 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.estimate:
         return _tell_estimate(stage, tokenizer, workers)
     began = time.monotonic()
-    made = build_share(
-        stage,
-        tokenizer,
-        arguments.output,
-        name=arguments.name,
-        workers=workers,
-        share=_share(arguments),
-    )
+    share = _share(arguments)
+    part = f"part {share.index} of {share.of} of the dataset in {arguments.output}"
+    with locks.held(f"{arguments.output}/.part-{share.index}-of-{share.of}.lock", part):
+        made = build_share(
+            stage, tokenizer, arguments.output, name=arguments.name, workers=workers, share=share
+        )
     if made is None:
         print(
             f"share {arguments.shard} of {arguments.of} is at {arguments.output};"

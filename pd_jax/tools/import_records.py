@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from pd_jax import locks
 from pd_jax.data import foreign, manifest, tokenizers
 from pd_jax.errors import RecordsError
 from pd_jax.progress import Progress
@@ -30,18 +31,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = epath.Path(arguments.output)
     tokenizer = tokenizers.load_tokenizer(arguments.tokenizer)
     print(f"importing {len(paths)} files into {folder}, one shard each", file=sys.stderr)
-    tokenizer.save(folder / manifest.TOKENIZER_FOLDER)
-    with Progress("importing", len(paths), unit="files") as progress:
-        made = foreign.import_records(
-            paths,
-            folder,
-            name=arguments.name,
-            tokenizer=tokenizer,
-            task=arguments.task,
-            labels=tuple(arguments.labels),
-            workers=min(arguments.workers, len(paths)),
-            shown=lambda shard: progress.advance(1, rows=shard.rows),
-        )
+    with locks.held(folder / ".lock", f"the dataset in {folder}"):
+        tokenizer.save(folder / manifest.TOKENIZER_FOLDER)
+        with Progress("importing", len(paths), unit="files") as progress:
+            made = foreign.import_records(
+                paths,
+                folder,
+                name=arguments.name,
+                tokenizer=tokenizer,
+                task=arguments.task,
+                labels=tuple(arguments.labels),
+                workers=min(arguments.workers, len(paths)),
+                shown=lambda shard: progress.advance(1, rows=shard.rows),
+            )
     print(f"made a dataset of {made.rows} rows and {made.tokens} tokens in {folder}")
     return 0
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from pd_jax import compilation
+from pd_jax import compilation, locks
 from pd_jax import config as config_lib
 from pd_jax.data.records import Dataset
 from pd_jax.parallel import distributed
@@ -49,7 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     dataset = Dataset.open(args.records)
     if distributed.is_writer():
         print(f"labelling {len(dataset):,} rows of {args.records} with {args.teacher}", flush=True)
-    made = label(stage, epath.Path(args.output), make_mesh(config_lib.Mesh()), title="labelling")
+    with locks.held(
+        f"{args.output}/.lock",
+        f"the logit store in {args.output}",
+        writer=distributed.is_writer(),
+        agree=distributed.agree,
+    ):
+        made = label(
+            stage, epath.Path(args.output), make_mesh(config_lib.Mesh()), title="labelling"
+        )
     if distributed.is_writer():
         print(f"logits of {made.rows:,} rows x {made.outputs} outputs in {args.output}")
     return 0

@@ -11,8 +11,9 @@ from etils import epath
 from pd_jax import pipeline
 from pd_jax.config import reading
 from pd_jax.data.logits import LogitStore
-from pd_jax.errors import ConfigError, PdError, StageError
+from pd_jax.errors import ConfigError, LockError, PdError, StageError
 from pd_jax.models.weights import hf
+from tests.unit.test_locks import holder
 
 NOUNS = ("film", "plot", "cast", "score", "scene", "ending", "camera", "story")
 GOOD = ("lovely", "bright", "moving", "clever", "warm")
@@ -237,3 +238,64 @@ def test_the_command_ends_with_one_line_and_a_status(tmp_path):
     assert ended.stderr.strip().splitlines()[-1] == (
         "error: config.stagess is not a known key; did you mean 'stages'?"
     )
+
+
+def vocabulary_alone(tmp_path) -> dict:
+    """Returns the smallest pipeline: one stage that trains a vocabulary."""
+    if not (tmp_path / "text").exists():
+        write_text(tmp_path / "text")
+    chain = small_chain(tmp_path / "text")
+    chain["stages"] = {"vocabulary": chain["stages"]["vocabulary"]}
+    return chain | {"report": {}}
+
+
+def lock_of(tmp_path, config):
+    planned = pipeline.plan(reading.pipeline_from(config), epath.Path(tmp_path / "work"))
+    item = planned["vocabulary"]
+    return item, tmp_path / "work" / "stages" / f"{item.fingerprint}.lock"
+
+
+def test_a_stage_that_another_process_runs_is_refused_and_stays_waiting(tmp_path):
+    config = vocabulary_alone(tmp_path)
+    item, lock = lock_of(tmp_path, config)
+    with holder(lock) as other:
+        with pytest.raises(LockError, match=f"stage 'vocabulary' is .* process {other.pid} on"):
+            run(tmp_path, config)
+        assert not item.folder.exists()
+        record = json.loads((tmp_path / "work" / "pipelines" / "chain.json").read_text())
+        assert record["status"] == {"vocabulary": "waiting"}
+        assert record["faults"] == {}
+    assert "done in" in run(tmp_path, config)[-1]
+    assert not lock.exists()
+
+
+def test_a_stage_that_another_process_ran_meanwhile_is_taken(tmp_path):
+    config = vocabulary_alone(tmp_path)
+    _, lock = lock_of(tmp_path, config)
+    said: list[str] = []
+    with holder(lock) as other:
+
+        def meanwhile(line: str) -> None:
+            said.append(line)
+            if "waiting for it" in line:  # the other's pipeline names the stage otherwise
+                elsewhere = tmp_path / "elsewhere"
+                elsewhere.mkdir()
+                run(elsewhere, config)
+                (made,) = (elsewhere / "work" / "stages").glob("vocabulary-*")
+                made.rename(lock.parent / made.name.replace("vocabulary", "words"))
+                assert other.stdin is not None
+                other.stdin.write("\n")
+                other.stdin.flush()
+
+        pipeline.run(
+            reading.pipeline_from(config),
+            epath.Path(tmp_path / "work"),
+            wait=True,
+            say=meanwhile,
+        )
+    assert any(f"process {other.pid} on" in line for line in said)
+    (made,) = lock.parent.glob("*-*")
+    assert made.name.startswith("words-")
+    record = json.loads((tmp_path / "work" / "pipelines" / "chain.json").read_text())
+    assert record["stages"]["vocabulary"] == f"stages/{made.name}"
+    assert record["status"] == {"vocabulary": "done"}
