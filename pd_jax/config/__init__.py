@@ -21,6 +21,7 @@ from pd_jax.config.pipeline import (
     Run,
     Stage,
 )
+from pd_jax.config.study import Cell, Claim, Contrast, Figure, Measure, Study, Term
 from pd_jax.config.text import Corpus, RecordsStage, Rows, Source, SyntheticStage, TokenizerStage
 from pd_jax.config.training import (
     Classify,
@@ -38,6 +39,13 @@ from pd_jax.config.training import (
 )
 
 __all__ = [
+    "Term",
+    "Study",
+    "Measure",
+    "Figure",
+    "Contrast",
+    "Claim",
+    "Cell",
     "Classify",
     "Compute",
     "Corpus",

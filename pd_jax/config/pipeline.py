@@ -7,9 +7,11 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from pd_jax.config.kinds import Positive, Reference, frozen
+from pd_jax.config.kinds import Positive, Reference, frozen, require
+from pd_jax.config.study import Study
 from pd_jax.config.text import RecordsStage, SyntheticStage, TokenizerStage
 from pd_jax.config.training import TrainStage
+from pd_jax.errors import did_you_mean
 
 
 @frozen
@@ -97,9 +99,19 @@ class Report:
 
 @frozen
 class Pipeline:
-    """Stages by name, and what to say about them at the end."""
+    """Stages by name, and what to say about them at the end; with a study, about its cells."""
 
     name: str
     stages: Mapping[str, Stage]
     report: Report = dataclasses.field(default_factory=Report)
+    study: Study | None = None
     run: Run = dataclasses.field(default_factory=Run)
+
+    def __post_init__(self) -> None:
+        for cell in self.study.cells if self.study else ():
+            stage = self.stages.get(cell.stage)
+            require(
+                isinstance(stage, TrainStage),
+                f"study.cells names {cell.stage!r}, which is no training stage of this pipeline"
+                + did_you_mean(cell.stage, self.stages),
+            )

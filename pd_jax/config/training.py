@@ -180,6 +180,8 @@ class Evaluation:
 
     sets: Mapping[str, Reference] = dataclasses.field(default_factory=dict)
     final: Mapping[str, Reference] = dataclasses.field(default_factory=dict)
+    logits: Mapping[str, Reference] = dataclasses.field(default_factory=dict)
+    """A teacher's logit store for some of these sets: agreement and KL with it are scored too."""
     every: Length | None = None
     best: str | None = None
     batch: Positive = 128
@@ -188,6 +190,10 @@ class Evaluation:
         require(
             not set(self.sets) & set(self.final),
             "a dataset is either in sets or in final, not in both",
+        )
+        strange = sorted(set(self.logits) - set(self.sets) - set(self.final))
+        require(
+            not strange, f"logits names {', '.join(strange)}, which is neither in sets nor in final"
         )
         if self.best is not None:
             require(

@@ -68,6 +68,35 @@ def softmax(logits: Float[np.ndarray, "rows classes"]) -> Float[np.ndarray, "row
     return shifted / shifted.sum(-1, keepdims=True)
 
 
+def kl_rows(
+    student: Float[np.ndarray, "rows classes"], teacher: Float[np.ndarray, "rows classes"]
+) -> Float[np.ndarray, "rows"]:
+    """Returns KL(teacher || student) of each row's softmax at temperature 1, in nats."""
+    target, predicted = (
+        logits - logits.max(-1, keepdims=True) for logits in map(np.float64, (teacher, student))
+    )
+    target = target - np.log(np.exp(target).sum(-1, keepdims=True))
+    predicted = predicted - np.log(np.exp(predicted).sum(-1, keepdims=True))
+    return np.sum(np.exp(target) * (target - predicted), axis=-1)
+
+
+def teacher_scores(
+    logits: Float[np.ndarray, "rows outputs"],
+    teacher: Float[np.ndarray, "rows outputs"],
+    *,
+    task: str,
+) -> dict[str, float]:
+    """Returns how near the outputs are to a teacher's: agreement and KL where the task has them."""
+    if task == "regression":
+        return {}
+    if task == "multilabel":
+        return {"agreement": float(np.mean(((logits > 0) == (teacher > 0)).all(-1)))}
+    return {
+        "agreement": accuracy(logits.argmax(-1), teacher.argmax(-1)),
+        "kl": float(np.mean(kl_rows(logits, teacher))),
+    }
+
+
 def task_scores(
     logits: Float[np.ndarray, "rows outputs"], label: np.ndarray, *, task: str
 ) -> dict[str, float]:

@@ -61,6 +61,8 @@ def make_classify(config: BertConfig, *, task: str, labels: tuple[str, ...]) -> 
     model = TaskModel(config, task_outputs(task, labels))
 
     def sums(params: Params, batch: Batch, key: jax.Array | None) -> Sums:
+        if "label" not in batch:  # an evaluation set that is scored against a teacher only
+            return {}
         logits = task_logits(model, params, batch, key)
         found = {"loss": weighted(hard_loss(logits, batch["label"], task=task), batch["weight"])}
         hits = hard_hits(logits, batch["label"], task=task)

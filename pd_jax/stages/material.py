@@ -1,7 +1,7 @@
 """What a training stage reads, opened and checked against each other."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pd_jax import config as config_lib
 from pd_jax.data.logits import LogitStore
@@ -53,12 +53,27 @@ def open_material(data: config_lib.Data) -> Material:
     return material
 
 
-def open_sets(paths: Mapping[str, str], material: Material) -> dict[str, Dataset]:
+@dataclasses.dataclass(frozen=True)
+class ScoredSet:
+    """An evaluation set, and the logit store of the teacher it is compared with, if any."""
+
+    dataset: Dataset
+    stores: tuple[LogitStore, ...]
+
+
+def open_sets(
+    paths: Mapping[str, str], logits: Mapping[str, str], material: Material
+) -> dict[str, ScoredSet]:
     """Returns evaluation sets by name; raises ConfigError for other vocabularies or labels."""
-    sets = {name: Dataset.open(path) for name, path in paths.items()}
-    for name, dataset in sets.items():
+    sets = {}
+    for name, path in paths.items():
+        dataset = Dataset.open(path)
+        stores = (LogitStore.open(logits[name]),) if name in logits else ()
         _check_tokenizer(f"evaluation set {name}", dataset, material)
-        _check_labels(name, dataset, material)
+        _check_labels(f"evaluation set {name}", dataset.manifest.labels, material)
+        for store in stores:
+            _check_labels(f"evaluation.logits.{name}", store.manifest.labels, material)
+        sets[name] = ScoredSet(dataset, stores)
     return sets
 
 
@@ -85,11 +100,11 @@ def _check_tokenizer(name: str, dataset: Dataset, material: Material) -> None:
         )
 
 
-def _check_labels(name: str, dataset: Dataset, material: Material) -> None:
-    labels = tuple(dataset.manifest.labels)
+def _check_labels(name: str, labels: Sequence[str], material: Material) -> None:
+    labels = tuple(labels)
     if labels and material.labels and labels != material.labels:
         raise ConfigError(
-            f"evaluation set {name} has labels {', '.join(labels)}, but the training data has "
+            f"{name} has labels {', '.join(labels)}, but the training data has "
             f"{', '.join(material.labels)}; build both with the same examples.labels in one order"
         )
 

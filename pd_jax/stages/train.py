@@ -3,7 +3,7 @@ leaves.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 
 from pd_jax import config as config_lib
 from pd_jax.data.feed import evaluation_batches, make_feed, rows_per_epoch
-from pd_jax.data.records import Dataset
 from pd_jax.data.tokenizers import load_tokenizer
-from pd_jax.evaluation.evaluate import evaluate
+from pd_jax.evaluation import predictions
+from pd_jax.evaluation.evaluate import Evaluated, evaluate
 from pd_jax.models import sizes
 from pd_jax.models.initialise import initialise
 from pd_jax.models.weights import hf
@@ -24,7 +24,7 @@ from pd_jax.objectives.objective import Objective
 from pd_jax.parallel import distributed, sharding
 from pd_jax.parallel.mesh import check_heads, mesh_for, row_share
 from pd_jax.stages.context import Context, Done
-from pd_jax.stages.material import Material, facts, open_material, open_sets
+from pd_jax.stages.material import Material, ScoredSet, facts, open_material, open_sets
 from pd_jax.stages.objectives import make_objective
 from pd_jax.training import arrays, rng
 from pd_jax.training.loop import Job, train
@@ -40,8 +40,10 @@ def run_train(stage: config_lib.TrainStage, context: Context) -> Done:
     mesh = mesh_for(context.run)
     check_batch(stage.data.batch, micro_batches=stage.compute.micro_batches, mesh=mesh)
     material = open_material(stage.data)
-    sets = open_sets(stage.evaluation.sets, material)
-    final = open_sets(stage.evaluation.final, material)
+    sets, final = (
+        open_sets(paths, stage.evaluation.logits, material)
+        for paths in (stage.evaluation.sets, stage.evaluation.final)
+    )
     shape = sizes.bert_config(
         stage.model, vocab_size=material.tokenizer.vocab_size, compute=stage.compute
     )
@@ -55,7 +57,11 @@ def run_train(stage: config_lib.TrainStage, context: Context) -> Done:
     params = outcome.state.params
     if outcome.best_step is not None:
         params = arrays.place(hf.load(best / str(outcome.best_step)).params, work.params_at)
-    metrics = {**outcome.metrics, **work.score(params, {**sets, **final})}
+    scored = work.evaluate(params, {**sets, **final})
+    metrics = {**outcome.metrics, **_named(scored)}
+    if distributed.is_writer():
+        found = {name: evaluated.predictions for name, evaluated in scored.items()}
+        predictions.write(context.folder, found)
     model = context.output("train")
     work.save_model(model, params)
     if distributed.is_writer() and best.exists():
@@ -102,7 +108,7 @@ class _Work:
     def evaluation_step(self) -> Any:
         return make_evaluation_step(self.objective, mesh=self.mesh, param_sharding=self.params_at)
 
-    def job(self, sets: dict[str, Dataset], best: epath.Path) -> Job:
+    def job(self, sets: dict[str, ScoredSet], best: epath.Path) -> Job:
         """Returns the job for the loop; candidates for the best weights go to `best`."""
         stage, evaluation = self.stage, self.stage.evaluation
         optimizer = make_optimizer(stage.optimizer, self.steps)
@@ -137,7 +143,7 @@ class _Work:
             steps=self.steps,
             batch=stage.data.batch,
             seed=stage.seed,
-            evaluate=(lambda params: self.score(params, sets)) if sets else None,
+            evaluate=(lambda params: _named(self.evaluate(params, sets))) if sets else None,
             evaluate_every=every.in_steps(rows=self.rows, batch=stage.data.batch)
             if every
             else None,
@@ -182,20 +188,21 @@ class _Work:
             (self.context.folder / "parameters.txt").write_text(f"{origin}\n{table}")
         return params
 
-    def score(self, params: Any, sets: dict[str, Dataset]) -> dict[str, float]:
-        """Returns `set/metric` for every dataset."""
+    def evaluate(self, params: Any, sets: dict[str, ScoredSet]) -> dict[str, Evaluated]:
+        """Returns what the model scores on every dataset, and its predictions."""
         share, shares = row_share(self.mesh)
-        found: dict[str, float] = {}
-        for name, dataset in sets.items():
+        found: dict[str, Evaluated] = {}
+        for name, scored in sets.items():
             batches = evaluation_batches(
-                dataset,
+                scored.dataset,
                 batch=self.stage.evaluation.batch,
                 lengths=self.stage.data.lengths,
+                stores=scored.stores,
                 process_index=share,
                 process_count=shares,
             )
             with jax.set_mesh(self.mesh):
-                values = evaluate(
+                found[name] = evaluate(
                     self.evaluation_step,
                     params,
                     batches,
@@ -203,7 +210,6 @@ class _Work:
                     terms=self.objective.terms,
                     task=self.material.task,
                 )
-            found |= {f"{name}/{key}": value for key, value in values.items()}
         return found
 
     def save_model(self, folder: epath.Path, params: Any) -> None:
@@ -220,3 +226,12 @@ class _Work:
             task=self.material.task,
             add=tokenizer.save,
         )
+
+
+def _named(scored: Mapping[str, Evaluated]) -> dict[str, float]:
+    """Returns `set/metric` for every dataset."""
+    return {
+        f"{name}/{key}": value
+        for name, found in scored.items()
+        for key, value in found.metrics.items()
+    }

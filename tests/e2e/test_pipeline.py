@@ -5,13 +5,16 @@ import random
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from etils import epath
 
 from pd_jax import pipeline
 from pd_jax.config import reading
 from pd_jax.data.logits import LogitStore
+from pd_jax.data.records import Dataset
 from pd_jax.errors import ConfigError, LockError, PdError, StageError
+from pd_jax.evaluation import predictions
 from pd_jax.models.weights import hf
 from tests.unit.test_locks import holder
 
@@ -88,7 +91,11 @@ def small_chain(text, **changes) -> dict:
         "student": train(
             "distill",
             {"records": "@transfer", "logits": "@labels"},
-            evaluation={"sets": {"dev": "@dev"}},
+            evaluation={
+                "sets": {"dev": "@dev"},
+                "final": {"unseen": "@transfer"},
+                "logits": {"unseen": "@labels"},
+            },
         ),
     }
     report = {
@@ -133,6 +140,28 @@ def test_the_chain_learns_and_leaves_what_the_readme_says(finished):
     assert model.labels == ("bad", "good")
     store = LogitStore.open(stage_folder(folder, "labels") / "logits")
     assert store.manifest.teacher == hf.load(stage_folder(folder, "teacher") / "model").fingerprint
+
+
+def test_predictions_are_kept_row_by_row_and_give_the_metrics(finished):
+    folder, _ = finished
+    student, teacher = stage_folder(folder, "student"), stage_folder(folder, "labels") / "logits"
+    metrics = json.loads((student / "done.json").read_text())["metrics"]
+    dev = predictions.read(epath.Path(student), "dev")
+    rows = Dataset.open(stage_folder(folder, "dev") / "records").gather(np.arange(140))
+    assert dev.teacher is None
+    assert (dev.label == rows.labels).all()
+    assert metrics["dev/accuracy"] == (dev.logits.argmax(-1) == dev.label).mean()
+    unseen = predictions.read(epath.Path(student), "unseen")
+    data = Dataset.open(stage_folder(folder, "transfer") / "records")
+    chosen = np.arange(len(data))
+    stored = LogitStore.open(teacher).gather(chosen, data.gather(chosen).example_ids)
+    assert unseen.label is None
+    np.testing.assert_array_equal(unseen.teacher, stored)
+    same = unseen.logits.argmax(-1) == stored.argmax(-1)
+    assert metrics["unseen/agreement"] == same.mean() > 0.9
+    odds = [np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (stored, unseen.logits)]
+    by_hand = (odds[0] * np.log(odds[0] / odds[1])).sum(-1).mean()
+    assert metrics["unseen/kl"] == pytest.approx(by_hand, rel=1e-4)
 
 
 def test_a_second_run_does_nothing_and_says_so(finished):

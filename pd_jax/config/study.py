@@ -1,0 +1,116 @@
+"""What a study asks: which stages are results, where they stand on its axes, and what should hold.
+
+A study is a pipeline over a grid. Its stages are those of all its chains, equal ones named once;
+its cells say which of them are results. Seeds are an axis like any other: whatever is compared is
+compared seed by seed.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import pydantic
+
+from pd_jax.config.kinds import frozen, require
+
+AxisValue = str | int | float
+
+SEED = "seed"
+"""The axis over which cells are repetitions of one another."""
+
+
+@frozen
+class Cell:
+    """One result: the training stage that has it, and its place on every axis (`seed` is one)."""
+
+    stage: str
+    axes: Mapping[str, AxisValue]
+
+    def __post_init__(self) -> None:
+        require(SEED in self.axes, f"cell of stage {self.stage!r} needs a place on the axis 'seed'")
+
+
+@frozen
+class Measure:
+    """A quantity to judge by, over all rows of some evaluation sets together."""
+
+    quantity: Literal["accuracy", "agreement", "kl"]
+    sets: tuple[str, ...]
+
+
+@frozen
+class Term:
+    """`weight` times the measure of the cells that stand at these places, one for each seed."""
+
+    weight: float
+    axes: Mapping[str, AxisValue]
+
+
+@frozen
+class Contrast:
+    """A sum of terms, and where it was taken (`L2_H128`, `20,000 rows`); weights that add up to 0
+    make it a difference.
+    """
+
+    at: str
+    terms: tuple[Term, ...]
+
+
+@frozen
+class Claim:
+    """A sentence that holds where the mean of its contrasts is above 0, or within `near` of it."""
+
+    text: str
+    contrasts: tuple[Contrast, ...]
+    near: Annotated[float, pydantic.Field(gt=0)] | None = None
+
+    def __post_init__(self) -> None:
+        require(len(self.contrasts) > 0, f"claim {self.text!r} needs a contrast")
+
+
+@frozen
+class Figure:
+    """Lines of the measures over one axis: one for each value of `series`, a chart for each of
+    `panels`.
+
+    Cells that have no place on the axis `x` are drawn as lines across. `paper` names the figure of
+    the paper whose values stand beside.
+    """
+
+    title: str
+    x: str
+    series: str = "method"
+    panels: str | None = None
+    scale: Literal["category", "linear", "log"] = "category"
+    paper: str = ""
+
+
+@frozen
+class Study:
+    """The grid's results, what they are judged by, and what is claimed of them."""
+
+    cells: tuple[Cell, ...]
+    measures: tuple[Measure, ...]
+    claims: tuple[Claim, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    note: str = ""
+    """What a reader of the report should know of the setting."""
+
+    def __post_init__(self) -> None:
+        require(len(self.cells) > 0 and len(self.measures) > 0, "a study needs cells and measures")
+        places = [tuple(sorted(cell.axes.items())) for cell in self.cells]
+        twice = {place for place in places if places.count(place) > 1}
+        require(not twice, f"two cells stand at {dict(sorted(twice)[0]) if twice else ''}")
+        for claim in self.claims:
+            for term in (term for contrast in claim.contrasts for term in contrast.terms):
+                require(
+                    bool(self.at(term.axes)),
+                    f"claim {claim.text!r} speaks of {dict(term.axes)}, where no cell stands",
+                )
+
+    def at(self, axes: Mapping[str, AxisValue]) -> dict[AxisValue, Cell]:
+        """Returns the cells that stand at these places and nowhere else, by seed."""
+        return {
+            cell.axes[SEED]: cell
+            for cell in self.cells
+            if {name: value for name, value in cell.axes.items() if name != SEED} == dict(axes)
+        }
