@@ -90,6 +90,13 @@ def labelled(
     return _records(source, tokenizer, max_length, examples, **changes)
 
 
+def rated(source: dict, tokenizer: str, max_length: int, **changes) -> dict:
+    """Returns the stage that makes a set labelled with numbers, for regression."""
+    return _records(
+        source, tokenizer, max_length, {"layout": "rows", "task": "regression"}, **changes
+    )
+
+
 def _records(source, tokenizer: str, max_length: int, examples: dict, **changes) -> dict:
     return {
         "kind": "records",

@@ -1,7 +1,7 @@
 """Options that several commands share, and faults in options as one sentence."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pydantic
@@ -32,6 +32,17 @@ def source_from(
         label=label,
         rows=arguments.rows,
     )
+
+
+def at_least(smallest: int) -> Callable[[str], int]:
+    """Returns an argparse type for whole numbers from `smallest` on."""
+
+    def number(given: str) -> int:
+        if not given.isdecimal() or int(given) < smallest:
+            raise argparse.ArgumentTypeError(f"{given!r} is no whole number from {smallest} on")
+        return int(given)
+
+    return number
 
 
 @contextmanager

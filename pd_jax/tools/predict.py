@@ -24,7 +24,7 @@ from pd_jax.errors import SourceError
 from pd_jax.models.weights import hf
 from pd_jax.progress import Progress
 from pd_jax.stages.predict import load_classifier, predict_rows
-from pd_jax.tools import command
+from pd_jax.tools import command, options
 
 _STANDARD_INPUT = "/dev/stdin"
 _DIGITS = 8
@@ -84,24 +84,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", choices=sorted(_WRITERS), default="jsonl", help="of the output")
     parser.add_argument("--logits", action="store_true", help="write the logits too")
     parser.add_argument(
-        "--max-length", type=_at_least(8), help="cut texts to so many tokens (8 or more)"
+        "--max-length", type=options.at_least(8), help="cut texts to so many tokens (8 or more)"
     )
     parser.add_argument(
-        "--batch", type=_at_least(1), default=64, help="texts at once (default: 64)"
+        "--batch", type=options.at_least(1), default=64, help="texts at once (default: 64)"
     )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     return parser
-
-
-def _at_least(smallest: int) -> Callable[[str], int]:
-    """Returns an argparse type for whole numbers from `smallest` on."""
-
-    def number(given: str) -> int:
-        if not given.isdecimal() or int(given) < smallest:
-            raise argparse.ArgumentTypeError(f"{given!r} is no whole number from {smallest} on")
-        return int(given)
-
-    return number
 
 
 # ---- in ---------------------------------------------------------------------------------------

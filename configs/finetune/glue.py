@@ -1,0 +1,207 @@
+"""A task of GLUE: fine-tune a model on it and score the development set.
+
+Run:    python -m pd_jax.main --config=configs/finetune/glue.py:task=rte --workdir=runs/rte
+        python -m pd_jax.main --workdir=runs/mrpc \
+            --config=configs/finetune/glue.py:task=mrpc,data=glue,size=L4_H256,init=models/mini
+Args:   task=cola|sst2|mrpc|stsb|qqp|mnli|qnli|rte|wnli
+        data=FOLDER (GLUE's zips as they unpack: FOLDER/CoLA/train.tsv, ...), data=tfds (prepared
+        under TFDS_DATA_DIR), or data=development (RTE, SST-2 and a part of MNLI in $PD_JAX_DATA)
+        size=L4_H256 init=FOLDER (a pre-trained model with its tokenizer; from random without)
+        vocabulary=FILE (without init; default $PD_JAX_DATA/vocab/vocab.txt)
+        batch=32 rate=5e-5 epochs=4 length=128 seed=0 smoke
+Grid:   google-research/bert searches batch 8, 16, 32, 64, 128 by rate 3e-4, 1e-4, 5e-5, 3e-5 with
+        epochs=4, and takes the best on the development set.
+Submit: python -m pd_jax.tools.glue --help
+"""
+
+import dataclasses
+import os
+
+from configs import common
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A task: its folder, its columns, its labels in the order of their numbers, its metrics.
+
+    `released` names the columns of the zip's files, `prepared` those of TFDS, as text, pair and
+    label. A task without labels is a regression. `sets` are the evaluation sets: name of ours, file
+    in the zip, split of TFDS.
+    """
+
+    folder: str
+    released: tuple[str, ...]
+    prepared: tuple[str, ...]
+    labels: tuple[str, ...]
+    metrics: tuple[str, ...]
+    sets: tuple[tuple[str, str, str], ...] = (("dev", "dev", "validation"),)
+    source: tuple[tuple[str, object], ...] = ()
+
+
+_PAIR = ("sentence1", "sentence2", "label")
+_ENTAILS = ("entailment", "not_entailment")
+
+TASKS = {
+    "cola": Task(
+        "CoLA",
+        ("sentence", "label"),
+        ("sentence", "label"),
+        ("unacceptable", "acceptable"),
+        ("dev/matthews", "dev/accuracy"),
+        # Its training and development files have no header; the third is the linguists' mark.
+        source=(("columns", ("source", "label", "mark", "sentence")),),
+    ),
+    "sst2": Task(
+        "SST-2",
+        ("sentence", "label"),
+        ("sentence", "label"),
+        ("negative", "positive"),
+        ("dev/accuracy",),
+    ),
+    "mrpc": Task(
+        "MRPC",
+        ("#1 String", "#2 String", "Quality"),
+        _PAIR,
+        ("not_equivalent", "equivalent"),
+        ("dev/f1", "dev/accuracy"),
+    ),
+    "stsb": Task(
+        "STS-B",
+        ("sentence1", "sentence2", "score"),
+        _PAIR,
+        (),
+        ("dev/pearson", "dev/spearman"),
+    ),
+    "qqp": Task(
+        "QQP",
+        ("question1", "question2", "is_duplicate"),
+        ("question1", "question2", "label"),
+        ("not_duplicate", "duplicate"),
+        ("dev/f1", "dev/accuracy"),
+        # Line breaks inside of questions leave a few rows of the released file in pieces.
+        source=(("broken_rows", "skip"),),
+    ),
+    "mnli": Task(
+        "MNLI",
+        ("sentence1", "sentence2", "gold_label"),
+        ("premise", "hypothesis", "label"),
+        ("entailment", "neutral", "contradiction"),
+        ("matched/accuracy", "mismatched/accuracy"),
+        sets=(
+            ("matched", "dev_matched", "validation_matched"),
+            ("mismatched", "dev_mismatched", "validation_mismatched"),
+        ),
+    ),
+    "qnli": Task(
+        "QNLI",
+        ("question", "sentence", "label"),
+        ("question", "sentence", "label"),
+        _ENTAILS,
+        ("dev/accuracy",),
+    ),
+    "rte": Task("RTE", _PAIR, _PAIR, _ENTAILS, ("dev/accuracy",)),
+    "wnli": Task("WNLI", _PAIR, _PAIR, ("not_entailment", "entailment"), ("dev/accuracy",)),
+}
+DEVELOPMENT = {"sst2": "sst2", "rte": "rte", "mnli": "mnli_subset"}
+"""Tasks in the development data, and their folders there."""
+
+
+def get_config(arg: str = ""):
+    """Returns the pipeline: records of the task's sets, and one fine-tuned model."""
+    args = common.parse(
+        arg,
+        task="rte",
+        data="development",
+        size="L4_H256",
+        init="",
+        vocabulary="",
+        batch=32,
+        rate=5e-5,
+        epochs=4.0,
+        length=128,
+        seed=0,
+        smoke=False,
+    )
+    if args["task"] not in TASKS:
+        raise ValueError(f"task {args['task']!r} is unknown; GLUE's are {', '.join(TASKS)}")
+    records = _records(args)
+    metrics = _metrics(args, records)
+    length = args["length"]
+    shorter = () if args["smoke"] else (32, 64, 96)
+    lengths = (*(size for size in shorter if size < length), length)
+    model = common.model("L2_H128" if args["smoke"] else args["size"])
+    stages = {
+        **records,
+        "model": common.finetune(
+            model,
+            common.data("@train", args["batch"], lengths),
+            {"steps": 4} if args["smoke"] else {"epochs": args["epochs"]},
+            common.adamw(args["rate"]),
+            init=common.start_from(args["init"]) if args["init"] else {},
+            evaluation={
+                "sets": {name: f"@{name}" for name in records if name != "train"},
+                "every": {"epochs": 1.0},
+            },
+            seed=args["seed"],
+        ),
+    }
+    return common.locked(
+        {
+            "name": args["task"],
+            "stages": stages,
+            "report": {
+                "title": f"{TASKS[args['task']].folder} with {model['size']}",
+                "rows": ((model["size"], "model"),),
+                "metrics": metrics,
+            },
+        }
+    )
+
+
+def _records(args: dict) -> dict:
+    """Returns the stages that make the training set and the evaluation sets."""
+    task = TASKS[args["task"]]
+    vocabulary = (
+        args["init"]
+        or args["vocabulary"]
+        or os.path.join(common.data_folder(), "vocab", "vocab.txt")
+    )
+    rows = {"rows": 64} if args["smoke"] else {}
+
+    def records(file: str, split: str) -> dict:
+        source = {**_source(args, task, file, split), **rows}
+        if not task.labels:
+            return common.rated(source, vocabulary, args["length"])
+        return common.labelled(source, vocabulary, args["length"], task.labels)
+
+    sets = task.sets if args["data"] != "development" else (("dev", "dev", ""),)
+    made = {name: records(file, split) for name, file, split in sets}
+    return {"train": records("train", "train"), **made}
+
+
+def _source(args: dict, task: Task, file: str, split: str) -> dict:
+    if args["data"] == "tfds":
+        return {"path": f"tfds:glue/{args['task']}:{split}", **_named(task.prepared)}
+    if args["data"] != "development":
+        path = os.path.join(args["data"], task.folder, f"{file}.tsv")
+        return {"path": path, **_named(task.released), **dict(task.source)}
+    if args["task"] not in DEVELOPMENT:
+        raise ValueError(
+            f"{task.folder} is not in the development data; name the folder of GLUE's zips as "
+            "data=FOLDER, or data=tfds"
+        )
+    path = os.path.join(common.data_folder(), "tasks", DEVELOPMENT[args["task"]], f"{file}.tsv")
+    columns = ("text", "label") if len(task.released) == 2 else ("text_a", "text_b", "label")
+    return {"path": path, **_named(columns)}
+
+
+def _named(columns: tuple[str, ...]) -> dict:
+    text, *pair, label = columns
+    return {"text": text, "label": label, **({"pair": pair[0]} if pair else {})}
+
+
+def _metrics(args: dict, records: dict) -> tuple[str, ...]:
+    """Returns the task's metrics; the development data has one set where MNLI has two."""
+    found = TASKS[args["task"]].metrics
+    known = tuple(name for name in found if name.split("/")[0] in records)
+    return known or ("dev/accuracy",)

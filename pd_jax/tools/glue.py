@@ -1,0 +1,146 @@
+"""Answers GLUE's test sets with trained models: the zip that gluebenchmark.com scores.
+
+python -m pd_jax.tools.glue --data glue --model rte=runs/rte/stages/model-1f0c/model ... \
+    --output submission.zip
+
+The folder holds GLUE's zips as they unpack (CoLA/test.tsv, MNLI/test_matched.tsv, ...,
+diagnostic/diagnostic.tsv). The server takes whole submissions only: --fill writes the same answer
+everywhere into the files of tasks for which no model is named.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from etils import epath
+
+from pd_jax.compilation import use_cache
+from pd_jax.config import Source
+from pd_jax.data import text
+from pd_jax.data.tokenizers import Tokenizer
+from pd_jax.errors import ConfigError, SourceError, did_you_mean
+from pd_jax.evaluation import glue
+from pd_jax.models.weights import hf
+from pd_jax.progress import Progress
+from pd_jax.stages.predict import load_classifier, predict_rows
+from pd_jax.tools import command, options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 0 after the submission was written."""
+    arguments = _parser().parse_args(argv)
+    models = _models(arguments.model)
+    missing = [task for task in glue.TASKS if task not in models]
+    if missing and not arguments.fill:
+        raise ConfigError(
+            f"no model for {', '.join(missing)}: name one for each as --model TASK=FOLDER, or add "
+            "--fill to write one answer everywhere"
+        )
+    use_cache()
+    wanted = {name: item for name, item in glue.TEST_SETS.items() if item.task in models}
+    classifiers = {task: load_classifier(path) for task, path in models.items()}
+    for test_set in wanted.values():
+        _check(test_set, classifiers[test_set.task][0])
+    rows = {name: _rows(epath.Path(arguments.data), item) for name, item in wanted.items()}
+    print(f"answering {', '.join(rows)} with {len(models)} models", flush=True)
+    answers = {
+        name: _answers(test_set, *classifiers[test_set.task], rows[name], arguments)
+        if name in rows
+        else test_set.filler()
+        for name, test_set in glue.TEST_SETS.items()
+    }
+    glue.write_submission(arguments.output, answers)
+    filled = [name for name in glue.TEST_SETS if name not in rows]
+    told = f"; one answer everywhere in {', '.join(filled)}" if filled else ""
+    print(f"submission of {len(answers)} files in {arguments.output}{told}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pd_jax.tools.glue",
+        description="Answer GLUE's test sets with trained models, as the server takes them.",
+    )
+    parser.add_argument("--data", required=True, help="the folder of the unpacked GLUE zips")
+    parser.add_argument(
+        "--model",
+        action="append",
+        required=True,
+        metavar="TASK=FOLDER",
+        help=f"a model folder for a task, once for each: {', '.join(glue.TASKS)}",
+    )
+    parser.add_argument("--output", required=True, help="the zip to write")
+    parser.add_argument(
+        "--fill", action="store_true", help="write one answer everywhere for tasks without a model"
+    )
+    parser.add_argument(
+        "--max-length", type=options.at_least(8), default=128, help="default: %(default)s tokens"
+    )
+    parser.add_argument(
+        "--batch", type=options.at_least(1), default=64, help="texts at once (default: 64)"
+    )
+    return parser
+
+
+def _models(given: Sequence[str]) -> dict[str, str]:
+    """Returns task -> model folder."""
+    found: dict[str, str] = {}
+    for part in given:
+        task, equals, folder = part.partition("=")
+        if not equals or not folder:
+            raise ConfigError(f"--model {part}: write TASK=FOLDER, for example rte=models/rte")
+        if task not in glue.TASKS:
+            raise ConfigError(
+                f"--model {part}: {task!r} is no task of GLUE ({', '.join(glue.TASKS)})"
+                + did_you_mean(task, glue.TASKS)
+            )
+        if task in found:
+            raise ConfigError(f"--model names {task} twice ({found[task]} and {folder}); name one")
+        found[task] = folder
+    return found
+
+
+def _check(test_set: glue.TestSet, model: hf.SavedModel) -> None:
+    """Raises WeightsError where a model cannot answer, before the work of others is done."""
+    outputs = model.params["classifier"]["bias"].shape[0]
+    test_set.predictions(np.zeros((0, outputs)), model.labels)
+
+
+def _rows(folder: epath.Path, test_set: glue.TestSet) -> list[text.Row]:
+    """Returns a test set's rows; raises SourceError where it has another number of them."""
+    path = str(folder / test_set.path)
+    rows = list(text.rows(Source(path=path, text=test_set.text, pair=test_set.pair)))
+    if len(rows) != test_set.rows:
+        raise SourceError(
+            f"{path} has {len(rows):,} rows and GLUE's test set {test_set.rows:,}; take the file "
+            "as it was released"
+        )
+    return rows
+
+
+def _answers(
+    test_set: glue.TestSet,
+    model: hf.SavedModel,
+    tokenizer: Tokenizer,
+    rows: Sequence[text.Row],
+    arguments: argparse.Namespace,
+) -> list[str]:
+    """Returns the model's answer to every row, in the server's words."""
+    found = []
+    with Progress(test_set.path, len(rows), unit="texts") as progress:
+        predicted = predict_rows(
+            model,
+            tokenizer,
+            rows,
+            batch=arguments.batch,
+            max_length=arguments.max_length,
+        )
+        for window in predicted:
+            found.append(window.logits)
+            progress.advance(len(window.rows))
+    return test_set.predictions(np.concatenate(found), model.labels)
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))

@@ -1,0 +1,78 @@
+"""Scores against numbers worked out by hand or by scipy 1.17, of predictions written down here."""
+
+import math
+
+import numpy as np
+import pytest
+
+from pd_jax.evaluation import scores
+
+# 3 hits, 1 miss, 1 false alarm, 5 right rejections.
+LABEL = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0])
+FOUND = np.array([1, 1, 1, 0, 1, 0, 0, 0, 0, 0])
+RATED = np.array([2.5, 0.5, 3.0, 3.0, 4.5, 1.0, 5.0, 0.0])
+GUESSED = np.array([3.0, 0.0, 2.0, 4.0, 4.0, 1.5, 5.0, 0.0])
+PEARSON, SPEARMAN = 0.937877769168734, 0.9394111922831737
+
+
+def logits_for(found: np.ndarray, classes: int) -> np.ndarray:
+    return np.eye(classes, dtype=np.float32)[found]
+
+
+def test_binary_scores_are_those_of_the_confusion_matrix():
+    assert scores.accuracy(FOUND, LABEL) == 8 / 10
+    assert scores.f1(FOUND, LABEL) == pytest.approx(2 * 3 / (2 * 3 + 1 + 1))
+    matthews = (3 * 5 - 1 * 1) / math.sqrt((3 + 1) * (3 + 1) * (5 + 1) * (5 + 1))
+    assert scores.matthews(FOUND, LABEL) == pytest.approx(matthews)  # 14 / 24
+
+
+def test_f1_is_of_class_one_and_not_of_class_zero():
+    assert scores.f1(1 - FOUND, 1 - LABEL) == pytest.approx(2 * 5 / (2 * 5 + 1 + 1))
+
+
+@pytest.mark.parametrize("constant", [0, 1])
+def test_a_constant_prediction_has_no_correlation(constant):
+    found = np.full(10, constant)
+    assert scores.matthews(found, LABEL) == 0.0
+    assert scores.f1(found, LABEL) == (pytest.approx(8 / 14) if constant else 0.0)
+    assert scores.pearson(found.astype(float), RATED[:1].repeat(10)) == 0.0
+    assert scores.f1(np.zeros(4, int), np.zeros(4, int)) == 0.0
+
+
+def test_correlations_are_scipys():
+    """scipy.stats.pearsonr and spearmanr of these eight pairs, ties among them."""
+    assert scores.pearson(GUESSED, RATED) == pytest.approx(PEARSON, abs=1e-12)
+    assert scores.spearman(GUESSED, RATED) == pytest.approx(SPEARMAN, abs=1e-12)
+
+
+def test_ties_share_their_mean_rank():
+    values = np.array([3.0, 1.0, 3.0, 2.0, 3.0])
+    assert scores.ranks(values).tolist() == [4.0, 1.0, 4.0, 2.0, 4.0]
+
+
+def test_correlations_hold_far_from_zero_in_float32():
+    """Sums in float32 would lose these digits."""
+    values = (1e4 + RATED).astype(np.float32)
+    assert scores.pearson(values, RATED) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_calibration_error_is_the_gap_of_each_bin_by_its_rows():
+    """Confidences 0.9, 0.9 (one right), 0.6, 0.6 (both right): (|1 - 1.8| + |2 - 1.2|) / 4."""
+    probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.6, 0.4], [0.4, 0.6]])
+    label = np.array([0, 0, 0, 1])
+    assert scores.calibration_error(probabilities, label) == pytest.approx(0.4)
+    certain = np.eye(2)[label]
+    assert scores.calibration_error(certain, label) == 0.0
+
+
+def test_a_task_is_scored_by_what_suits_it():
+    binary = scores.task_scores(logits_for(FOUND, 2), LABEL, task="classification")
+    assert set(binary) == {"accuracy", "calibration_error", "f1", "matthews"}
+    assert binary["matthews"] == pytest.approx(14 / 24)
+    three = scores.task_scores(logits_for(LABEL + FOUND, 3), LABEL, task="classification")
+    assert set(three) == {"accuracy", "calibration_error"}
+    rated = scores.task_scores(GUESSED[:, None].astype(np.float32), RATED, task="regression")
+    assert rated == {"pearson": pytest.approx(PEARSON), "spearman": pytest.approx(SPEARMAN)}
+    several = np.array([[1.0, -1.0], [1.0, 1.0]], np.float32)
+    found = scores.task_scores(several, np.array([[1, 0], [1, 0]]), task="multilabel")
+    assert found == {"accuracy": 0.5, "label_accuracy": 0.75}
