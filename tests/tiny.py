@@ -54,13 +54,14 @@ def logit_store(
     labels: tuple[str, ...] = LABELS,
     task: str = "classification",
     teacher: str = "teacher",
+    complete: bool = True,
 ) -> LogitsManifest:
     """Writes a store whose rows have these values, in the dataset's order."""
     return labelling.label_dataset(
         folder,
         dataset,
-        teacher=labelling.Teacher(teacher, task, labels),
-        answers=lambda rows: [(rows, values[rows])],
+        teacher=labelling.Teacher(teacher, task, labels, complete=complete),
+        answers=lambda rows: [(rows, {"logits": values[rows]})],
         title="labelling",
     )
 

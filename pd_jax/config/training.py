@@ -122,6 +122,8 @@ class Data:
     weights: tuple[float, ...] = ()
     logits: Reference | tuple[Reference, ...] | None = None
     logit_weights: tuple[float, ...] = ()
+    logit_average: Literal["logits", "probabilities"] = "logits"
+    """What the mean over several teachers is taken of."""
     batch: Positive
     lengths: tuple[Positive, ...]
     rows: Positive | None = None
@@ -143,6 +145,10 @@ class Data:
         require(
             len(self.logit_weights) in (0, len(logits)),
             "logit_weights must name one number for each teacher",
+        )
+        require(
+            not self.logit_weights or min(self.logit_weights) >= 0 < max(self.logit_weights),
+            "logit_weights must be numbers from 0 on, one of them above",
         )
 
 

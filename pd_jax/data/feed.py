@@ -19,6 +19,7 @@ from pd_jax import config
 from pd_jax.data.logits import LogitStore
 from pd_jax.data.order import Order, Permutation, Places
 from pd_jax.data.records import Dataset, Gathered
+from pd_jax.data.teachers import Teachers
 from pd_jax.errors import ConfigError, LogitsError, RecordsError
 
 Batch = dict[str, np.ndarray]
@@ -54,8 +55,8 @@ def make_feed(
 
     `stores` holds, for each dataset, its stores (one a teacher, all datasets with as many).
     A batch has `input_ids`, `segment_ids`, `input_mask` (int32 [rows, length]), `weight` (float32
-    ones), and where every dataset has them: `label`, `next_sentence`, `teacher_logits` (the mean
-    over teachers by `data.logit_weights`).
+    ones, 0 where a teacher gave no answer), and where every dataset has them: `label`,
+    `next_sentence`, `teacher_logits` (the mean over teachers by `data.logit_weights`).
 
     Raises:
       ConfigError: where the batch cannot be divided among the processes, or weights do not fit.
@@ -66,7 +67,7 @@ def make_feed(
         raise ConfigError(
             f"data.batch={data.batch} cannot be divided among {process_count} processes"
         )
-    reader = _Reader(datasets, stores, data.logit_weights)
+    reader = _Reader(datasets, _teachers(datasets, stores, data))
     order = _order(datasets, data, seed)
     plan = _Plan(order, datasets, batch=data.batch, lengths=data.lengths, seed=seed)
     mine = _share(data.batch, process_index, process_count)
@@ -88,8 +89,7 @@ def evaluation_batches(
     *,
     batch: int,
     lengths: Sequence[int],
-    stores: Sequence[LogitStore] = (),
-    logit_weights: Sequence[float] = (),
+    teachers: Teachers | None = None,
     rows: Int64[np.ndarray, " rows"] | None = None,
     process_index: int = 0,
     process_count: int = 1,
@@ -100,7 +100,7 @@ def evaluation_batches(
     """
     if batch % process_count:
         raise ConfigError(f"a batch of {batch} cannot be divided among {process_count} processes")
-    reader = _Reader([dataset], [stores] if stores else (), logit_weights)
+    reader = _Reader([dataset], [teachers] if teachers else ())
     asked = np.arange(len(dataset)) if rows is None else rows
     ordered = asked[np.argsort(dataset.lengths[asked], kind="stable")]
     mine = _share(batch, process_index, process_count)
@@ -190,16 +190,10 @@ class _Plan:
 class _Reader:
     """Rows into arrays: reads them from their datasets and stores, and pads them."""
 
-    def __init__(
-        self,
-        datasets: Sequence[Dataset],
-        stores: Sequence[Sequence[LogitStore]],
-        logit_weights: Sequence[float],
-    ):
+    def __init__(self, datasets: Sequence[Dataset], teachers: Sequence[Teachers]):
         _check_tokenizers(datasets)
         self._datasets = datasets
-        self._stores = _checked_stores(datasets, stores)
-        self._weights = np.asarray(logit_weights, np.float32)
+        self._teachers = teachers
         self._tokenizer = datasets[0].manifest.tokenizer
         said = [dataset.manifest for dataset in datasets]
         tasks = {(one.task, one.labels) for one in said}
@@ -226,16 +220,9 @@ class _Reader:
             batch["label"] = gathered.labels
         if self._has_next_sentence and gathered.next_sentence is not None:
             batch["next_sentence"] = gathered.next_sentence
-        if self._stores:
-            logits = [store.gather(rows, gathered.example_ids) for store in self._stores[number]]
-            batch["teacher_logits"] = self._mean(logits)
+        if self._teachers:
+            batch |= self._teachers[number].read(rows, gathered.example_ids)
         return batch
-
-    def _mean(self, logits: list[np.ndarray]) -> np.ndarray:
-        if len(logits) == 1:
-            return logits[0]
-        weights = self._weights if len(self._weights) else np.ones(len(logits), np.float32)
-        return np.tensordot(weights / weights.sum(), np.stack(logits), axes=1)
 
 
 def pad(gathered: Gathered, *, length: int, pad_id: int, sep_id: int) -> Batch:
@@ -267,10 +254,10 @@ def _check_tokenizers(datasets: Sequence[Dataset]) -> None:
             )
 
 
-def _checked_stores(
-    datasets: Sequence[Dataset], stores: Sequence[Sequence[LogitStore]]
-) -> list[list[LogitStore]]:
-    """Returns the stores with their outputs in one order of labels."""
+def _teachers(
+    datasets: Sequence[Dataset], stores: Sequence[Sequence[LogitStore]], data: config.Data
+) -> list[Teachers]:
+    """Returns each dataset's teachers, all with their outputs in one order of labels."""
     if not stores:
         return []
     if (
@@ -283,6 +270,12 @@ def _checked_stores(
         )
     labels = datasets[0].manifest.labels or stores[0][0].manifest.labels
     return [
-        [store.check(dataset, labels) for store in of_one]
+        Teachers(
+            dataset,
+            of_one,
+            labels=labels,
+            weights=data.logit_weights,
+            average=data.logit_average,
+        )
         for dataset, of_one in zip(datasets, stores, strict=True)
     ]

@@ -2,26 +2,21 @@
 
 Beside each shard of the store lies a note, written after it, of what the shard was made from. A
 labelling that was interrupted is repeated with the same arguments and does only what is missing;
-no more than one shard's logits are held in memory.
+no more than one shard's answers are held in memory.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 
 from pd_jax import files
 from pd_jax.data import manifest
-from pd_jax.data.logits import (
-    LogitsManifest,
-    LogitsShard,
-    LogitStore,
-    finish_logits,
-    write_logits_shard,
-)
+from pd_jax.data.logit_shards import Field, LogitsShard, Values, no_answer, write_logits_shard
+from pd_jax.data.logits import LANGUAGE, LogitsManifest, LogitStore, finish_logits
 from pd_jax.data.records import Dataset
 from pd_jax.data.shards import note_file
 from pd_jax.errors import LogitsError
@@ -29,31 +24,39 @@ from pd_jax.parallel import distributed
 from pd_jax.progress import Progress
 
 Answers = Callable[
-    [Int64[np.ndarray, " rows"]],
-    Iterable[tuple[Int64[np.ndarray, " some"], Float32[np.ndarray, "some outputs"]]],
+    [Int64[np.ndarray, " rows"]], Iterable[tuple[Int64[np.ndarray, " some"], Values]]
 ]
-"""Rows of a dataset (those of one shard) -> (rows, their logits) in any order and portions, each
-row once. On several processes all of them ask, and all get every row."""
+"""Rows of a dataset (those of one shard) -> (rows, the fields they have) in any order and portions,
+each row once. On several processes all of them ask, and all get every row."""
 
-_NOTE_FORMAT = "pd_jax logits shard 1"
+_NOTE_FORMAT = "pd_jax logits shard 2"
 _ID_ROWS = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """Who gives the logits: a fingerprint of the model (or file), and what its outputs mean."""
+    """Who gives the answers: a fingerprint of the model (or file), and what its outputs mean."""
 
     fingerprint: str
     task: str
     labels: tuple[str, ...]
     """In the order of the outputs; empty for regression."""
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What else decides the logits, as JSON: lengths, precision."""
+    """What else decides the answers, as JSON: lengths, precision."""
+    more: tuple[Field, ...] = ()
+    """What a row has besides its logits, or in place of them."""
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What those fields mean, as JSON, for the manifest."""
+    complete: bool = True
+    """Whether every row must be answered; else rows of NaN stand for no answer."""
 
     @property
-    def outputs(self) -> int:
-        """How many logits a row has."""
-        return 1 if self.task == "regression" else len(self.labels)
+    def fields(self) -> tuple[Field, ...]:
+        """Everything that a row has."""
+        if self.task == LANGUAGE:
+            return self.more
+        outputs = 1 if self.task == "regression" else len(self.labels)
+        return (Field("logits", (outputs,)), *self.more)
 
 
 def label_dataset(
@@ -84,9 +87,9 @@ def label_dataset(
         for index in np.flatnonzero(held == 0).tolist():
             rows = np.arange(ends[index] - sizes[index], ends[index])
             place = f"{folder / _file(dataset, index)}"
-            logits = _asked(answers, rows, teacher.outputs, place=place, advance=progress.advance)
+            values = _asked(answers, rows, teacher.fields, place=place, advance=progress.advance)
             if distributed.is_writer():
-                whole[index] = _write(folder, dataset, index, rows, logits, made_from)
+                whole[index] = _write(folder, dataset, index, rows, values, teacher)
     if distributed.is_writer():
         finish_logits(
             folder,
@@ -95,6 +98,8 @@ def label_dataset(
             teacher=teacher.fingerprint,
             task=teacher.task,
             labels=teacher.labels,
+            fields=teacher.fields,
+            about=teacher.about,
         )
         for left in folder.glob(".*.partial-*"):  # by a process that was killed
             left.unlink()
@@ -144,28 +149,29 @@ def _whole_shard(
 def _asked(
     answers: Answers,
     rows: Int64[np.ndarray, " rows"],
-    outputs: int,
+    fields: Sequence[Field],
     *,
     place: str,
     advance: Callable[[int], None],
-) -> Float32[np.ndarray, "rows outputs"]:
-    """Returns the logits of a shard's rows in their order."""
-    logits = np.empty((len(rows), outputs), np.float32)
+) -> Values:
+    """Returns what a shard's rows have, in their order."""
+    held = no_answer(len(rows), fields)
     times = np.zeros(len(rows), np.int64)
     for some, found in answers(rows) if len(rows) else ():
-        if found.shape != (len(some), outputs) or not np.isin(some, rows).all():
-            raise LogitsError(
-                f"{place}: {found.shape} logits came for {len(some)} rows and {outputs} outputs, or"
-                " for other rows than were asked for; mend the teacher"
-            )
-        at = some - rows[0]
-        logits[at] = found
-        np.add.at(times, at, 1)
+        for field in fields:
+            shape = found[field.name].shape
+            if shape != (len(some), *field.shape) or not np.isin(some, rows).all():
+                raise LogitsError(
+                    f"{place}: {shape} {field.name} came for {len(some)} rows and {field.shape} a"
+                    " row, or for other rows than were asked for; mend the teacher"
+                )
+            held[field.name][some - rows[0]] = found[field.name]
+        np.add.at(times, some - rows[0], 1)
         advance(len(some))
     if (times != 1).any():
         row = int(np.argmax(times != 1))
         raise LogitsError(f"{place} row {row} was answered {times[row]} times, not once")
-    return logits
+    return held
 
 
 def _write(
@@ -173,15 +179,27 @@ def _write(
     dataset: Dataset,
     index: int,
     rows: Int64[np.ndarray, " rows"],
-    logits: Float32[np.ndarray, "rows outputs"],
-    made_from: str,
+    values: Values,
+    teacher: Teacher,
 ) -> LogitsShard:
     """Returns a shard after writing it and then its note."""
     portions = [rows[at : at + _ID_ROWS] for at in range(0, max(len(rows), 1), _ID_ROWS)]
     ids = np.concatenate([dataset.gather(portion).example_ids for portion in portions])
-    name, of = dataset.manifest.name, len(dataset.manifest.shards)
-    shard = write_logits_shard(folder, name, index=index, of=of, ids=ids, logits=logits)
-    note = {"format": _NOTE_FORMAT, "made_from": made_from, "shard": dataclasses.asdict(shard)}
+    shard = write_logits_shard(
+        folder,
+        dataset.manifest.name,
+        index=index,
+        of=len(dataset.manifest.shards),
+        ids=ids,
+        values=values,
+        fields=teacher.fields,
+        complete=teacher.complete,
+    )
+    note = {
+        "format": _NOTE_FORMAT,
+        "made_from": _made_from(dataset, teacher),
+        "shard": dataclasses.asdict(shard),
+    }
     manifest.write_sealed(note_file(folder / shard.file), note)
     return shard
 

@@ -1,38 +1,30 @@
 """Teacher outputs, row for row with a dataset, every row's id checked whenever it is read.
 
-A store is a folder of TFRecord shards, cut like the dataset's, of tf.train.Examples with `logits`
-(full float32) and `example_id`, and a sealed `manifest.json`. All records of a store have the same
-size, so a row's place follows from its number and no index is needed.
+A store is a folder of TFRecord shards, cut like the dataset's (`data/logit_shards.py`), and a
+sealed `manifest.json`. All records of a store have the same size, so a row's place follows from its
+number and no index is needed. A teacher of a task gives `logits` (full float32) and may give the
+`states` of its layers; a teacher of language gives what `FIELDS_OF_LANGUAGE` names.
 """
 
 import dataclasses
 import mmap
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 from etils import epath
 from jaxtyping import Float32, Int64, UInt8
 
 from pd_jax import files
-from pd_jax.data import example, manifest, tfrecord
+from pd_jax.data import manifest, tfrecord
+from pd_jax.data.logit_shards import Field, Layout, LogitsShard, endless, unanswered
 from pd_jax.data.records import Dataset
-from pd_jax.data.shards import ID_BYTES, replaced
 from pd_jax.errors import LogitsError
 
-_FORMAT = "pd_jax logits 1"
-_WRITE_ROWS = 1 << 16
+_FORMAT = "pd_jax logits 2"
 
-
-@dataclasses.dataclass(frozen=True)
-class LogitsShard:
-    """One whole shard of a store."""
-
-    file: str
-    rows: int
-    outputs: int
-    bytes: int
-    digest: str
+LANGUAGE = "language"
+"""The task of a store that holds what a masked language model says at masked positions."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,80 +33,27 @@ class LogitsManifest:
 
     name: str
     rows: int
-    outputs: int
     task: str
     labels: tuple[str, ...]
     """The teacher's labels in the order of its outputs; empty for regression."""
+    fields: tuple[Field, ...]
+    """What a row holds."""
+    about: Mapping[str, Any]
+    """What the fields mean where their names do not say it, as JSON."""
     teacher: str
     dataset: str
     shards: tuple[LogitsShard, ...]
     fingerprint: str
 
+    @property
+    def missing(self) -> int:
+        """Rows for which the teacher gave no answer."""
+        return sum(shard.missing for shard in self.shards)
 
-class _Layout:
-    """Where everything stands in a record with so many outputs."""
-
-    def __init__(self, outputs: int):
-        blank = {"example_id": bytes(ID_BYTES), "logits": np.zeros(outputs, np.float32)}
-        encoded = example.encode(blank)
-        self.record = np.frombuffer(tfrecord.frame(encoded.payload, 0), np.uint8)
-        self.size = len(self.record)
-        self.payload = slice(tfrecord.HEADER_BYTES, self.size - tfrecord.FOOTER_BYTES)
-        self.crc = slice(self.size - tfrecord.FOOTER_BYTES, self.size)
-        self.id = self._slice(encoded.spans["example_id"])
-        self.logits = self._slice(encoded.spans["logits"])
-        self.fixed = np.ones(self.size, bool)
-        for part in (self.id, self.logits, self.crc):
-            self.fixed[part] = False
-
-    def _slice(self, span: example.Span) -> slice:
-        start = tfrecord.HEADER_BYTES + span.start
-        return slice(start, start + span.size)
-
-    def checksums(self, records: UInt8[np.ndarray, "rows bytes"]) -> UInt8[np.ndarray, "rows 4"]:
-        """Returns the masked CRC-32C of each record's payload, as it stands on disk."""
-        payloads = records[:, self.payload]
-        width = payloads.shape[1]
-        data = payloads.tobytes()
-        starts = range(0, len(data), width)
-        crcs = [tfrecord.mask(tfrecord.crc32c(data[at : at + width])) for at in starts]
-        return np.array(crcs, "<u4").view(np.uint8).reshape(len(records), 4)
-
-
-def write_logits_shard(
-    folder: epath.PathLike,
-    name: str,
-    *,
-    index: int,
-    of: int,
-    ids: UInt8[np.ndarray, "rows 16"],
-    logits: Float32[np.ndarray, "rows outputs"],
-) -> LogitsShard:
-    """Returns what was written as shard `index` of `of`.
-
-    Raises:
-      LogitsError: where a logit is not finite (naming its row), or the arrays do not fit.
-    """
-    path = epath.Path(folder) / manifest.shard_file(name, index, of)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if logits.ndim != 2 or ids.shape != (len(logits), ID_BYTES):
-        raise LogitsError(f"{path}: ids {ids.shape} and logits {logits.shape} are not row for row")
-    logits = np.ascontiguousarray(logits, "<f4")
-    endless = ~np.isfinite(logits).all(axis=1)
-    if endless.any():
-        row = int(np.argmax(endless))
-        raise LogitsError(f"{path} row {row} has a logit that is not finite; mend the teacher")
-    layout = _Layout(logits.shape[1])
-    with replaced(path) as stream:
-        for at in range(0, len(logits), _WRITE_ROWS):
-            block = logits[at : at + _WRITE_ROWS]
-            records = np.tile(layout.record, (len(block), 1))
-            records[:, layout.id] = ids[at : at + _WRITE_ROWS]
-            records[:, layout.logits] = block.view(np.uint8)
-            records[:, layout.crc] = layout.checksums(records)
-            stream.write(records.tobytes())
-    size = len(logits) * layout.size
-    return LogitsShard(path.name, len(logits), logits.shape[1], size, files.digest_file(path))
+    @property
+    def outputs(self) -> int:
+        """Logits of a row; 0 in a store of a teacher of language."""
+        return next((field.size for field in self.fields if field.name == "logits"), 0)
 
 
 def finish_logits(
@@ -125,6 +64,8 @@ def finish_logits(
     teacher: str,
     task: str,
     labels: tuple[str, ...],
+    fields: Sequence[Field],
+    about: Mapping[str, Any] | None = None,
 ) -> LogitsManifest:
     """Returns the manifest of the shards (in order), after writing it: the store is now whole.
 
@@ -133,24 +74,27 @@ def finish_logits(
     """
     folder = epath.Path(folder)
     wanted = [shard.rows for shard in dataset.manifest.shards]
-    outputs = shards[0].outputs if shards else 0
-    if [shard.rows for shard in shards] != wanted or any(s.outputs != outputs for s in shards):
+    size = Layout(fields).size
+    if [shard.rows for shard in shards] != wanted or any(s.bytes != s.rows * size for s in shards):
         raise LogitsError(
             f"{folder}: its shards do not match those of {dataset.folder}; make all again"
         )
-    if outputs != (1 if task == "regression" else len(labels)):
-        raise LogitsError(f"{folder}: {outputs} outputs do not fit {task} with labels {labels}")
     unsigned = LogitsManifest(
         name=dataset.manifest.name,
         rows=len(dataset),
-        outputs=outputs,
         task=task,
         labels=labels,
+        fields=tuple(fields),
+        about=dict(about or {}),
         teacher=teacher,
         dataset=dataset.fingerprint,
         shards=tuple(shards),
         fingerprint="",
     )
+    if task != LANGUAGE and unsigned.outputs != (1 if task == "regression" else len(labels)):
+        raise LogitsError(
+            f"{folder}: {unsigned.outputs} outputs do not fit {task} with labels {labels}"
+        )
     whole = dataclasses.replace(unsigned, fingerprint=_fingerprint(unsigned))
     manifest.write_sealed(folder / manifest.FILE, {"format": _FORMAT, **dataclasses.asdict(whole)})
     return whole
@@ -163,7 +107,7 @@ class LogitStore:
         self.folder = folder
         self.manifest = manifest
         self._columns = list(columns)
-        self._layout = _Layout(manifest.outputs)
+        self._layout = Layout(manifest.fields)
         self._first_rows = np.cumsum([0, *(shard.rows for shard in manifest.shards)])
         self._contents: dict[int, bytes | mmap.mmap] = {}
 
@@ -225,43 +169,56 @@ class LogitStore:
     def gather(
         self, rows: Int64[np.ndarray, " rows"], expected_ids: UInt8[np.ndarray, "rows 16"]
     ) -> Float32[np.ndarray, "rows outputs"]:
-        """Returns the logits of these rows.
+        """Returns the logits of these rows; NaN where the teacher gave no answer.
 
         Raises:
-          LogitsError: on the first row that is damaged, has another id than expected, or a logit
+          LogitsError: as `read`.
+        """
+        return self.read(rows, expected_ids)["logits"]
+
+    def read(
+        self, rows: Int64[np.ndarray, " rows"], expected_ids: UInt8[np.ndarray, "rows 16"]
+    ) -> dict[str, np.ndarray]:
+        """Returns every field of these rows; real numbers are NaN where there is no answer.
+
+        Raises:
+          LogitsError: on the first row that is damaged, has another id than expected, or a number
             that is not finite; names shard and row.
         """
         rows = np.asarray(rows, np.int64)
         records = self._records(rows)
-        for fault, found in self._faults(records, expected_ids).items():
+        values = self._layout.decode(records)
+        for fault, found in self._faults(records, values, expected_ids).items():
             if found.any():
                 raise LogitsError(f"{self.place(int(rows[np.argmax(found)]))} {fault}")
-        logits = self._logits(records)
-        return logits[:, self._columns] if self._columns else logits
+        if self._columns:
+            values["logits"] = values["logits"][:, self._columns]
+        return values
 
     def faults(
         self, rows: Int64[np.ndarray, " rows"], expected_ids: UInt8[np.ndarray, "rows 16"]
     ) -> list[str]:
-        """Returns a sentence for every one of these rows that `gather` would refuse."""
-        found = self._faults(self._records(rows), expected_ids).items()
+        """Returns a sentence for every one of these rows that `read` would refuse."""
+        records = self._records(rows)
+        found = self._faults(records, self._layout.decode(records), expected_ids).items()
         return [f"{self.place(row)} {fault}" for fault, bad in found for row in rows[bad].tolist()]
 
-    def _faults(self, records: np.ndarray, expected_ids: np.ndarray) -> dict[str, np.ndarray]:
+    def _faults(
+        self, records: np.ndarray, values: dict[str, np.ndarray], expected_ids: np.ndarray
+    ) -> dict[str, np.ndarray]:
         """Returns what can be wrong with a row, and the rows it is wrong with."""
         layout = self._layout
         damaged = (records[:, layout.crc] != layout.checksums(records)).any(axis=1)
         damaged |= (records[:, layout.fixed] != layout.record[layout.fixed]).any(axis=1)
         foreign = (records[:, layout.id] != expected_ids).any(axis=1) & ~damaged
-        endless = ~np.isfinite(self._logits(records)).all(axis=1) & ~damaged & ~foreign
+        wrong = endless(values) & ~damaged & ~foreign
+        if self.manifest.missing and wrong.any():
+            wrong &= ~unanswered(values)
         return {
             "is damaged (its checksum fails); restore it or label the dataset again": damaged,
             "belongs to another example than its dataset has; label the dataset again": foreign,
-            "has a logit that is not finite; mend the teacher and label again": endless,
+            "has a logit that is not finite; mend the teacher and label again": wrong,
         }
-
-    def _logits(self, records: np.ndarray) -> np.ndarray:
-        data = np.ascontiguousarray(records[:, self._layout.logits])
-        return data.view("<f4").astype(np.float32, copy=False)
 
     def _records(self, rows: np.ndarray) -> np.ndarray:
         shards = np.searchsorted(self._first_rows, rows, side="right") - 1
@@ -287,7 +244,9 @@ def _read_manifest(folder: epath.Path) -> LogitsManifest:
     value = manifest.read_sealed(path, _FORMAT, LogitsError)
     try:
         shards = tuple(LogitsShard(**shard) for shard in value["shards"])
-        found = LogitsManifest(**value | {"labels": tuple(value["labels"]), "shards": shards})
+        fields = tuple(Field(**one | {"shape": tuple(one["shape"])}) for one in value["fields"])
+        held = {"labels": tuple(value["labels"]), "fields": fields, "shards": shards}
+        found = LogitsManifest(**value | held)
     except (KeyError, TypeError) as fault:
         raise LogitsError(
             f"{path} lacks or has too many keys ({fault}); label the dataset again"
@@ -298,11 +257,6 @@ def _read_manifest(folder: epath.Path) -> LogitsManifest:
 
 
 def _fingerprint(found: LogitsManifest) -> str:
-    held = {
-        "shards": [shard.digest for shard in found.shards],
-        "rows": found.rows,
-        "task": found.task,
-    }
-    return files.digest_json(
-        {**held, "labels": found.labels, "teacher": found.teacher, "dataset": found.dataset}
-    )
+    held = dataclasses.asdict(found)
+    del held["name"], held["fingerprint"]
+    return files.digest_json({**held, "shards": [shard.digest for shard in found.shards]})

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from pd_jax import config as config_lib
 from pd_jax.data.feed import evaluation_batches
 from pd_jax.data.labelling import Answers, Teacher, label_dataset
+from pd_jax.data.logit_shards import Values
 from pd_jax.data.logits import LogitsManifest
 from pd_jax.data.records import Dataset
 from pd_jax.data.tokenizers import load_tokenizer
@@ -75,11 +76,11 @@ def _answers(
     """Returns how rows are answered: in batches over the mesh, one batch ahead of its reading."""
     share, shares = row_share(mesh)
 
-    def read(batch: dict[str, jax.Array], logits: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    def read(batch: dict[str, jax.Array], logits: jax.Array) -> tuple[np.ndarray, Values]:
         real = whole(batch["weight"]) > 0
-        return whole(batch["row"]).astype(np.int64)[real], np.asarray(logits)[real]
+        return whole(batch["row"]).astype(np.int64)[real], {"logits": np.asarray(logits)[real]}
 
-    def answers(rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def answers(rows: np.ndarray) -> Iterator[tuple[np.ndarray, Values]]:
         batches = evaluation_batches(
             dataset,
             batch=stage.batch,

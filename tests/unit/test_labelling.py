@@ -41,7 +41,7 @@ def run(folder, dataset, *, asked=None, answers=None, **changes):
         if asked is not None:
             asked.extend(rows.tolist())
         for part in np.array_split(rows[::-1], -(-len(rows) // 7)):
-            yield part, VALUES[part]
+            yield part, {"logits": VALUES[part]}
 
     return labelling.label_dataset(
         folder, dataset, teacher=teacher(**changes), answers=answers or portions, title="labelling"
@@ -84,7 +84,7 @@ def test_an_unfinished_store_of_another_teacher_is_made_anew(dataset, tmp_path):
     def fails_at_the_third(rows):
         if rows[0] >= 24:
             raise LogitsError("gone")
-        return [(rows, VALUES[rows])]
+        return [(rows, {"logits": VALUES[rows]})]
 
     with pytest.raises(LogitsError, match="gone"):
         run(folder, dataset, answers=fails_at_the_third)
@@ -105,16 +105,22 @@ def test_a_finished_store_of_another_teacher_is_refused(dataset, tmp_path):
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
-        (lambda rows: [(rows[1:], VALUES[rows[1:]])], "00000-of-00005.tfrecord row 0 was answered"),
-        (lambda rows: [(rows, VALUES[rows])] * 2, "row 0 was answered 2 times"),
-        (lambda rows: [(rows + 60, VALUES[rows])], "other rows than were asked for"),
-        (lambda rows: [(rows, VALUES[rows][:, :1])], r"\(12, 1\) logits came for 12 rows and 2"),
-        (lambda rows: [(rows, VALUES[rows] * np.inf)], "row 0 has a logit that is not finite"),
+        (lambda rows: [(rows[1:], rows[1:])], "00000-of-00005.tfrecord row 0 was answered 0 times"),
+        (lambda rows: [(rows, rows)] * 2, "row 0 was answered 2 times"),
+        (lambda rows: [(rows + 60, rows)], "other rows than were asked for"),
+        (lambda rows: [(rows, rows[:3])], r"\(3, 2\) logits came for 12 rows and \(2,\) a row"),
+        (lambda rows: [(rows, rows + 1000)], "row 0 has a logit that is not finite"),
     ],
 )
 def test_a_teacher_that_does_not_answer_row_for_row(dataset, tmp_path, answers, message):
+    endless = np.full((1100, 2), np.inf, np.float32)
+    values = np.concatenate([VALUES, endless])
+
+    def answered(rows):
+        return [(some, {"logits": values[of]}) for some, of in answers(rows)]
+
     with pytest.raises(LogitsError, match=message):
-        run(tmp_path / "store", dataset, answers=answers)
+        run(tmp_path / "store", dataset, answers=answered)
     assert not list((tmp_path / "store").glob("*"))
 
 
@@ -143,15 +149,15 @@ def test_a_labelling_killed_in_a_shard_and_repeated_equals_an_undisturbed_one(da
     program = textwrap.dedent(
         """
         import os, signal, sys
-        from pd_jax.data import logits
+        from pd_jax.data import logit_shards
         from pd_jax.tools import label
-        checksums, shards = logits._Layout.checksums, []
+        checksums, shards = logit_shards.Layout.checksums, []
         def dies_in_the_third(layout, records):
             shards.append(records)
             if len(shards) == 3:
                 os.kill(os.getpid(), signal.SIGKILL)
             return checksums(layout, records)
-        logits._Layout.checksums = dies_in_the_third
+        logit_shards.Layout.checksums = dies_in_the_third
         label.main(sys.argv[1:])
         """
     )

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from pd_jax import config
-from pd_jax.data import example, feed, logits, tfrecord
+from pd_jax.data import example, feed, logit_shards, logits, teachers, tfrecord
 from pd_jax.errors import LogitsError
 from tests import tiny
 
 LABELS = ("negative", "neutral", "positive")
+FIELDS = (logit_shards.Field("logits", (3,)),)
+LAYOUT = logit_shards.Layout(FIELDS)
 
 
 @pytest.fixture
@@ -34,8 +36,8 @@ def store(dataset, values, tmp_path):
     return tmp_path / "store"
 
 
-def write(folder, dataset, values, labels=LABELS, task="classification"):
-    return tiny.logit_store(folder, dataset, values, labels=labels, task=task)
+def write(folder, dataset, values, labels=LABELS, task="classification", **changes):
+    return tiny.logit_store(folder, dataset, values, labels=labels, task=task, **changes)
 
 
 def read(folder, dataset, rows):
@@ -103,7 +105,7 @@ def test_a_flipped_byte_anywhere_in_a_row(store, dataset):
 
 def test_a_flipped_id_byte_under_a_checksum_that_fits(store, dataset):
     path = store / "set-00000-of-00002.tfrecord"
-    at = logits._Layout(3).id.start - tfrecord.HEADER_BYTES
+    at = LAYOUT.id.start - tfrecord.HEADER_BYTES
 
     def flip(payload):
         payload[at + 5] ^= 1
@@ -114,7 +116,7 @@ def test_a_flipped_id_byte_under_a_checksum_that_fits(store, dataset):
 
 
 def test_logits_that_are_not_finite(store, dataset, values, tmp_path):
-    at = logits._Layout(3).logits.start - tfrecord.HEADER_BYTES
+    at = LAYOUT.places["logits"].start - tfrecord.HEADER_BYTES
 
     def spoil(payload):
         payload[at + 4 : at + 8] = np.array(np.nan, "<f4").tobytes()
@@ -188,24 +190,25 @@ def test_a_dataset_is_no_store_and_a_store_no_dataset(store, dataset, tmp_path):
 
 
 def test_what_does_not_fit_is_not_written(dataset, values, tmp_path):
-    ids = np.zeros((2, 16), np.uint8)
+    def shard(rows, index=0, of=1, ids=None):
+        return logit_shards.write_logits_shard(
+            tmp_path,
+            "set",
+            index=index,
+            of=of,
+            ids=np.zeros((ids or rows, 16), np.uint8),
+            values={"logits": values[:rows]},
+            fields=FIELDS,
+        )
+
+    said = {"dataset": dataset, "teacher": "t", "task": "classification", "fields": FIELDS}
     with pytest.raises(LogitsError, match="are not row for row"):
-        logits.write_logits_shard(tmp_path, "x", index=0, of=1, ids=ids, logits=values)
-    shard = logits.write_logits_shard(tmp_path, "x", index=0, of=1, ids=ids, logits=values[:2])
+        shard(7, ids=2)
     with pytest.raises(LogitsError, match="its shards do not match those of"):
-        logits.finish_logits(
-            tmp_path, [shard], dataset=dataset, teacher="t", task="classification", labels=LABELS
-        )
-    both = [
-        logits.write_logits_shard(
-            tmp_path, "set", index=n, of=2, ids=np.zeros((size, 16), np.uint8), logits=values[:size]
-        )
-        for n, size in enumerate((3, 4))
-    ]
+        logits.finish_logits(tmp_path, [shard(2)], labels=LABELS, **said)
+    both = [shard(size, index, of=2) for index, size in enumerate((3, 4))]
     with pytest.raises(LogitsError, match="3 outputs do not fit classification with labels"):
-        logits.finish_logits(
-            tmp_path, both, dataset=dataset, teacher="t", task="classification", labels=("a", "b")
-        )
+        logits.finish_logits(tmp_path, both, labels=("a", "b"), **said)
 
 
 # ---- in the feed -------------------------------------------------------------------------------
@@ -217,19 +220,19 @@ def test_the_feed_brings_each_row_its_own_logits(store, dataset, values, tmp_pat
     stores = [logits.LogitStore.open(store), logits.LogitStore.open(tmp_path / "second")]
     position = {"seed": 0, "first_step": 0, "steps": 5, "prefetch": 2}
     processes = {"process_index": 0, "process_count": 1}
-    for teachers, weights, expected in (
+    for opened, weights, expected in (
         (stores[:1], (), values),
         (stores, (), (values + second) / 2),
         (stores, (3.0, 1.0), 0.75 * values + 0.25 * second),
     ):
         settings = config.Data(
             records="set",
-            logits=tuple("ab"[: len(teachers)]),
+            logits=tuple("ab"[: len(opened)]),
             logit_weights=weights,
             batch=4,
             lengths=(8,),
         )
-        batches = feed.make_feed([dataset], settings, stores=[teachers], **position, **processes)
+        batches = feed.make_feed([dataset], settings, stores=[opened], **position, **processes)
         for batch in batches:
             rows = batch["input_ids"][:, 1] - 1000
             np.testing.assert_allclose(batch["teacher_logits"], expected[rows], rtol=1e-6)
@@ -237,8 +240,8 @@ def test_the_feed_brings_each_row_its_own_logits(store, dataset, values, tmp_pat
 
 
 def test_evaluation_batches_bring_logits_too(store, dataset, values):
-    opened = [logits.LogitStore.open(store)]
-    for batch in feed.evaluation_batches(dataset, batch=3, lengths=(8,), stores=opened):
+    opened = teachers.Teachers(dataset, [logits.LogitStore.open(store)])
+    for batch in feed.evaluation_batches(dataset, batch=3, lengths=(8,), teachers=opened):
         np.testing.assert_array_equal(batch["teacher_logits"], values[batch["row"]])
 
 
@@ -258,3 +261,44 @@ def test_each_dataset_needs_every_teacher(store, dataset):
                 process_count=1,
                 prefetch=1,
             )
+
+
+def test_probabilities_are_averaged_by_option():
+    # By hand: teachers at (1/4, 3/4) and (1/2, 1/2); weights 3:1 give (5/16, 11/16).
+    first, second = np.log([[0.25, 0.75]]) + 2.0, np.log([[0.5, 0.5]])
+    said = np.stack([first, second]).astype(np.float32)
+    found = teachers.probability_mean(said, [0.75, 0.25], task="classification")
+    np.testing.assert_allclose(np.exp(found), [[5 / 16, 11 / 16]], rtol=1e-6)
+    # Odds 1:3 and 1:1 of a label that stands alone: the same mean, as log-odds.
+    said = np.array([[[np.log(1 / 3), 0.0]], [[0.0, 0.0]]], np.float32)
+    found = teachers.probability_mean(said, [0.75, 0.25], task="multilabel")
+    np.testing.assert_allclose(found, [[np.log(5 / 11), 0.0]], rtol=1e-6, atol=1e-7)
+    extreme = np.array([[[800.0, -800.0]], [[-800.0, 800.0]]], np.float32)
+    found = teachers.probability_mean(extreme, [1.0, 0.0], task="classification")
+    np.testing.assert_allclose(found, [[0.0, -1600.0]])
+
+
+def test_the_teachers_of_a_dataset_average_probabilities(store, dataset, values, tmp_path):
+    second = np.flip(values, axis=0).copy()
+    write(tmp_path / "second", dataset, second)
+    stores = [logits.LogitStore.open(store), logits.LogitStore.open(tmp_path / "second")]
+    read = teachers.Teachers(dataset, stores, average="probabilities").read
+    found = read(np.arange(7), dataset.gather(np.arange(7)).example_ids)["teacher_logits"]
+    softmax = [np.exp(one) / np.exp(one).sum(-1, keepdims=True) for one in (values, second)]
+    np.testing.assert_allclose(np.exp(found), sum(softmax) / 2, rtol=1e-5)
+
+
+def test_rows_without_an_answer_are_not_learnt_from(dataset, values, tmp_path):
+    values[[1, 5]] = np.nan
+    with pytest.raises(LogitsError, match="set-00000-of-00002.tfrecord row 1 has a logit that is"):
+        write(tmp_path / "refused", dataset, values)
+    made = write(tmp_path / "store", dataset, values, complete=False)
+    assert made.missing == 2 and [shard.missing for shard in made.shards] == [1, 1]
+    opened = teachers.Teachers(dataset, [logits.LogitStore.open(tmp_path / "store")])
+    assert not opened.complete
+    found = opened.read(np.arange(7), dataset.gather(np.arange(7)).example_ids)
+    assert found["weight"].tolist() == [1, 0, 1, 1, 1, 0, 1]
+    np.testing.assert_array_equal(found["teacher_logits"], np.nan_to_num(values))
+    values[2, 0] = np.nan  # a row that is half an answer is a fault, whatever is allowed
+    with pytest.raises(LogitsError, match="set-00000-of-00002.tfrecord row 2 has a logit that is"):
+        write(tmp_path / "half", dataset, values, complete=False)
