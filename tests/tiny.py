@@ -66,7 +66,7 @@ def logit_store(
     )
 
 
-def stage(data: pathlib.Path, **changes: Any) -> config_lib.TrainStage:
+def stage(data: pathlib.Path, /, **changes: Any) -> config_lib.TrainStage:
     """Returns a supervised stage of 12 steps on a dataset; `changes` replace whole fields."""
     fields: dict[str, Any] = {
         "model": {"size": "L2_H32", "heads": 2, "positions": 16},

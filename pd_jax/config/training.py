@@ -126,6 +126,10 @@ class Data:
     """What the mean over several teachers is taken of."""
     batch: Positive
     lengths: tuple[Positive, ...]
+    packing: Positive = 1
+    """At most so many examples share a row of the longest length; each attends to itself alone, and
+    `batch` still counts examples.
+    """
     rows: Positive | None = None
     """Train on so many rows of each dataset, drawn by seed; a smaller number is a subset of a
     larger one.

@@ -4,11 +4,13 @@ A batch is a function of (seed, step) alone. Every process works out the whole b
 is cheap, and reads its own contiguous slice of them; a change of process count changes nothing.
 
 With several lengths, the rows of a window of 64 batches are sorted by the length they are padded
-to (rows of one length stay in random order), cut into batches, and the batches are shuffled.
+to (rows of one length stay in random order), cut into batches, and the batches are shuffled. With
+packing, a step's examples share rows of the longest length (`data/packing.py`).
 """
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import grain
@@ -18,6 +20,7 @@ from jaxtyping import Int64
 from pd_jax import config
 from pd_jax.data.logits import LogitStore
 from pd_jax.data.order import Order, Permutation, Places
+from pd_jax.data.packing import Packing, make_packing, pack
 from pd_jax.data.records import Dataset, Gathered
 from pd_jax.data.teachers import Teachers
 from pd_jax.errors import ConfigError, LogitsError, RecordsError
@@ -33,10 +36,20 @@ _MAX_THREADS = 2
 
 @dataclasses.dataclass(frozen=True)
 class _Slice:
-    """The rows of one step's batch that this process reads, and the length all are padded to."""
+    """The rows of one step's batch that a process reads, the length all are padded to, and where
+    they lie if they are packed.
+    """
 
     places: Places
     length: int
+    packing: Packing | None = None
+
+    def share(self, index: int, of: int) -> "_Slice":
+        """Returns part `index` of `of` equal parts of the batch."""
+        if self.packing is not None:
+            chosen, packing = self.packing.share(index, of)
+            return _Slice(self.places[chosen], self.length, packing)
+        return _Slice(self.places[_share(len(self.places.rows), index, of)], self.length)
 
 
 def make_feed(
@@ -50,13 +63,16 @@ def make_feed(
     process_index: int,
     process_count: int,
     prefetch: int,
+    rows_multiple: int = 1,
 ) -> Iterator[Batch]:
     """Returns this process's part of the batches of steps first_step, ..., steps - 1.
 
     `stores` holds, for each dataset, its stores (one a teacher, all datasets with as many).
     A batch has `input_ids`, `segment_ids`, `input_mask` (int32 [rows, length]), `weight` (float32
     ones, 0 where a teacher gave no answer), and where every dataset has them: `label`,
-    `next_sentence`, `teacher_logits` (the mean over teachers by `data.logit_weights`).
+    `next_sentence`, `teacher_logits` (the mean over teachers by `data.logit_weights`). With
+    `data.packing` it has the shapes of `packing.pack`, and a multiple of `rows_multiple` rows over
+    all processes.
 
     Raises:
       ConfigError: where the batch cannot be divided among the processes, or weights do not fit.
@@ -67,14 +83,13 @@ def make_feed(
         raise ConfigError(
             f"data.batch={data.batch} cannot be divided among {process_count} processes"
         )
-    reader = _Reader(datasets, _teachers(datasets, stores, data))
+    reader = _Reader(datasets, _teachers(datasets, stores, data), packing=data.packing)
     order = _order(datasets, data, seed)
-    plan = _Plan(order, datasets, batch=data.batch, lengths=data.lengths, seed=seed)
-    mine = _share(data.batch, process_index, process_count)
+    rows_multiple = math.lcm(rows_multiple, process_count)
+    plan = _Plan(order, datasets, data, seed=seed, rows_multiple=rows_multiple)
 
     def batch_at(step: int) -> Batch:
-        whole = plan.at(step)
-        return reader.read(_Slice(whole.places[mine], whole.length))
+        return reader.read(plan.at(step).share(process_index, process_count))
 
     return _prefetched(batch_at, range(first_step, steps), prefetch)
 
@@ -147,23 +162,35 @@ class _Plan:
         self,
         order: Order,
         datasets: Sequence[Dataset],
+        data: config.Data,
         *,
-        batch: int,
-        lengths: Sequence[int],
         seed: int,
+        rows_multiple: int,
     ):
         self._order = order
         self._datasets = datasets
-        self._batch = batch
-        self._lengths = np.asarray(lengths)
+        self._batch = data.batch
+        self._lengths = np.asarray(data.lengths)
+        self._packing = data.packing
         self._seed = seed
+        self._rows_multiple = rows_multiple
         # Threads work on neighbouring steps, at most in two windows at once.
         self._window = functools.lru_cache(maxsize=2)(self._make_window)
 
     def at(self, step: int) -> _Slice:
-        if len(self._lengths) == 1:
+        length = int(self._lengths[-1])
+        if len(self._lengths) == 1 or self._packing > 1:
             positions = np.arange(step * self._batch, (step + 1) * self._batch)
-            return _Slice(self._order.at(positions), int(self._lengths[0]))
+            places = self._order.at(positions)
+            if self._packing == 1:
+                return _Slice(places, length)
+            packing = make_packing(
+                self._tokens(places),
+                room=length,
+                most=self._packing,
+                multiple=self._rows_multiple,
+            )
+            return _Slice(places, length, packing)
         window, number = divmod(step, WINDOW_BATCHES)
         return self._window(window)[number]
 
@@ -190,10 +217,13 @@ class _Plan:
 class _Reader:
     """Rows into arrays: reads them from their datasets and stores, and pads them."""
 
-    def __init__(self, datasets: Sequence[Dataset], teachers: Sequence[Teachers]):
+    def __init__(
+        self, datasets: Sequence[Dataset], teachers: Sequence[Teachers], *, packing: int = 1
+    ):
         _check_tokenizers(datasets)
         self._datasets = datasets
         self._teachers = teachers
+        self._packing = packing
         self._tokenizer = datasets[0].manifest.tokenizer
         said = [dataset.manifest for dataset in datasets]
         tasks = {(one.task, one.labels) for one in said}
@@ -201,7 +231,7 @@ class _Reader:
         self._has_next_sentence = all(one.holds("next_sentence_labels") for one in said)
 
     def read(self, wanted: _Slice) -> Batch:
-        """Returns the batch of these rows, in their order."""
+        """Returns the batch of these rows, in their order or packed."""
         batch: Batch = {}
         for number in np.unique(wanted.places.datasets):
             here = np.flatnonzero(wanted.places.datasets == number)
@@ -209,7 +239,9 @@ class _Reader:
             for name, values in part.items():
                 shape = (len(wanted.places.rows), *values.shape[1:])
                 batch.setdefault(name, np.empty(shape, values.dtype))[here] = values
-        return batch
+        if wanted.packing is None:
+            return batch
+        return pack(batch, wanted.packing, most=self._packing, pad_id=self._tokenizer.pad_id)
 
     def _read_from(self, number: int, rows: np.ndarray, length: int) -> Batch:
         gathered = self._datasets[number].gather(rows)

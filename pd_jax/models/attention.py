@@ -3,19 +3,19 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from pd_jax.models.dropout import dropout
 from pd_jax.models.sizes import BertConfig
 
 _MASKED = -1e30
-"""Added to the score of a padded key: exp underflows to exactly 0 in float32, so padding never
+"""Added to the score of a key out of bounds: exp underflows to exactly 0 in float32, so nothing
 leaks.
 """
 
 
 class SelfAttention(nn.Module):
-    """Scaled dot-product attention over the keys that `input_mask` allows, with the output
+    """Scaled dot-product attention over the keys that each query is allowed, with the output
     projection.
     """
 
@@ -23,7 +23,7 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, states: Float[Array, "batch seq hidden"], input_mask: Int[Array, "batch seq"]
+        self, states: Float[Array, "batch seq hidden"], allowed: Bool[Array, "batch #seq seq"]
     ) -> Float[Array, "batch seq hidden"]:
         config = self.config
         dtype = jnp.dtype(config.dtype)
@@ -39,7 +39,7 @@ class SelfAttention(nn.Module):
         scores = jnp.einsum(
             "bqhd,bkhd->bhqk", query * head_size**-0.5, key, preferred_element_type=jnp.float32
         )
-        scores += jnp.where(input_mask > 0, 0.0, _MASKED)[:, None, None, :]
+        scores += jnp.where(allowed, 0.0, _MASKED)[:, None]
         weights = jax.nn.softmax(scores, axis=-1).astype(dtype)
         weights = dropout(weights, config.attention_dropout, dropout_key(self))
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, length, config.hidden)

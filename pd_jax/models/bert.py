@@ -9,7 +9,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from pd_jax.models.attention import SelfAttention, dense, dropout_key, initializer
 from pd_jax.models.dropout import dropout
@@ -22,8 +22,8 @@ class Encoded(NamedTuple):
 
     sequence: Float[Array, "batch seq hidden"]
     """The last layer's states."""
-    pooled: Float[Array, "batch hidden"]
-    """tanh of a projection of the first token's last state."""
+    pooled: Float[Array, "batch hidden"] | Float[Array, "batch examples hidden"]
+    """tanh of a projection of the last state of each example's first token."""
     states: tuple[Float[Array, "batch seq hidden"], ...]
     """The embeddings' output and every layer's, in order: layers + 1 entries."""
 
@@ -33,6 +33,18 @@ def norm(config: BertConfig, name: str = "norm") -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=config.norm_epsilon, dtype=jnp.float32, name=name)
 
 
+def bounds(
+    input_mask: Int[Array, "batch seq"], starts: Int[Array, "batch examples"] | None
+) -> tuple[Bool[Array, "batch #seq seq"], Int[Array, "#batch seq"]]:
+    """Returns which keys each token may attend to, and every token's position in its example."""
+    places = jnp.arange(input_mask.shape[1])[None]
+    if starts is None:
+        return input_mask[:, None, :] > 0, places
+    begun = jnp.take_along_axis(starts, jnp.maximum(input_mask - 1, 0), axis=1)
+    positions = jnp.where(input_mask > 0, places - begun, 0)
+    return input_mask[:, :, None] == input_mask[:, None, :], positions
+
+
 class Embeddings(nn.Module):
     """The sum of word, position and token-type embeddings, normalised."""
 
@@ -40,7 +52,10 @@ class Embeddings(nn.Module):
 
     @nn.compact
     def __call__(
-        self, input_ids: Int[Array, "batch seq"], segment_ids: Int[Array, "batch seq"]
+        self,
+        input_ids: Int[Array, "batch seq"],
+        segment_ids: Int[Array, "batch seq"],
+        positions: Int[Array, "#batch seq"],
     ) -> Float[Array, "batch seq hidden"]:
         config = self.config
         init = initializer(config)
@@ -55,7 +70,7 @@ class Embeddings(nn.Module):
         )
         summed = (
             word(input_ids)
-            + position(jnp.arange(input_ids.shape[1]))[None]
+            + position(positions)
             # Two rows: a product with a one-hot costs less than a gather, and its gradient needs no
             # scatter.
             + jax.nn.one_hot(segment_ids, config.token_types) @ token_type.embedding
@@ -73,10 +88,10 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, states: Float[Array, "batch seq hidden"], input_mask: Int[Array, "batch seq"]
+        self, states: Float[Array, "batch seq hidden"], allowed: Bool[Array, "batch #seq seq"]
     ) -> Float[Array, "batch seq hidden"]:
         config = self.config
-        attended = SelfAttention(config, name="attention")(states, input_mask)
+        attended = SelfAttention(config, name="attention")(states, allowed)
         attended = dropout(attended, config.dropout, dropout_key(self))
         states = norm(config, "attention_norm")(states + attended).astype(config.dtype)
         grown = dense(config, config.intermediate, "mlp_in")(states)
@@ -87,7 +102,11 @@ class Layer(nn.Module):
 
 
 class Bert(nn.Module):
-    """The encoder and its pooler."""
+    """The encoder and its pooler.
+
+    A row may hold several examples: `starts` says where each begins, and `input_mask` numbers every
+    token's example from 1 (0: padding). Each is then encoded as if it were alone.
+    """
 
     config: BertConfig
 
@@ -97,13 +116,19 @@ class Bert(nn.Module):
         input_ids: Int[Array, "batch seq"],
         segment_ids: Int[Array, "batch seq"],
         input_mask: Int[Array, "batch seq"],
+        starts: Int[Array, "batch examples"] | None = None,
     ) -> Encoded:
         config = self.config
+        allowed, positions = bounds(input_mask, starts)
         layer = nn.remat(Layer) if config.remat else Layer
-        states = [constrain_batch(Embeddings(config, name="embeddings")(input_ids, segment_ids))]
+        embedded = Embeddings(config, name="embeddings")(input_ids, segment_ids, positions)
+        states = [constrain_batch(embedded)]
         for index in range(config.layers):
             states.append(
-                constrain_batch(layer(config, name=f"layer_{index}")(states[-1], input_mask))
+                constrain_batch(layer(config, name=f"layer_{index}")(states[-1], allowed))
             )
-        pooled = jnp.tanh(dense(config, config.hidden, "pooler")(states[-1][:, 0]))
+        firsts = states[-1][:, 0]
+        if starts is not None:
+            firsts = jnp.take_along_axis(states[-1], starts[..., None], axis=1)
+        pooled = jnp.tanh(dense(config, config.hidden, "pooler")(firsts))
         return Encoded(states[-1], pooled, tuple(states))

@@ -51,11 +51,12 @@ class PretrainingModel(nn.Module):
         segment_ids: Int[Array, "batch seq"],
         input_mask: Int[Array, "batch seq"],
         positions: Int[Array, "batch predictions"],
-    ) -> tuple[Float[Array, "batch predictions vocab"], Float[Array, "batch 2"]]:
+        starts: Int[Array, "batch examples"] | None = None,
+    ) -> tuple[Float[Array, "batch predictions vocab"], Float[Array, "batch *examples 2"]]:
         """Returns MLM logits at `positions` only, and NSP logits (0: is the next sentence, 1: is
         not), in float32.
         """
-        encoded = self.bert(input_ids, segment_ids, input_mask)
+        encoded = self.bert(input_ids, segment_ids, input_mask, starts)
         gathered = jnp.take_along_axis(encoded.sequence, positions[..., None], axis=1)
         rows = gathered.reshape(-1, self.config.hidden)
         embedding = self.bert.variables["params"]["embeddings"]["word"]["embedding"]
@@ -80,11 +81,12 @@ class TaskModel(nn.Module):
         input_ids: Int[Array, "batch seq"],
         segment_ids: Int[Array, "batch seq"],
         input_mask: Int[Array, "batch seq"],
-    ) -> Float[Array, "batch outputs"]:
+        starts: Int[Array, "batch examples"] | None = None,
+    ) -> Float[Array, "batch *examples outputs"]:
         """Returns the task's logits in float32."""
-        return self.head(self.bert(input_ids, segment_ids, input_mask))
+        return self.head(self.bert(input_ids, segment_ids, input_mask, starts))
 
-    def head(self, encoded: Encoded) -> Float[Array, "batch outputs"]:
+    def head(self, encoded: Encoded) -> Float[Array, "batch *examples outputs"]:
         """Returns the logits of an encoded batch."""
         pooled = dropout(encoded.pooled, self.config.dropout, dropout_key(self))
         return self.classifier(pooled).astype(jnp.float32)

@@ -23,8 +23,8 @@ from pd_jax.objectives.objective import (
 
 
 def hard_loss(
-    logits: Float[Array, "rows outputs"], label: Array, *, task: str
-) -> Float[Array, "rows"]:
+    logits: Float[Array, "*rows outputs"], label: Array, *, task: str
+) -> Float[Array, "*rows"]:
     """Returns each row's loss against its label: nats, squared error, or the mean of the labels'
     binary losses.
     """
@@ -32,11 +32,11 @@ def hard_loss(
     if task == "classification":
         return cross_entropy(logits, label)[0]
     if task == "regression":
-        return jnp.square(logits[:, 0] - label.astype(jnp.float32))
+        return jnp.square(logits[..., 0] - label.astype(jnp.float32))
     return jnp.mean(binary_cross_entropy(logits, label.astype(jnp.float32)), axis=-1)
 
 
-def hard_hits(logits: Float[Array, "rows outputs"], label: Array, *, task: str) -> Array | None:
+def hard_hits(logits: Float[Array, "*rows outputs"], label: Array, *, task: str) -> Array | None:
     """Returns which rows are predicted right (every label of them, for multi-label); None for
     regression.
     """
@@ -87,8 +87,8 @@ def task_objective(model: TaskModel, terms: dict[str, float], sums) -> Objective
 
 def task_logits(
     model: TaskModel, params: Params, batch: Batch, key: jax.Array | None
-) -> Float[Array, "rows outputs"]:
-    """Returns the task model's logits of a batch."""
-    inputs = (batch["input_ids"], batch["segment_ids"], batch["input_mask"])
+) -> Float[Array, "*rows outputs"]:
+    """Returns the task model's logits of a batch, for every example that a row holds."""
+    inputs = (batch["input_ids"], batch["segment_ids"], batch["input_mask"], batch.get("starts"))
     logits: Any = model.apply({"params": params}, *inputs, rngs=dropout_stream(key))
     return logits

@@ -27,7 +27,7 @@ from pd_jax.objectives.objective import Batch, Objective, Params, Sums, weighted
 
 def soft_loss(
     student: Array, teacher: Array, *, task: str, kind: str, temperature: float
-) -> Float[Array, "rows"]:
+) -> Float[Array, "*rows"]:
     """Returns each row's loss against the teacher's outputs."""
     student, teacher = student.astype(jnp.float32), teacher.astype(jnp.float32)
     if task == "regression" or kind == "mse":

@@ -19,8 +19,8 @@ def cross_entropy(
 
 
 def binary_cross_entropy(
-    logits: Float[Array, "rows labels"], target: Float[Array, "rows labels"]
-) -> Float[Array, "rows labels"]:
+    logits: Float[Array, "*rows labels"], target: Float[Array, "*rows labels"]
+) -> Float[Array, "*rows labels"]:
     """Returns the cross-entropy of independent Bernoulli predictions against target probabilities,
     in nats.
     """
@@ -28,11 +28,11 @@ def binary_cross_entropy(
 
 
 def soft_cross_entropy(
-    student: Float[Array, "rows classes"],
-    teacher: Float[Array, "rows classes"],
+    student: Float[Array, "*rows classes"],
+    teacher: Float[Array, "*rows classes"],
     *,
     temperature: float,
-) -> Float[Array, "rows"]:
+) -> Float[Array, "*rows"]:
     """Returns T^2 * -sum_y softmax(teacher/T)_y log softmax(student/T)_y for each row, in nats."""
     target = jax.nn.softmax(teacher.astype(jnp.float32) / temperature)
     predicted = jax.nn.log_softmax(student.astype(jnp.float32) / temperature)
@@ -40,8 +40,8 @@ def soft_cross_entropy(
 
 
 def kl_divergence(
-    student: Float[Array, "rows classes"], teacher: Float[Array, "rows classes"]
-) -> Float[Array, "rows"]:
+    student: Float[Array, "*rows classes"], teacher: Float[Array, "*rows classes"]
+) -> Float[Array, "*rows"]:
     """Returns KL(teacher || student) of each row's softmax at temperature 1, in nats."""
     target = jax.nn.log_softmax(teacher.astype(jnp.float32))
     predicted = jax.nn.log_softmax(student.astype(jnp.float32))

@@ -128,6 +128,16 @@ def _of_cut_word(
     return (word_of == at_cut) & open_cut
 
 
+def _weights_at(
+    positions: Int[Array, "batch predictions"], batch: Batch
+) -> Float[Array, "batch #predictions"]:
+    """Returns the weight of the example that each position lies in."""
+    if "starts" not in batch:
+        return batch["weight"][:, None]
+    examples = jnp.take_along_axis(batch["input_mask"], positions, axis=1) - 1
+    return jnp.take_along_axis(batch["weight"], jnp.maximum(examples, 0), axis=1)
+
+
 def make_mlm(
     objective: config_lib.MaskedLanguageModel, config: BertConfig, vocabulary: Vocabulary
 ) -> Objective:
@@ -151,11 +161,12 @@ def make_mlm(
             "input_ids": masked.input_ids,
             "positions": masked.positions,
             "targets": masked.targets,
-            "prediction_weights": masked.weights * batch["weight"][:, None],
+            "prediction_weights": masked.weights * _weights_at(masked.positions, batch),
         }
 
     def sums(params: Params, batch: Batch, key: jax.Array | None) -> Sums:
-        inputs = (batch["input_ids"], batch["segment_ids"], batch["input_mask"], batch["positions"])
+        inputs = (batch["input_ids"], batch["segment_ids"], batch["input_mask"])
+        inputs += (batch["positions"], batch.get("starts"))
         outputs: Any = model.apply({"params": params}, *inputs, rngs=dropout_stream(key))
         logits, nsp_logits = outputs
         loss, right = cross_entropy(logits, batch["targets"])

@@ -55,7 +55,7 @@ def dropout_stream(key: jax.Array | None) -> dict[str, jax.Array]:
 
 
 def weighted(
-    values: Float[Array, "rows"] | Bool[Array, "rows"], weight: Float[Array, "rows"]
+    values: Float[Array, "*rows"] | Bool[Array, "*rows"], weight: Float[Array, "*rows"]
 ) -> tuple:
     """Returns the pair (sum of weighted values, sum of weights) in float32."""
     weight = weight.astype(jnp.float32)

@@ -78,6 +78,11 @@ def mesh_sizes(shape: config_lib.Mesh, devices: int) -> tuple[int, int, int]:
     return sizes
 
 
+def row_places(mesh: Mesh) -> int:
+    """Returns into how many equal parts the rows of a batch are split over the mesh."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
 @functools.lru_cache(maxsize=8)
 def row_share(mesh: Mesh) -> tuple[int, int]:
     """Returns (index, count): this process reads the index-th of count equal parts of every batch.

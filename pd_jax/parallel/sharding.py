@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pd_jax.errors import MeshError
-from pd_jax.parallel.mesh import row_share
+from pd_jax.parallel.mesh import row_places, row_share
 
 BATCH_AXES = ("data", "fsdp")
 """A batch's rows are spread over both axes; `tensor` splits parameters only."""
@@ -76,7 +76,7 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     Raises:
       MeshError: where this process's rows do not divide over its devices.
     """
-    places = mesh.shape["data"] * mesh.shape["fsdp"] // row_share(mesh)[1]
+    places = row_places(mesh) // row_share(mesh)[1]
     for name, rows in batch.items():
         if rows.shape[0] % places:
             raise MeshError(

@@ -35,9 +35,14 @@ def make_objective(stage: config_lib.TrainStage, shape: BertConfig, facts: Facts
     """Returns the pure objective of a training stage.
 
     Raises:
-      ConfigError: where the data lacks what the objective needs.
+      ConfigError: where the data lacks what the objective needs, or its rows are too long.
     """
     kind = stage.objective
+    if stage.data.lengths[-1] > shape.positions:
+        raise ConfigError(
+            f"data.lengths ends in {stage.data.lengths[-1]}, but the model has {shape.positions} "
+            "positions; shorten data.lengths or raise model.positions"
+        )
     if isinstance(kind, config_lib.MaskedLanguageModel):
         if kind.next_sentence and not facts.next_sentence:
             raise ConfigError(

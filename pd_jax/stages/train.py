@@ -22,7 +22,7 @@ from pd_jax.models.initialise import initialise
 from pd_jax.models.weights import hf
 from pd_jax.objectives.objective import Objective
 from pd_jax.parallel import distributed, sharding
-from pd_jax.parallel.mesh import check_heads, mesh_for, row_share
+from pd_jax.parallel.mesh import check_heads, mesh_for, row_places, row_share
 from pd_jax.stages.context import Context, Done
 from pd_jax.stages.material import Material, ScoredSet, facts, open_material, open_sets
 from pd_jax.stages.objectives import make_objective
@@ -164,6 +164,7 @@ class _Work:
             process_index=share,
             process_count=shares,
             prefetch=self.context.run.prefetch,
+            rows_multiple=row_places(self.mesh) * self.stage.compute.micro_batches,
         )
 
     def first_params(self) -> Any:

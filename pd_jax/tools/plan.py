@@ -89,6 +89,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _plan(request: Request, place: Place, arguments: argparse.Namespace) -> Plan:
     """Returns the figures of one stage."""
     stage, facts = request.stage, request.facts
+    if stage.data.packing > 1:
+        raise ConfigError(
+            f"{request.name}: how many rows data.packing={stage.data.packing} makes depends on the "
+            "texts; plan the padded batch with data.packing=1"
+        )
     assert facts.vocabulary is not None, "_completed sees to it"
     shape = sizes.bert_config(stage.model, vocab_size=facts.vocabulary.size, compute=stage.compute)
     rows, length = stage.data.batch, stage.data.lengths[-1]

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pd_jax.errors import MeshError
 from pd_jax.objectives.objective import Batch, Objective, Params, Sums
+from pd_jax.parallel.mesh import row_places
 from pd_jax.parallel.sharding import batch_sharding
 from pd_jax.training import rng
 from pd_jax.training.state import TrainState
@@ -95,7 +96,7 @@ def make_evaluation_step(objective: Objective, *, mesh: Mesh, param_sharding: An
 
 def check_batch(batch: int, *, micro_batches: int, mesh: Mesh) -> None:
     """Raises MeshError unless the batch divides over the mesh's rows and the micro-batches."""
-    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+    rows = row_places(mesh)
     if batch % (rows * micro_batches):
         raise MeshError(
             f"data.batch={batch} does not divide by data x fsdp x micro_batches = "
