@@ -86,7 +86,9 @@ def teacher_scores(
     *,
     task: str,
 ) -> dict[str, float]:
-    """Returns how near the outputs are to a teacher's: agreement and KL where the task has them."""
+    """Returns how near the outputs are to a teacher's, where the task has them: agreement, KL at
+    temperature 1, and calibration error (confidence against agreement, not against labels).
+    """
     if task == "regression":
         return {}
     if task == "multilabel":
@@ -94,6 +96,9 @@ def teacher_scores(
     return {
         "agreement": accuracy(logits.argmax(-1), teacher.argmax(-1)),
         "kl": float(np.mean(kl_rows(logits, teacher))),
+        "teacher_calibration_error": calibration_error(
+            softmax(logits.astype(np.float64)), teacher.argmax(-1)
+        ),
     }
 
 

@@ -7,6 +7,7 @@ from pd_jax import config as config_lib
 from pd_jax.data.logits import LogitStore
 from pd_jax.data.manifest import TokenizerInfo
 from pd_jax.data.records import Dataset
+from pd_jax.data.teachers import Teachers
 from pd_jax.data.tokenizers import load_tokenizer
 from pd_jax.errors import ConfigError
 from pd_jax.objectives.mlm import Vocabulary
@@ -55,25 +56,35 @@ def open_material(data: config_lib.Data) -> Material:
 
 @dataclasses.dataclass(frozen=True)
 class ScoredSet:
-    """An evaluation set, and the logit store of the teacher it is compared with, if any."""
+    """An evaluation set, and the teacher whose logits it is compared with, if any."""
 
     dataset: Dataset
-    stores: tuple[LogitStore, ...]
+    teachers: Teachers | None
 
 
 def open_sets(
     paths: Mapping[str, str], logits: Mapping[str, str], material: Material
 ) -> dict[str, ScoredSet]:
-    """Returns evaluation sets by name; raises ConfigError for other vocabularies or labels."""
+    """Returns evaluation sets by name, a teacher's outputs in the order of the material's labels.
+
+    Raises:
+      ConfigError: a set has another vocabulary or other labels, or a store lacks rows.
+      LogitsError: a store is of another set, or of other labels.
+    """
     sets = {}
     for name, path in paths.items():
         dataset = Dataset.open(path)
-        stores = (LogitStore.open(logits[name]),) if name in logits else ()
+        teachers = None
         _check_tokenizer(f"evaluation set {name}", dataset, material)
         _check_labels(f"evaluation set {name}", dataset.manifest.labels, material)
-        for store in stores:
-            _check_labels(f"evaluation.logits.{name}", store.manifest.labels, material)
-        sets[name] = ScoredSet(dataset, stores)
+        if name in logits:
+            teachers = Teachers(dataset, [LogitStore.open(logits[name])], labels=material.labels)
+            if not teachers.complete:
+                raise ConfigError(
+                    f"evaluation.logits.{name}: {logits[name]} has rows without an answer; "
+                    "an evaluation set needs one for every row"
+                )
+        sets[name] = ScoredSet(dataset, teachers)
     return sets
 
 

@@ -198,7 +198,7 @@ class _Work:
                 scored.dataset,
                 batch=self.stage.evaluation.batch,
                 lengths=self.stage.data.lengths,
-                stores=scored.stores,
+                teachers=scored.teachers,
                 process_index=share,
                 process_count=shares,
             )
