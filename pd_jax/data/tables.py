@@ -58,6 +58,14 @@ class Table(Protocol):
         ...
 
 
+class NamedTable(Table, Protocol):
+    """A table whose columns can all be had, by name."""
+
+    def named(self, item: Item) -> Mapping[str, Any]:
+        """Returns an item's values by column; raises SourceError where it cannot be read."""
+        ...
+
+
 class Plain:
     """Text without columns: every line that is not blank is a row."""
 
@@ -115,6 +123,11 @@ class Tsv:
         cells = lines.decode(item.value, self._origin, item.number).split("\t")
         return self._columns.row(cells, self._origin, item.number, separator="tab")
 
+    def named(self, item: Item) -> Mapping[str, str]:
+        """Returns an item's cells by column."""
+        cells = lines.decode(item.value, self._origin, item.number).split("\t")
+        return self._columns.named(cells, self._origin, item.number, separator="tab")
+
     @contextmanager
     def _lines(self, *, begin: int, end: int | None) -> Iterator[Iterator[lines.Line]]:
         with lines.opened(self._path, zipped=self._zipped) as stream:
@@ -160,6 +173,11 @@ class Csv:
         assert self._columns is not None, "items() reads the header"
         return self._columns.row(item.value, self._origin, item.number, separator="comma")
 
+    def named(self, item: Item) -> Mapping[str, str]:
+        """Returns an item's cells by column."""
+        assert self._columns is not None, "items() reads the header"
+        return self._columns.named(item.value, self._origin, item.number, separator="comma")
+
     def _text(self, found: Iterator[lines.Line]) -> Iterator[str]:
         for line in found:
             yield lines.decode(line.content, self._origin, line.number) + "\n"
@@ -187,6 +205,10 @@ class Jsonl:
 
     def row(self, item: Item) -> Row:
         """Returns an item's text, pair and label."""
+        return named_row(self.named(item), self._source, self._origin, item.number)
+
+    def named(self, item: Item) -> Mapping[str, Any]:
+        """Returns the object of a line."""
         content = lines.decode(item.value, self._origin, item.number)
         try:
             value = json.loads(content)
@@ -198,14 +220,21 @@ class Jsonl:
             raise SourceError(
                 f"{self._origin.name(item.number)} is not a JSON object; write one object a line"
             )
-        return named_row(value, self._source, self._origin, item.number)
+        return value
 
 
 class Parquet:
     """Columns of a Parquet file; a part of it is a range of rows."""
 
-    def __init__(self, path: str, source: Source, *, part: tuple[float, float]):
-        self._path, self._source, self._part = path, source, part
+    def __init__(
+        self,
+        path: str,
+        source: Source,
+        *,
+        part: tuple[float, float],
+        more: Sequence[str] = (),
+    ):
+        self._path, self._source, self._part, self._more = path, source, part, more
         self._origin = lines.Origin(path, unit="row ")
 
     def items(self) -> Iterator[Item]:
@@ -228,12 +257,16 @@ class Parquet:
         """Returns an item's text, pair and label."""
         return named_row(item.value, self._source, self._origin, item.number)
 
+    def named(self, item: Item) -> Mapping[str, Any]:
+        """Returns an item's values by column: those of the source, and those named besides."""
+        return item.value
+
     def _rows(self, table: Any) -> Iterator[Item]:
         """Yields the rows of the part, opening no row group that lies outside it."""
         begin, end = (round(share * table.metadata.num_rows) for share in self._part)
         wanted = [
             name
-            for name in (self._source.text, self._source.pair, self._source.label)
+            for name in (self._source.text, self._source.pair, self._source.label, *self._more)
             if name is not None
         ]
         first = 0
@@ -303,6 +336,20 @@ class _Columns:
     def row(
         self, cells: Sequence[str], origin: lines.Origin, number: int, *, separator: str
     ) -> Row:
+        self._check(cells, origin, number, separator)
+        pair = None if self._pair is None else cells[self._pair].strip()
+        label = None if self._label is None else cells[self._label].strip()
+        return Row(cells[self._text].strip(), pair, label, origin, number)
+
+    def named(
+        self, cells: Sequence[str], origin: lines.Origin, number: int, *, separator: str
+    ) -> dict[str, str]:
+        self._check(cells, origin, number, separator)
+        return dict(zip(self._names, cells, strict=True))
+
+    def _check(
+        self, cells: Sequence[str], origin: lines.Origin, number: int, separator: str
+    ) -> None:
         if len(cells) != len(self._names):
             much = "few" if len(cells) < len(self._names) else "many"
             raise BrokenRowError(
@@ -310,9 +357,6 @@ class _Columns:
                 f" {len(self._names)} ({', '.join(self._names)});"
                 f" look for a missing or stray {separator}"
             )
-        pair = None if self._pair is None else cells[self._pair].strip()
-        label = None if self._label is None else cells[self._label].strip()
-        return Row(cells[self._text].strip(), pair, label, origin, number)
 
 
 def _no_column(where: str, name: str, names: Sequence[str]) -> str:

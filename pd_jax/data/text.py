@@ -119,7 +119,7 @@ def rows(source: Source | Piece) -> Iterator[Row]:
       SourceError: at the first row that cannot be read, naming file and line.
     """
     piece = source if isinstance(source, Piece) else Piece(source, source_files(source))
-    items = ((table, item) for table in _tables(piece) for item in table.items())
+    items = ((table, item) for table in tables_of(piece) for item in table.items())
     broken: list[str] = []
     for table, item in _striped(items, piece, _STRIPE_ROWS):
         try:
@@ -219,7 +219,8 @@ def _divisible(file: SourceFile) -> bool:
     return file.format in _DIVISIBLE and not file.zipped
 
 
-def _tables(piece: Piece) -> Iterator[tables.Table]:
+def tables_of(piece: Piece, more: Sequence[str] = ()) -> Iterator[tables.Table]:
+    """Yields the files of a piece, open for reading; of Parquet files also the columns `more`."""
     for file in piece.files:
         if piece.source.columns and file.format not in _COLUMNED:
             raise SourceError(
@@ -238,7 +239,7 @@ def _tables(piece: Piece) -> Iterator[tables.Table]:
         elif file.format == "csv":
             yield tables.Csv(file.path, piece.source, zipped=file.zipped)
         elif file.format == "parquet":
-            yield tables.Parquet(file.path, piece.source, part=part)
+            yield tables.Parquet(file.path, piece.source, part=part, more=more)
         else:
             yield prepared.Prepared(file.path, piece.source, part=part)
 

@@ -1,0 +1,215 @@
+r"""Brings a teacher's outputs that other programs wrote into a logit store of a dataset.
+
+    python -m pd_jax.tools.import_logits --input scores.jsonl --values probs --kind probabilities \
+        --labels negative,positive --records transfer/records --output transfer/logits
+    python -m pd_jax.tools.import_logits --input ids.csv --id-column id --array logits.npy \
+        --labels negative,positive --records transfer/records --output transfer/logits
+
+Files are JSONL, CSV, TSV or Parquet, or an .npy array with a file that names its rows. Rows are
+joined to the dataset by text (with --pair-column: both) or by id. Without --values, each label has
+a column of its own. A row that is repeated with the same numbers counts once; one that contradicts
+another counts as missing, and so does a row of the dataset that no file speaks of.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from etils import epath
+
+from pd_jax import config, files, locks
+from pd_jax.data import answers as answers_lib
+from pd_jax.data import text
+from pd_jax.data.labelling import Teacher, label_dataset
+from pd_jax.data.records import Dataset
+from pd_jax.errors import ConfigError, LogitsError
+from pd_jax.progress import Progress
+from pd_jax.tools import command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 0 once the store is whole.
+
+    Raises:
+      LogitsError: where a row cannot be used, or more rows lack an answer than are allowed to.
+    """
+    arguments = _parser().parse_args(argv)
+    dataset = Dataset.open(arguments.records)
+    form = _form(arguments, dataset)
+    source = config.Source(
+        path=tuple(arguments.input),
+        format=arguments.format,
+        text=arguments.id_column or arguments.text_column,
+        pair=arguments.pair_column,
+    )
+    named = ", ".join(map(str, arguments.input))
+    print(
+        f"importing {form.kind} of {form.outputs} outputs from {arguments.array or named} for"
+        f" {len(dataset):,} rows of {arguments.records}",
+        file=sys.stderr,
+    )
+    with Progress("reading answers", None, unit="rows") as progress:
+        found = answers_lib.read_answers(
+            source,
+            form,
+            by_id=arguments.id_column is not None,
+            array=arguments.array,
+            count=progress.advance,
+        )
+    missing = _check_missing(dataset, found, arguments)
+    teacher = Teacher(
+        _fingerprint(source, arguments.array),
+        form.task,
+        form.labels,
+        settings={"form": [form.kind, form.column, *form.columns, form.certainty]},
+        complete=missing == 0,
+    )
+    with locks.held(f"{arguments.output}/.lock", f"the logit store in {arguments.output}"):
+        made = label_dataset(
+            epath.Path(arguments.output),
+            dataset,
+            teacher=teacher,
+            answers=lambda rows: [
+                (rows, {"logits": found.of(dataset.gather(rows).example_ids)}),
+            ],
+            title="writing logits",
+        )
+    print(
+        f"logits of {made.rows - missing:,} of {made.rows:,} rows x {made.outputs} outputs, from"
+        f" {found.rows:,} rows with {found.repeated:,} repetitions: {arguments.output}"
+    )
+    return 0
+
+
+def _form(arguments: argparse.Namespace, dataset: Dataset) -> answers_lib.Form:
+    """Returns what the arguments say of the files' columns.
+
+    Raises:
+      ConfigError: where arguments contradict each other or the dataset.
+    """
+    said = dataset.manifest
+    task = arguments.task or said.task or "classification"
+    labels = tuple(filter(None, (label.strip() for label in arguments.labels.split(","))))
+    labels = () if task == "regression" else labels or said.labels
+    columns = tuple(filter(None, arguments.columns.split(",")))
+    faults = [
+        (
+            said.task not in (None, task),
+            f"{dataset.folder} is of task {said.task}; leave --task={task} out",
+        ),
+        (
+            task != "regression" and not labels,
+            "the dataset has no labels; name those of the outputs in order with --labels",
+        ),
+        (
+            bool(said.labels) and sorted(labels) != sorted(said.labels),
+            f"{dataset.folder} has labels {', '.join(said.labels)}, not {', '.join(labels)}",
+        ),
+        (len(set(labels)) < len(labels), "--labels names a label twice"),
+        (
+            bool(columns) and len(columns) != max(1, len(labels)),
+            f"--columns names {len(columns)} columns for {max(1, len(labels))} outputs",
+        ),
+        (
+            arguments.values is not None and bool(columns),
+            "give either --values, a column of all numbers, or --columns, one for each label",
+        ),
+        (
+            (arguments.kind == "labels") != (arguments.certainty is not None),
+            "--kind labels needs --certainty, the probability that the named label is given, and"
+            " nothing else takes it",
+        ),
+        (
+            arguments.kind == "labels" and (arguments.values is None or task != "classification"),
+            "--kind labels needs --values, the column of the label, and a classification",
+        ),
+        (
+            arguments.array is not None and (arguments.values is not None or bool(columns)),
+            "--array holds the numbers; leave --values and --columns out",
+        ),
+        (
+            task == "regression" and arguments.kind != "logits",
+            "a regression has neither probabilities nor labels; leave --kind out",
+        ),
+        (
+            task == "regression" and not (arguments.values or columns or arguments.array),
+            "a regression needs --values, the column of the value",
+        ),
+        (
+            arguments.certainty is not None and not 0 < arguments.certainty < 1,
+            "--certainty must lie between 0 and 1",
+        ),
+    ]
+    for wrong, sentence in faults:
+        if wrong:
+            raise ConfigError(sentence)
+    certainty = arguments.certainty or 1.0
+    return answers_lib.Form(task, labels, arguments.kind, arguments.values, columns, certainty)
+
+
+def _check_missing(
+    dataset: Dataset, found: answers_lib.Answers, arguments: argparse.Namespace
+) -> int:
+    """Returns how many rows lack an answer; raises LogitsError where they are too many."""
+    missing = answers_lib.missing_rows(dataset, found)
+    if found.disputed:
+        print(
+            f"{found.disputed:,} examples have several different answers, which are not used"
+            f" ({found.dispute})",
+            file=sys.stderr,
+        )
+    if len(missing) == len(dataset):
+        raise LogitsError(
+            f"no row of {dataset.folder} has an answer; join by what it was built from: the same"
+            " texts (--text-column, --pair-column) or its ids (--id-column)"
+        )
+    if len(missing) > arguments.allow_missing:
+        disputed = f" ({found.disputed:,} disputed: {found.dispute})" if found.disputed else ""
+        raise LogitsError(
+            f"{len(missing):,} of {len(dataset):,} rows have no answer{disputed}, the first of"
+            f" them {dataset.place(int(missing[0]))}; complete the files, or leave the rows out of"
+            f" training with --allow-missing {len(missing)}"
+        )
+    return len(missing)
+
+
+def _fingerprint(source: config.Source, array: str | None) -> str:
+    """Returns the digest of what was read, which stands for the teacher."""
+    read = [text.digest(file) for file in text.source_files(source)]
+    return files.digest_json(read + ([files.digest_file(epath.Path(array))] if array else []))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pd_jax.tools.import_logits",
+        description="Brings a teacher's outputs that other programs wrote into a logit store.",
+    )
+    add = parser.add_argument
+    add("--input", nargs="+", action="extend", required=True, metavar="FILE", help="or patterns")
+    formats = ("auto", "tsv", "csv", "jsonl", "parquet", "text")
+    add("--format", choices=formats, default="auto", help="default: by the files' endings")
+    add("--records", required=True, metavar="FOLDER", help="the dataset that the rows belong to")
+    add("--output", required=True, metavar="FOLDER", help="the logit store to write")
+    key = parser.add_mutually_exclusive_group()
+    key.add_argument("--text-column", default="text", metavar="NAME", help="default: %(default)s")
+    key.add_argument("--id-column", metavar="NAME", help="join by id: 32 hexadecimal digits")
+    add("--pair-column", metavar="NAME", help="column of second texts")
+    add("--kind", choices=("logits", "probabilities", "labels"), default="logits")
+    add("--values", metavar="NAME", help="column of a list, of numbers by label, or of the label")
+    add("--columns", default="", metavar="A,B", help="columns of the labels, if called otherwise")
+    add("--array", metavar="FILE.npy", help="the numbers; --input then only names its rows")
+    add("--labels", default="", metavar="A,B", help="labels in order (default: the dataset's)")
+    add("--task", choices=("classification", "regression", "multilabel"), help="of the teacher")
+    add("--certainty", type=float, metavar="P", help="of --kind labels: the named label's share")
+    add(
+        "--allow-missing",
+        type=int,
+        default=0,
+        metavar="N",
+        help="rows that may lack an answer; they are not trained on (default: %(default)s)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))
