@@ -8,7 +8,8 @@ only what is missing.
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from etils import epath
 
@@ -23,6 +24,9 @@ from pd_jax.progress import Progress
 
 _COUNT_BYTES = 1 << 16
 _LEFT_OUT = "left_out"
+
+Run = Callable[..., Iterator[tuple[Task, Any]]]
+"""`run(job, tasks, report=...)` does a job for each task, and yields what it knows is done."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +53,8 @@ def build_records(
       SourceError: on text or labels that cannot be used, naming file and line.
       RecordsError: where the folder cannot be written, or a worker process was killed.
     """
-    whole = build_share(stage, tokenizer, folder, name=name, workers=workers, share=Share(0, 1))
+    run = functools.partial(pool.run, workers=workers or os.cpu_count() or 1)
+    whole = build_share(stage, tokenizer, folder, name=name, run=run, share=Share(0, 1))
     assert whole is not None, "one share is everything"
     return whole
 
@@ -60,11 +65,12 @@ def build_share(
     folder: epath.PathLike,
     *,
     name: str,
-    workers: int | None,
+    run: Run,
     share: Share,
 ) -> manifest.Manifest | None:
     """Returns the manifest if with this share all shards are there, else None.
 
+    `run` carries out jobs: on processes of this machine (`workers.run`), or elsewhere (`beam.run`).
     Shares may be made at the same time, by processes that have nothing in common but the folder.
 
     Raises:
@@ -72,15 +78,14 @@ def build_share(
     """
     check(stage)
     plan = make_plan(stage, tokenizer, folder, name=name)
-    count = workers or os.cpu_count() or 1
     mine = [task for task in plan.tasks if task.index % share.of == share.index]
     done = {task.index: whole for task in mine if (whole := task.whole()) is not None}
     missing = [task for task in mine if task.index not in done]
     if missing:
         tokenizer.save(epath.Path(folder) / manifest.TOKENIZER_FOLDER)
-        all_names = _prepare_filters(plan, count)
+        all_names = _prepare_filters(plan, run)
         missing = [dataclasses.replace(task, all_names=all_names) for task in missing]
-        done |= {task.index: info for task, info in _each(build_shard, missing, count)}
+        done |= {task.index: info for task, info in _each(build_shard, missing, run)}
     for task in plan.tasks:
         if task.index not in done:
             whole = task.whole()
@@ -153,7 +158,7 @@ class Meter:
             self._left, self._waiting = self._left - read, 0
 
 
-def _prepare_filters(plan: Plan, count: int) -> str | None:
+def _prepare_filters(plan: Plan, run: Run) -> str | None:
     """Makes lists of what is left out; returns the digest in those of duplicates' names."""
     if not plan.filters:
         return None
@@ -164,7 +169,7 @@ def _prepare_filters(plan: Plan, count: int) -> str | None:
     unread = [
         task for task in plan.tasks if task.left_out and not task.left_out.names_file.exists()
     ]
-    for _ in _each(_scan, unread, count, title="looking for duplicates"):
+    for _ in _each(_scan, unread, run, title="looking for duplicates"):
         pass
     return filters.match(plan.filters)
 
@@ -183,9 +188,9 @@ def _scan(task: Task, count: pool.Count) -> None:
 
 
 def _each(
-    job: pool.Job, tasks: Sequence[Task], count: int, *, title: str = "building records"
+    job: pool.Job, tasks: Sequence[Task], run: Run, *, title: str = "building records"
 ) -> Iterator[tuple]:
-    """Yields (task, result) of a job for each task, showing how far it is."""
+    """Yields what `run` yields of a job for each task, showing how far it is."""
     if not tasks:
         return
     pieces = [piece for task in tasks for piece in task.pieces]
@@ -193,12 +198,7 @@ def _each(
     zipped = any(file.zipped for piece in pieces for file in piece.files)
     total = None if zipped else sum(task.size for task in tasks) / 1e6
     with Progress(title, total, unit="MB") as progress:
-        yield from pool.run(
-            job,
-            tasks,
-            workers=min(count, len(tasks)),
-            report=lambda read: progress.set(read / 1e6),
-        )
+        yield from run(job, tasks, report=lambda read: progress.set(read / 1e6))
 
 
 def _finish(

@@ -34,7 +34,8 @@ def run(
     Raises:
       RecordsError: where a process was killed. What a job raises is raised here.
     """
-    if workers == 1:
+    workers = min(workers, len(tasks))
+    if workers <= 1:
         total = _Total(report)
         for task in tasks:
             yield task, job(task, total.add)

@@ -8,19 +8,22 @@ r"""Makes a dataset of tokenised examples from text.
 Inputs are files, globs, or `tfds:NAME:SPLIT`; text (one sentence a line, blank lines between
 documents), TSV, CSV, JSONL and Parquet, gzipped or not. A build that was interrupted is repeated
 with the same command and makes only the shards that are missing. With `--shard I --of N`, N
-processes on any machines that share the folder each make a part, in any order.
+processes on any machines that share the folder each make a part, in any order. With --beam
+runner=DataflowRunner project=P region=R temp_location=gs://B, Beam's workers make the same shards.
 """
 
 import argparse
 import dataclasses
+import functools
 import os
 import sys
 import time
 from collections.abc import Sequence
 
 from pd_jax import config, locks
-from pd_jax.data import estimates
-from pd_jax.data.build import Share, build_share
+from pd_jax.data import beam, estimates
+from pd_jax.data import workers as pool
+from pd_jax.data.build import Run, Share, build_share
 from pd_jax.data.manifest import Manifest
 from pd_jax.data.tokenizers import Tokenizer, load_tokenizer
 from pd_jax.errors import ConfigError
@@ -36,10 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     sources = stage.source if isinstance(stage.source, tuple) else (stage.source,)
     megabytes = estimates.source_bytes(sources) / 1e6
     workers = arguments.workers or os.cpu_count() or 1
+    by = (
+        f"with {workers} workers"
+        if arguments.beam is None
+        else f"by Beam ({', '.join(arguments.beam)})"
+    )
     print(
         f"{megabytes:,.1f} MB of text, layout {stage.examples.layout}, at most {stage.max_length}"
         f" tokens, {tokenizer.vocab_size:,} pieces ({arguments.tokenizer}), into {stage.shards}"
-        f" shards with {workers} workers, to {arguments.output}",
+        f" shards {by}, to {arguments.output}",
         file=sys.stderr,
     )
     if arguments.estimate:
@@ -49,7 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     part = f"part {share.index} of {share.of} of the dataset in {arguments.output}"
     with locks.held(f"{arguments.output}/.part-{share.index}-of-{share.of}.lock", part):
         made = build_share(
-            stage, tokenizer, arguments.output, name=arguments.name, workers=workers, share=share
+            stage,
+            tokenizer,
+            arguments.output,
+            name=arguments.name,
+            run=_runner(arguments, workers),
+            share=share,
         )
     if made is None:
         print(
@@ -84,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--exclude-pair-column", metavar="NAME", help="their column of second texts")
     add("--shards", type=int, help="number of files (default: one for each 8 MB of text)")
     add("--workers", type=int, help="processes (default: all cores)")
+    add("--beam", nargs="+", metavar="KEY=VALUE", help="let Apache Beam do it, with its options")
     add("--shard", type=int, metavar="I", help="make part I, from 0, of the N of --of")
     add("--of", type=int, metavar="N", help="number of parts")
     add("--name", default="data", help="first part of the files' names (default: %(default)s)")
@@ -129,6 +143,15 @@ def _stage(arguments: argparse.Namespace) -> config.RecordsStage:
         deduplicate=arguments.deduplicate,
         exclude=tuple(dataclasses.replace(excluded, path=path) for path in arguments.exclude),
     )
+
+
+def _runner(arguments: argparse.Namespace, workers: int) -> Run:
+    """Returns what carries out the build."""
+    if arguments.beam is None:
+        return functools.partial(pool.run, workers=workers)
+    if arguments.workers:
+        raise ConfigError("--workers is for this machine, --beam has its own; give one of them")
+    return functools.partial(beam.run, options=arguments.beam)
 
 
 def _share(arguments: argparse.Namespace) -> Share:

@@ -1,5 +1,6 @@
 """Datasets built from text: the right tokens, the same from any number of workers, resumable."""
 
+import functools
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from pd_jax.config import Corpus, RecordsStage, Rows, Source
 from pd_jax.data import build, layouts, tokenizers
+from pd_jax.data import workers as pool
 from pd_jax.data.build import build_records
 from pd_jax.data.records import Dataset, example_id
 from pd_jax.errors import ConfigError, RecordsError, SourceError
@@ -337,6 +339,7 @@ def test_a_killed_worker_is_no_hang(tmp_path, tokenizer, monkeypatch):
 PROGRAM = """
 import sys
 from pd_jax.config import Corpus, RecordsStage, Source
+from pd_jax.data import workers as pool
 from pd_jax.data.build import build_records
 from pd_jax.data.tokenizers import load_tokenizer
 if __name__ == "__main__":
@@ -479,9 +482,10 @@ def test_shares_made_apart_are_the_whole(tmp_path, tokenizer, deduplicate):
     path = write_corpus(tmp_path / "a.txt", documents=200)
     made = stage(path, Rows(), shards=5, deduplicate=deduplicate)
     whole = build_records(made, tokenizer, tmp_path / "whole", name="a", workers=1)
+    run = functools.partial(pool.run, workers=1)
     results = [
         build.build_share(
-            made, tokenizer, tmp_path / "set", name="a", workers=1, share=build.Share(index, 3)
+            made, tokenizer, tmp_path / "set", name="a", run=run, share=build.Share(index, 3)
         )
         for index in (2, 0, 1)
     ]

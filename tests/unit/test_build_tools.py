@@ -1,5 +1,6 @@
 """The commands that build datasets and vocabularies: what they make, print, refuse and return."""
 
+import importlib.util
 import os
 import pathlib
 import subprocess
@@ -123,3 +124,47 @@ def test_the_commands_run_as_programs(folder):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("400 examples")
     assert "building records: 0.0 MB in " in done.stderr
+
+
+def beam_command(folder, *arguments):
+    """Returns what the command says in a process of its own: Beam warns of much that it imports."""
+    options = ["--input", folder / "a.txt", "--layout", "corpus", "--tokenizer", folder / "vocab"]
+    options += ["--shards", 3, "--output", folder / "by-beam", *arguments, "--beam"]
+    return subprocess.run(
+        [sys.executable, "-m", "pd_jax.tools.build_records", *map(str, options), *BEAM],
+        capture_output=True,
+        text=True,
+        cwd=pathlib.Path(__file__).parents[2],
+    )
+
+
+BEAM = ("runner=DirectRunner",)
+WITHOUT_BEAM = importlib.util.find_spec("apache_beam") is None
+
+
+@pytest.mark.skipif(WITHOUT_BEAM, reason="apache-beam is not installed")
+def test_beam_makes_the_same_shards_byte_for_byte(folder):
+    found = beam_command(folder, "--deduplicate")
+    assert found.returncode == 0, found.stderr
+    arguments = ["--input", folder / "a.txt", "--layout", "corpus", "--deduplicate"]
+    assert build(folder, *arguments, "--shards", 3) == 0
+    names = sorted(path.name for path in (folder / "set").glob("data-*"))
+    assert len(names) == 9
+    for name in [*names, "manifest.json"]:
+        assert (folder / "by-beam" / name).read_bytes() == (folder / "set" / name).read_bytes()
+
+
+@pytest.mark.skipif(WITHOUT_BEAM, reason="apache-beam is not installed")
+def test_what_a_job_raises_on_beam_is_told(folder):
+    (folder / "a.txt").write_bytes(b"a sentence.\n\xff\xfe\n")
+    found = beam_command(folder)
+    assert found.returncode == 2
+    said = found.stderr.splitlines()[-1]
+    assert said.startswith("error: the Beam pipeline failed: ") and "a.txt:2" in said
+    assert "finished shards are kept" in said
+
+
+@pytest.mark.skipif(not WITHOUT_BEAM, reason="apache-beam is installed")
+def test_beam_that_is_absent_is_named(folder):
+    found = beam_command(folder)
+    assert found.returncode == 2 and "install pd_jax[beam]" in found.stderr

@@ -1,0 +1,64 @@
+"""The jobs of a build mapped by Apache Beam instead of by processes of this machine.
+
+What makes a shard is a pure function of its task, so Dataflow, Flink or Spark make the bytes that
+one process makes. Workers need pd_jax, and the folder and sources under paths that all can reach.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pd_jax.data import workers as pool
+from pd_jax.errors import ConfigError, RecordsError
+
+
+def run(
+    job: pool.Job[pool.Task, Any],
+    tasks: Sequence[pool.Task],
+    *,
+    options: Sequence[str],
+    report: pool.Count,
+) -> Iterator[tuple[pool.Task, Any]]:
+    """Yields nothing, once `job(task, count)` is done for every task: its files are the result.
+
+    `options` are Beam's, `KEY=VALUE` or `KEY` (`runner=DataflowRunner`, `project=...`). A job's
+    count of work is Beam's counter `pd_jax/bytes`; `report` is told nothing of other machines.
+
+    Raises:
+      ConfigError: where Beam is not installed, or does not know an option or its value.
+      RecordsError: where the pipeline fails; what a job raised is the end of the message.
+    """
+    del report
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as fault:
+        raise ConfigError(
+            f"Apache Beam cannot be imported ({fault}); install pd_jax[beam]"
+        ) from None
+    known = PipelineOptions([f"--{option}" for option in options])
+    given = set(known.get_all_options(drop_default=True, retain_unknown_options=True))
+    if unknown := given - set(known.get_all_options()):
+        raise ConfigError(f"Beam knows no option {', '.join(sorted(unknown))}; correct --beam")
+    try:
+        pipeline = beam.Pipeline(options=known)
+    except ValueError as fault:
+        raise ConfigError(f"Beam refuses --beam {' '.join(options)}: {fault}") from None
+    spread = pipeline | "tasks" >> beam.Create(tasks) | "spread" >> beam.Reshuffle()
+    _ = spread | "jobs" >> beam.Map(_do, job)
+    try:
+        pipeline.run().wait_until_finish()
+    except Exception as fault:  # a runner wraps what a job raises in whatever it likes
+        raise RecordsError(
+            f"the Beam pipeline failed: {str(fault).strip()}; run the same command again: finished "
+            "shards are kept"
+        ) from fault
+    yield from ()
+
+
+def _do(task: Any, job: pool.Job) -> int:
+    """Returns 1, so that the pipeline's elements count the tasks done."""
+    import apache_beam as beam
+
+    counter = beam.metrics.Metrics.counter("pd_jax", "bytes")
+    job(task, lambda amount: counter.inc(round(amount)))
+    return 1
