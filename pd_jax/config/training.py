@@ -120,7 +120,9 @@ class Data:
 
     records: Reference | tuple[Reference, ...]
     weights: tuple[float, ...] = ()
+    """The share of each dataset in every batch; an epoch then ends before a row comes twice."""
     logits: Reference | tuple[Reference, ...] | None = None
+    """A store of each teacher; of several datasets, all of the first one's, then the second's."""
     logit_weights: tuple[float, ...] = ()
     logit_average: Literal["logits", "probabilities"] = "logits"
     """What the mean over several teachers is taken of."""
@@ -147,7 +149,12 @@ class Data:
             len(self.weights) in (0, len(records)), "weights must name one number for each dataset"
         )
         require(
-            len(self.logit_weights) in (0, len(logits)),
+            len(logits) % len(records) == 0,
+            f"logits must name as many stores for each of the {len(records)} datasets in records, "
+            "those of the first dataset first",
+        )
+        require(
+            len(self.logit_weights) in (0, len(logits) // len(records)),
             "logit_weights must name one number for each teacher",
         )
         require(

@@ -94,9 +94,11 @@ def make_feed(
     return _prefetched(batch_at, range(first_step, steps), prefetch)
 
 
-def rows_per_epoch(datasets: Sequence[Dataset], data: config.Data) -> int:
-    """Returns the rows of all datasets together, after `data.rows` has cut each of them."""
-    return _order(datasets, data, seed=0).rows_per_epoch
+def rows_per_epoch(datasets: Sequence[Dataset], data: config.Data, *, seed: int) -> int:
+    """Returns the examples of an epoch: every row of every dataset once, after `data.rows` has cut
+    each; with weights, as many as can be drawn before a row comes a second time.
+    """
+    return _order(datasets, data, seed).rows_per_epoch
 
 
 def evaluation_batches(

@@ -114,8 +114,14 @@ class Order:
 
     @property
     def rows_per_epoch(self) -> int:
-        """Rows of all datasets together."""
-        return int(self._first[-1])
+        """Examples until each row has come once; with weights, until one would come twice."""
+        if self._shares is None:
+            return int(self._first[-1])
+        used, shares = np.array(self._used), self._shares
+        blocks = int((used[shares > 0] // shares[shares > 0]).min())
+        block = self._block(blocks)
+        again = block.rows >= (used - blocks * shares)[block.datasets]
+        return blocks * MIXTURE_BLOCK + int(np.argmax(again))
 
     def at(self, positions: Int64[np.ndarray, " n"]) -> Places:
         """Returns what stands at these positions."""

@@ -39,18 +39,22 @@ def open_material(data: config_lib.Data) -> Material:
     paths = (data.records,) if isinstance(data.records, str) else data.records
     stores = (data.logits,) if isinstance(data.logits, str) else (data.logits or ())
     datasets: tuple[Dataset, ...] = tuple(Dataset.open(path) for path in paths)
-    if stores and len(paths) > 1:
-        raise ConfigError(
-            "data.logits goes with one dataset in data.records; build the transfer sets into one "
-            "dataset"
-        )
     opened: tuple[LogitStore, ...] = tuple(LogitStore.open(path) for path in stores)
     first = opened[0].manifest if opened else datasets[0].manifest
     # As the feed does: a store's outputs are brought into the order of the dataset's labels.
     labels = tuple(datasets[0].manifest.labels or first.labels)
-    material = Material(datasets, (opened,) if opened else (), first.task, labels)
+    each = len(opened) // len(datasets)
+    of_datasets = tuple(opened[at : at + each] for at in range(0, len(opened), each or 1))
+    material = Material(datasets, of_datasets, first.task, labels)
     for path, dataset in zip(paths, datasets, strict=True):
         _check_tokenizer(str(path), dataset, material)
+        _check_labels(str(path), dataset.manifest.labels, material)
+    for store in opened:
+        if store.manifest.task != first.task:
+            raise ConfigError(
+                f"{store.folder} is of task {store.manifest.task!r}, {opened[0].folder} of "
+                f"{first.task!r}; name stores of one task in data.logits"
+            )
     return material
 
 

@@ -90,7 +90,7 @@ class _Work:
 
     @cached_property
     def rows(self) -> int:
-        return rows_per_epoch(self.material.datasets, self.stage.data)
+        return rows_per_epoch(self.material.datasets, self.stage.data, seed=self.stage.seed)
 
     @cached_property
     def steps(self) -> int:
