@@ -2,12 +2,14 @@
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 
 from pd_jax import config as config_lib
 from pd_jax.data.build import build_records
-from pd_jax.data.logits import write_logits
+from pd_jax.data.labelling import Teacher, label_dataset
+from pd_jax.data.logit_shards import Values
 from pd_jax.data.records import Dataset
 from pd_jax.data.tokenizers import load_tokenizer
 from pd_jax.models import sizes
@@ -73,7 +75,10 @@ def write_random_logits(dataset: Dataset, folder: pathlib.Path, *, seed: int) ->
     """Writes a logit store of random teacher outputs and returns them, row for row."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(size=(len(dataset), len(LABELS))).astype(np.float32)
-    write_logits(
-        folder, dataset, logits=logits, teacher="0" * 32, task="classification", labels=LABELS
-    )
+
+    def answers(rows: np.ndarray) -> Iterator[tuple[np.ndarray, Values]]:
+        yield rows, {"logits": logits[rows]}
+
+    teacher = Teacher("0" * 32, "classification", LABELS, settings={})
+    label_dataset(folder, dataset, teacher=teacher, answers=answers, title="random logits")
     return logits

@@ -8,6 +8,7 @@ taken within a repetition. Medians of those ratios are the result; seconds are p
 import argparse
 import dataclasses
 import importlib.metadata
+import multiprocessing
 import os
 import pathlib
 import platform
@@ -41,12 +42,13 @@ class Peer:
     """One way to do the work. `run` does it once, and returns when it is done.
 
     `work` is how much `run` does, in the case's unit: a slow peer may do a part of what a fast one
-    does, and is compared by its rate.
+    does, and is compared by its rate. `close` is called when the case is over.
     """
 
     name: str
     run: Callable[[], Any]
     work: float
+    close: Callable[[], None] = lambda: None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +76,70 @@ class Case:
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+def apart(name: str, make: Callable[..., tuple[Callable[[], Any], float]], *given: Any) -> Peer:
+    """Returns a peer in a process of its own: its threads and memory are not another's.
+
+    There `make(*given)` returns what to run and how much work that is.
+
+    Raises:
+      RuntimeError: with what `make` raised.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, make, given), name=name, daemon=True)
+    process.start()
+    theirs.close()
+
+    def ask(wish: str) -> Any:
+        try:
+            ours.send(wish)
+            fault, answer = ours.recv()
+        except (EOFError, BrokenPipeError):
+            raise RuntimeError(f"the process of {name} ended by itself") from None
+        if fault:
+            raise RuntimeError(fault)
+        return answer
+
+    def close() -> None:
+        ours.close()
+        process.join()
+
+    try:
+        work = ask("make")
+    except RuntimeError:
+        close()
+        raise
+    return Peer(name, lambda: ask("run"), work, close)
+
+
+def _serve(pipe: Any, make: Callable[..., Any], given: Sequence[Any]) -> None:
+    """Makes a peer and runs it as often as the other end of the pipe asks; ends with that end."""
+    run = None
+    while True:
+        try:
+            pipe.recv()
+        except EOFError:
+            return
+        try:
+            if run is None:
+                run, answer = make(*given)
+            else:
+                run()
+                answer = None
+        except Exception as fault:
+            pipe.send((f"{type(fault).__name__}: {fault}".splitlines()[0], None))
+        else:
+            pipe.send((None, answer))
+
+
+def apart_or_skipped(name: str, make: Callable[..., Any], *given: Any) -> Peer | Skipped:
+    """Returns `apart`'s peer, or says why there is none."""
+    try:
+        return apart(name, make, *given)
+    except RuntimeError as fault:
+        return Skipped(name, str(fault))
+
+
 def measure(
     case: Case,
     *,
@@ -88,6 +154,21 @@ def measure(
     (above 1: we are faster), each as median, least and greatest. A peer that fails while warming up
     is listed as skipped, with what it raised.
     """
+    try:
+        return _measure(case, repetitions, warm_up, clock, rest)
+    finally:
+        for peer in case.peers:
+            if isinstance(peer, Peer):
+                peer.close()
+
+
+def _measure(
+    case: Case,
+    repetitions: int,
+    warm_up: int,
+    clock: Callable[[], float],
+    rest: Callable[[float], None],
+) -> dict[str, Any]:
     taking_part, skipped = [], [peer for peer in case.peers if isinstance(peer, Skipped)]
     for peer in case.peers:
         if isinstance(peer, Skipped):
@@ -98,7 +179,7 @@ def measure(
         except Exception as fault:  # a peer's compiler may not work here; ours must
             if peer is case.peers[0]:
                 raise
-            skipped.append(Skipped(peer.name, f"{type(fault).__name__}: {fault}".splitlines()[0]))
+            skipped.append(Skipped(peer.name, str(fault).splitlines()[0]))
             continue
         taking_part.append(peer)
     rates: dict[str, list[float]] = {peer.name: [] for peer in taking_part}

@@ -60,8 +60,8 @@ def make_model(job: str, shape: BertConfig) -> Any:
         max_position_embeddings=shape.positions,
         hidden_dropout_prob=shape.dropout,
         attention_probs_dropout_prob=shape.attention_dropout,
-        num_labels=len(material.LABELS),
     )
+    config.num_labels = len(material.LABELS)
     kind = (
         transformers.BertForMaskedLM if job == "mlm" else transformers.BertForSequenceClassification
     )

@@ -7,83 +7,67 @@ measured on full rows of 128 tokens; distillation on IMDb sentences and fine-tun
 lengths that they have, where PD_JAX_DATA names the development data, and on full rows elsewhere.
 """
 
+import dataclasses
 import pathlib
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from benchmarks import material, ours, side_by_side, theirs
-from benchmarks.side_by_side import Case, Peer, Skipped
+from benchmarks import material, side_by_side, theirs
+from benchmarks.side_by_side import Case
 from pd_jax import config as config_lib
 from pd_jax.data.feed import make_feed
 from pd_jax.data.logits import LogitStore
+from pd_jax.data.records import Dataset
 from pd_jax.models.flops import step_flops
 from pd_jax.objectives.mlm import predictions_per_row
 
 BATCH = 32
 STEPS = {"Tiny": 8, "Mini": 4, "Small": 2}
-"""Steps on full rows in one repetition: about two seconds' worth."""
+"""Steps on full rows in one repetition: a few seconds' worth."""
 STOCK_SHARE = 4
 """At real lengths stock, which pads all to 128, does this part of the rows the others do."""
 WINDOW = 64 * BATCH
 LENGTHS = tuple(range(8, material.LENGTH + 1, 8))
 REAL = {"distil": "IMDb", "fine-tune": "SST-2"}
 
-
-def fixed_case(job: str, size: str) -> Case:
-    """Returns the comparison on full rows of 128 tokens."""
-    shape, steps = material.shape(size), STEPS.get(size, 1)
-    batches = [material.fixed_batch(BATCH, seed=seed) for seed in range(steps)]
-    logits = np.random.default_rng(0).normal(size=(BATCH, len(material.LABELS)))
-    if job == "distil":
-        batches = [{**batch, "teacher_logits": logits.astype(np.float32)} for batch in batches]
-    mine = ours.Trainer(ours.make_objective(job, shape))
-    peers: list[Peer | Skipped] = [
-        Peer(side_by_side.OURS, lambda: mine.train(batches), BATCH * steps)
-    ]
-    if missing := theirs.available():
-        peers += [Skipped(style.name, missing) for style in theirs.STYLES]
-    else:
-        peers += _fixed_peers(job, size, batches)
-    predictions = predictions_per_row(material.LENGTH, 0.15) if job == "mlm" else 0
-    outputs = 0 if predictions else len(material.LABELS)
-    flops = step_flops(
-        shape, rows=BATCH, length=material.LENGTH, predictions=predictions, outputs=outputs
-    )
-    facts = {"batch": BATCH, "length": material.LENGTH, "flops_per_example": flops / BATCH}
-    return Case(f"{job}, {size}, length {material.LENGTH}", "examples", peers, facts)
+Made = tuple[Callable[[], Any], float]
 
 
-def _fixed_peers(job: str, size: str, batches: Sequence[dict[str, np.ndarray]]) -> Iterator[Peer]:
-    if job == "mlm":
-        given = theirs.mlm_batches(batches, seed=0)
-    else:
-        logits = np.stack([batch.get("teacher_logits", np.zeros((BATCH, 2))) for batch in batches])
-        rows = theirs.Rows(
-            [row for batch in batches for row in batch["input_ids"]],
-            np.concatenate([batch["label"] for batch in batches]),
-            logits.reshape(-1, len(material.LABELS)).astype(np.float32),
-        )
-        given = list(rows.batches(BATCH, grouped=False))
-    for style in theirs.STYLES:
-        trainer = theirs.Trainer(job, material.shape(size), style)
-        yield Peer(style.name, lambda trainer=trainer: trainer.train(given), BATCH * len(given))
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One comparison's job, size and, for real sentences, the folder of records and teacher."""
+
+    job: str
+    size: str
+    records: str | None = None
+    logits: str | None = None
+
+    @property
+    def steps(self) -> int:
+        """Steps of full rows in a repetition."""
+        return STEPS.get(self.size, 1)
 
 
-def real_case(job: str, size: str, data: pathlib.Path, folder: pathlib.Path) -> Case:
-    """Returns the comparison on one window of real sentences, each peer with its own padding."""
-    shape, text = material.shape(size), REAL[job]
-    dataset = material.real_dataset(text, WINDOW, folder=folder / size, data=data)
-    store = folder / size / f"{text} logits"
-    teacher = material.write_random_logits(dataset, store, seed=0)
-    stores = [[LogitStore.open(store)]] if job == "distil" else []
-    settings = config_lib.Data(records=str(dataset.folder), batch=BATCH, lengths=LENGTHS)
-    mine = ours.Trainer(ours.make_objective(job, shape))
+def make_ours(work: Work) -> Made:
+    """Returns our training over the work, and the examples in it."""
+    from benchmarks import ours
+    from pd_jax.allocation import keep_memory
 
-    def feed() -> Iterator[dict[str, np.ndarray]]:
-        return make_feed(
+    keep_memory()
+    trainer = ours.Trainer(ours.make_objective(work.job, material.shape(work.size)))
+    if work.records is None:
+        batches = full_batches(work)
+        return lambda: trainer.train(batches), BATCH * len(batches)
+    dataset = Dataset.open(work.records)
+    stores = [[LogitStore.open(work.logits)]] if work.logits else []
+    settings = config_lib.Data(records=work.records, batch=BATCH, lengths=LENGTHS)
+
+    def train() -> None:
+        feed = make_feed(
             [dataset],
             settings,
             stores=stores,
@@ -94,46 +78,97 @@ def real_case(job: str, size: str, data: pathlib.Path, folder: pathlib.Path) -> 
             process_count=1,
             prefetch=4,
         )
+        trainer.train(feed)
 
-    peers: list[Peer | Skipped] = [Peer(side_by_side.OURS, lambda: mine.train(feed()), WINDOW)]
-    if missing := theirs.available():
-        peers += [Skipped(style.name, missing) for style in theirs.STYLES]
-    else:
-        peers += _real_peers(job, size, dataset, teacher)
-    facts = {
-        "batch": BATCH,
-        "rows": len(dataset),
-        "mean_tokens": round(float(dataset.lengths.mean()), 1),
-        "longest": int(dataset.lengths.max()),
-    }
-    return Case(f"{job}, {size}, {text} sentences", "examples", peers, facts)
+    return train, WINDOW
 
 
-def _real_peers(job: str, size: str, dataset, teacher: np.ndarray) -> Iterator[Peer]:
-    gathered = dataset.gather(np.arange(len(dataset)))
+def make_theirs(work: Work, style: theirs.Style) -> Made:
+    """Returns a torch user's training over the work, and the examples in it."""
+    trainer = theirs.Trainer(work.job, material.shape(work.size), style)
+    if work.records is None:
+        batches = full_batches(work)
+        if work.job == "mlm":
+            given = theirs.mlm_batches(batches, seed=0)
+        else:
+            given = list(_rows_of(batches).batches(BATCH, grouped=False))
+        return lambda: trainer.train(given), BATCH * len(given)
+    dataset = Dataset.open(work.records)
+    gathered = dataset.gather(np.arange(len(dataset) if style.tuned else WINDOW // STOCK_SHARE))
     tokens = np.split(gathered.tokens, np.cumsum(gathered.lengths)[:-1])
-    labels = gathered.labels if gathered.labels is not None else np.zeros(len(dataset), np.int32)
-    for style in theirs.STYLES:
-        part = len(dataset) if style.tuned else len(dataset) // STOCK_SHARE
-        rows = theirs.Rows(tokens[:part], labels[:part], teacher[:part])
-        trainer = theirs.Trainer(job, material.shape(size), style)
+    labels = np.zeros(len(tokens), np.int32) if gathered.labels is None else gathered.labels
+    teacher = np.zeros((len(tokens), len(material.LABELS)), np.float32)
+    if work.logits:
+        store = LogitStore.open(work.logits)
+        teacher = store.gather(np.arange(len(tokens)), gathered.example_ids)
+    rows = theirs.Rows(tokens, labels, teacher)
+    return lambda: trainer.train(rows.batches(BATCH, grouped=style.tuned)), len(tokens)
 
-        def train(rows=rows, trainer=trainer, style=style) -> None:
-            trainer.train(rows.batches(BATCH, grouped=style.tuned))
 
-        yield Peer(style.name, train, part)
+def full_batches(work: Work) -> list[dict[str, np.ndarray]]:
+    """Returns a repetition's batches of full rows, the same for every peer."""
+    batches = [material.fixed_batch(BATCH, seed=seed) for seed in range(work.steps)]
+    if work.job != "distil":
+        return batches
+    generator = np.random.default_rng(0)
+    shape = (BATCH, len(material.LABELS))
+    return [
+        {**batch, "teacher_logits": generator.normal(size=shape).astype(np.float32)}
+        for batch in batches
+    ]
+
+
+def _rows_of(batches: Sequence[dict[str, np.ndarray]]) -> theirs.Rows:
+    outputs = len(material.LABELS)
+    none = np.zeros((BATCH, outputs), np.float32)
+    return theirs.Rows(
+        [row for batch in batches for row in batch["input_ids"]],
+        np.concatenate([batch["label"] for batch in batches]),
+        np.concatenate([batch.get("teacher_logits", none) for batch in batches]),
+    )
+
+
+def make_case(work: Work) -> Case:
+    """Returns the comparison of all peers on the work, each in a process of its own."""
+    peers = [
+        side_by_side.apart(side_by_side.OURS, make_ours, work),
+        *(
+            side_by_side.apart_or_skipped(style.name, make_theirs, work, style)
+            for style in theirs.STYLES
+        ),
+    ]
+    facts: dict[str, Any] = {"batch": BATCH}
+    if work.records is not None:
+        lengths = Dataset.open(work.records).lengths
+        facts |= {"mean_tokens": round(float(lengths.mean()), 1), "longest": int(lengths.max())}
+        return Case(f"{work.job}, {work.size}, {REAL[work.job]}", "examples", peers, facts)
+    predictions = predictions_per_row(material.LENGTH, 0.15) if work.job == "mlm" else 0
+    flops = step_flops(
+        material.shape(work.size),
+        rows=1,
+        length=material.LENGTH,
+        predictions=predictions,
+        outputs=0 if predictions else len(material.LABELS),
+    )
+    facts |= {"tokens": material.LENGTH, "flops_per_example": flops}
+    return Case(f"{work.job}, {work.size}, {material.LENGTH} tokens", "examples", peers, facts)
 
 
 def cases(jobs: Sequence[str], sizes: Sequence[str]) -> Iterator[Case]:
     """Yields the comparisons one at a time, each with models of its own."""
     data = material.data_folder()
-    for size in sizes:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary)
         for job in jobs:
-            if job not in REAL or data is None:
-                yield fixed_case(job, size)
-                continue
-            with tempfile.TemporaryDirectory() as folder:
-                yield real_case(job, size, data, pathlib.Path(folder))
+            files: dict[str, str] = {}
+            if job in REAL and data is not None:
+                dataset = material.real_dataset(REAL[job], WINDOW, folder=folder, data=data)
+                files["records"] = str(dataset.folder)
+                if job == "distil":
+                    files["logits"] = str(folder / "logits")
+                    material.write_random_logits(dataset, folder / "logits", seed=0)
+            for size in sizes:
+                yield make_case(Work(job, size, **files))
 
 
 def _parser():

@@ -51,7 +51,7 @@ def _main(argv: Sequence[str]) -> int:
     # Only now: a usage error should not wait for jax.
     import jax
 
-    from pd_jax import compilation, pipeline
+    from pd_jax import allocation, compilation, pipeline
     from pd_jax.config.reading import pipeline_from
     from pd_jax.parallel import distributed
     from pd_jax.training.signals import Stopped, stop_now
@@ -64,6 +64,7 @@ def _main(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, stop_now)
     try:
         config = pipeline_from(_CONFIG.value)
+        allocation.keep_memory()
         distributed.initialise(cast(distributed.Mode, _DISTRIBUTED.value))
         compilation.use_cache()
         if jax.process_count() > 1:

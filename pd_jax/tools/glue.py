@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
+from pd_jax.allocation import keep_memory
 from pd_jax.compilation import use_cache
 from pd_jax.config import Source
 from pd_jax.data import text
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"no model for {', '.join(missing)}: name one for each as --model TASK=FOLDER, or add "
             "--fill to write one answer everywhere"
         )
+    keep_memory()
     use_cache()
     wanted = {name: item for name, item in glue.TEST_SETS.items() if item.task in models}
     classifiers = {task: load_classifier(path) for task, path in models.items()}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from pd_jax import compilation, locks
+from pd_jax import allocation, compilation, locks
 from pd_jax import config as config_lib
 from pd_jax.data.records import Dataset
 from pd_jax.parallel import distributed
@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Labels a dataset; returns the exit status."""
     args = _parser().parse_args(argv)
+    allocation.keep_memory()
     distributed.initialise(args.distributed)
     compilation.use_cache()
     stage = config_lib.LabelStage(

@@ -17,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 from etils import epath
 
+from pd_jax.allocation import keep_memory
 from pd_jax.compilation import use_cache
 from pd_jax.config import Source
 from pd_jax.data import tables, text
@@ -35,6 +36,7 @@ _COUNTED_BYTES = 1 << 30
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 after every text got its line."""
     arguments = _parser().parse_args(argv)
+    keep_memory()
     use_cache()
     model, tokenizer = load_classifier(arguments.model)
     where = arguments.output or "standard output"

@@ -59,9 +59,9 @@ def test_a_peer_that_cannot_run_is_skipped_and_said_so():
     found = side_by_side.measure(case, repetitions=1, clock=clock.read, rest=lambda _: None)
     assert found["skipped"] == {
         "torch": "not installed",
-        "compiled": "RuntimeError: no compiler",
+        "compiled": "no compiler",
     }
-    assert "compiled skipped: RuntimeError: no compiler" in side_by_side.summary(found)
+    assert "compiled skipped: no compiler" in side_by_side.summary(found)
 
 
 def test_our_own_fault_is_no_skipped_peer():
@@ -82,3 +82,23 @@ def test_a_result_names_machine_versions_and_command(tmp_path, capsys):
     assert written["machine"]["cores"] >= 1
     assert written["cases"][0]["facts"] == {"tokens": 3}
     assert f"Steps: 1 cases, {output}" in capsys.readouterr().out
+
+
+def make_counter(start: int):
+    """A peer that says how often it ran, by failing at the third time."""
+    if start < 0:
+        raise ValueError(f"cannot count from {start}")
+    numbers = iter(range(start, 2))
+    return lambda: next(numbers), 5.0
+
+
+def test_a_peer_apart_runs_in_its_own_process_and_its_faults_are_told():
+    peer = side_by_side.apart("counter", make_counter, 0)
+    assert peer.work == 5.0
+    peer.run()
+    peer.run()
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        peer.run()
+    peer.close()
+    skipped = side_by_side.apart_or_skipped("counter", make_counter, -1)
+    assert skipped == Skipped("counter", "ValueError: cannot count from -1")

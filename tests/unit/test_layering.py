@@ -13,6 +13,7 @@ ORDER = (
     "files",
     "locks",
     "progress",
+    "allocation",
     "compilation",
     "config",
     "parallel",
