@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from pd_jax.errors import EXIT_CODE, PdError
+from pd_jax.errors import EXIT_CODE, ConfigError, PdError
 
 if TYPE_CHECKING:
     from pd_jax.config import Pipeline
@@ -32,6 +32,12 @@ _STAGES = flags.DEFINE_list(
 )
 _CHANGED = flags.DEFINE_bool(
     "changed", False, "Go on in a workdir that was made with another config."
+)
+_JOBS = flags.DEFINE_integer(
+    "jobs", 1, "How many stages to run at once, in processes that share the cores.", lower_bound=1
+)
+_ESTIMATE = flags.DEFINE_bool(
+    "estimate", False, "Say how long what is left will take, and run nothing."
 )
 _DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
@@ -67,8 +73,13 @@ def _main(argv: Sequence[str]) -> int:
         allocation.keep_memory()
         distributed.initialise(cast(distributed.Mode, _DISTRIBUTED.value))
         compilation.use_cache()
+        if _JOBS.value > 1:
+            # The stages' processes need the accelerators; this one only waits for them.
+            jax.config.update("jax_platforms", "cpu")
         if jax.process_count() > 1:
             print(distributed.describe(), flush=True)
+            if _JOBS.value > 1:
+                raise ConfigError("--jobs goes with one process; leave it out on several hosts")
         command = f"python -m pd_jax.main {shlex.join(sys.argv[1:])}"
         try:
             pipeline.run(
@@ -76,6 +87,7 @@ def _main(argv: Sequence[str]) -> int:
                 workdir,
                 only=_STAGES.value,
                 changed=_CHANGED.value,
+                jobs=_JOBS.value,
                 command=command,
                 say=say,
             )
@@ -99,7 +111,7 @@ def _report(config: "Pipeline", workdir: epath.Path) -> None:
     from pd_jax.parallel import distributed
 
     done = any((workdir / "stages").glob("*/done.json")) if workdir.exists() else False
-    if distributed.is_writer() and config.report.rows and done:
+    if distributed.is_writer() and (config.report.rows or config.study) and done:
         page = report.write_report(workdir, config.name)
         print(report.table_text(workdir, config.name))
         print(f"report: {page}")

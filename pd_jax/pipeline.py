@@ -7,20 +7,19 @@ the content of the files it reads. Equal stages are run once, whatever pipelines
 
 import contextlib
 import dataclasses
-import importlib.metadata
-import json
-import platform
+import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 from etils import epath
 
 from pd_jax import config as config_lib
-from pd_jax import files, locks
+from pd_jax import files, locks, record, versions
+from pd_jax import jobs as jobs_lib
 from pd_jax.config import reading
-from pd_jax.errors import ConfigError, LockError, PdError, StageError, did_you_mean
+from pd_jax.errors import ConfigError, PdError, StageError, did_you_mean
 from pd_jax.inputs import InputDigests
 from pd_jax.parallel import distributed
 from pd_jax.stages.context import OUTPUT, Context, Done
@@ -28,18 +27,6 @@ from pd_jax.stages.runners import RUNNERS
 
 _FORMAT = 1
 """Raised when a stage's meaning changes such that earlier folders must not be reused."""
-
-_PACKAGES = (
-    "pd_jax",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "grain",
-    "numpy",
-    "tokenizers",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,10 +102,14 @@ def run(
     only: Sequence[str] = (),
     changed: bool = False,
     wait: bool = False,
+    jobs: int = 1,
     command: str = "",
     say: Callable[[str], None] = print,
 ) -> None:
     """Runs what is not done yet; one process (or one group of processes) runs a stage at a time.
+
+    Without a study the first fault ends the run. In a study a stage that failed is left out, with
+    those that need it, and all others are run before the error is raised.
 
     Args:
       pipeline: the stages.
@@ -127,6 +118,7 @@ def run(
       changed: go on in a workdir that holds this pipeline with another config; equal stages are
         reused.
       wait: wait for a stage that another process runs, and take what it makes, instead of refusing.
+      jobs: how many stages to run at once, each in a process of its own; 1 runs them in this one.
       command: how the user called, for the record.
       say: where a line for the user goes.
 
@@ -135,44 +127,114 @@ def run(
       ConfigError, StageError, and whatever a stage raises: nothing half-made is marked as done.
     """
     _check_names(pipeline, only)
-    record = workdir / "pipelines" / f"{pipeline.name}.json"
-    _check_unchanged(pipeline, record, changed=changed)
+    kept = record.Record(workdir, pipeline, command)
+    kept.check_unchanged(changed=changed)
     planned = plan(pipeline, workdir)
     distributed.same_everywhere(
         "pipeline", files.digest_json([item.fingerprint for item in planned.values()])
     )
     selected = [item for item in planned.values() if not only or item.name in only]
     _check_inputs(planned, selected)
-    status = {item.name: "done" if item.done else "waiting" for item in planned.values()}
-    left = [item for item in selected if not item.done]
+    left = [item for item in _in_order(pipeline, selected) if not item.done]
     say(
         f"pipeline {pipeline.name}: {len(selected)} stages, {len(selected) - len(left)} done, "
         f"{len(left)} to run"
     )
-    faults: dict[str, str] = {}
-    _write_record(record, pipeline, workdir, planned, status, faults, command)
+    for item in planned.values():
+        kept.place(item.name, item.folder, done=item.done)
+    kept.write()
+
+    def work(name: str) -> jobs_lib.Work:
+        inputs = {need: planned[need] for need in planned[name].inputs}
+        return functools.partial(
+            _run_one, planned[name], inputs, run_config=pipeline.run, workdir=workdir, wait=wait
+        )
+
+    with contextlib.closing(jobs_lib.run(_needs(left), work, jobs=jobs, say=say)) as outcomes:
+        _follow(outcomes, planned, kept, study=pipeline.study is not None, count=len(left), say=say)
+
+
+def _follow(
+    outcomes: Iterator[jobs_lib.Outcome],
+    planned: dict[str, Planned],
+    kept: record.Record,
+    *,
+    study: bool,
+    count: int,
+    say: Callable[[str], None],
+) -> None:
+    """Records and tells what becomes of the stages; in a study raises only after the last one."""
+    failed = []
+    for number, outcome in enumerate(outcomes, start=1):
+        kept.settle(outcome)
+        if outcome.fault is not None:
+            kept.write()
+            if not study:
+                raise outcome.fault
+            failed.append(outcome.name)
+            say(f"stage {outcome.name} failed: {outcome.fault}")
+            if not isinstance(outcome.fault, PdError):
+                traceback.print_exception(outcome.fault)
+        elif outcome.lacks is None:
+            item, done = outcome.result
+            planned[item.name] = item
+            kept.place(item.name, item.folder, done=True)
+            say((f"[{number}/{count}] " if study else "") + _closing_line(item, done))
+        kept.write()
+    if failed:
+        others = len(kept.faults) - len(failed)
+        raise StageError(
+            f"{len(failed)} stages failed ({', '.join(failed)}) and {others} that need them were "
+            "left out; all else is done: mend what they say, and run the same command again"
+        )
+
+
+def _needs(left: Sequence[Planned]) -> dict[str, tuple[str, ...]]:
+    """Returns what each stage waits for: its inputs, and an equal stage of another name."""
+    first: dict[str, str] = {}
+    found = {}
     for item in left:
-        try:
-            with _one_writer(item, wait=wait, say=say):
-                # Whoever held the lock before may have run an equal stage, under another name.
-                item = _located(item, workdir)
-                planned[item.name] = item
-                if item.done:
-                    done = files.read_json(item.folder / "done.json", StageError)
-                else:
-                    _explain_change(item, workdir, say)
-                    files.remove_partial(item.folder)
-                    done = run_stage(item, planned, pipeline.run)
-        except Exception as fault:
-            # A signal that stopped the stage, or another process that runs it, is no fault: the
-            # stage stays "waiting" and continues later.
-            if isinstance(fault, PdError) and not isinstance(fault, LockError):
-                status[item.name], faults[item.name] = "failed", str(fault)
-            _write_record(record, pipeline, workdir, planned, status, faults, command)
-            raise
-        status[item.name] = "done"
-        _write_record(record, pipeline, workdir, planned, status, faults, command)
-        say(_closing_line(item, done))
+        equal = first.setdefault(item.fingerprint, item.name)
+        found[item.name] = (*item.inputs, *((equal,) if equal != item.name else ()))
+    return found
+
+
+def _in_order(pipeline: config_lib.Pipeline, selected: Sequence[Planned]) -> list[Planned]:
+    """Returns stages such that a study's cells come in turn, each behind what it needs."""
+    if pipeline.study is None:
+        return list(selected)
+    by_name = {item.name: item for item in selected}
+    found: dict[str, Planned] = {}
+
+    def add(name: str) -> None:
+        if name in by_name and name not in found:
+            for need in by_name[name].inputs:
+                add(need)
+            found[name] = by_name[name]
+
+    for name in (*(cell.stage for cell in pipeline.study.cells), *by_name):
+        add(name)
+    return list(found.values())
+
+
+def _run_one(
+    item: Planned,
+    inputs: Mapping[str, Planned],
+    say: Callable[[str], None],
+    *,
+    run_config: config_lib.Run,
+    workdir: epath.Path,
+    wait: bool,
+) -> tuple[Planned, dict[str, Any]]:
+    """Returns a stage where it lives by now, and its `done.json`, which is made if missing."""
+    with _one_writer(item, wait=wait, say=say):
+        # Whoever held the lock before may have run an equal stage, under another name.
+        item = _located(item, workdir)
+        if item.done:
+            return item, files.read_json(item.folder / "done.json", StageError)
+        _explain_change(item, workdir, say)
+        files.remove_partial(item.folder)
+        return item, run_stage(item, inputs, run_config)
 
 
 def run_stage(
@@ -191,7 +253,7 @@ def run_stage(
     if distributed.is_writer():
         item.folder.mkdir(parents=True, exist_ok=True)
         files.write_json(item.folder / "config.json", reading.to_json(item.stage))
-        files.write_json(item.folder / "versions.json", versions())
+        files.write_json(item.folder / "versions.json", versions.versions())
     begin = time.monotonic()
     done: Done = RUNNERS[item.stage.kind](resolved, Context(item.name, item.folder, run_config))
     found = {
@@ -224,25 +286,6 @@ def _one_writer(
         writer=distributed.is_writer(),
         agree=distributed.agree,
     )
-
-
-def versions() -> dict[str, Any]:
-    """Returns what the run depends on outside its config: interpreter, packages, devices."""
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    devices = jax.devices()
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        **found,
-        "device": devices[0].device_kind,
-        "devices": len(devices),
-        "processes": jax.process_count(),
-    }
 
 
 def _links(stage: Any) -> list[str]:
@@ -290,35 +333,6 @@ def _check_inputs(planned: Mapping[str, Planned], selected: Sequence[Planned]) -
                 )
 
 
-def _check_unchanged(pipeline: config_lib.Pipeline, record: epath.Path, *, changed: bool) -> None:
-    """Refuses a workdir whose pipeline had another config, unless the user said so."""
-    if changed or not record.exists():
-        return
-    before = files.read_json(record, StageError)["config"]
-    difference = differences(before["stages"], reading.to_json(pipeline)["stages"])
-    if difference:
-        shown = "; ".join(difference[:5]) + (
-            f"; and {len(difference) - 5} more" if len(difference) > 5 else ""
-        )
-        raise StageError(
-            f"{record.parent.parent} was made with another config ({shown}); take another "
-            "--workdir, or add --changed "
-            "to keep the stages that are equal and run the others anew"
-        )
-
-
-def differences(before: Any, after: Any, path: str = "stages") -> list[str]:
-    """Returns `key was A, is B` for every leaf in which two JSON values differ."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        found = []
-        for key in sorted(before.keys() | after.keys()):
-            found += differences(before.get(key), after.get(key), f"{path}.{key}")
-        return found
-    if before == after:
-        return []
-    return [f"{path} was {json.dumps(before)[:60]}, is {json.dumps(after)[:60]}"]
-
-
 def _explain_change(item: Planned, workdir: epath.Path, say: Callable[[str], None]) -> None:
     """Says which keys differ from an earlier run of a stage of the same name, before a new folder
     is begun.
@@ -330,36 +344,13 @@ def _explain_change(item: Planned, workdir: epath.Path, say: Callable[[str], Non
     earlier = sorted(stages.glob(f"{item.name}-*/config.json")) if stages.exists() else []
     for path in earlier:
         now = reading.to_json(item.stage)
-        changes = differences(files.read_json(path, StageError), now, item.name) or [
+        changes = record.differences(files.read_json(path, StageError), now, item.name) or [
             "its inputs changed"
         ]
         say(
             f"stage {item.name}: not the one in {path.parent.name} ({'; '.join(changes[:3])}); "
             "starting anew"
         )
-
-
-def _write_record(
-    record: epath.Path,
-    pipeline: config_lib.Pipeline,
-    workdir: epath.Path,
-    planned: Mapping[str, Planned],
-    status: Mapping[str, str],
-    faults: Mapping[str, str],
-    command: str,
-) -> None:
-    if not distributed.is_writer():
-        return
-    content = {
-        "name": pipeline.name,
-        "command": command,
-        "stages": {item.name: str(item.folder.relative_to(workdir)) for item in planned.values()},
-        "status": dict(status),
-        "faults": dict(faults),
-        "report": {**reading.to_json(pipeline.report), "rows": dict(pipeline.report.rows)},
-        "config": reading.to_json(pipeline),
-    }
-    files.write_json(record, content)
 
 
 def _closing_line(item: Planned, done: Mapping[str, Any]) -> str:

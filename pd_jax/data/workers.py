@@ -46,7 +46,7 @@ def run(
         workers, mp_context=context, initializer=_start, initargs=(counter, os.getpid())
     )
     try:
-        with _light_main():
+        with light_main():
             running = {pool.submit(_do, job, task): task for task in tasks}
         while running:
             done, _ = concurrent.futures.wait(running, _POLL_SECONDS, "FIRST_COMPLETED")
@@ -62,8 +62,15 @@ def run(
         pool.shutdown(cancel_futures=True)
 
 
+def available_cores() -> set[int]:
+    """Returns the cores that this process may use, which may be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
 @contextmanager
-def _light_main() -> Iterator[None]:
+def light_main() -> Iterator[None]:
     """Lets processes that start meanwhile not import the program that starts them.
 
     A spawned process imports its parent's main module, here mostly one that imports jax: seconds,

@@ -1,12 +1,11 @@
 """Stages that make text into records."""
 
-import os
-
 from pd_jax import config as config_lib
 from pd_jax.data.build import build_records
 from pd_jax.data.synthetic import write_synthetic
 from pd_jax.data.text import sentences
 from pd_jax.data.tokenizers import load_tokenizer, train_tokenizer
+from pd_jax.data.workers import available_cores
 from pd_jax.stages.context import Context, Done
 
 
@@ -25,13 +24,13 @@ def run_tokenizer(stage: config_lib.TokenizerStage, context: Context) -> Done:
 
 
 def run_records(stage: config_lib.RecordsStage, context: Context) -> Done:
-    """Builds a dataset with every core of this host."""
+    """Builds a dataset with every core that this process may use."""
     manifest = build_records(
         stage,
         load_tokenizer(stage.tokenizer),
         context.output("records"),
         name=context.name,
-        workers=os.cpu_count() or 1,
+        workers=len(available_cores()),
     )
     return Done(
         examples=manifest.rows,

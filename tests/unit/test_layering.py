@@ -25,6 +25,9 @@ ORDER = (
     "report",
     "inputs",
     "stages",
+    "jobs",
+    "versions",
+    "record",
     "pipeline",
 )
 """A part may import what stands before it, and itself; `main` and `tools` may import all."""

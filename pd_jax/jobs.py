@@ -1,0 +1,291 @@
+"""Work that depends on other work, done by several processes, each with its share of the cores.
+
+A process does one job after another, so that it is started and warmed up once. A job that fails, or
+whose process is killed, is an outcome like any other: who waits for it is left out, the rest goes
+on. Asked to stop, every process is, too, and may save first.
+"""
+
+import dataclasses
+import io
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pd_jax.data.workers import available_cores, light_main
+from pd_jax.errors import PdError, StageError
+from pd_jax.training.signals import Stopped, stop_now
+
+SAVE_SECONDS = 120.0
+"""How long a process that was asked to stop may take to save."""
+
+Say = Callable[[str], None]
+Work = Callable[[Say], Any]
+"""What a job does: it may tell the user something, and returns its result. For other processes it
+must be picklable.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a job: its result, or its fault, or the job that it waited for in vain."""
+
+    name: str
+    result: Any = None
+    fault: Exception | None = None
+    lacks: str | None = None
+
+
+def run(
+    needs: Mapping[str, Sequence[str]],
+    work: Callable[[str], Work],
+    *,
+    jobs: int,
+    say: Say,
+) -> Iterator[Outcome]:
+    """Yields what became of every job, as they end; the first that is ready is begun first.
+
+    Args:
+      needs: job -> the jobs that must succeed before it, in the order to prefer. Names that are no
+        jobs are taken as done.
+      work: what a job does, asked for when it begins.
+      jobs: how many processes; with 1, everything happens in this one.
+      say: where a line for the user goes.
+
+    Raises:
+      Stopped, KeyboardInterrupt: this process was asked to stop; the others have stopped, too.
+    """
+    waiting = {name: [need for need in wanted if need in needs] for name, wanted in needs.items()}
+    done: set[str] = set()
+    failed: set[str] = set()
+    runner = _Here(say) if jobs == 1 else _Processes(jobs, say)
+    try:
+        while waiting or runner.busy:
+            for name, lacks in _in_vain(waiting, failed):
+                failed.add(name)
+                del waiting[name]
+                yield Outcome(name, lacks=lacks)
+            ready = [name for name, wanted in waiting.items() if done.issuperset(wanted)]
+            for name in ready[: runner.free]:
+                del waiting[name]
+                runner.begin(name, work(name))
+            for outcome in runner.ended():
+                (done if outcome.fault is None else failed).add(outcome.name)
+                yield outcome
+    finally:
+        runner.stop()
+
+
+def _in_vain(waiting: Mapping[str, Sequence[str]], failed: set[str]) -> Iterator[tuple[str, str]]:
+    """Yields jobs that can no more begin, each with the job that failed; directly or not."""
+    failed = set(failed)
+    for name, wanted in list(waiting.items()):
+        lacks = next((need for need in wanted if need in failed), None)
+        if lacks is not None:
+            yield name, lacks
+
+
+class _Here:
+    """Does jobs in this process, one at a time."""
+
+    def __init__(self, say: Say):
+        self._say = say
+        self._next: tuple[str, Work] | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self._next is not None
+
+    @property
+    def free(self) -> int:
+        return 1
+
+    def begin(self, name: str, work: Work) -> None:
+        self._next = name, work
+
+    def ended(self) -> Iterator[Outcome]:
+        if self._next is None:
+            return
+        (name, work), self._next = self._next, None
+        try:
+            outcome = Outcome(name, result=work(self._say))
+        except Stopped:
+            raise
+        except Exception as fault:
+            outcome = Outcome(name, fault=fault)
+        yield outcome
+
+    def stop(self) -> None:
+        """There is nothing to stop."""
+
+
+class _Processes:
+    """Does jobs in other processes."""
+
+    def __init__(self, count: int, say: Say):
+        self._say = say
+        self._idle: list[_Worker] = []
+        self._places = list(range(count))
+        self._count = count
+        self._running: dict[str, _Worker] = {}
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._running)
+
+    @property
+    def free(self) -> int:
+        return self._count - len(self._running)
+
+    def begin(self, name: str, work: Work) -> None:
+        worker = self._idle.pop() if self._idle else _Worker(self._places.pop(), self._count)
+        worker.connection.send((name, work))
+        self._running[name] = worker
+
+    def ended(self) -> Iterator[Outcome]:
+        names = {worker.connection: name for name, worker in self._running.items()}
+        for connection in multiprocessing.connection.wait(list(names)) if names else ():
+            name = names[connection]  # type: ignore[index]
+            worker = self._running[name]
+            try:
+                kind, said = worker.connection.recv()
+            except (EOFError, ConnectionResetError):
+                del self._running[name]
+                self._places.append(worker.place)
+                yield Outcome(name, fault=worker.loss(name))
+                continue
+            if kind == "say":
+                self._say(said)
+                continue
+            self._idle.append(self._running.pop(name))
+            yield Outcome(name, result=said) if kind == "done" else Outcome(name, fault=said)
+
+    def stop(self) -> None:
+        """Asks every process to stop, and returns when all have; a signal meanwhile kills them."""
+        workers = [*self._idle, *self._running.values()]
+        if self._running:
+            count = len(self._running)
+            self._say(f"stopping {count} running stage{'s' * (count > 1)}, which save first")
+        try:
+            for worker in self._idle:
+                worker.connection.close()
+            for worker in self._running.values():
+                worker.process.terminate()
+            deadline = time.monotonic() + SAVE_SECONDS
+            for worker in workers:
+                # What it still has to say must be read, or it could not end.
+                while worker.process.is_alive() and time.monotonic() < deadline:
+                    worker.drain(seconds=0.2)
+        finally:
+            for worker in workers:
+                worker.process.kill()
+                worker.process.join()
+
+
+class _Worker:
+    """One process, and the line to it."""
+
+    def __init__(self, place: int, places: int):
+        self.place = place
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(
+            target=_serve, args=(theirs, place, places, os.getpid()), daemon=False
+        )
+        with light_main():
+            self.process.start()
+        theirs.close()
+
+    def drain(self, *, seconds: float) -> None:
+        """Reads and forgets what the process says within some time."""
+        try:
+            while not self.connection.closed and self.connection.poll(seconds):
+                self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            pass
+        self.process.join(seconds)
+
+    def loss(self, name: str) -> StageError:
+        """Returns what to say of a process that ended without a word."""
+        self.process.join()
+        code = self.process.exitcode or 0
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+        hint = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
+        return StageError(
+            f"stage {name!r}: its process {how}{hint}; run the same command again, with a smaller "
+            "--jobs if it happens again"
+        )
+
+
+# ---- in the other processes --------------------------------------------------------------------
+
+
+def _serve(
+    connection: multiprocessing.connection.Connection, place: int, places: int, parent: int
+) -> None:
+    """Does what comes over the connection until asked to stop."""
+    _prepare(place, places, parent)
+    from pd_jax import compilation
+
+    signal.signal(signal.SIGTERM, stop_now)
+    try:
+        compilation.use_cache()
+        while True:
+            name, work = connection.recv()
+            connection.send(_answer(name, work, lambda line: connection.send(("say", line))))
+    except (Stopped, EOFError, BrokenPipeError):
+        return
+
+
+def _answer(name: str, work: Work, say: Say) -> tuple[str, Any]:
+    """Returns the job's result or fault; a bug, or a limit of the machine, is a fault as well."""
+    try:
+        return "done", work(say)
+    except Stopped:
+        raise
+    except PdError as fault:
+        return "fault", fault
+    except Exception as fault:
+        traceback.print_exc()
+        said = (str(fault).strip().splitlines() or [""])[0][:300]
+        return "fault", StageError(
+            f"stage {name!r} ended by {type(fault).__name__}: {said} (the traceback is in the "
+            "output); run the same command again after mending it"
+        )
+
+
+class _Lines(io.TextIOWrapper):
+    """Standard error of one process among several: whole lines, none rewritten in place."""
+
+    def isatty(self) -> bool:
+        return False
+
+
+def _prepare(place: int, places: int, parent: int) -> None:
+    """Gives this process its share of the machine, and its parent the only say over its end."""
+    os.setpgid(0, 0)  # ctrl-c reaches the parent alone, which then asks for a save
+    sys.stderr = _Lines(os.fdopen(os.dup(2), "wb", 0), write_through=True, line_buffering=True)
+    threading.Thread(target=_stop_with, args=(parent,), daemon=True).start()
+    cores = sorted(available_cores())
+    share = cores[place::places] or [cores[place % len(cores)]]
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, share)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # On a GPU every process would otherwise take three quarters of the memory for itself.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / places:.3f}")
+    from absl import logging
+
+    logging.set_verbosity(logging.WARNING)
+
+
+def _stop_with(parent: int) -> None:
+    """Asks this process to save and stop when its parent was killed."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGTERM)
