@@ -58,6 +58,27 @@ def model(size: str, **changes) -> dict:
     return {"size": size, **changes}
 
 
+def compact(size: str, **changes) -> dict:
+    """Returns a BERT that is pre-trained from nothing at a small scale, by `pretrain_compact`.
+
+    BERT's initializer range of 0.02 suits a hidden size of 768. A narrow model begins with
+    attention that is all but uniform, and stays long where only word frequencies are learnt:
+    0.02 * sqrt(768 / 128) = 0.05.
+    """
+    return model(size, initializer_range=0.05, **changes)
+
+
+def pretrain_compact(model: dict, records: str, steps: int, **changes) -> dict:
+    """Returns the pre-training of every small model on real text: one recipe, for all studies."""
+    return pretrain(
+        {**model, "dropout": 0.0, "attention_dropout": 0.0},
+        data(records, 64, (64,)),
+        {"steps": steps},
+        adamw(2e-3),
+        **changes,
+    )
+
+
 def synthetic(**changes) -> dict:
     """Returns the stage that generates text."""
     return {"kind": "synthetic", **changes}

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 from pd_jax.data.workers import available_cores, light_main
@@ -48,7 +48,7 @@ def run(
     *,
     jobs: int,
     say: Say,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Yields what became of every job, as they end; the first that is ready is begun first.
 
     Args:

@@ -25,9 +25,6 @@ BUDGETS = {
         "finetune": 3.0,
     },
 }
-# BERT's 0.02 suits a hidden size of 768. A narrow model begins with attention that is all but
-# uniform, and stays long where only word frequencies are learnt; 0.02 * sqrt(768 / 128) = 0.05.
-INITIALIZER_RANGE = 0.05
 
 
 def get_config(arg: str = ""):
@@ -36,10 +33,7 @@ def get_config(arg: str = ""):
     budget = BUDGETS["smoke" if args["smoke"] else args["budget"]]
     folder = common.data_folder()
     seed = args["seed"]
-    student, teacher = (
-        common.model(args[name], initializer_range=INITIALIZER_RANGE)
-        for name in ("size", "teacher")
-    )
+    student, teacher = (common.compact(args[name]) for name in ("size", "teacher"))
     evaluation = {
         "sets": {"dev": "@dev"},
         "final": {"test": "@test"},
@@ -49,8 +43,10 @@ def get_config(arg: str = ""):
     }
     stages = {
         **_records(folder, budget),
-        "pretrain": _pretrain(student, budget["student"], seed),
-        "pretrain_teacher": _pretrain(teacher, budget["teacher"], seed),
+        "pretrain": common.pretrain_compact(student, "@corpus", budget["student"], seed=seed),
+        "pretrain_teacher": common.pretrain_compact(
+            teacher, "@corpus", budget["teacher"], seed=seed
+        ),
         "teacher": common.finetune(
             teacher,
             common.data("@train", 64, LENGTHS),
@@ -113,13 +109,3 @@ def _records(folder: str, budget: dict) -> dict:
         "dev": labelled("dev"),
         "test": labelled("test"),
     }
-
-
-def _pretrain(model: dict, steps: int, seed: int) -> dict:
-    return common.pretrain(
-        {**model, "dropout": 0.0, "attention_dropout": 0.0},
-        common.data("@corpus", 64, (64,)),
-        {"steps": steps},
-        common.adamw(2e-3),
-        seed=seed,
-    )

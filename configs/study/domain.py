@@ -1,0 +1,92 @@
+"""How near the transfer set must be to the task: the paper's Figure 9, with the last fine-tuning.
+
+Equally many rows of film reviews, of other reviews and of news, distilled for SST-2.
+
+Run:    python -m pd_jax.main --config=configs/study/domain.py --workdir=runs/study --jobs=2
+Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
+Args:   size=L2_H128 rows=50000 teacher=L4_H256 seeds=3 pretrain=8000 teacher_pretrain=8000
+        distill=2000 finetune=1000 smoke
+Time:   say --estimate.
+Expect: the farther the set, the worse PD, and the more a last fine-tuning helps (PD-F - PD).
+"""
+
+from configs.study import pieces
+
+SIMILARITY = {"news": 0.0, "electronics": 0.0, "imdb": 0.0}
+"""Spearman's correlation of word frequencies with SST-2's training set, as `tools.similarity` says
+(n = 1, the 10,000 most frequent words): where each set stands on the figure's axis.
+"""
+
+
+def get_config(arg: str = ""):
+    """Returns the study."""
+    args = pieces.arguments(arg, size="L2_H128", rows=50_000)
+    if args["smoke"]:
+        args |= {"size": pieces.SMOKE["sizes"], "rows": 40}
+    setting = pieces.Setting("domain", args)
+    size, methods = args["size"], ("distillation", "PD", "PD-F")
+    setting.teacher_cell()
+    for seed in setting.seeds:
+        for method in ("basic", "PF"):
+            setting.student(method, size, seed)
+        for name, similarity in SIMILARITY.items():
+            for method in methods:
+                setting.student(
+                    method,
+                    size,
+                    seed,
+                    transfer=name,
+                    rows=args["rows"],
+                    name=f"{name}-{args['rows']}_rows",
+                    place={"transfer": name, "similarity": similarity},
+                )
+
+    def place(name: str, method: str) -> dict:
+        return {
+            "method": method,
+            "size": size,
+            "transfer": name,
+            "similarity": SIMILARITY[name],
+        }
+
+    far, *_, near = SIMILARITY
+    gain = (
+        pieces.minus(place(far, "PD-F"), place(far, "PD"), ""),
+        pieces.minus(place(near, "PD-F"), place(near, "PD"), "", weight=-1.0),
+    )
+    return setting.config(
+        "Nearness of the transfer set",
+        claims=[
+            {
+                "text": f"a last fine-tuning helps more after {far} than after {near}",
+                "contrasts": (
+                    {"at": f"{far} - {near}", "terms": gain[0]["terms"] + gain[1]["terms"]},
+                ),
+            },
+            *(
+                {
+                    "text": f"PD > distillation from {name}",
+                    "contrasts": (
+                        pieces.minus(place(name, "PD"), place(name, "distillation"), name),
+                    ),
+                }
+                for name in SIMILARITY
+            ),
+            *(
+                {
+                    "text": f"{method} is better from {near} than from {far}",
+                    "contrasts": (pieces.minus(place(near, method), place(far, method), method),),
+                }
+                for method in methods
+            ),
+        ],
+        figures=[
+            {
+                "title": "Similarity of transfer and labelled set",
+                "x": "similarity",
+                "scale": "linear",
+                "paper": "Figure 9",
+            }
+        ],
+        note="Similarity is Spearman's correlation of word frequencies with the labelled set's.",
+    )

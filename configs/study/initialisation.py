@@ -1,0 +1,70 @@
+"""How a distilled student begins: pre-trained, truncated, with word embeddings only, at random.
+
+The paper's Figure 5, by default on the MNLI subset. A truncated student takes the bottom layers of
+a deeper pre-trained model of its width.
+
+Run:    python -m pd_jax.main --config=configs/study/initialisation.py --workdir=runs/study --jobs=2
+Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
+Args:   task=mnli|sst2 sizes=L2_H128+L4_H128 deep=6 teacher=L4_H256 seeds=3 pretrain=8000
+        teacher_pretrain=8000 distill=2000 smoke
+Time:   say --estimate; most goes into pre-training the deep model.
+Expect: pre-trained > truncated > word embeddings >= random at the smallest depth.
+"""
+
+import itertools
+
+from configs import common
+from configs.study import pieces
+
+STARTS = ("pre-trained", "truncated", "word embeddings", "random")
+
+
+def get_config(arg: str = ""):
+    """Returns the study."""
+    defaults = {"task": "mnli", "deep": 6, "sizes": "L2_H128+L4_H128"}
+    args = pieces.arguments(arg, **defaults)
+    setting = pieces.Setting("initialisation", args, task=args["task"])
+    setting.teacher_cell()
+    for seed in setting.seeds:
+        for size in setting.sizes:
+            for start in STARTS:
+                _student(setting, size, seed, start)
+    smallest = setting.sizes[0]
+    return setting.config(
+        "What a student begins with",
+        claims=[
+            *(_above(first, second, smallest) for first, second in itertools.pairwise(STARTS)),
+            _above("pre-trained", "random", *setting.sizes),
+        ],
+        figures=[
+            {
+                "title": "Initialisation",
+                "x": "size",
+                "series": "start",
+                "paper": "Figure 5" if args["task"] == "mnli" else "",
+            }
+        ],
+    )
+
+
+def _student(setting: pieces.Setting, size: str, seed: int, start: str) -> None:
+    method, begin = "PD", None
+    if start == "truncated":
+        deep = f"L{setting.args['deep']}_{size.split('_')[1]}"
+        begin = common.start_from(setting.pretrained(deep), layers="bottom")
+    elif start == "word embeddings":
+        begin = common.start_from(setting.pretrained(size), scope="word_embeddings")
+    elif start == "random":
+        method = "distillation"
+    special = "" if start in ("pre-trained", "random") else start.replace(" ", "_")
+    setting.student(method, size, seed, start=begin, name=special, place={"start": start})
+
+
+def _above(first: str, second: str, *sizes: str) -> dict:
+    def place(size: str, start: str) -> dict:
+        method = "distillation" if start == "random" else "PD"
+        return {"method": method, "size": size, "start": start}
+
+    contrasts = tuple(pieces.minus(place(size, first), place(size, second), size) for size in sizes)
+    at = "" if len(sizes) > 1 else f" at {sizes[0]}"
+    return {"text": f"{first} > {second}{at}", "contrasts": contrasts}

@@ -1,0 +1,45 @@
+"""How many labelled rows each method needs, and its teacher with it.
+
+A smaller labelled set is a part of the larger one, drawn by the seed; teacher and students of a
+seed see the same rows, so that the intervals tell of the draw as well.
+
+Run:    python -m pd_jax.main --config=configs/study/labelled_rows.py --workdir=runs/study --jobs=2
+Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
+Args:   task=sst2|mnli size=L2_H128 rows=500+2000+8000 teacher=L4_H256 seeds=3 pretrain=8000
+        teacher_pretrain=8000 distill=2000 finetune=1000 smoke
+Time:   say --estimate; every number and seed has a teacher of its own, and its labels.
+Expect: PD > PF > basic with the largest gaps where labels are few.
+"""
+
+from configs.study import pieces
+
+
+def get_config(arg: str = ""):
+    """Returns the study."""
+    args = pieces.arguments(arg, task="sst2", size="L2_H128", rows="500+2000+8000")
+    if args["smoke"]:
+        args |= {"size": pieces.SMOKE["sizes"], "rows": "40+80"}
+    setting = pieces.Setting("labelled_rows", args, task=args["task"])
+    size, counts = args["size"], [int(text) for text in pieces.listed(args["rows"])]
+    for seed in setting.seeds:
+        for rows in counts:
+            place = {"labelled rows": rows}
+            setting.teacher_cell(rows=rows, seed=seed, place=place)
+            for method in pieces.METHODS:
+                setting.student(
+                    method, size, seed, labelled=rows, name=f"{rows}_labelled", place=place
+                )
+    places = [{"size": size, "labelled rows": rows} for rows in counts]
+    return setting.config(
+        "Labelled rows",
+        claims=[
+            pieces.better("PD", "PF", places),
+            pieces.better("PF", "basic", places),
+            pieces.better("PD", "distillation", places),
+            *(
+                pieces.better("PD", "PF", [place], text=f"PD > PF with {rows:,} labels")
+                for place, rows in zip(places, counts, strict=True)
+            ),
+        ],
+        figures=[{"title": "Labelled rows", "x": "labelled rows", "scale": "log"}],
+    )

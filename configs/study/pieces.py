@@ -1,0 +1,396 @@
+"""What the studies share: the real data, one recipe for every kind of stage, and the grid.
+
+A `Setting` collects the stages of a study as they are asked for: equal ones once, under one name.
+The same name for another stage is an error, so that a name says all that is special of a stage.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterable
+
+from configs import common
+
+LENGTHS = (16, 32, 64)
+HELD_OUT_ROWS = 20_000
+"""Transfer rows on which nothing is trained: every student's agreement and KL is taken there."""
+
+STEPS = {
+    # As many updates on a small transfer or labelled set as on a large one: what differs is text.
+    "pretrain": 8_000,
+    "teacher": 2_000,
+    "distill": 2_000,
+    "finetune": 1_000,
+}
+RATES = {"distill": 1e-3, "finetune": 5e-4, "again": 1e-4, "teacher": 3e-4}
+"""Peak learning rates; `again` is the fine-tuning behind a distillation (PD-F)."""
+
+DEFAULTS = {
+    "sizes": "L2_H128+L4_H128+L2_H256",
+    "teacher": "L4_H256",
+    "seeds": 3,
+    "pretrain": STEPS["pretrain"],
+    "teacher_pretrain": STEPS["pretrain"],
+    "distill": STEPS["distill"],
+    "finetune": STEPS["finetune"],
+    "smoke": False,
+}
+"""Arguments of every study. `sizes=all` are the paper's 24."""
+
+SMOKE = {
+    "sizes": "L2_H32",
+    "teacher": "L2_H64",
+    "seeds": 2,
+    "pretrain": 2,
+    "teacher_pretrain": 2,
+    "distill": 2,
+    "finetune": 2,
+}
+
+METHODS = ("basic", "distillation", "PF", "PD", "PD-F")
+"""By the paper's names (Turc et al. 2019, section 3); the first two begin at random."""
+
+TASKS = {
+    "sst2": {
+        "labels": ("0", "1"),
+        "rows": {"text": "text"},
+        "folder": "sst2",
+        "sets": ("dev", "test"),
+        "transfer": "imdb",
+        "reference": "SST-2",
+    },
+    "mnli": {
+        "labels": ("entailment", "neutral", "contradiction"),
+        "rows": {"text": "text_a", "pair": "text_b"},
+        "folder": "mnli_subset",
+        "sets": ("dev",),
+        "transfer": "captions",
+        "reference": "MNLI",
+    },
+}
+TRANSFER = {
+    # Name: files, columns, rows to read at most.
+    "imdb": ("transfer/imdb_unsup.txt", {}, 160_000),
+    "electronics": ("transfer/amazon_electronics_kitchen_unlabelled.txt", {}, None),
+    "news": ("transfer/reuters_news_unlabelled.txt", {}, None),
+    "captions": (
+        "transfer/nli_pairs_unlabelled.tsv",
+        {"text": "text_a", "pair": "text_b"},
+        None,
+    ),
+}
+
+
+def arguments(arg: str, **more) -> dict:
+    """Returns the study's arguments: what all take, `more`, and what `arg` changes.
+
+    `smoke` makes everything as small as it goes, but for what `arg` names itself.
+    """
+    args = common.parse(arg, **{**DEFAULTS, **more})
+    if args["smoke"]:
+        given = {part.partition("=")[0] for part in arg.split(",")}
+        args |= {name: value for name, value in SMOKE.items() if name not in given}
+    return args
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """Returns the values of an argument that is a list, `a+b+c`."""
+    return tuple(text.split("+"))
+
+
+def sizes(text: str) -> tuple[str, ...]:
+    """Returns the sizes that an argument names; `all` are the paper's 24, the smallest first."""
+    if text != "all":
+        return listed(text)
+    return tuple(
+        f"L{layers}_H{hidden}" for hidden in (128, 256, 512, 768) for layers in range(2, 13, 2)
+    )
+
+
+@dataclasses.dataclass
+class Setting:
+    """A study in the making. Methods that add a stage return how others refer to it, `@name`."""
+
+    name: str
+    args: dict
+    task: str = "sst2"
+    stages: dict = dataclasses.field(default_factory=dict)
+    cells: list = dataclasses.field(default_factory=list)
+
+    @property
+    def seeds(self) -> range:
+        """The seeds to repeat every student with."""
+        return range(self.args["seeds"])
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """The students' sizes."""
+        return sizes(self.args["sizes"])
+
+    def add(self, name: str, stage: dict) -> str:
+        """Adds a stage, and returns `@name`."""
+        if self.stages.setdefault(name, stage) != stage:
+            raise ValueError(
+                f"two different stages are named {name!r}; say in the name what differs"
+            )
+        return f"@{name}"
+
+    # ---- text ----------------------------------------------------------------------------------
+
+    def _file(self, path: str, **columns) -> dict:
+        found = {"path": os.path.join(common.data_folder(), *path.split("/")), **columns}
+        if self.args["smoke"]:
+            found["rows"] = min(found.get("rows") or 300, 300)
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _task_file(self, name: str, *, label: bool) -> dict:
+        task = TASKS[self.task]
+        columns = {**task["rows"], **({"label": "label"} if label else {})}
+        return self._file(f"tasks/{task['folder']}/{name}.tsv", **columns)
+
+    @property
+    def vocabulary(self) -> str:
+        """The vocabulary of all records."""
+        return os.path.join(common.data_folder(), "vocab", "vocab.txt")
+
+    def labelled(self, name: str) -> str:
+        """Returns a labelled set of the task: train, dev or test."""
+        source = self._task_file(name, label=True)
+        labels = TASKS[self.task]["labels"]
+        return self.add(
+            f"{self.task}-{name}",
+            common.labelled(source, self.vocabulary, LENGTHS[-1], labels),
+        )
+
+    def _unseen(self) -> dict:
+        """Returns the held-out transfer rows: the first of the task's own transfer set."""
+        path, columns, _ = TRANSFER[TASKS[self.task]["transfer"]]
+        rows = 100 if self.args["smoke"] else HELD_OUT_ROWS
+        return {**self._file(path, **columns), "rows": rows}
+
+    def _kept_apart(self) -> tuple[dict, ...]:
+        """Returns what no transfer set and no corpus may hold."""
+        sets = (self._task_file(name, label=False) for name in TASKS[self.task]["sets"])
+        return (self._unseen(), *sets)
+
+    def held_out(self) -> str:
+        """Returns the held-out transfer rows."""
+        return self.add(
+            f"{self.task}-unseen",
+            common.unlabelled(self._unseen(), self.vocabulary, LENGTHS[-1]),
+        )
+
+    def transfer(self, name: str) -> str:
+        """Returns a transfer set by name, or `own`: the labelled set's own rows."""
+        if name == "own":
+            return self.labelled("train")
+        path, columns, rows = TRANSFER[name]
+        return self.add(
+            f"{self.task}-{name}",
+            common.unlabelled(
+                self._file(path, **columns, rows=rows),
+                self.vocabulary,
+                LENGTHS[-1],
+                exclude=self._kept_apart(),
+            ),
+        )
+
+    def corpus(self, name: str) -> str:
+        """Returns text to pre-train on: `general` is Wikipedia and novels, others are transfer
+        sets.
+        """
+        if name == "general":
+            source = tuple(self._file(f"corpus/{part}.txt") for part in ("wiki", "novels"))
+        else:
+            path, columns, rows = TRANSFER[name]
+            source = self._file(path, **columns, rows=rows)
+        return self.add(
+            f"corpus-{name}",
+            common.corpus(source, self.vocabulary, LENGTHS[-1], exclude=self._kept_apart()),
+        )
+
+    # ---- models --------------------------------------------------------------------------------
+
+    def pretrained(self, size: str, corpus: str = "general") -> str:
+        """Returns a pre-trained model: one of each size, shared by every seed."""
+        key = "teacher_pretrain" if size == self.args["teacher"] else "pretrain"
+        suffix = "" if corpus == "general" else f"-{corpus}"
+        return self.add(
+            f"pretrain-{size}{suffix}",
+            common.pretrain_compact(common.compact(size), self.corpus(corpus), self.args[key]),
+        )
+
+    def teacher(self, *, rows: int | None = None, seed: int = 0) -> str:
+        """Returns the teacher, of `rows` labelled rows."""
+        size = self.args["teacher"]
+        limit = {"rows": rows} if rows else {}
+        return self.add(
+            "-".join([f"{self.task}-teacher", *([f"{rows}-{seed}"] if rows else [])]),
+            common.finetune(
+                common.compact(size),
+                common.data(self.labelled("train"), 64, LENGTHS, **limit),
+                {"steps": 2 if self.args["smoke"] else STEPS["teacher"]},
+                common.adamw(RATES["teacher"]),
+                init=common.start_from(self.pretrained(size)),
+                evaluation=self._evaluation(None),
+                seed=seed,
+            ),
+        )
+
+    def labels(self, records: str, teacher: str) -> str:
+        """Returns what a teacher says of a dataset."""
+        return self.add(
+            f"labels-{records[1:]}-by-{teacher[1:]}",
+            {"kind": "label", "teacher": teacher, "records": records, "lengths": LENGTHS},
+        )
+
+    def _evaluation(self, teacher: str | None) -> dict:
+        """Returns what every model is scored on, once, at its end: nothing is chosen by it."""
+        final = {name: self.labelled(name) for name in TASKS[self.task]["sets"]}
+        if teacher is None:
+            return {"final": final, "batch": 256}
+        unseen = self.held_out()
+        return {
+            "final": {**final, "unseen": unseen},
+            "logits": {"unseen": self.labels(unseen, teacher)},
+            "batch": 256,
+        }
+
+    def student(
+        self,
+        method: str,
+        size: str,
+        seed: int,
+        *,
+        transfer: str | None = None,
+        rows: int | None = None,
+        labelled: int | None = None,
+        start: dict | None = None,
+        corpus: str = "general",
+        objective: dict | None = None,
+        name: str = "",
+        place: dict | None = None,
+    ) -> str:
+        """Adds a student and all that it needs, as a cell at (method, size, seed) and `place`.
+
+        Args:
+          method: one of METHODS, which `start` and `objective` may vary.
+          size: the student's.
+          seed: of the student alone; teacher and pre-trained model are shared.
+          transfer: name of the transfer set; by default the task's own.
+          rows: so many rows of the transfer set.
+          labelled: so many rows of the labelled set, by seed, for the teacher, too.
+          start: how to begin, in place of the method's way.
+          corpus: what the student was pre-trained on.
+          objective: keys of the distillation.
+          name: what to add to the stages' names for what is special.
+          place: where the cell stands on further axes.
+        """
+        teacher = self.teacher(rows=labelled, seed=seed if labelled else 0)
+        if start is None and method not in ("basic", "distillation"):
+            start = common.start_from(self.pretrained(size, corpus))
+        shared = {
+            "init": start or {},
+            "evaluation": self._evaluation(teacher),
+            "seed": seed,
+        }
+        parts = [part for part in (name, f"{seed}") if part]
+        stem = "-".join([self.task, "{method}", size, *parts])
+        if method in ("basic", "PF"):
+            stage = self._tuned(size, labelled, RATES["finetune"], shared)
+        else:
+            records = self.transfer(transfer or TASKS[self.task]["transfer"])
+            stage = common.distill(
+                common.compact(size),
+                common.data(
+                    records,
+                    128,
+                    LENGTHS,
+                    logits=self.labels(records, teacher),
+                    **({"rows": rows} if rows else {}),
+                ),
+                {"steps": self.args["distill"]},
+                common.adamw(RATES["distill"]),
+                **({"objective": objective} if objective else {}),
+                **shared,
+            )
+        if method == "PD-F":
+            distilled = self.add(stem.format(method="pd"), stage)
+            again = {**shared, "init": common.start_from(distilled, head="keep")}
+            stage = self._tuned(size, labelled, RATES["again"], again)
+        found = self.add(stem.format(method=method.lower().replace("-", "_")), stage)
+        axes = {"method": method, "size": size, "seed": seed, **(place or {})}
+        self.cells.append({"stage": found[1:], "axes": axes})
+        return found
+
+    def _tuned(self, size: str, labelled: int | None, rate: float, shared: dict) -> dict:
+        rows = {"rows": labelled} if labelled else {}
+        return common.finetune(
+            common.compact(size),
+            common.data(self.labelled("train"), 64, LENGTHS, **rows),
+            {"steps": self.args["finetune"]},
+            common.adamw(rate),
+            **shared,
+        )
+
+    def teacher_cell(
+        self, *, rows: int | None = None, seed: int = 0, place: dict | None = None
+    ) -> None:
+        """Adds a teacher itself as a cell; without a `place` it is a line across the figures."""
+        stage = self.teacher(rows=rows, seed=seed)
+        axes = {"method": "teacher", "seed": seed, **(place or {})}
+        self.cells.append({"stage": stage[1:], "axes": axes})
+
+    # ---- the study -----------------------------------------------------------------------------
+
+    def config(
+        self, title: str, *, claims: Iterable[dict], figures: Iterable[dict], note: str = ""
+    ):
+        """Returns the whole as a locked config."""
+        task = TASKS[self.task]
+        measures = (
+            {"quantity": "accuracy", "sets": task["sets"]},
+            {"quantity": "agreement", "sets": ("unseen",)},
+            {"quantity": "kl", "sets": ("unseen",)},
+        )
+        study = {
+            "cells": tuple(self.cells),
+            "measures": measures,
+            "claims": tuple(claims),
+            "figures": tuple(figures),
+            "note": note,
+        }
+        report = {"title": title, "reference": task["reference"]}
+        return common.locked(
+            {
+                "name": self.name,
+                "stages": self.stages,
+                "study": study,
+                "report": report,
+                "run": {"log_steps": 100, "tensorboard": False, "keep_checkpoints": 1},
+            }
+        )
+
+
+# ---- claims ------------------------------------------------------------------------------------
+
+
+def minus(first: dict, second: dict, at: str, *, weight: float = 1.0) -> dict:
+    """Returns the contrast of one place and another, seed by seed."""
+    terms = ({"weight": weight, "axes": first}, {"weight": -weight, "axes": second})
+    return {"at": at, "terms": terms}
+
+
+def better(better_one: str, other: str, places: Iterable[dict], *, text: str = "") -> dict:
+    """Returns the claim that one method is better than another at all places together."""
+    contrasts = tuple(
+        minus({"method": better_one, **place}, {"method": other, **place}, where(place))
+        for place in places
+    )
+    return {"text": text or f"{better_one} > {other}", "contrasts": contrasts}
+
+
+def where(place: dict) -> str:
+    """Returns a place's values in words."""
+    return ", ".join(
+        value if isinstance(value, str) else f"{name} {value:,}" for name, value in place.items()
+    )

@@ -1,0 +1,36 @@
+"""The same text for both steps, D_LM = D_T: the paper's Figure 10, on SST-2 with film reviews.
+
+Nothing but the order of two objectives over one text makes the difference.
+
+Run:    python -m pd_jax.main --config=configs/study/same_data.py --workdir=runs/study --jobs=2
+Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
+Args:   sizes=L2_H128+L4_H128+L2_H256 teacher=L4_H256 seeds=3 pretrain=8000 teacher_pretrain=8000
+        distill=2000 finetune=1000 smoke
+Time:   say --estimate.
+Expect: PD > PF and PD > distillation, although no step sees text that the other does not.
+"""
+
+from configs.study import pieces
+
+
+def get_config(arg: str = ""):
+    """Returns the study."""
+    setting = pieces.Setting("same_data", pieces.arguments(arg))
+    setting.teacher_cell()
+    for seed in setting.seeds:
+        for size in setting.sizes:
+            setting.student("basic", size, seed)
+            setting.student("distillation", size, seed)
+            for method in ("PF", "PD"):
+                setting.student(method, size, seed, corpus="imdb", name="imdb")
+    places = [{"size": size} for size in setting.sizes]
+    return setting.config(
+        "The same data for both steps",
+        claims=[
+            pieces.better("PD", "PF", places),
+            pieces.better("PD", "distillation", places),
+            pieces.better("PF", "distillation", places),
+        ],
+        figures=[{"title": "The same data for both steps", "x": "size", "paper": "Figure 10"}],
+        note="The paper's values are those of MNLI.",
+    )

@@ -1,0 +1,54 @@
+"""Model sizes by methods: the figure over depth and width, on SST-2 (or the MNLI subset).
+
+Run:    python -m pd_jax.main --config=configs/study/sizes.py --workdir=runs/study --jobs=2
+Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
+Args:   task=sst2|mnli sizes=L2_H128+L4_H128+L2_H256 (or all, the paper's 24) teacher=L4_H256
+        seeds=3 pretrain=8000 teacher_pretrain=8000 distill=2000 finetune=1000 smoke
+Time:   say --estimate; it depends on the sizes.
+Expect: PD > PF > basic and PD > distillation at every size, once pre-training has left the plateau
+        of word frequencies; basic training flat in size.
+"""
+
+from configs.study import pieces
+
+
+def get_config(arg: str = ""):
+    """Returns the study."""
+    args = pieces.arguments(arg, task="sst2")
+    setting = pieces.Setting("sizes", args, task=args["task"])
+    setting.teacher_cell()
+    for seed in setting.seeds:
+        for size in setting.sizes:
+            for method in pieces.METHODS:
+                setting.student(method, size, seed)
+    places = [{"size": size} for size in setting.sizes]
+    flat = []
+    if len(places) > 1:
+        ends = ({"method": "basic", **places[-1]}, {"method": "basic", **places[0]})
+        at = f"{setting.sizes[-1]} against {setting.sizes[0]}"
+        flat = [
+            {
+                "text": "basic training is flat in size",
+                "contrasts": (pieces.minus(*ends, at),),
+                "near": 0.01,
+            }
+        ]
+    return setting.config(
+        "Five ways to students of several sizes",
+        claims=[
+            pieces.better("PD", "PF", places),
+            pieces.better("PF", "basic", places),
+            pieces.better("PD", "distillation", places),
+            pieces.better("PF", "distillation", places),
+            pieces.better("PD-F", "PD", places, text="a last fine-tuning helps (PD-F > PD)"),
+            *flat,
+        ],
+        figures=[
+            {
+                "title": "Depth and width",
+                "x": "layers",
+                "panels": "hidden",
+                "paper": "SST-2 by depth and width" if args["task"] == "sst2" else "",
+            }
+        ],
+    )

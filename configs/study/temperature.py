@@ -1,0 +1,67 @@
+"""Temperature, and a share of hard labels, in distillation: not in the paper, which has neither.
+
+The transfer set is the labelled set's own text, so that there are hard labels to mix in.
+
+Run:    python -m pd_jax.main --config=configs/study/temperature.py --workdir=runs/study --jobs=2
+Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
+Args:   task=sst2|mnli size=L2_H128 temperatures=1+2+4 shares=0+0.5 teacher=L4_H256 seeds=3
+        pretrain=8000 teacher_pretrain=8000 distill=2000 smoke
+Time:   say --estimate.
+Expect: no claim of the paper's; small differences.
+"""
+
+from configs.study import pieces
+
+
+def get_config(arg: str = ""):
+    """Returns the study."""
+    args = pieces.arguments(arg, task="sst2", size="L2_H128", temperatures="1+2+4", shares="0+0.5")
+    if args["smoke"]:
+        args |= {"size": pieces.SMOKE["sizes"], "temperatures": "1+2"}
+    setting = pieces.Setting("temperature", args, task=args["task"])
+    temperatures, shares = (
+        [float(text) for text in pieces.listed(args[name])] for name in ("temperatures", "shares")
+    )
+    setting.teacher_cell()
+    for seed in setting.seeds:
+        for temperature in temperatures:
+            for share in shares:
+                setting.student(
+                    "PD",
+                    args["size"],
+                    seed,
+                    transfer="own",
+                    objective={"temperature": temperature, "hard_weight": share},
+                    name=f"t{temperature:g}-h{share:g}".replace(".", "_"),
+                    place=_place(temperature, share),
+                )
+
+    def against_the_papers(temperature: float, share: float) -> dict:
+        at = f"temperature {temperature:g}, hard labels {share:g}"
+        first, second = (
+            {"method": "PD", "size": args["size"], **_place(*values)}
+            for values in ((temperature, share), (temperatures[0], shares[0]))
+        )
+        return {"text": f"{at} > the paper's loss", "contrasts": (pieces.minus(first, second, at),)}
+
+    return setting.config(
+        "Temperature and hard labels",
+        claims=[
+            against_the_papers(temperature, share)
+            for temperature in temperatures
+            for share in shares
+            if (temperature, share) != (temperatures[0], shares[0])
+        ],
+        figures=[
+            {
+                "title": "Temperature and hard labels",
+                "x": "temperature",
+                "series": "hard labels",
+                "scale": "log",
+            }
+        ],
+    )
+
+
+def _place(temperature: float, share: float) -> dict:
+    return {"temperature": temperature, "hard labels": f"{share:g}"}

@@ -1,0 +1,69 @@
+"""How many unlabelled rows distillation needs, with pre-training and without: the paper's Figure 8.
+
+A smaller transfer set is a part of the larger one, drawn by the student's seed. Every student takes
+as many steps: what differs is how much text they see.
+
+Run:    python -m pd_jax.main --config=configs/study/transfer_rows.py --workdir=runs/study --jobs=2
+Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
+Args:   task=sst2|mnli size=L2_H128 rows=1000+4000+16000+64000 teacher=L4_H256 seeds=3
+        pretrain=8000 teacher_pretrain=8000 distill=2000 finetune=1000 smoke
+Time:   say --estimate.
+Expect: PD > distillation for every number of rows, and a smaller slope: PD needs fewer of them.
+"""
+
+import math
+
+from configs.study import pieces
+
+
+def get_config(arg: str = ""):
+    """Returns the study."""
+    args = pieces.arguments(arg, task="sst2", size="L2_H128", rows="1000+4000+16000+64000")
+    if args["smoke"]:
+        args |= {"size": pieces.SMOKE["sizes"], "rows": "40+80"}
+    setting = pieces.Setting("transfer_rows", args, task=args["task"])
+    size, counts = args["size"], [int(text) for text in pieces.listed(args["rows"])]
+    setting.teacher_cell()
+    for seed in setting.seeds:
+        for method in ("basic", "PF"):
+            setting.student(method, size, seed)
+        for rows in counts:
+            for method in ("distillation", "PD"):
+                setting.student(
+                    method, size, seed, rows=rows, name=f"{rows}_rows", place={"rows": rows}
+                )
+    places = [{"size": size, "rows": rows} for rows in counts]
+    return setting.config(
+        "Rows of the transfer set",
+        claims=[
+            pieces.better("PD", "distillation", places),
+            *(
+                pieces.better(
+                    "PD", "distillation", [place], text=f"PD > distillation at {rows:,} rows"
+                )
+                for place, rows in zip(places, counts, strict=True)
+            ),
+            {
+                "text": "distillation gains more from more rows than PD does",
+                "contrasts": (_slopes(size, counts),),
+            },
+        ],
+        figures=[
+            {"title": "Rows of the transfer set", "x": "rows", "scale": "log", "paper": "Figure 8"}
+        ],
+    )
+
+
+def _slopes(size: str, counts: list[int]) -> dict:
+    """Returns distillation's gain for each doubling of the rows minus PD's: a difference of
+    least-squares slopes, which are sums of the scores by fixed weights.
+    """
+    doublings = [math.log2(rows) for rows in counts]
+    mean = sum(doublings) / len(doublings)
+    spread = sum((x - mean) ** 2 for x in doublings) or 1.0
+    terms = tuple(
+        {"weight": sign * (x - mean) / spread, "axes": {"method": method, "size": size, "rows": n}}
+        for sign, method in ((1.0, "distillation"), (-1.0, "PD"))
+        for x, n in zip(doublings, counts, strict=True)
+    )
+    return {"at": "for each doubling", "terms": terms}
