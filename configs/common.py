@@ -164,6 +164,12 @@ def _train(
     }
 
 
+def compare(records: str, lengths: tuple[int, ...], models: dict[str, str], **changes) -> dict:
+    """Returns the stage that puts models side by side; the first is the teacher."""
+    named = tuple({"name": name, "model": model} for name, model in models.items())
+    return {"kind": "compare", "models": named, "records": records, "lengths": lengths, **changes}
+
+
 def start_from(stage: str, **changes) -> dict:
     """Returns the initialisation from another stage's model, `@name`, or from a model folder."""
     return {"source": stage, **changes}

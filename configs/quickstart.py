@@ -68,6 +68,7 @@ def get_config(arg: str = ""):
             evaluation=evaluation,
             seed=seed,
         ),
+        "compare": common.compare("@dev", (LENGTH,), {"Teacher": "@teacher", "PD": "@pd"}),
     }
     return common.locked(
         {

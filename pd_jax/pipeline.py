@@ -355,8 +355,13 @@ def _explain_change(item: Planned, workdir: epath.Path, say: Callable[[str], Non
 
 def _closing_line(item: Planned, done: Mapping[str, Any]) -> str:
     shown = [f"{name} {value:.4g}" for name, value in done["metrics"].items() if _headline(name)]
+    made = {
+        name: value
+        for name, value in done["outputs"].items()
+        if isinstance(value, (str, int, float))
+    }
     what = ", ".join(shown) or ", ".join(
-        f"{name} {value}" for name, value in list(done["outputs"].items())[:2]
+        f"{name} {value}" for name, value in list(made.items())[:2]
     )
     return f"stage {item.name}: done in {done['seconds']:.1f} s" + (f" ({what})" if what else "")
 

@@ -74,6 +74,11 @@ def get_config(arg: str = ""):
             evaluation=evaluation,
             seed=seed,
         ),
+        "compare": common.compare(
+            "@dev",
+            LENGTHS,
+            {"Teacher": "@teacher", "PD": "@pd", "PD-F": "@pd_f"},
+        ),
     }
     return common.locked(
         {

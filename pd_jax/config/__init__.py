@@ -12,6 +12,8 @@ result (mesh, logging, saving); everything else enters the stages' fingerprints.
 
 from pd_jax.config.kinds import Fraction, Positive, Reference, ReferenceMark
 from pd_jax.config.pipeline import (
+    Compared,
+    CompareStage,
     ExportStage,
     LabelStage,
     Mesh,
@@ -47,6 +49,8 @@ __all__ = [
     "Claim",
     "Cell",
     "Classify",
+    "CompareStage",
+    "Compared",
     "Compute",
     "Corpus",
     "Data",

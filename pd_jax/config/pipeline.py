@@ -39,8 +39,44 @@ class ExportStage:
     """For the model card, an SPDX name."""
 
 
+@frozen
+class Compared:
+    """A model of a comparison, and what to call it there."""
+
+    name: str
+    model: Reference
+
+
+@frozen
+class CompareStage:
+    """Models side by side on a labelled set: what each weighs, how fast and how well it answers.
+
+    The first is what the others are held against: the teacher.
+    """
+
+    kind: Literal["compare"] = "compare"
+    models: tuple[Compared, ...]
+    records: Reference
+    programs: tuple[Literal["jax", "onnx", "onnx_int8"], ...] = ("jax",)
+    """What runs each of them: jax on every kind of device here, ONNX on the CPU."""
+    batch: Positive = 64
+    lengths: tuple[Positive, ...]
+
+    def __post_init__(self) -> None:
+        names = [compared.name for compared in self.models]
+        require(len(names) > 0, "models must name one model or more")
+        require(len(set(names)) == len(names), f"models has a name twice: {', '.join(names)}")
+        require(len(self.programs) > 0, "programs must name one program or more")
+
+
 Stage = Annotated[
-    SyntheticStage | TokenizerStage | RecordsStage | TrainStage | LabelStage | ExportStage,
+    SyntheticStage
+    | TokenizerStage
+    | RecordsStage
+    | TrainStage
+    | LabelStage
+    | ExportStage
+    | CompareStage,
     pydantic.Field(discriminator="kind"),
 ]
 

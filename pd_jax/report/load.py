@@ -47,6 +47,7 @@ class Done(_Record):
     megabytes: pydantic.FiniteFloat | None = None
     metrics: Mapping[str, float | None] = {}
     inputs: Mapping[str, str] = {}
+    outputs: Mapping[str, Any] = {}
 
 
 class ReportWishes(_Record):

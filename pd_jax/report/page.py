@@ -20,7 +20,7 @@ from etils import epath
 
 import pd_jax
 from pd_jax import files
-from pd_jax.report import charts, figures, load, notation
+from pd_jax.report import charts, figures, load, models, notation
 from pd_jax.report.table import Row, Table, as_text, inputs, is_teacher, make_table
 
 _ENVIRONMENT_KEY = re.compile(r"env(iron(ment)?)?(_variables)?", re.IGNORECASE)
@@ -83,6 +83,8 @@ def render(pipeline: load.Pipeline, *, base: str | None) -> str:
         else [],
         sizes=figures.size_figure(table, metric, colour) if metric else None,
         curves=figures.curve_figures(pipeline, table, colour),
+        comparisons=models.comparison_grids(pipeline),
+        exports=models.export_grid(pipeline),
         chain=figures.timeline_figure(pipeline),
         costs=_costs(pipeline),
         cards=cards,

@@ -184,14 +184,23 @@ def chain_seconds(pipeline: load.Pipeline, name: str) -> float | None:
 
 def as_text(table: Table) -> str:
     """Returns the table for a terminal: aligned columns, then a line for rows that need a word."""
-    grid = [list(map(_printable, line)) for line in _grid(table)]
-    widths = [max(_width(line[column]) for line in grid) for column in range(len(grid[0]))]
-    lines = ["  ".join(_pad(line, widths)).rstrip() for line in grid]
-    rule = "  ".join("-" * width for width in widths)
+    header, *lines = aligned(_grid(table))
     notes = [_printable(note) for note in _notes(table)]
     title = _printable(table.title)
-    parts = [title, "", lines[0], rule, *lines[1:], *(["", *notes] if notes else [])]
+    parts = [title, "", header, *lines, *(["", *notes] if notes else [])]
     return "\n".join(parts) + "\n"
+
+
+def aligned(grid: Sequence[Sequence[str]], *, names: int = 2) -> list[str]:
+    """Returns lines of a terminal: a header, a rule and a line for each of the others.
+
+    The first `names` columns are set to the left, numbers to the right.
+    """
+    grid = [list(map(_printable, line)) for line in grid]
+    widths = [max(_width(line[column]) for line in grid) for column in range(len(grid[0]))]
+    lines = ["  ".join(_pad(line, widths, names)).rstrip() for line in grid]
+    rule = "  ".join("-" * width for width in widths)
+    return [lines[0], rule, *lines[1:]]
 
 
 def as_markdown(table: Table) -> str:
@@ -278,11 +287,11 @@ def _width(text: str) -> int:
     )
 
 
-def _pad(line: Sequence[str], widths: Sequence[int]) -> list[str]:
+def _pad(line: Sequence[str], widths: Sequence[int], names: int) -> list[str]:
     """Returns cells of equal width: names to the left, numbers to the right."""
     spaces = [" " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)]
     return [
-        cell + space if column < 2 else space + cell
+        cell + space if column < names else space + cell
         for column, (cell, space) in enumerate(zip(line, spaces, strict=True))
     ]
 

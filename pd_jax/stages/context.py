@@ -17,6 +17,7 @@ OUTPUT = {
     "train": "model",
     "label": "logits",
     "export": "export",
+    "compare": "comparison",
 }
 """Kind of stage -> the folder inside its own that `@name` stands for."""
 

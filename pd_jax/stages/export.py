@@ -1,5 +1,6 @@
 """A trained model in another program's format, with its tokenizer and a model card."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from etils import epath
@@ -18,7 +19,10 @@ def run_export(stage: config_lib.ExportStage, context: Context) -> Done:
     output = context.output("export")
     if distributed.is_writer():
         checks = export_model(stage, output, name=context.name)
-        return Done(outputs={check.file: check.sentence() for check in checks})
+        names = ", ".join(check.file for check in checks)
+        return Done(
+            outputs={"files": names, "checks": [dataclasses.asdict(check) for check in checks]}
+        )
     return Done()
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pd_jax.stages.compare import run_compare
 from pd_jax.stages.context import Context, Done
 from pd_jax.stages.export import run_export
 from pd_jax.stages.label import run_label
@@ -16,4 +17,5 @@ RUNNERS: Mapping[str, Callable[[Any, Context], Done]] = {
     "train": run_train,
     "label": run_label,
     "export": run_export,
+    "compare": run_compare,
 }

@@ -9,18 +9,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 
 from pd_jax.errors import WeightsError
 from pd_jax.models.export import stablehlo
-from pd_jax.models.export.forward import INPUTS
+from pd_jax.models.export.forward import INPUTS, make_forward
 from pd_jax.models.sizes import BertConfig
 
 Program = Callable[..., Mapping[str, Any]]
 
-_RUNS = 10
-_LENGTH = 128
+LENGTH = 128
+"""Tokens of the texts that are timed."""
+
+_FIRST_RUNS, _LEAST_RUNS, _RUNS = 2, 3, 20
+_ENOUGH_SECONDS = 5.0
+"""A slow program is timed fewer times."""
 
 
 def transformers_program(folder: epath.Path) -> Program | None:
@@ -48,13 +53,28 @@ def transformers_program(folder: epath.Path) -> Program | None:
     return run
 
 
-def onnx_program(path: epath.Path) -> Program | None:
-    """Returns an ONNX file as onnxruntime runs it on the CPU."""
+def jax_program(config: BertConfig, params: Mapping[str, Any], device: Any) -> Program:
+    """Returns the model as it computes here, on one device."""
+    held = jax.device_put(params, device)
+    run = jax.jit(lambda params, *inputs: make_forward(config, params)(*inputs))
+    return lambda *batch: run(held, *jax.device_put([np.int32(value) for value in batch], device))
+
+
+def host_device() -> Any:
+    """Returns this process's CPU, or its first device where jax was told to leave the CPU out."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
+
+
+def onnx_program(content: bytes) -> Program | None:
+    """Returns an ONNX file's content as onnxruntime runs it on the CPU."""
     try:
         runtime = importlib.import_module("onnxruntime")
     except ImportError:
         return None
-    session = runtime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
 
     def run(*batch: np.ndarray) -> dict[Any, Any]:
@@ -79,14 +99,18 @@ def transformers_token_ids(folder: epath.Path, texts: Sequence[str]) -> list[lis
     return transformers.AutoTokenizer.from_pretrained(folder)(list(texts))["input_ids"]
 
 
-def milliseconds(program: Program, config: BertConfig) -> float:
-    """Returns the median time of one text of 128 tokens on this machine."""
-    shape = (1, min(_LENGTH, config.positions))
+def milliseconds(
+    program: Program, config: BertConfig, *, rows: int = 1, length: int = LENGTH
+) -> float:
+    """Returns the median time of `rows` texts of `length` tokens at once, on this machine."""
+    shape = (rows, min(length, config.positions))
     batch = (np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.ones(shape, np.int64))
-    times = []
-    for _ in range(_RUNS + 2):
+    times: list[float] = []
+    while len(times) < _FIRST_RUNS + _RUNS and (
+        len(times) < _FIRST_RUNS + _LEAST_RUNS or sum(times) < _ENOUGH_SECONDS
+    ):
         start = time.perf_counter()
         for value in program(*batch).values():
             np.asarray(value)
         times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times[2:])
+    return 1e3 * statistics.median(times[_FIRST_RUNS:])

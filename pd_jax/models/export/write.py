@@ -4,14 +4,13 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
-import jax
 import numpy as np
 from etils import epath
 
 from pd_jax import files
 from pd_jax.errors import WeightsError
 from pd_jax.models.export import onnx_graph, programs, stablehlo
-from pd_jax.models.export.forward import Difference, difference, make_forward
+from pd_jax.models.export.forward import Difference, difference
 from pd_jax.models.weights import hf, hf_config
 
 Format = Literal["hf", "onnx", "stablehlo"]
@@ -107,7 +106,7 @@ def export(
         )
     if int8 and format != "onnx":
         raise WeightsError(f"--int8 is known for onnx only, not for {format}; leave it out")
-    forward = jax.jit(make_forward(model.config, model.params))
+    forward = programs.jax_program(model.config, model.params, programs.host_device())
     with files.whole_folder(folder) as partial:
         tokenizer.save(partial)
         values = hf_config.values_of(
@@ -134,13 +133,13 @@ def _write_hf(model: hf.SavedModel, folder: epath.Path, forward: programs.Progra
 def _write_onnx(model: hf.SavedModel, folder: epath.Path, forward: programs.Program) -> list[Check]:
     path = folder / ONNX_FILE
     path.write_bytes(onnx_graph.build(model.config, model.params).SerializeToString())
-    return [_check(model, path, "onnxruntime", forward, programs.onnx_program(path))]
+    return [_check(model, path, "onnxruntime", forward, programs.onnx_program(path.read_bytes()))]
 
 
 def _write_int8(model: hf.SavedModel, folder: epath.Path, forward: programs.Program) -> Check:
     path = folder / INT8_FILE
     path.write_bytes(onnx_graph.quantise((folder / ONNX_FILE).read_bytes()))
-    program = programs.onnx_program(path)
+    program = programs.onnx_program(path.read_bytes())
     return _check(model, path, "onnxruntime", forward, program, tolerance=None)
 
 

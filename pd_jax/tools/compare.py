@@ -1,0 +1,92 @@
+"""Puts models side by side on a labelled dataset: size, speed, scores, agreement, calibration.
+
+python -m pd_jax.tools.compare --model Teacher=FOLDER --model Student=FOLDER --records FOLDER \
+    [--programs jax onnx onnx_int8] [--output comparison.json]
+
+The first model is the one whose answers the others' are held against.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from pd_jax import config as config_lib
+from pd_jax import files
+from pd_jax.compilation import use_cache
+from pd_jax.errors import ConfigError
+from pd_jax.report import models
+from pd_jax.stages.compare import compare_models
+from pd_jax.tools import command, options
+
+_PROGRAMS = ("jax", "onnx", "onnx_int8")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 0 after every model was measured."""
+    arguments = _parser().parse_args(argv)
+    use_cache()
+    with options.faults():
+        stage = config_lib.CompareStage(
+            models=tuple(_named(given) for given in arguments.model),
+            records=arguments.records,
+            programs=tuple(arguments.programs),
+            batch=arguments.batch,
+            lengths=tuple(sorted(set(arguments.lengths))),
+        )
+    print(f"comparing {len(stage.models)} models on {arguments.records}", file=sys.stderr)
+    found = [measured.as_json() for measured in compare_models(stage)]
+    print(models.comparison_grid("", [models.Compared.model_validate(it) for it in found]).text())
+    if arguments.output:
+        files.write_json(arguments.output, {"models": found})
+        print(f"compared {len(stage.models)} models: {arguments.output}")
+    else:
+        print(f"compared {len(stage.models)} models")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pd_jax.tools.compare",
+        description=(
+            "Measure models side by side on a labelled dataset: parameters, MB, latency and "
+            "throughput, scores, agreement with the first model, calibration."
+        ),
+    )
+    parser.add_argument(
+        "--model",
+        action="append",
+        required=True,
+        metavar="NAME=FOLDER",
+        help="a model folder and what to call it, once for each; the first is the teacher",
+    )
+    parser.add_argument("--records", required=True, help="folder of a labelled dataset")
+    parser.add_argument(
+        "--programs",
+        nargs="+",
+        choices=_PROGRAMS,
+        default=["jax"],
+        help="what runs the models (default: jax); ONNX on the CPU",
+    )
+    parser.add_argument("--output", help="a JSON file for the same figures")
+    parser.add_argument(
+        "--batch", type=options.at_least(1), default=64, help="rows at once (default: 64)"
+    )
+    parser.add_argument(
+        "--lengths",
+        type=options.at_least(8),
+        nargs="+",
+        default=[32, 64, 128],
+        help="padded lengths a batch may have (default: 32 64 128)",
+    )
+    return parser
+
+
+def _named(given: str) -> config_lib.Compared:
+    name, equals, folder = given.partition("=")
+    if not equals or not name or not folder:
+        raise ConfigError(f"--model {given}: write NAME=FOLDER, for example Teacher=models/base")
+    return config_lib.Compared(name=name, model=folder)
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))
