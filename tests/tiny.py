@@ -7,6 +7,8 @@ import numpy as np
 
 from pd_jax import config as config_lib
 from pd_jax.data import labelling, records
+from pd_jax.data.build import build_records
+from pd_jax.data.logit_shards import Field, Values
 from pd_jax.data.logits import LogitsManifest
 from pd_jax.data.records import Dataset, Record
 from pd_jax.data.tokenizers import load_tokenizer
@@ -46,22 +48,49 @@ def dataset(
     return Dataset.open(folder)
 
 
+def text_dataset(folder: pathlib.Path, texts: list[tuple[str, ...]], *, shards: int = 3) -> Dataset:
+    """Returns a transfer set built from a file of texts, or of pairs of texts, beside it."""
+    header = ("text", "other")[: len(texts[0])]
+    source = folder.with_name(f"{folder.name}.tsv")
+    source.write_text("".join("\t".join(row) + "\n" for row in [header, *texts]))
+    stage = config_lib.RecordsStage(
+        source=config_lib.Source(path=str(source), pair="other" if len(header) > 1 else None),
+        tokenizer="none",
+        examples=config_lib.Rows(),
+        max_length=16,
+        shards=shards,
+    )
+    made = load_tokenizer(tokenizer(folder / "tokenizer"))
+    build_records(stage, made, folder, name=folder.name, workers=1)
+    return Dataset.open(folder)
+
+
 def logit_store(
     folder: pathlib.Path,
     dataset: Dataset,
-    values: np.ndarray,
+    values: np.ndarray | Values,
     *,
     labels: tuple[str, ...] = LABELS,
     task: str = "classification",
     teacher: str = "teacher",
     complete: bool = True,
+    states: tuple[int, ...] = (),
 ) -> LogitsManifest:
-    """Writes a store whose rows have these values, in the dataset's order."""
+    """Writes a store whose rows have these logits, or these fields, in the dataset's order."""
+    held = {"logits": values} if isinstance(values, np.ndarray) else values
+    more = [Field("states", held["states"].shape[1:])] if states else []
     return labelling.label_dataset(
         folder,
         dataset,
-        teacher=labelling.Teacher(teacher, task, labels, complete=complete),
-        answers=lambda rows: [(rows, {"logits": values[rows]})],
+        teacher=labelling.Teacher(
+            teacher,
+            task,
+            labels,
+            complete=complete,
+            more=tuple(more),
+            about={"state_layers": list(states)},
+        ),
+        answers=lambda rows: [(rows, {name: array[rows] for name, array in held.items()})],
         title="labelling",
     )
 

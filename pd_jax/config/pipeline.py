@@ -9,7 +9,7 @@ import pydantic
 
 from pd_jax.config.kinds import Positive, Reference, frozen, require
 from pd_jax.config.study import Study
-from pd_jax.config.text import RecordsStage, SyntheticStage, TokenizerStage
+from pd_jax.config.text import RecordsStage, Source, SyntheticStage, TokenizerStage
 from pd_jax.config.training import TrainStage
 from pd_jax.errors import did_you_mean
 
@@ -24,6 +24,14 @@ class LabelStage:
     batch: Positive = 256
     lengths: tuple[Positive, ...]
     dtype: Literal["float32", "bfloat16"] = "float32"
+    labels: tuple[str, ...] = ()
+    """Names of the outputs in order, for a teacher that calls them LABEL_0, LABEL_1, ..."""
+    states: tuple[Annotated[int, pydantic.Field(ge=0)], ...] = ()
+    """Layers, from 0, after which the first token's state is stored too (patient distillation)."""
+    source: Source | tuple[Source, ...] | None = None
+    """The rows' texts for a teacher with another vocabulary; by default what the records were
+    built from.
+    """
 
 
 @frozen

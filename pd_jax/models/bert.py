@@ -4,6 +4,7 @@ Dropout is on when the caller passes a `dropout` stream, and off otherwise. Para
 LayerNorms are float32.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -26,6 +27,20 @@ class Encoded(NamedTuple):
     """tanh of a projection of the last state of each example's first token."""
     states: tuple[Float[Array, "batch seq hidden"], ...]
     """The embeddings' output and every layer's, in order: layers + 1 entries."""
+
+
+def first_states(
+    encoded: Encoded,
+    layers: Sequence[int],
+    starts: Int[Array, "batch examples"] | None = None,
+) -> Float[Array, "batch *examples layers hidden"]:
+    """Returns the state of each example's first token after each of `layers` (from 0), float32."""
+    chosen = [encoded.states[layer + 1] for layer in layers]
+    if starts is None:
+        firsts = [states[:, 0] for states in chosen]
+    else:
+        firsts = [jnp.take_along_axis(states, starts[..., None], axis=1) for states in chosen]
+    return jnp.stack(firsts, axis=-2).astype(jnp.float32)
 
 
 def norm(config: BertConfig, name: str = "norm") -> nn.LayerNorm:

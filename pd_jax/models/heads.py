@@ -57,11 +57,28 @@ class PretrainingModel(nn.Module):
         not), in float32.
         """
         encoded = self.bert(input_ids, segment_ids, input_mask, starts)
+        return self.predict(encoded, positions), self.nsp(encoded.pooled).astype(jnp.float32)
+
+    def logits_and_encoded(
+        self,
+        input_ids: Int[Array, "batch seq"],
+        segment_ids: Int[Array, "batch seq"],
+        input_mask: Int[Array, "batch seq"],
+        positions: Int[Array, "batch predictions"],
+        starts: Int[Array, "batch examples"] | None = None,
+    ) -> tuple[Float[Array, "batch predictions vocab"], Encoded]:
+        """Returns MLM logits at `positions` only, in float32, and the encoded batch."""
+        encoded = self.bert(input_ids, segment_ids, input_mask, starts)
+        return self.predict(encoded, positions), encoded
+
+    def predict(
+        self, encoded: Encoded, positions: Int[Array, "batch predictions"]
+    ) -> Float[Array, "batch predictions vocab"]:
+        """Returns the MLM logits of an encoded batch at `positions`."""
         gathered = jnp.take_along_axis(encoded.sequence, positions[..., None], axis=1)
         rows = gathered.reshape(-1, self.config.hidden)
         embedding = self.bert.variables["params"]["embeddings"]["word"]["embedding"]
-        logits = self.mlm(rows, embedding).reshape(*positions.shape, self.config.vocab_size)
-        return logits, self.nsp(encoded.pooled).astype(jnp.float32)
+        return self.mlm(rows, embedding).reshape(*positions.shape, self.config.vocab_size)
 
 
 class TaskModel(nn.Module):
@@ -85,6 +102,17 @@ class TaskModel(nn.Module):
     ) -> Float[Array, "batch *examples outputs"]:
         """Returns the task's logits in float32."""
         return self.head(self.bert(input_ids, segment_ids, input_mask, starts))
+
+    def logits_and_encoded(
+        self,
+        input_ids: Int[Array, "batch seq"],
+        segment_ids: Int[Array, "batch seq"],
+        input_mask: Int[Array, "batch seq"],
+        starts: Int[Array, "batch examples"] | None = None,
+    ) -> tuple[Float[Array, "batch *examples outputs"], Encoded]:
+        """Returns the task's logits in float32, and the encoded batch."""
+        encoded = self.bert(input_ids, segment_ids, input_mask, starts)
+        return self.head(encoded), encoded
 
     def head(self, encoded: Encoded) -> Float[Array, "batch *examples outputs"]:
         """Returns the logits of an encoded batch."""

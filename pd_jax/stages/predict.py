@@ -4,12 +4,15 @@ Texts are read in windows, batched by length within a window, and given back in 
 memory does not grow with the input.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float32
 
 from pd_jax import config as config_lib
@@ -17,10 +20,14 @@ from pd_jax.data.layouts import Passage, frame
 from pd_jax.data.tables import Row
 from pd_jax.data.tokenizers import Tokenizer, load_tokenizer
 from pd_jax.errors import WeightsError
+from pd_jax.models.bert import first_states
+from pd_jax.models.heads import TaskModel
 from pd_jax.models.weights import hf
+from pd_jax.objectives.classify import task_outputs
+from pd_jax.parallel import sharding
 from pd_jax.parallel.mesh import make_mesh
 from pd_jax.parallel.sharding import put_batch
-from pd_jax.stages.label import make_predict
+from pd_jax.training.arrays import place
 
 _WINDOW_BATCHES = 16
 _LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -61,6 +68,40 @@ def load_classifier(folder: str) -> tuple[hf.SavedModel, Tokenizer]:
     task = model.task or ("regression" if outputs == 1 else "classification")
     labels = model.labels or tuple(f"LABEL_{index}" for index in range(outputs))
     return hf.SavedModel(model.config, model.params, labels, task, model.fingerprint), tokenizer
+
+
+def make_predict(
+    teacher: hf.SavedModel, mesh: Mesh, *, dtype: str, states: Sequence[int] = ()
+) -> Callable[[dict[str, jax.Array]], dict[str, jax.Array]]:
+    """Returns placed batch -> `logits` and, where layers are named, `states`: those of the first
+    token after each of these layers [rows, layers, hidden]. Float32, on every device, no dropout.
+    """
+    config = dataclasses.replace(teacher.config, dtype=dtype)
+    model = TaskModel(config, task_outputs(teacher.task, teacher.labels))
+    held = {name: teacher.params[name] for name in ("bert", "classifier")}
+    at = sharding.assign(held, sharding.RULES, mesh)
+    params = place(held, at)
+
+    def forward(params: dict, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        inputs = (batch["input_ids"], batch["segment_ids"], batch["input_mask"])
+        said: Any = model.apply({"params": params}, *inputs, method="logits_and_encoded")
+        logits, encoded = said
+        found = {"logits": logits.astype(jnp.float32)}
+        if states:
+            found["states"] = first_states(encoded, states)
+        return found
+
+    step = jax.jit(
+        forward,
+        in_shardings=(at, sharding.batch_sharding(mesh)),
+        out_shardings=NamedSharding(mesh, PartitionSpec()),
+    )
+
+    def predict(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        with jax.set_mesh(mesh):
+            return step(params, batch)
+
+    return predict
 
 
 def predict_rows(
@@ -119,7 +160,7 @@ def _make_window_predict(
         for first in range(0, len(order), batch):
             numbers = order[first : first + batch]
             padded = _pad([framed[number] for number in numbers], batch, lengths, tokenizer.pad_id)
-            parts.append((numbers, run(put_batch(padded, mesh))))
+            parts.append((numbers, run(put_batch(padded, mesh))["logits"]))
         return _Window(rows, parts)
 
     return predict

@@ -29,6 +29,18 @@ def _parser() -> argparse.ArgumentParser:
         default="32,64,128",
         help="padded lengths a batch may have; rows longer than the last are cut",
     )
+    parser.add_argument(
+        "--labels", default="", help="names of outputs called LABEL_0, LABEL_1, ..."
+    )
+    parser.add_argument(
+        "--states", default="", help="layers, from 0, whose first token's state is stored too"
+    )
+    texts = parser.add_argument_group(
+        "texts, for a teacher with another vocabulary (default: what the records were built from)"
+    )
+    texts.add_argument("--input", nargs="+", metavar="PATH", help="files or patterns")
+    texts.add_argument("--text-column", default="text", metavar="NAME", help="default: text")
+    texts.add_argument("--pair-column", metavar="NAME", help="column of second texts")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--distributed", choices=("auto", "on", "off"), default="auto")
     return parser
@@ -46,6 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         batch=args.batch,
         lengths=tuple(int(length) for length in args.lengths.split(",")),
         dtype=args.dtype,
+        labels=tuple(filter(None, args.labels.split(","))),
+        states=tuple(int(layer) for layer in filter(None, args.states.split(","))),
+        source=config_lib.Source(
+            path=tuple(args.input), text=args.text_column, pair=args.pair_column
+        )
+        if args.input
+        else None,
     )
     dataset = Dataset.open(args.records)
     if distributed.is_writer():

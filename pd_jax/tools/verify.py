@@ -144,36 +144,35 @@ def _teacher_faults(
     # Every worker imports this file: what only the teacher needs is imported here.
     import jax
 
-    from pd_jax.data.feed import pad
-    from pd_jax.models.weights import hf
     from pd_jax.parallel.mesh import make_mesh
-    from pd_jax.parallel.sharding import put_batch
-    from pd_jax.stages.label import make_predict
+    from pd_jax.stages.teachers import open_teacher
 
-    teacher = hf.load(arguments.teacher)
-    if teacher.fingerprint != store.manifest.teacher or teacher.labels != store.manifest.labels:
+    said = store.manifest
+    size = min(arguments.sample, len(dataset))
+    sample = np.sort(Permutation(len(dataset), ("verify",))(np.arange(size)))
+    longest = int(dataset.lengths[sample].max())
+    stage = config.LabelStage(
+        teacher=arguments.teacher,
+        records=str(dataset.folder),
+        batch=_SAMPLE_BATCH,
+        lengths=(arguments.length or longest,),
+        states=tuple(said.about.get("state_layers", ())),
+    )
+    mesh = make_mesh(config.Mesh(data=1), jax.local_devices()[:1])
+    teacher, answers = open_teacher(stage, dataset, mesh)
+    if teacher.fingerprint != said.teacher or len(teacher.labels) != len(said.labels):
         raise LogitsError(
             f"{store.folder} was made by another model than {arguments.teacher}; name its teacher"
         )
-    mesh = make_mesh(config.Mesh(data=1), jax.local_devices()[:1])
-    predict = make_predict(teacher, mesh, dtype="float32")
-    tokenizer = dataset.manifest.tokenizer
-    size = min(arguments.sample, len(dataset))
-    sample = np.sort(Permutation(len(dataset), ("verify",))(np.arange(size)))
-    length = min(
-        int(dataset.lengths[sample].max()), arguments.length or dataset.manifest.max_length
-    )
     print(f"computing {size} rows again with {arguments.teacher}", file=sys.stderr)
     with Progress("computing again", size) as progress:
-        for rows in np.array_split(sample, -(-size // _SAMPLE_BATCH)):
-            gathered = dataset.gather(rows)
-            batch = pad(gathered, length=length, pad_id=tokenizer.pad_id, sep_id=tokenizer.sep_id)
-            said = np.asarray(predict(put_batch(batch, mesh)))
-            stored = store.gather(rows, gathered.example_ids)
-            apart = np.abs(said - stored).max(axis=1)
-            for row in np.flatnonzero(apart > arguments.tolerance):
-                place = store.place(int(rows[row]))
-                yield f"{place} is {apart[row]:.2g} from what the teacher says"
+        for rows, values in answers(sample):
+            stored = store.read(rows, dataset.gather(rows).example_ids)
+            for name, array in values.items():
+                apart = np.abs(array - stored[name]).reshape(len(rows), -1).max(axis=1)
+                for row in np.flatnonzero(apart > arguments.tolerance):
+                    place = store.place(int(rows[row]))
+                    yield f"{place} is {apart[row]:.2g} from what the teacher says ({name})"
             progress.advance(len(rows))
 
 

@@ -8,12 +8,9 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from pd_jax.config import RecordsStage, Rows, Source
-from pd_jax.data.build import build_records
 from pd_jax.data.logits import LogitStore
 from pd_jax.data.records import Dataset
 from pd_jax.data.teachers import Teachers
-from pd_jax.data.tokenizers import load_tokenizer
 from pd_jax.errors import ConfigError, LogitsError, SourceError
 from pd_jax.tools import import_logits
 from tests import tiny
@@ -23,21 +20,9 @@ LOGITS = np.random.default_rng(0).normal(size=(12, 2)).astype(np.float32)
 ORDER = np.random.default_rng(1).permutation(12)
 
 
-def built(tmp_path, *, pairs=False, name="set") -> Dataset:
-    """A transfer set of 12 rows built from text, in 3 shards."""
-    lines = [f"{text}\t{text.upper()}" if pairs else text for text in TEXTS]
-    header = "text\tother" if pairs else "text"
-    (tmp_path / f"{name}.tsv").write_text("\n".join([header, *lines]) + "\n")
-    stage = RecordsStage(
-        source=Source(path=str(tmp_path / f"{name}.tsv"), pair="other" if pairs else None),
-        tokenizer="none",
-        examples=Rows(),
-        max_length=16,
-        shards=3,
-    )
-    tokenizer = load_tokenizer(tiny.tokenizer(tmp_path / "tokenizer"))
-    build_records(stage, tokenizer, tmp_path / name, name=name, workers=1)
-    return Dataset.open(tmp_path / name)
+def built(tmp_path, *, pairs=False) -> Dataset:
+    texts = [(text, text.upper()) if pairs else (text,) for text in TEXTS]
+    return tiny.text_dataset(tmp_path / "set", texts)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from pd_jax.models.heads import TaskModel
 from pd_jax.models.weights import hf
 from pd_jax.parallel.mesh import make_mesh
 from pd_jax.parallel.sharding import put_batch
-from pd_jax.stages import label
+from pd_jax.stages.predict import make_predict
 from pd_jax.tools import verify
 from tests import tiny
 
@@ -178,23 +178,27 @@ def test_a_store_of_a_dataset_that_was_not_given(dataset, store, make_dataset, r
         verify.main([str(other.folder), "--workers", "1", "--logits", str(store)])
 
 
-def test_a_sample_is_computed_again_with_the_teacher(dataset, tmp_path, capsys):
+def test_a_sample_is_computed_again_with_the_teacher(tmp_path, capsys):
+    dataset = tiny.dataset(tmp_path / "set", rows=12, shards=3)
     teacher = tiny_teacher(tmp_path / "teacher", seed=0)
     mesh = make_mesh(config.Mesh(data=1), jax.local_devices()[:1])
-    predict = label.make_predict(teacher, mesh, dtype="float32")
+    predict = make_predict(teacher, mesh, dtype="float32", states=(0,))
     found = dataset.gather(np.arange(12))
-    values = np.array(predict(put_batch(feed.pad(found, length=8, pad_id=0, sep_id=102), mesh)))
-    said = {"teacher": teacher.fingerprint, "labels": LABELS}
+    batch = put_batch(feed.pad(found, length=16, pad_id=0, sep_id=3), mesh)
+    values = {name: np.array(array) for name, array in predict(batch).items()}
+    said = {"teacher": teacher.fingerprint, "states": (0,)}
     tiny.logit_store(tmp_path / "good", dataset, values, **said)
-    values[5] += 0.01
+    values["logits"][5] += 0.01
+    values["states"][9, 0, 7] += 0.02
     tiny.logit_store(tmp_path / "bad", dataset, values, **said)
     arguments = [str(dataset.folder), "--workers", "1", "--teacher", str(tmp_path / "teacher")]
     assert verify.main([*arguments, "--logits", str(tmp_path / "good")]) == 0
     capsys.readouterr()
-    with pytest.raises(LogitsError, match="^1 faults"):
+    with pytest.raises(LogitsError, match="^2 faults"):
         verify.main([*arguments, "--logits", str(tmp_path / "bad")])
     told = capsys.readouterr().out
-    assert "set-00001-of-00003.tfrecord row 1 is 0.01 from what the teacher says" in told
+    assert "set-00001-of-00003.tfrecord row 1 is 0.01 from what the teacher says (logits)" in told
+    assert "set-00002-of-00003.tfrecord row 1 is 0.02 from what the teacher says (states)" in told
     tiny_teacher(tmp_path / "teacher", seed=1)
     with pytest.raises(LogitsError, match="good was made by another model than .*teacher"):
         verify.main([*arguments, "--logits", str(tmp_path / "good")])
@@ -202,10 +206,11 @@ def test_a_sample_is_computed_again_with_the_teacher(dataset, tmp_path, capsys):
 
 def tiny_teacher(folder, seed):
     """Writes and returns a model of one layer with random weights."""
-    shape = sizes.BertConfig(vocab_size=30522, hidden=8, layers=1, heads=1, intermediate=16)
+    shape = sizes.BertConfig(vocab_size=64, hidden=8, layers=1, heads=1, intermediate=16)
     one = np.ones((1, 4), np.int32)
     params = TaskModel(shape, 2).init(jax.random.key(seed), one, one, one)["params"]
-    hf.save(folder, params, shape, labels=LABELS, task="classification")
+    said = {"labels": tiny.LABELS, "task": "classification", "add": tiny.tokenizer}
+    hf.save(folder, params, shape, **said)
     return hf.load(folder)
 
 

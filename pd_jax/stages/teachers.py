@@ -1,0 +1,186 @@
+"""A teacher that is asked about a dataset's rows: which kind it is, and how it answers.
+
+A BERT with the records' own vocabulary reads their tokens, over any mesh. Any other model reads the
+texts anew with its own tokenizer: a BERT in JAX, everything else through torch.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from pd_jax import config as config_lib
+from pd_jax import files
+from pd_jax.data.feed import evaluation_batches
+from pd_jax.data.labelling import Answers, Teacher
+from pd_jax.data.logit_shards import Field, Values
+from pd_jax.data.records import Dataset
+from pd_jax.data.texts import Texts
+from pd_jax.data.tokenizers import Tokenizer
+from pd_jax.errors import ConfigError, WeightsError
+from pd_jax.models.weights import hf
+from pd_jax.parallel import sharding
+from pd_jax.parallel.mesh import row_share
+from pd_jax.stages.predict import load_classifier, make_predict, predict_rows
+from pd_jax.stages.torch_teacher import TorchTeacher, load_torch
+from pd_jax.training.arrays import whole
+
+_ROWS_OF_TEXT = 1 << 14
+
+
+class Asked(NamedTuple):
+    """What a teacher is, for the store's manifest, and how it answers."""
+
+    teacher: Teacher
+    answers: Answers
+
+
+def open_teacher(stage: config_lib.LabelStage, dataset: Dataset, mesh: Mesh) -> Asked:
+    """Returns the teacher of a label stage, ready to be asked about the dataset.
+
+    Raises:
+      ConfigError: `stage.labels` or `stage.states` do not fit the teacher.
+      WeightsError: the folder holds no trained classifier.
+      SourceError: the teacher needs the rows' texts, and they cannot be found.
+    """
+    values = files.read_json(epath.Path(stage.teacher) / hf.CONFIG_FILE, WeightsError)
+    if values.get("model_type", "bert") != "bert":
+        foreign = load_torch(stage.teacher, dtype=stage.dtype)
+        said = _said(stage, foreign, layers=foreign.layers, width=foreign.width)
+        return Asked(said, _torch_answers(foreign, dataset, stage))
+    model, tokenizer = load_classifier(stage.teacher)
+    said = _said(stage, model, layers=model.config.layers, width=model.config.hidden)
+    if tokenizer.fingerprint == dataset.manifest.tokenizer.fingerprint:
+        return Asked(said, _token_answers(model, dataset, stage, mesh))
+    if stage.states:
+        raise ConfigError(
+            f"states of {stage.teacher} are stored for records with its own vocabulary only; "
+            f"build {dataset.folder} with its tokenizer"
+        )
+    return Asked(said, _text_answers(model, tokenizer, dataset, stage))
+
+
+def _said(
+    stage: config_lib.LabelStage, model: hf.SavedModel | TorchTeacher, *, layers: int, width: int
+) -> Teacher:
+    """Returns what the store's manifest will say of a teacher."""
+    if stage.states and max(stage.states) >= layers:
+        raise ConfigError(
+            f"states names layer {max(stage.states)}, and {stage.teacher} has {layers} layers, "
+            f"0 to {layers - 1}"
+        )
+    more = (Field("states", (len(stage.states), width)),) if stage.states else ()
+    return Teacher(
+        model.fingerprint,
+        model.task or "",
+        _labels(stage, model),
+        settings={"batch": stage.batch, "lengths": list(stage.lengths), "dtype": stage.dtype},
+        more=more,
+        about={"state_layers": list(stage.states), "layers": layers} if stage.states else {},
+    )
+
+
+def _labels(stage: config_lib.LabelStage, model: hf.SavedModel | TorchTeacher) -> tuple[str, ...]:
+    """Returns the names of the outputs: the teacher's, or the stage's where it has only numbers."""
+    own = model.labels if model.task != "regression" else ()
+    if not stage.labels or stage.labels == own:
+        return own
+    if own != tuple(f"LABEL_{index}" for index in range(len(own))):
+        raise ConfigError(
+            f"labels={stage.labels}, but {stage.teacher} calls its outputs {own}; leave labels "
+            "out: outputs are brought into order by name"
+        )
+    if len(stage.labels) != len(own):
+        raise ConfigError(
+            f"labels names {len(stage.labels)} labels, and {stage.teacher} has {len(own)} outputs"
+        )
+    return stage.labels
+
+
+def _token_answers(
+    model: hf.SavedModel, dataset: Dataset, stage: config_lib.LabelStage, mesh: Mesh
+) -> Answers:
+    """Returns how rows are answered: in batches over the mesh, one batch ahead of its reading."""
+    share, shares = row_share(mesh)
+    predict = make_predict(model, mesh, dtype=stage.dtype, states=stage.states)
+
+    def read(batch: dict[str, jax.Array], said: dict[str, Any]) -> tuple[np.ndarray, Values]:
+        real = whole(batch["weight"]) > 0
+        values = {name: np.asarray(array)[real] for name, array in said.items()}
+        return whole(batch["row"]).astype(np.int64)[real], values
+
+    def answers(rows: np.ndarray) -> Iterator[tuple[np.ndarray, Values]]:
+        batches = evaluation_batches(
+            dataset,
+            batch=stage.batch,
+            lengths=stage.lengths,
+            rows=rows,
+            process_index=share,
+            process_count=shares,
+        )
+        running = None
+        for batch in batches:
+            placed = sharding.put_batch({**batch, "row": batch["row"].astype(np.int32)}, mesh)
+            following = placed, predict(placed)
+            if running:
+                yield read(*running)
+            running = following
+        if running:
+            yield read(*running)
+
+    return answers
+
+
+def _text_answers(
+    model: hf.SavedModel, tokenizer: Tokenizer, dataset: Dataset, stage: config_lib.LabelStage
+) -> Answers:
+    """Returns how a BERT with another vocabulary answers: from the rows' texts."""
+    texts = _texts(dataset, stage)
+
+    def answers(rows: np.ndarray) -> Iterator[tuple[np.ndarray, Values]]:
+        for part in _parts(rows):
+            predicted = predict_rows(
+                model,
+                tokenizer,
+                texts.of(part),
+                batch=stage.batch,
+                max_length=stage.lengths[-1],
+                dtype=stage.dtype,
+            )
+            first = 0
+            for found, logits in predicted:
+                yield part[first : first + len(found)], {"logits": logits}
+                first += len(found)
+
+    return answers
+
+
+def _torch_answers(model: TorchTeacher, dataset: Dataset, stage: config_lib.LabelStage) -> Answers:
+    """Returns how any other model answers: from the rows' texts, through torch."""
+    texts = _texts(dataset, stage)
+
+    def answers(rows: np.ndarray) -> Iterator[tuple[np.ndarray, Values]]:
+        for part in _parts(rows):
+            found = model.answers(
+                texts.of(part), batch=stage.batch, length=stage.lengths[-1], states=stage.states
+            )
+            for places, values in found:
+                yield part[places], values
+
+    return answers
+
+
+def _texts(dataset: Dataset, stage: config_lib.LabelStage) -> Texts:
+    if jax.process_count() > 1:
+        raise ConfigError(
+            f"{stage.teacher} reads the rows' texts, which one process does; run this stage with "
+            "one, for example by tools.label"
+        )
+    return Texts(dataset, stage.source)
+
+
+def _parts(rows: np.ndarray) -> Sequence[np.ndarray]:
+    return [rows[at : at + _ROWS_OF_TEXT] for at in range(0, len(rows), _ROWS_OF_TEXT)]

@@ -1,0 +1,131 @@
+"""A teacher of any architecture: a Hugging Face folder read by transformers, run by torch.
+
+Needs the extra `hf`. Nothing here is imported before such a teacher is met.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from pd_jax import files
+from pd_jax.data.logit_shards import Values
+from pd_jax.data.tables import Row
+from pd_jax.errors import WeightsError
+
+_TASKS = {
+    "single_label_classification": "classification",
+    "multi_label_classification": "multilabel",
+    "regression": "regression",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchTeacher:
+    """A sequence classifier of transformers, and what its outputs mean."""
+
+    model: Any
+    tokenizer: Any
+    device: str
+    task: str
+    labels: tuple[str, ...]
+    """Empty for regression."""
+    fingerprint: str
+
+    @property
+    def width(self) -> int:
+        """Numbers in a hidden state."""
+        return self.model.config.hidden_size
+
+    @property
+    def layers(self) -> int:
+        """Layers whose states can be had."""
+        return self.model.config.num_hidden_layers
+
+    def answers(
+        self, rows: Sequence[Row], *, batch: int, length: int, states: Sequence[int] = ()
+    ) -> Iterator[tuple[np.ndarray, Values]]:
+        """Yields (places in `rows`, their logits and first tokens' states), shortest texts first.
+
+        Texts are cut to `length` tokens of the teacher's own; a batch is padded to its longest.
+        """
+        import torch
+
+        pairs = [row.pair for row in rows] if rows and rows[0].pair is not None else None
+        encoded = self.tokenizer(
+            [row.text for row in rows],
+            pairs,
+            truncation=True,
+            max_length=min(length, self.tokenizer.model_max_length),
+        )
+        sizes = np.array([len(ids) for ids in encoded["input_ids"]])
+        order = np.argsort(sizes, kind="stable")
+        for first in range(0, len(order), batch):
+            places = order[first : first + batch]
+            part = {name: [values[at] for at in places] for name, values in encoded.items()}
+            inputs = self.tokenizer.pad(part, return_tensors="pt").to(self.device)
+            with torch.inference_mode():
+                said = self.model(**inputs, output_hidden_states=bool(states))
+            values = {"logits": said.logits.float().cpu().numpy()}
+            if states:
+                kept = [said.hidden_states[layer + 1][:, 0] for layer in states]
+                values["states"] = torch.stack(kept, dim=1).float().cpu().numpy()
+            yield places, values
+
+
+def load_torch(folder: epath.PathLike, *, dtype: str) -> TorchTeacher:
+    """Returns the classifier in a Hugging Face folder, on the first GPU if there is one.
+
+    Raises:
+      WeightsError: torch or transformers is not installed, or the folder holds no trained
+        sequence classifier with its tokenizer.
+    """
+    try:
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer, logging
+    except ImportError as fault:
+        raise WeightsError(
+            f"{folder} is no BERT, and reading it needs torch and transformers ({fault}); "
+            "pip install 'pd_jax[hf]'"
+        ) from None
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    folder = epath.Path(folder)
+    try:
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            str(folder), local_files_only=True, output_loading_info=True, dtype=dtype
+        )
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as fault:
+        reason = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
+        raise WeightsError(
+            f"{folder} is no classifier that transformers can read ({reason})"
+        ) from None
+    if missing := sorted(loaded["missing_keys"]):
+        raise WeightsError(
+            f"{folder} lacks {', '.join(missing[:4])}: its classifier was never trained; name a "
+            "fine-tuned model as teacher"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+        model.config.pad_token_id = tokenizer.pad_token_id
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    task = _TASKS.get(model.config.problem_type or "")
+    task = task or ("regression" if model.config.num_labels == 1 else "classification")
+    labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+    return TorchTeacher(
+        model.eval().to(device),
+        tokenizer,
+        device,
+        task,
+        () if task == "regression" else labels,
+        _fingerprint(folder),
+    )
+
+
+def _fingerprint(folder: epath.Path) -> str:
+    """Returns the digest of every file of the folder: weights, shape, labels, tokenizer."""
+    found = sorted(path for path in folder.iterdir() if path.is_file())
+    return files.digest_json([[path.name, files.digest_file(path)] for path in found])

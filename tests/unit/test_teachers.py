@@ -1,0 +1,210 @@
+"""Teachers of any kind: another architecture through torch, another vocabulary through the text."""
+
+import json
+import sys
+
+import jax
+import numpy as np
+import pyarrow
+import pytest
+from etils import epath
+from pyarrow import parquet
+
+from pd_jax import config as config_lib
+from pd_jax.data import text
+from pd_jax.data.logits import LogitStore
+from pd_jax.data.shards import example_id
+from pd_jax.data.tokenizers import load_tokenizer
+from pd_jax.errors import ConfigError, SourceError, WeightsError
+from pd_jax.models import sizes
+from pd_jax.models.heads import TaskModel
+from pd_jax.models.weights import hf
+from pd_jax.parallel.mesh import make_mesh
+from pd_jax.stages.context import Context
+from pd_jax.stages.label import label
+from pd_jax.stages.predict import load_classifier, predict_rows
+from pd_jax.stages.train import run_train
+from pd_jax.tools import import_logits, verify
+from tests import tiny
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+WORDS = np.random.default_rng(0).integers(0, 59, (24, 9))
+TEXTS = [" ".join(f"w{word}" for word in row[: 2 + n % 7]) for n, row in enumerate(WORDS)]
+OTHER_VOCABULARY = (*tiny.SPECIAL, *reversed(tiny.WORDS), "extra")
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return tiny.text_dataset(tmp_path / "set", [(text,) for text in TEXTS])
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """A DistilBERT at random values with a vocabulary of its own, as transformers saves it."""
+    folder = tmp_path_factory.mktemp("foreign") / "teacher"
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(OTHER_VOCABULARY) + "\n")
+    transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    settings = {"vocab_size": len(OTHER_VOCABULARY), "dim": 24, "hidden_dim": 48}
+    shape = transformers.DistilBertConfig(
+        **settings, n_layers=3, n_heads=2, max_position_embeddings=16, initializer_range=0.2
+    )
+    transformers.DistilBertForSequenceClassification(shape).eval().save_pretrained(folder)
+    return folder
+
+
+def stage(teacher, dataset, **changes) -> config_lib.LabelStage:
+    said = {"teacher": str(teacher), "records": str(dataset.folder), "batch": 5, "lengths": (16,)}
+    return config_lib.LabelStage(**{**said, "labels": tiny.LABELS, **changes})
+
+
+def labelled(folder, of: config_lib.LabelStage):
+    return label(of, epath.Path(folder), make_mesh(config_lib.Mesh()), title="labelling")
+
+
+def one_by_one(folder, texts, states=()) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and first tokens' states as transformers gives them for each text alone."""
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    logits, firsts = [], []
+    for written in texts:
+        with torch.inference_mode():
+            said = model(**tokenizer(written, return_tensors="pt"), output_hidden_states=True)
+        logits.append(said.logits[0].numpy())
+        firsts.append([said.hidden_states[layer + 1][0, 0].numpy() for layer in states])
+    return np.array(logits), np.array(firsts)
+
+
+def test_a_foreign_teacher_is_asked_with_its_own_tokenizer(dataset, foreign, tmp_path, capsys):
+    made = labelled(tmp_path / "store", stage(foreign, dataset, states=(0, 2)))
+    assert (made.rows, made.outputs, made.labels) == (24, 2, tiny.LABELS)
+    rows = np.arange(24)
+    said = LogitStore.open(tmp_path / "store").read(rows, dataset.gather(rows).example_ids)
+    logits, states = one_by_one(foreign, TEXTS, (0, 2))
+    np.testing.assert_allclose(said["logits"], logits, rtol=1e-5, atol=2e-5)
+    np.testing.assert_allclose(said["states"], states, rtol=1e-5, atol=2e-5)
+    assert made.about["state_layers"] == [0, 2] and made.about["layers"] == 3
+    arguments = [str(dataset.folder), "--workers", "1", "--logits", str(tmp_path / "store")]
+    assert verify.main([*arguments, "--teacher", str(foreign)]) == 0
+    assert "no fault in 24 rows" in capsys.readouterr().out
+
+
+def test_a_bert_with_another_vocabulary_reads_the_text(dataset, tmp_path):
+    def other_tokenizer(folder):
+        (folder / "vocab.txt").write_text("\n".join(OTHER_VOCABULARY) + "\n")
+
+    shape = sizes.BertConfig(
+        vocab_size=len(OTHER_VOCABULARY), hidden=16, layers=1, heads=2, intermediate=32
+    )
+    one = np.ones((1, 4), np.int32)
+    params = TaskModel(shape, 2).init(jax.random.key(0), one, one, one)["params"]
+    named = {"labels": ("a", "b"), "task": "classification", "add": other_tokenizer}
+    hf.save(tmp_path / "bert", params, shape, **named)
+    labelled(tmp_path / "store", stage(tmp_path / "bert", dataset, labels=()))
+    rows = np.arange(24)
+    said = LogitStore.open(tmp_path / "store").gather(rows, dataset.gather(rows).example_ids)
+    source = config_lib.Source(path=str(tmp_path / "set.tsv"))
+    (window,) = predict_rows(*load_classifier(str(tmp_path / "bert")), text.rows(source))
+    np.testing.assert_allclose(said, window.logits, atol=1e-6)
+    with pytest.raises(ConfigError, match="labels=.*calls its outputs .'a', 'b'.*by name"):
+        labelled(tmp_path / "other", stage(tmp_path / "bert", dataset))
+    with pytest.raises(ConfigError, match="states of .* for records with its own vocabulary only"):
+        labelled(tmp_path / "other", stage(tmp_path / "bert", dataset, labels=(), states=(0,)))
+
+
+def test_what_a_foreign_teacher_lacks_is_refused(dataset, foreign, tmp_path):
+    with pytest.raises(ConfigError, match="names layer 3, and .* has 3 layers, 0 to 2"):
+        labelled(tmp_path / "store", stage(foreign, dataset, states=(3,)))
+    with pytest.raises(ConfigError, match="labels names 3 labels, and .* has 2 outputs"):
+        labelled(tmp_path / "store", stage(foreign, dataset, labels=("a", "b", "c")))
+    body = tmp_path / "body"
+    transformers.AutoModel.from_pretrained(foreign).save_pretrained(body)
+    transformers.AutoTokenizer.from_pretrained(foreign).save_pretrained(body)
+    with pytest.raises(WeightsError, match="body lacks classifier.bias.*was never trained"):
+        labelled(tmp_path / "store", stage(body, dataset))
+    (body / "model.safetensors").unlink()
+    with pytest.raises(WeightsError, match="body is no classifier that transformers can read"):
+        labelled(tmp_path / "store", stage(body, dataset))
+
+
+def test_texts_that_have_changed_are_refused_or_named_anew(dataset, foreign, tmp_path):
+    labelled(tmp_path / "whole", stage(foreign, dataset))
+    path = tmp_path / "set.tsv"
+    lines = path.read_text().splitlines()
+    moved = tmp_path / "moved.csv"
+    moved.write_text("\n".join(["words", *reversed(lines[1:])]) + "\n")
+    lines[20] = "w1 changed"
+    path.write_text("\n".join(lines) + "\n")
+    message = r"set-0000\d-of-00003.tfrecord row \d: its text is not in the sources of the dataset"
+    with pytest.raises(SourceError, match=message):
+        labelled(tmp_path / "store", stage(foreign, dataset))
+    named = stage(foreign, dataset, source={"path": str(moved), "text": "words"})
+    made = labelled(tmp_path / "store", named)
+    assert made.rows == 24
+    rows = np.arange(24)
+    ids = dataset.gather(rows).example_ids
+    whole, again = (
+        LogitStore.open(tmp_path / name).gather(rows, ids) for name in ("whole", "store")
+    )
+    np.testing.assert_allclose(whole, again, atol=1e-6)
+
+
+def test_a_dataset_without_sources_says_so(foreign, tmp_path):
+    dataset = tiny.dataset(tmp_path / "set", rows=6, labelled=False)
+    with pytest.raises(SourceError, match="does not say which texts its rows were made of"):
+        labelled(tmp_path / "store", stage(foreign, dataset))
+
+
+def test_without_the_extra_one_line_says_what_to_install(dataset, foreign, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    message = r"needs torch and transformers .*pip install 'pd_jax\[hf\]'"
+    with pytest.raises(WeightsError, match=message):
+        labelled(tmp_path / "store", stage(foreign, dataset))
+
+
+# ---- the same training, whichever way the logits came ------------------------------------------
+
+
+def trained(tmp_path, name: str, store) -> dict[str, np.ndarray]:
+    """Returns the weights of a student after 6 steps on a store."""
+    data = {"records": str(tmp_path / "set"), "logits": str(store), "batch": 8, "lengths": (8, 16)}
+    stage = tiny.stage(
+        tmp_path / "set", objective={"kind": "distill"}, data=data, length={"steps": 6}
+    )
+    folder = epath.Path(tmp_path / name)
+    folder.mkdir()
+    run_train(stage, Context(name, folder, tiny.run_options()))
+    return hf.load(folder / "model").params
+
+
+def test_a_foreign_teacher_gives_the_same_run_from_parquet_jsonl_and_torch(
+    dataset, foreign, tmp_path
+):
+    labelled(tmp_path / "torch", stage(foreign, dataset))
+    rows = np.arange(24)
+    ids = dataset.gather(rows).example_ids
+    by_id = {
+        name.tobytes(): values
+        for name, values in zip(
+            ids, LogitStore.open(tmp_path / "torch").gather(rows, ids), strict=True
+        )
+    }
+    order = np.random.default_rng(3).permutation(24)
+    told = [{"text": TEXTS[n], "score": by_id[example_id(TEXTS[n])].tolist()} for n in order]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
+    parquet.write_table(pyarrow.Table.from_pylist(told[::-1]), tmp_path / "a.parquet")
+    for kind in ("jsonl", "parquet"):
+        arguments = ["--records", str(tmp_path / "set"), "--output", str(tmp_path / kind)]
+        arguments += ["--input", str(tmp_path / f"a.{kind}"), "--values", "score"]
+        assert import_logits.main([*arguments, "--labels", ",".join(tiny.LABELS)]) == 0
+    first, *others = (
+        jax.tree.leaves_with_path(trained(tmp_path, f"run-{kind}", tmp_path / kind))
+        for kind in ("torch", "jsonl", "parquet")
+    )
+    assert load_tokenizer(tmp_path / "set" / "tokenizer").vocab_size == 64
+    for other in others:
+        for (path, one), (_, two) in zip(first, other, strict=True):
+            np.testing.assert_array_equal(one, two, err_msg=jax.tree_util.keystr(path))
