@@ -82,15 +82,16 @@ def _main(argv: Sequence[str]) -> int:
                 raise ConfigError("--jobs goes with one process; leave it out on several hosts")
         command = f"python -m pd_jax.main {shlex.join(sys.argv[1:])}"
         try:
-            pipeline.run(
-                config,
-                workdir,
-                only=_STAGES.value,
-                changed=_CHANGED.value,
-                jobs=_JOBS.value,
-                command=command,
-                say=say,
-            )
+            with distributed.leaving_with_the_lost():
+                pipeline.run(
+                    config,
+                    workdir,
+                    only=_STAGES.value,
+                    changed=_CHANGED.value,
+                    jobs=_JOBS.value,
+                    command=command,
+                    say=say,
+                )
         finally:
             _report(config, workdir)
     except PdError as fault:

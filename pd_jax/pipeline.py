@@ -10,9 +10,10 @@ import dataclasses
 import functools
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from pd_jax import config as config_lib
@@ -22,8 +23,8 @@ from pd_jax.config import reading
 from pd_jax.errors import ConfigError, PdError, StageError, did_you_mean
 from pd_jax.inputs import InputDigests
 from pd_jax.parallel import distributed
-from pd_jax.stages.context import OUTPUT, Context, Done
-from pd_jax.stages.runners import RUNNERS
+from pd_jax.stages.context import OUTPUT, Context
+from pd_jax.stages.runners import carry_out
 
 _FORMAT = 1
 """Raised when a stage's meaning changes such that earlier folders must not be reused."""
@@ -129,19 +130,21 @@ def run(
     _check_names(pipeline, only)
     kept = record.Record(workdir, pipeline, command)
     kept.check_unchanged(changed=changed)
-    planned = plan(pipeline, workdir)
+    with distributed.together("reading what the stages need"):
+        planned = plan(pipeline, workdir)
     distributed.same_everywhere(
         "pipeline", files.digest_json([item.fingerprint for item in planned.values()])
     )
     selected = [item for item in planned.values() if not only or item.name in only]
-    _check_inputs(planned, selected)
-    left = [item for item in _in_order(pipeline, selected) if not item.done]
+    finished = _finished(planned)
+    _check_inputs(selected, finished)
+    left = [item for item in _in_order(pipeline, selected) if item.name not in finished]
     say(
         f"pipeline {pipeline.name}: {len(selected)} stages, {len(selected) - len(left)} done, "
         f"{len(left)} to run"
     )
     for item in planned.values():
-        kept.place(item.name, item.folder, done=item.done)
+        kept.place(item.name, item.folder, done=item.name in finished)
     kept.write()
 
     def work(name: str) -> jobs_lib.Work:
@@ -230,7 +233,7 @@ def _run_one(
     with _one_writer(item, wait=wait, say=say):
         # Whoever held the lock before may have run an equal stage, under another name.
         item = _located(item, workdir)
-        if item.done:
+        if _finished({item.name: item}):
             return item, files.read_json(item.folder / "done.json", StageError)
         _explain_change(item, workdir, say)
         files.remove_partial(item.folder)
@@ -255,7 +258,7 @@ def run_stage(
         files.write_json(item.folder / "config.json", reading.to_json(item.stage))
         files.write_json(item.folder / "versions.json", versions.versions())
     begin = time.monotonic()
-    done: Done = RUNNERS[item.stage.kind](resolved, Context(item.name, item.folder, run_config))
+    done = carry_out(resolved, Context(item.name, item.folder, run_config))
     found = {
         "stage": item.name,
         "kind": item.stage.kind,
@@ -323,11 +326,17 @@ def _check_names(pipeline: config_lib.Pipeline, only: Sequence[str]) -> None:
             )
 
 
-def _check_inputs(planned: Mapping[str, Planned], selected: Sequence[Planned]) -> None:
-    names = {item.name for item in selected}
+def _finished(planned: Mapping[str, Planned]) -> set[str]:
+    """Returns the names of the stages that are done, as process 0 sees it before it begins."""
+    seen = np.asarray([item.done for item in planned.values()], np.int32)
+    return {name for name, done in zip(planned, distributed.from_writer(seen), strict=True) if done}
+
+
+def _check_inputs(selected: Sequence[Planned], finished: Collection[str]) -> None:
+    there = {item.name for item in selected} | set(finished)
     for item in selected:
         for need in item.inputs:
-            if not item.done and need not in names and not planned[need].done:
+            if item.name not in finished and need not in there:
                 raise StageError(
                     f"stage {item.name!r} needs {need!r}, which is not done; add it to --stages"
                 )

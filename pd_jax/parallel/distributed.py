@@ -1,18 +1,22 @@
 """Processes that run one program together: finding each other, agreeing, and comparing."""
 
+import contextlib
 import importlib.util
 import os
 import pathlib
+import re
 import socket
 import sys
 import threading
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
 from pd_jax import files
-from pd_jax.errors import EXIT_CODE, MeshError
+from pd_jax.errors import EXIT_CODE, PREEMPTED_EXIT_CODE, MeshError
+from pd_jax.parallel import sentinel
 
 WAIT_SECONDS = 300
 """How long processes wait for each other at the start; PD_JAX_WAIT_SECONDS says otherwise."""
@@ -24,7 +28,12 @@ SHUTDOWN_SECONDS = 100
 """How long a process that is done waits for the others before it ends with an error."""
 
 _GRACE_SECONDS = 30
+_SIGN_SECONDS = 60.0
+_LOST = re.compile("Gloo.*failed|closed by peer|heartbeat|another task died", re.IGNORECASE)
 _STALE = ("MEGASCALE_COORDINATOR_ADDRESS", "MEGASCALE_NUM_SLICES", "MEGASCALE_SLICE_ID")
+
+
+T = TypeVar("T")
 
 
 class Explicit(NamedTuple):
@@ -81,6 +90,27 @@ def initialise(mode: Mode = "auto") -> None:
         raise MeshError(f"{hint} ({str(fault).strip().splitlines()[0][:200]})") from fault
     finally:
         timer.cancel()
+    if jax.process_count() > 1:
+        sentinel.speak_if_ended(
+            f"error: process {jax.process_index()} of {jax.process_count()} was ended from outside:"
+            " another process was lost, or this one was killed; run the same command again, on all"
+            " hosts, to continue"
+        )
+
+
+@contextlib.contextmanager
+def leaving_with_the_lost() -> Iterator[None]:
+    """Ends this process at once where jax finds, within the block, that another one is gone.
+
+    Python's own exit would wait for the lost one until jax aborts.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as fault:
+        if jax.process_count() > 1 and _LOST.search(str(fault)):
+            print(f"error: {str(fault).strip().splitlines()[0][:200]}", file=sys.stderr, flush=True)
+            os._exit(PREEMPTED_EXIT_CODE)
+        raise
 
 
 def describe() -> str:
@@ -105,6 +135,59 @@ def agree(value: int) -> int:
 def from_writer(values: np.ndarray) -> np.ndarray:
     """Returns process 0's values on every process; all must ask, with arrays of one shape."""
     return _everyones(values)[0]
+
+
+@contextlib.contextmanager
+def together(what: str) -> Iterator[None]:
+    """Ends the block when every process has come to its end: the fault of one is a fault of all.
+
+    Raises:
+      MeshError: where the block failed in another process, naming it.
+    """
+    fault: Exception | None = None
+    try:
+        yield
+    except Exception as raised:
+        fault = raised
+    failed = np.flatnonzero(_everyones(np.asarray([fault is not None], np.int32)))
+    if fault is not None:
+        raise fault
+    if len(failed):
+        raise MeshError(
+            f"{what} failed in process {', '.join(map(str, failed))}; its own message says why"
+        )
+
+
+def by_writer(what: str, work: Callable[[], T]) -> T | None:
+    """Returns what `work` gives process 0; None on the others, which wait however long it takes.
+
+    A collective waits half an hour at most (gloo's limit): process 0 gives a sign every minute.
+
+    Raises:
+      MeshError: on the others, where the work failed.
+    """
+    if jax.process_count() == 1:
+        return work()
+    result, ended = None, threading.Event()
+    with together(what):
+        if not is_writer():
+            while not agree(0):
+                pass
+            return None
+
+        def show_life() -> None:
+            while not ended.wait(_SIGN_SECONDS):
+                agree(0)
+
+        signs = threading.Thread(target=show_life, daemon=True, name="signs of life")
+        signs.start()
+        try:
+            result = work()
+        finally:
+            ended.set()
+            signs.join()
+            agree(1)
+    return result
 
 
 def barrier(name: str) -> None:

@@ -10,20 +10,14 @@ from pd_jax.data.tokenizers import load_tokenizer
 from pd_jax.models.export import card
 from pd_jax.models.export.write import Check, export
 from pd_jax.models.weights import hf
-from pd_jax.parallel import distributed
 from pd_jax.stages.context import Context, Done
 
 
 def run_export(stage: config_lib.ExportStage, context: Context) -> Done:
     """Exports a stage's model, and records how far its outputs are from ours."""
-    output = context.output("export")
-    if distributed.is_writer():
-        checks = export_model(stage, output, name=context.name)
-        names = ", ".join(check.file for check in checks)
-        return Done(
-            outputs={"files": names, "checks": [dataclasses.asdict(check) for check in checks]}
-        )
-    return Done()
+    checks = export_model(stage, context.output("export"), name=context.name)
+    names = ", ".join(check.file for check in checks)
+    return Done(outputs={"files": names, "checks": [dataclasses.asdict(check) for check in checks]})
 
 
 def export_model(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pd_jax.parallel import distributed
 from pd_jax.stages.compare import run_compare
 from pd_jax.stages.context import Context, Done
 from pd_jax.stages.export import run_export
@@ -19,3 +20,15 @@ RUNNERS: Mapping[str, Callable[[Any, Context], Done]] = {
     "export": run_export,
     "compare": run_compare,
 }
+
+_ALONE = ("synthetic", "tokenizer", "records", "export")
+"""Kinds of stage that process 0 does while the others wait; all others need every process."""
+
+
+def carry_out(stage: Any, context: Context) -> Done:
+    """Returns what a stage did, on process 0; the others know only of what all did together."""
+    run = RUNNERS[stage.kind]
+    if stage.kind not in _ALONE:
+        return run(stage, context)
+    done = distributed.by_writer(f"stage {context.name}", lambda: run(stage, context))
+    return Done() if done is None else done

@@ -69,15 +69,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     dataset = Dataset.open(args.records)
     if distributed.is_writer():
         print(f"labelling {len(dataset):,} rows of {args.records} with {args.teacher}", flush=True)
-    with locks.held(
+    mesh = make_mesh(config_lib.Mesh())
+    one_writer = locks.held(
         f"{args.output}/.lock",
         f"the logit store in {args.output}",
         writer=distributed.is_writer(),
         agree=distributed.agree,
-    ):
-        made = label(
-            stage, epath.Path(args.output), make_mesh(config_lib.Mesh()), title="labelling"
-        )
+    )
+    with distributed.leaving_with_the_lost(), one_writer:
+        made = label(stage, epath.Path(args.output), mesh, title="labelling")
     if distributed.is_writer():
         print(f"logits of {made.rows:,} rows x {made.outputs} outputs in {args.output}")
     return 0

@@ -18,6 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 VARIABLES = ("PD_JAX_COORDINATOR", "PD_JAX_PROCESSES", "PD_JAX_PROCESS_ID")
 
 TALK = """
+import time
 import jax
 import numpy as np
 from pd_jax import config
@@ -36,6 +37,15 @@ try:
     distributed.same_everywhere("dataset", f"other {me == 1}")
 except MeshError as fault:
     print(fault)
+print("first says", distributed.from_writer(np.asarray([me + 5])).tolist())
+try:
+    with distributed.together("reading"):
+        if me == 1:
+            raise OSError("mine")
+except (OSError, MeshError) as fault:
+    print(fault)
+distributed._SIGN_SECONDS = 0.2
+print("made", distributed.by_writer("a long stage", lambda: time.sleep(1) or "it"))
 mesh = make_mesh(config.Mesh())
 index, count = row_share(mesh)
 rows = np.arange(16, dtype=np.int32).reshape(count, -1)[index]
@@ -81,6 +91,10 @@ def test_processes_agree_and_compare(count: int) -> None:
         assert f"largest {10 * (count - 1)}" in lines
         assert f"writer {index == 0}" in lines
         assert any(line.startswith("dataset of process 1 differs from") for line in lines)
+        assert "first says [5]" in lines
+        failed = "mine" if index == 1 else "reading failed in process 1; its own message says why"
+        assert failed in lines
+        assert f"made {'it' if index == 0 else None}" in lines
         # 0 + 1 + ... + 15 = 120, and each process has its own contiguous rows.
         share = 16 // count
         mine = [120 * row for row in range(index * share, (index + 1) * share)]
