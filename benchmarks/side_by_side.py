@@ -32,6 +32,8 @@ PACKAGES = (
     "torch",
     "transformers",
     "tokenizers",
+    "datasets",
+    "tensorflow-cpu",
 )
 _SETTLE_SECONDS = 0.25
 """Rest between peers: threads of the one before that still spin would be paid by the next."""
@@ -68,12 +70,14 @@ class Case:
       unit: of the work, for rates (`examples`).
       peers: in the order of the table's columns.
       facts: what else a reader should know (tokens, lengths, FLOPs).
+      clock: the seconds that rates are of: of the wall, or of the processor.
     """
 
     name: str
     unit: str
     peers: Sequence[Peer | Skipped]
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    clock: Callable[[], float] = time.perf_counter
 
 
 def apart(name: str, make: Callable[..., tuple[Callable[[], Any], float]], *given: Any) -> Peer:
@@ -230,7 +234,7 @@ def run(
     before = machine()
     found = []
     for case in cases:
-        found.append(measure(case, repetitions=repetitions))
+        found.append(measure(case, repetitions=repetitions, clock=case.clock))
         print(summary(found[-1]), flush=True)
     result = {
         "title": title,
