@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 import pydantic
 from etils import epath
 
+from pd_jax import config as config_lib
 from pd_jax import files
 from pd_jax.errors import ReportError
 
@@ -65,6 +66,7 @@ class _PipelineFile(_Record):
     status: Mapping[str, str] = {}
     faults: Mapping[str, str] = {}
     command: str = ""
+    config: Mapping[str, Any] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +109,7 @@ class Pipeline:
     wishes: ReportWishes
     command: str
     stages: Mapping[str, Stage]
+    study: config_lib.Study | None = None
 
 
 def pipeline_names(workdir: epath.PathLike) -> tuple[str, ...]:
@@ -149,7 +152,28 @@ def load_pipeline(workdir: epath.PathLike, name: str) -> Pipeline:
         )
         for stage, folder in content.stages.items()
     }
-    return Pipeline(name, content.report, content.command, stages)
+    return Pipeline(name, content.report, content.command, stages, _study(content, path))
+
+
+def _study(content: _PipelineFile, path: epath.Path) -> config_lib.Study | None:
+    """Returns what the pipeline's study asks for, or None where it is no study."""
+    asked = content.config.get("study")
+    if asked is None:
+        return None
+    try:
+        study = pydantic.TypeAdapter(config_lib.Study).validate_python(asked)
+    except pydantic.ValidationError as fault:
+        raise ReportError(
+            f"{path}: its study does not read as it should ({fault.errors()[0]['msg']}); run the "
+            "pipeline again"
+        ) from None
+    for cell in study.cells:
+        if cell.stage not in content.stages:
+            raise ReportError(
+                f"{path}: its study names {cell.stage!r}, which is no stage of the pipeline; run "
+                "the pipeline again"
+            )
+    return study
 
 
 # ---- one stage ---------------------------------------------------------------------------------
@@ -202,7 +226,7 @@ def _status(
         )
     if started:
         return "unfinished", "Run the same command again to continue it."
-    return "not run", "It was left out, or a stage that it needs has no result."
+    return "not run", fault or "It was left out, or a stage that it needs has no result."
 
 
 def _divergence(history: Mapping[str, Mapping[int, float]]) -> str:

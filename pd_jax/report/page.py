@@ -20,7 +20,7 @@ from etils import epath
 
 import pd_jax
 from pd_jax import files
-from pd_jax.report import charts, figures, load, models, notation
+from pd_jax.report import charts, figures, load, models, notation, study, study_text
 from pd_jax.report.table import Row, Table, as_text, inputs, is_teacher, make_table
 
 _ENVIRONMENT_KEY = re.compile(r"env(iron(ment)?)?(_variables)?", re.IGNORECASE)
@@ -61,7 +61,10 @@ def write_report(
 
 def table_text(workdir: epath.PathLike, pipeline_name: str) -> str:
     """Returns a pipeline's table for a terminal; raises as `write_report` does."""
-    return as_text(make_table(load.load_pipeline(workdir, pipeline_name)))
+    pipeline = load.load_pipeline(workdir, pipeline_name)
+    if pipeline.study is not None:
+        return study_text.as_text(study.load_results(workdir, pipeline))
+    return as_text(make_table(pipeline))
 
 
 def render(pipeline: load.Pipeline, *, base: str | None) -> str:

@@ -22,6 +22,9 @@ _NORMAL_95 = 1.959963984540054
 _BLOCK = 1 << 21
 """Numbers that one block of bootstrap resamples may hold."""
 
+_MOST_BOOTSTRAPPED = 1000
+"""Different values among which resampling is quick."""
+
 
 class Verdict(enum.StrEnum):
     """What an interval says about a claim."""
@@ -202,6 +205,20 @@ def bootstrap_difference(
     return Interval(float(differences.mean()), float(low), float(high), examples)
 
 
+def interval_over_examples(values: np.ndarray, *, seed: int) -> Interval:
+    """Returns the mean of values by example and its 95 % interval over examples.
+
+    By bootstrap where they are few different ones, as sums of right and wrong answers are; else by
+    the normal distribution that the mean of so many follows.
+    """
+    values = np.asarray(values, np.float64)
+    if len(np.unique(values)) <= _MOST_BOOTSTRAPPED:
+        return bootstrap_difference(values, np.zeros_like(values), seed=seed)
+    mean = float(values.mean())
+    half = _NORMAL_95 * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return Interval(mean, mean - half, mean + half, len(values))
+
+
 # ---- verdicts ----------------------------------------------------------------------------------
 
 
@@ -225,6 +242,11 @@ def judge_near(interval: Interval | None, *, margin: float, target: float = 0.0)
         return Verdict.HOLDS
     outside = interval.high < target - margin or interval.low > target + margin
     return Verdict.FAILS if outside else Verdict.UNDECIDED
+
+
+def both(first: Verdict, second: Verdict) -> Verdict:
+    """Returns what two intervals say together: undecided unless they agree."""
+    return first if first == second else Verdict.UNDECIDED
 
 
 def _finite(value: float | None) -> TypeGuard[float]:

@@ -211,7 +211,7 @@ def as_markdown(table: Table) -> str:
             if row in table.methods and row.metrics.get(metric, math.nan) == table.best(metric):
                 line[column] = f"**{line[column]}**"
     marks = ["---", "---"] + ["---:"] * (len(header) - 2)
-    lines = [_markdown_line(line) for line in (header, marks, *body)]
+    lines = [markdown_line(line) for line in (header, marks, *body)]
     notes = [f"* {note}" for note in _notes(table)]
     return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
 
@@ -296,6 +296,7 @@ def _pad(line: Sequence[str], widths: Sequence[int], names: int) -> list[str]:
     ]
 
 
-def _markdown_line(cells: Sequence[str]) -> str:
+def markdown_line(cells: Sequence[str]) -> str:
+    """Returns a row of a markdown table; no text of a cell can end it."""
     safe = (" ".join(cell.replace("|", "\\|").split()) for cell in cells)
     return f"| {' | '.join(safe)} |"

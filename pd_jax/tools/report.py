@@ -1,20 +1,22 @@
 """Makes the report of a pipeline again, from its workdir.
 
-python -m pd_jax.tools.report --workdir DIR [--pipeline NAME] [--output FILE]
+python -m pd_jax.tools.report --workdir DIR [--pipeline NAME] [--output FILE] [--json FILE]
 
-Prints the table and writes one self-contained page. Nothing is trained, and nothing but the page is
-written.
+Prints the table and writes one self-contained page. Nothing is trained, and nothing but the page
+and the JSON file that was asked for is written.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from etils import epath
 
+from pd_jax import files
 from pd_jax.errors import ReportError
-from pd_jax.report import load, table, write_report
+from pd_jax.report import load, study, study_text, table, write_report
 from pd_jax.tools import command
 
 
@@ -37,10 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         default="text",
         help="how to print the table (default: text)",
     )
+    parser.add_argument(
+        "--json", help="also write the numbers, with commit, versions and machine, to this file"
+    )
     arguments = parser.parse_args(argv)
     workdir = epath.Path(arguments.workdir)
     name = arguments.pipeline or _only_pipeline(workdir)
-    print(_FORMATS[arguments.format](table.make_table(load.load_pipeline(workdir, name))))
+    pipeline = load.load_pipeline(workdir, name)
+    print(_FORMATS[arguments.format](workdir, pipeline))
+    if arguments.json:
+        files.write_json(arguments.json, _values(workdir, pipeline))
+        print(f"numbers of pipeline {name}: {arguments.json}")
     path = write_report(workdir, name, output=arguments.output)
     print(f"report of pipeline {name}: {path}")
     return 0
@@ -60,11 +69,29 @@ def _only_pipeline(workdir: epath.Path) -> str:
     return names[0]
 
 
-def _json(rows: table.Table) -> str:
-    return json.dumps(table.as_json(rows), indent=2, ensure_ascii=False)
+def _values(workdir: epath.Path, pipeline: load.Pipeline) -> dict[str, Any]:
+    if pipeline.study is not None:
+        return study_text.as_json(study.load_results(workdir, pipeline))
+    return table.as_json(table.make_table(pipeline)) | study_text.provenance(pipeline)
 
 
-_FORMATS = {"text": table.as_text, "markdown": table.as_markdown, "json": _json}
+def _json(workdir: epath.Path, pipeline: load.Pipeline) -> str:
+    return json.dumps(_values(workdir, pipeline), indent=2, ensure_ascii=False)
+
+
+def _text(workdir: epath.Path, pipeline: load.Pipeline) -> str:
+    if pipeline.study is not None:
+        return study_text.as_text(study.load_results(workdir, pipeline))
+    return table.as_text(table.make_table(pipeline))
+
+
+def _markdown(workdir: epath.Path, pipeline: load.Pipeline) -> str:
+    if pipeline.study is not None:
+        return study_text.as_markdown(study.load_results(workdir, pipeline))
+    return table.as_markdown(table.make_table(pipeline))
+
+
+_FORMATS = {"text": _text, "markdown": _markdown, "json": _json}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,168 @@
+"""What a study says of its claims: holds, fails or undecided, with the figures behind the answer.
+
+A claim is a sum of scores by fixed weights, taken seed by seed and then averaged over the places
+that it speaks of. It is judged twice. Over seeds: would other seeds have given the same sign, on
+these very examples? Over examples: would other examples, for these very seeds? Only where both
+intervals agree is it decided.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from pd_jax import config as config_lib
+from pd_jax.report import notation
+from pd_jax.report.statistics import (
+    Interval,
+    Summary,
+    Verdict,
+    both,
+    interval_over_examples,
+    judge_above,
+    judge_near,
+    sign_test,
+    summarise,
+)
+from pd_jax.report.study import Results, measure_name, scores_by_example
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One contrast of a claim: where it was taken, and its value by seed."""
+
+    at: str
+    seeds: Summary
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """A claim by one measure, in that measure's unit; above 0 speaks for it.
+
+    `seeds` is the mean over the claim's places, by seed; `examples` its interval over examples, or
+    None where predictions are missing. `ahead` of `signs` contrasts (places times seeds) that are
+    not 0 are above it; `chance` is the sign test's probability of signs at least as unequal.
+    """
+
+    measure: str
+    verdict: Verdict
+    seeds: Summary
+    examples: Interval | None
+    parts: tuple[Part, ...]
+    ahead: int
+    signs: int
+    chance: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """A claim, judged by every measure that suits it; the first one decides."""
+
+    claim: config_lib.Claim
+    judgements: tuple[Judgement, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The answer by the study's first measure."""
+        return self.judgements[0].verdict
+
+
+def judge(results: Results) -> tuple[Judged, ...]:
+    """Returns the answer to every claim of a study."""
+    return tuple(_judged(results, claim) for claim in results.study.claims)
+
+
+def _judged(results: Results, claim: config_lib.Claim) -> Judged:
+    # A margin is given in the first measure's unit.
+    measures = results.study.measures[: 1 if claim.near is not None else None]
+    return Judged(claim, tuple(_judgement(results, claim, measure) for measure in measures))
+
+
+def _judgement(results: Results, claim: config_lib.Claim, measure: config_lib.Measure) -> Judgement:
+    name = measure_name(measure)
+    sign = -1.0 if notation.lower_is_better(name) else 1.0
+    by_place = [_by_seed(results, contrast, name, sign) for contrast in claim.contrasts]
+    parts = tuple(
+        Part(contrast.at, summarise(values))
+        for contrast, values in zip(claim.contrasts, by_place, strict=True)
+    )
+    seeds = summarise(_means(by_place))
+    examples = _over_examples(results, claim, measure, sign, tuple(seeds.used))
+    over_seeds, over_examples = (
+        judge_near(found, margin=claim.near) if claim.near is not None else judge_above(found)
+        for found in (seeds.interval, examples)
+    )
+    every = {
+        f"{number} {seed}": value
+        for number, part in enumerate(parts)
+        for seed, value in part.seeds.used.items()
+    }
+    return Judgement(
+        measure=name,
+        verdict=both(over_seeds, over_examples),
+        seeds=seeds,
+        examples=examples,
+        parts=parts,
+        ahead=sum(value > 0 for value in every.values()),
+        signs=sum(value != 0 for value in every.values()),
+        chance=sign_test(summarise(every)),
+    )
+
+
+def _by_seed(
+    results: Results, contrast: config_lib.Contrast, measure: str, sign: float
+) -> dict[str, float | None]:
+    """Returns a contrast by seed; None where one of its cells has no value or no such seed."""
+    groups = [results.at(term.axes) for term in contrast.terms]
+    values = [
+        {result.seed: result.values[measure] for result in group.results} if group else {}
+        for group in groups
+    ]
+    seeds = dict.fromkeys(seed for found in values for seed in found)
+    return {seed: _sum(contrast, [found.get(seed) for found in values], sign) for seed in seeds}
+
+
+def _sum(
+    contrast: config_lib.Contrast, values: Sequence[float | None], sign: float
+) -> float | None:
+    total = 0.0
+    for term, value in zip(contrast.terms, values, strict=True):
+        if value is None:
+            return None
+        total += sign * term.weight * value
+    return total
+
+
+def _means(by_place: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """Returns the mean over places by seed; a seed that lacks a place has none."""
+    seeds = dict.fromkeys(seed for values in by_place for seed in values)
+    found: dict[str, float | None] = {}
+    for seed in seeds:
+        values = [place.get(seed) for place in by_place]
+        known = [value for value in values if value is not None]
+        found[seed] = sum(known) / len(known) if len(known) == len(values) else None
+    return found
+
+
+def _over_examples(
+    results: Results,
+    claim: config_lib.Claim,
+    measure: config_lib.Measure,
+    sign: float,
+    seeds: Sequence[str],
+) -> Interval | None:
+    """Returns the interval over examples of the claim's mean over places and these seeds."""
+    total: np.ndarray | None = None
+    for contrast in claim.contrasts:
+        for term in contrast.terms:
+            group = results.at(term.axes)
+            for result in group.results if group else ():
+                if result.seed not in seeds:
+                    continue
+                scores = scores_by_example(results, result, measure)
+                if not len(scores) or (total is not None and len(total) != len(scores)):
+                    return None
+                share = sign * term.weight / len(claim.contrasts) / len(seeds)
+                total = share * scores + (0.0 if total is None else total)
+    # Sums of the same numbers in other orders are the same number again.
+    return None if total is None else interval_over_examples(np.round(total, 12), seed=0)

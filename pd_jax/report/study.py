@@ -1,0 +1,202 @@
+"""A study's results: what every cell reached, and cells that differ in their seed taken together.
+
+A cell whose stage failed, diverged or lacks a number has no value and keeps its place: it enters no
+average, and is named wherever its average is shown.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from etils import epath
+
+from pd_jax import config as config_lib
+from pd_jax.config.study import SEED, AxisValue
+from pd_jax.errors import ConfigError
+from pd_jax.evaluation import predictions
+from pd_jax.evaluation.scores import kl_rows
+from pd_jax.models import sizes
+from pd_jax.report import load, notation
+from pd_jax.report.statistics import Summary, summarise
+
+Places = Mapping[str, AxisValue]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One cell: its stage, and its measures by name (None where there is no finite value)."""
+
+    axes: Places
+    stage: load.Stage
+    values: Mapping[str, float | None]
+    lacking: tuple[str, ...]
+    """Measures that it should have and has not; one that its stage never takes is not among them.
+    """
+
+    @property
+    def seed(self) -> str:
+        """The cell's seed, as statistics name it."""
+        return str(self.axes[SEED])
+
+    @property
+    def note(self) -> str:
+        """Why a value is missing, or an empty text."""
+        if not self.lacking or self.stage.done is None:
+            return self.stage.note
+        return f"It has no finite {' and no finite '.join(self.lacking)}."
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Cells that differ in nothing but their seed, and what they reached together."""
+
+    axes: Places
+    results: tuple[Result, ...]
+    summaries: Mapping[str, Summary]
+
+    @property
+    def parameters(self) -> int | None:
+        """Parameters of the model, where one of the cells is done."""
+        found = [result.stage.done for result in self.results if result.stage.done]
+        return found[0].parameters if found else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """A study as far as it went. `axes` are those on which cells differ, seeds left out."""
+
+    pipeline: load.Pipeline
+    study: config_lib.Study
+    workdir: epath.Path
+    axes: tuple[str, ...]
+    groups: tuple[Group, ...]
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The measures' names; the first one is what the study is judged by."""
+        return tuple(measure_name(measure) for measure in self.study.measures)
+
+    @property
+    def missing(self) -> tuple[Result, ...]:
+        """The cells without a value, in the study's order."""
+        found = (result for group in self.groups for result in group.results)
+        return tuple(result for result in found if result.lacking)
+
+    def at(self, axes: Places) -> Group | None:
+        """Returns the group that stands at these places and nowhere else."""
+        return next((group for group in self.groups if group.axes == dict(axes)), None)
+
+
+def measure_name(measure: config_lib.Measure) -> str:
+    """Returns a measure's name: of its sets and its quantity, `dev+test/accuracy`."""
+    return f"{'+'.join(measure.sets)}/{measure.quantity}"
+
+
+def load_results(workdir: epath.PathLike, pipeline: load.Pipeline) -> Results:
+    """Returns the results of a pipeline that is a study."""
+    study = pipeline.study
+    assert study is not None, f"{pipeline.name} is no study"
+    grouped: dict[tuple, list[Result]] = {}
+    for cell in study.cells:
+        stage = pipeline.stages[cell.stage]
+        values = {measure_name(measure): _value(stage, measure) for measure in study.measures}
+        place = tuple((name, value) for name, value in cell.axes.items() if name != SEED)
+        lacking = tuple(
+            measure_name(measure)
+            for measure in study.measures
+            if values[measure_name(measure)] is None and not _never_taken(stage, measure)
+        )
+        grouped.setdefault(place, []).append(Result(cell.axes, stage, values, lacking))
+    groups = tuple(
+        Group(dict(place), tuple(results), _summaries(results, study))
+        for place, results in grouped.items()
+    )
+    return Results(pipeline, study, epath.Path(workdir), _axes(groups), groups)
+
+
+def place_of(axes: Places, name: str) -> AxisValue | None:
+    """Returns a cell's place on an axis; `layers` and `hidden` follow from its size."""
+    if name in axes:
+        return axes[name]
+    if name in ("layers", "hidden") and "size" in axes:
+        try:
+            layers, hidden = sizes.canonical(str(axes["size"])).split("_")
+        except ConfigError:
+            return None
+        return int((layers if name == "layers" else hidden)[1:])
+    return None
+
+
+def scores_by_example(results: Results, result: Result, measure: config_lib.Measure) -> np.ndarray:
+    """Returns a measure for every row of its sets, from the predictions beside the stage; empty
+    where they are missing.
+    """
+    found = []
+    for name in measure.sets:
+        kept = predictions.read(results.workdir / result.stage.folder, name)
+        wanted = None if kept is None else _row_scores(kept, measure.quantity)
+        if wanted is None:
+            return np.zeros(0)
+        found.append(wanted)
+    return np.concatenate(found)
+
+
+def _row_scores(kept: predictions.Predictions, quantity: str) -> np.ndarray | None:
+    if quantity == "accuracy":
+        return None if kept.label is None else (kept.logits.argmax(-1) == kept.label).astype(float)
+    if kept.teacher is None:
+        return None
+    if quantity == "agreement":
+        return (kept.logits.argmax(-1) == kept.teacher.argmax(-1)).astype(float)
+    return kl_rows(kept.logits, kept.teacher)
+
+
+def _value(stage: load.Stage, measure: config_lib.Measure) -> float | None:
+    """Returns a measure over the rows of all its sets together; None where one has none."""
+    reached = stage.done.metrics if stage.done else {}
+    total, rows = 0.0, 0.0
+    for name in measure.sets:
+        value, count = (reached.get(f"{name}/{key}") for key in (measure.quantity, "rows"))
+        if value is None or count is None or not math.isfinite(value * count) or count <= 0:
+            return None
+        total, rows = total + value * count, rows + count
+    return total / rows
+
+
+def _never_taken(stage: load.Stage, measure: config_lib.Measure) -> bool:
+    """Returns whether a finished stage has nothing to do with a measure."""
+    reached = stage.done.metrics if stage.done else None
+    return reached is not None and not any(
+        f"{name}/{measure.quantity}" in reached for name in measure.sets
+    )
+
+
+def _summaries(results: Sequence[Result], study: config_lib.Study) -> dict[str, Summary]:
+    names = map(measure_name, study.measures)
+    return {name: summarise({r.seed: r.values[name] for r in results}) for name in names}
+
+
+def _axes(groups: Sequence[Group]) -> tuple[str, ...]:
+    """Returns the axes on which groups differ, in the order in which they are first named."""
+    names = dict.fromkeys(name for group in groups for name in group.axes)
+    return tuple(name for name in names if len({group.axes.get(name) for group in groups}) > 1)
+
+
+def shown(value: AxisValue | None) -> str:
+    """Returns a place on an axis as text."""
+    if value is None:
+        return notation.MISSING
+    if isinstance(value, str):
+        return value
+    return notation.grouped(value) if isinstance(value, int) else f"{value:g}"
+
+
+def named(axes: Places, names: Sequence[str]) -> str:
+    """Returns a group's places in words, those axes alone on which the study's cells differ."""
+    parts = [
+        str(axes[name]) if isinstance(axes[name], str) else f"{name} {shown(axes[name])}"
+        for name in names
+        if name in axes
+    ]
+    return ", ".join(parts) or "all"
