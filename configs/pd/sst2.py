@@ -4,7 +4,13 @@ Run:    python -m pd_jax.main --config=configs/pd/sst2.py --workdir=runs/sst2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
 Args:   budget=cpu|gpu size=L2_H128 teacher=L4_H128 seed=0 smoke, for example
         --config=configs/pd/sst2.py:budget=gpu,size=L4_H256,teacher=L8_H512
-Time:   the cpu budget is made for an hour on two cores, the gpu budget for hours on one GPU.
+Time:   the cpu budget takes 60 CPU-minutes: it took 64 minutes on two busy cores (AMD EPYC, jax
+        0.10.2, f32). The gpu budget is made for hours on one GPU and was not measured.
+Expect: accuracy % of the cpu budget on dev (872) and test (1,821 sentences), one seed: teacher 78.9
+        and 81.7, basic 81.7 and 83.0, distillation 79.4 and 79.8, PF 79.2 and 82.3, PD 78.0 and
+        80.1, PD-F 80.2 and 83.3. The majority class has 50. This is not the paper's order: at so
+        few tokens pre-training has learnt little (MLM loss 6.41 for the student, 6.64 for the
+        teacher), so the teacher is no better than basic training and has nothing to pass on.
 """
 
 import os
