@@ -1,9 +1,10 @@
 """Records that other programs wrote, brought into the one format that is trained on.
 
-Read are TFRecord files, gzipped or not, of tf.train.Examples as google-research/bert writes them
-(`input_ids`, `segment_ids`) and as TensorFlow Model Garden does (`input_word_ids`,
-`input_type_ids`), for pre-training and for tasks. Padding is taken off; static masks are taken off
-too (`masked_lm_ids` go back to `masked_lm_positions`), because masks are drawn anew at every step.
+Read are TFRecord files, gzipped or not, and ArrayRecord files of tf.train.Examples as
+google-research/bert writes them (`input_ids`, `segment_ids`) and as TensorFlow Model Garden does
+(`input_word_ids`, `input_type_ids`), for pre-training and for tasks. Padding is taken off; static
+masks are taken off too (`masked_lm_ids` go back to `masked_lm_positions`), because masks are drawn
+anew at every step.
 
 The files stay as they are. Each becomes one shard, without padding smaller than it was; a shard
 that is there already and made from the same file is kept.
@@ -27,6 +28,8 @@ from pd_jax.errors import RecordsError
 _IDS = ("input_ids", "input_word_ids")
 _SEGMENTS = ("segment_ids", "input_type_ids")
 _LABELS = ("label_ids", "label_values")
+_ARRAY_RECORDS = (".array_record", ".arrayrecord")
+_RECORDS_AT_ONCE = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,13 +98,41 @@ def _import_file(source: _Source, folder: str, name: str, index: int, of: int) -
 
 
 def _records(source: _Source) -> Iterator[Record]:
-    for frame in tfrecord.read_frames(source.path):
+    for number, payload in _payloads(source.path):
         try:
-            features = example.parse(frame.payload)
+            features = example.parse(payload)
             if features.get("is_real_example", [1]) == [1]:
                 yield _record(features, source)
         except ValueError as fault:
-            raise RecordsError(f"{source.path} record {frame.number}: {fault}") from None
+            raise RecordsError(f"{source.path} record {number}: {fault}") from None
+
+
+def _payloads(path: str) -> Iterator[tuple[int, bytes]]:
+    """Yields a file's records by number, checked against their checksums."""
+    if not path.endswith(_ARRAY_RECORDS):
+        yield from ((frame.number, frame.payload) for frame in tfrecord.read_frames(path))
+        return
+    try:
+        from array_record.python.array_record_module import ArrayRecordReader
+    except ImportError as fault:
+        raise RecordsError(
+            f"{path} needs the package array_record ({fault}); install it, or give TFRecord files"
+        ) from None
+    first = 0
+    try:
+        # Records are asked for by number: without reading ahead, memory holds those alone.
+        reader = ArrayRecordReader(path, options="readahead_buffer_size:0")
+        count = reader.num_records()
+        for first in range(0, count, _RECORDS_AT_ONCE):
+            wanted = range(first, min(first + _RECORDS_AT_ONCE, count))
+            yield from zip(wanted, reader.read(list(wanted)), strict=True)
+        reader.close()
+    except (RuntimeError, ValueError, IndexError) as fault:
+        cause = " ".join(str(fault).split())
+        raise RecordsError(
+            f"{path} is damaged or no ArrayRecord file, from record {first} on ({cause}); fetch or "
+            "make it again"
+        ) from None
 
 
 def _record(features: dict[str, list], source: _Source) -> Record:

@@ -49,6 +49,13 @@ def open_material(data: config_lib.Data) -> Material:
     for path, dataset in zip(paths, datasets, strict=True):
         _check_tokenizer(str(path), dataset, material)
         _check_labels(str(path), dataset.manifest.labels, material)
+    # The stage's model is saved with it in the end, when it is too late to find it missing.
+    held = load_tokenizer(datasets[0].folder / "tokenizer")
+    if held.fingerprint != material.tokenizer.fingerprint:
+        raise ConfigError(
+            f"{datasets[0].folder / 'tokenizer'} is not the tokenizer that its dataset was made "
+            "with; restore it or build the dataset again"
+        )
     for store in opened:
         if store.manifest.task != first.task:
             raise ConfigError(

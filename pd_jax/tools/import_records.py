@@ -2,9 +2,10 @@
 
     python -m pd_jax.tools.import_records FILE [FILE ...] --tokenizer TOKENIZER --output FOLDER
 
-FILE is a TFRecord file, or a pattern of several, from google-research/bert or TensorFlow Model
-Garden, gzipped or not, with static masks or without. The files stay as they are. An import that was
-interrupted goes on where it was when the command is repeated.
+FILE is a TFRecord file, gzipped or not, or an ArrayRecord file (*.array_record), or a pattern of
+several, from google-research/bert or TensorFlow Model Garden, with static masks or without. The
+files stay as they are. An import that was interrupted goes on where it was when the command is
+repeated.
 """
 
 import argparse
@@ -61,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m pd_jax.tools.import_records",
         description="Brings records that other programs wrote into a dataset.",
     )
-    parser.add_argument("files", nargs="+", metavar="FILE", help="TFRecord file or pattern")
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="TFRecord or ArrayRecord file, or pattern"
+    )
     parser.add_argument("--tokenizer", required=True, help="what the records were made with")
     parser.add_argument("--output", required=True, help="folder of the dataset to make")
     parser.add_argument("--name", default="records", help="name of the dataset and its shards")

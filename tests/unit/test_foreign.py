@@ -175,3 +175,26 @@ def test_the_command(tmp_path):
     assert (tmp_path / "out" / "tokenizer" / "vocab.txt").exists()
     missing = subprocess.run([*command, str(tmp_path / "none-*")], capture_output=True, text=True)
     assert missing.returncode == 2 and "none-* matches no file" in missing.stderr
+
+
+def test_array_records_are_read_by_number(tmp_path, imported):
+    module = pytest.importorskip("array_record.python.array_record_module")
+    path = tmp_path / "rows.array_record"
+    writer = module.ArrayRecordWriter(str(path), "group_size:2,uncompressed")
+    for number in range(5):
+        arrays = {name: np.array(values) for name, values in ROW.items()}
+        arrays |= {"masked_lm_weights": np.array(ROW["masked_lm_weights"], np.float32)}
+        arrays |= {"next_sentence_labels": np.array([number % 2])}
+        writer.write(example.encode(arrays).payload)
+    writer.close()
+    found = rows(imported(path))
+    assert found.tokens.tolist() == TOKENS * 5
+    assert found.next_sentence.tolist() == [0, 1, 0, 1, 0]
+    content = bytearray(path.read_bytes())
+    content[content.index(b"input_mask")] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(RecordsError, match="rows.array_record is damaged or no ArrayRecord file"):
+        imported(path)
+    path.write_bytes(b"text")
+    with pytest.raises(RecordsError, match="rows.array_record is damaged or no ArrayRecord file"):
+        imported(path)

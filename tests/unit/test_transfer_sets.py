@@ -6,7 +6,7 @@ import pytest
 
 from pd_jax import config
 from pd_jax.data import feed
-from pd_jax.errors import ConfigError, LogitsError
+from pd_jax.errors import ConfigError, LogitsError, PdError
 from pd_jax.stages.material import open_material
 from tests import tiny
 
@@ -101,3 +101,12 @@ def test_stores_that_do_not_go_with_the_sets_are_refused(folder):
     )
     with pytest.raises(ConfigError, match="values is of task 'regression', .*near-0 of 'classif"):
         open_material(data(folder, "near-0", "values"))
+
+
+def test_a_dataset_without_its_tokenizer_is_refused_before_the_training(folder):
+    (folder / "near" / "tokenizer" / "vocab.txt").write_text("\n".join(tiny.SPECIAL) + "\nother\n")
+    with pytest.raises(ConfigError, match="near/tokenizer is not the tokenizer that its dataset"):
+        open_material(data(folder))
+    (folder / "near" / "tokenizer" / "vocab.txt").unlink()
+    with pytest.raises(PdError, match="near/tokenizer"):
+        open_material(data(folder))
