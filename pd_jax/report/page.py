@@ -20,7 +20,7 @@ from etils import epath
 
 import pd_jax
 from pd_jax import files
-from pd_jax.report import charts, figures, load, models, notation, study, study_text
+from pd_jax.report import charts, figures, load, models, notation, study, study_page, study_text
 from pd_jax.report.table import Row, Table, as_text, inputs, is_teacher, make_table
 
 _ENVIRONMENT_KEY = re.compile(r"env(iron(ment)?)?(_variables)?", re.IGNORECASE)
@@ -54,7 +54,11 @@ def write_report(
     """
     workdir = epath.Path(workdir)
     path = epath.Path(output) if output else workdir / f"report-{pipeline_name}.html"
-    page = render(load.load_pipeline(workdir, pipeline_name), base=_base(workdir, path.parent))
+    pipeline, base = load.load_pipeline(workdir, pipeline_name), _base(workdir, path.parent)
+    if pipeline.study is None:
+        page = render(pipeline, base=base)
+    else:
+        page = render_study(study.load_results(workdir, pipeline), base=base)
     files.write_text(path, page)
     return path
 
@@ -73,13 +77,9 @@ def render(pipeline: load.Pipeline, *, base: str | None) -> str:
     colour = figures.colours(pipeline, table)
     task = pipeline.wishes.reference
     metric = table.metrics[0] if table.metrics else ""
-    cards = _cards(pipeline, table, colour, base)
-    script = _resource("sort.js.jinja")
-    return _template().render(
-        pipeline=pipeline,
-        table=table,
+    return _template("page.html.jinja").render(
+        **_shared(pipeline, table, colour, base),
         lead=lead(table),
-        faults=_faults(pipeline, table),
         metric=metric,
         methods=figures.method_figures(table, metric, colour, task)
         if metric and table.rows
@@ -89,25 +89,52 @@ def render(pipeline: load.Pipeline, *, base: str | None) -> str:
         comparisons=models.comparison_grids(pipeline),
         exports=models.export_grid(pipeline),
         chain=figures.timeline_figure(pipeline),
-        costs=_costs(pipeline),
-        cards=cards,
-        card={card.stage.name: card for card in cards},
-        versions=_versions(pipeline),
-        notation=notation,
-        colour=colour,
-        css=charts.colour,
-        version=pd_jax.__version__,
-        style=_resource("style.css.jinja"),
-        script=script,
-        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
-def _template() -> jinja2.Template:
+def render_study(results: study.Results, *, base: str | None) -> str:
+    """Returns a study's page; stage folders are linked as `render` does."""
+    pipeline = results.pipeline
+    table = Table(pipeline.wishes.title or pipeline.name, (), ())
+    shared = _shared(pipeline, table, study_page.colours(results), base)
+    keys = {card.stage.name: card.key for card in shared["cards"]}
+    own = study_page.context(results, keys)
+    return _template("study.html.jinja").render(**shared, **own, chain=None)
+
+
+def _shared(
+    pipeline: load.Pipeline, table: Table, colour: Mapping[str, int], base: str | None
+) -> dict[str, Any]:
+    """Returns what the pages of pipelines and of studies both show."""
+    cards = _cards(pipeline, table, colour, base)
+    script = _resource("sort.js.jinja")
+    return {
+        "pipeline": pipeline,
+        "table": table,
+        "faults": _faults(pipeline, table),
+        "costs": _costs(pipeline),
+        "cards": cards,
+        "card": {card.stage.name: card for card in cards},
+        "versions": _versions(pipeline),
+        "notation": notation,
+        "colour": colour,
+        "css": charts.colour,
+        "version": pd_jax.__version__,
+        "style": _resource("style.css.jinja"),
+        "script": script,
+        "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+
+
+def _template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(_resource),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return environment.from_string(_resource("page.html.jinja"))
+    return environment.get_template(name)
 
 
 def _resource(name: str) -> str:

@@ -26,8 +26,14 @@ def as_markdown(results: Results) -> str:
     marks = ["---"] * len(results.axes) + ["---:"] * (len(header) - len(results.axes))
     parts = [markdown_line(line) for line in (header, marks, *lines)]
     for block in _remarks(results):
-        parts += ["", *(f"* {line}" for line in block)] if block else []
+        parts += ["", *(_item(line) for line in block)] if block else []
     return "\n".join(parts) + "\n"
+
+
+def _item(line: str) -> str:
+    """Returns a line as an item of a markdown list, at its depth."""
+    depth = len(line) - len(line.lstrip())
+    return f"{' ' * depth}* {line.lstrip()}"
 
 
 def _grid(results: Results) -> list[list[str]]:
@@ -49,7 +55,8 @@ def _remarks(results: Results) -> tuple[list[str], list[str]]:
         f"{named(result.axes, (*results.axes, 'seed'))} ({result.stage.status}): {result.note}"
         for result in results.missing
     ]
-    return [answer(judged) for judged in claims.judge(results)], lacking
+    answers = [line for judged in claims.judge(results) for line in answer(judged)]
+    return answers, lacking
 
 
 def measure_title(measure: str) -> str:
@@ -69,10 +76,10 @@ def summary_text(measure: str, group: Group) -> str:
     return f"{text} ± {notation.score(measure, summary.deviation)}"
 
 
-def answer(judged: claims.Judged) -> str:
+def answer(judged: claims.Judged) -> list[str]:
     """Returns a claim's verdict, and by each measure its difference with both intervals."""
-    found = "; ".join(evidence(judgement) for judgement in judged.judgements)
-    return f"{judged.verdict}: {judged.claim.text} ({found})"
+    lines = [evidence(judgement) for judgement in judged.judgements]
+    return [f"{judged.verdict}: {judged.claim.text}", *(f"  {line}" for line in lines)]
 
 
 def evidence(judgement: claims.Judgement) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pd_jax.report import write_report
+from tests.unit.report import studies
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SILENT = (
@@ -102,7 +103,27 @@ def test_the_page_as_it_is_has_a_silent_console(workdir: Any, tmp_path: pathlib.
 def test_nothing_overlaps_or_overflows_and_tables_sort(
     workdir: Any, tmp_path: pathlib.Path, width: int, scheme: str
 ) -> None:
-    page = with_failures(workdir)
+    found = probed(with_failures(workdir), tmp_path / "profile", width=width, scheme=scheme)
+    # The failed method has no value, and stays at the end whichever way the table is sorted.
+    *values, last = found["falling"]
+    assert last == ""
+    assert values == sorted(values, reverse=True)
+    assert found["rising"] == [*reversed(values), ""]
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_nothing_overlaps_or_overflows_in_a_study(
+    empty: Any, tmp_path: pathlib.Path, width: int, scheme: str
+) -> None:
+    asked = studies.fill(empty)
+    studies.diverge(empty, "pd-L4_H256-2")
+    studies.write(empty, asked)
+    page = pathlib.Path(write_report(empty.root, empty.name))
+    probed(page, tmp_path / "profile", width=width, scheme=scheme)
+
+
+def probed(page: pathlib.Path, profile: pathlib.Path, *, width: int, scheme: str) -> dict[str, Any]:
+    """Returns what the probe finds in a page that is silent, and where nothing overlaps."""
     # The page's own policy refuses foreign scripts, so the probe goes into a copy without it.
     source = re.sub(r"<meta http-equiv=[^>]*>", "", page.read_text())
     probed = page.with_name("probed.html")
@@ -110,7 +131,7 @@ def test_nothing_overlaps_or_overflows_and_tables_sort(
     frame = page.with_name("frame.html")
     frame.write_text(FRAME.format(width=width))
     colours = f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}"
-    elements, console = visit(frame, tmp_path / "profile", colours, f"--window-size={width},6000")
+    elements, console = visit(frame, profile, colours, f"--window-size={width},6000")
     assert console == []
     answer = re.search(r'<pre id="probe">(.+?)</pre>', elements)
     assert answer is not None
@@ -119,8 +140,4 @@ def test_nothing_overlaps_or_overflows_and_tables_sort(
     assert found["overlaps"] == []
     assert found["outside"] == []
     assert found["overflow"] <= 0
-    # The failed method has no value, and stays at the end whichever way the table is sorted.
-    *values, last = found["falling"]
-    assert last == ""
-    assert values == sorted(values, reverse=True)
-    assert found["rising"] == [*reversed(values), ""]
+    return found

@@ -1,0 +1,174 @@
+"""Charts of a study: means with intervals over an axis of numbers or names, one line a series."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from pd_jax.report import notation, svg
+from pd_jax.report.charts import FONT, colour
+
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 14.0, 24.0, 42.0
+
+Position = str | int | float
+
+
+@dataclasses.dataclass(frozen=True)
+class Spot:
+    """A mean at a place on the axis, its interval where there is one, and where a click leads."""
+
+    x: Position
+    y: float
+    low: float | None
+    high: float | None
+    told: str
+    link: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One series. `across` is drawn from side to side: what has no place on the axis."""
+
+    label: str
+    colour: int
+    spots: Sequence[Spot]
+    across: bool = False
+
+
+def lines_chart(
+    key: str,
+    lines: Sequence[Line],
+    *,
+    title: str,
+    description: str,
+    scale: str,
+    x_label: str,
+    y_label: str,
+    grey: bool = False,
+    width: float,
+    height: float,
+) -> str:
+    """Returns lines with whiskers over a `category`, `linear` or `log` axis.
+
+    `grey` draws what is not ours: the paper's lines, told apart by dashes and their names at the
+    end.
+    """
+    places = _Places([spot.x for line in lines if not line.across for spot in line.spots], scale)
+    ends = [
+        value
+        for line in lines
+        for spot in line.spots
+        for value in (spot.y, spot.low, spot.high)
+        if value is not None
+    ]
+    y_scale = svg.Scale(*svg.padded(ends), height - _BOTTOM, _TOP)
+    names = [line.label for line in lines] if grey else []
+    gutter = max((svg.text_width(name, size=FONT) for name in names), default=0) + _RIGHT
+    right = width - min(gutter, width * 0.34)
+    body = _frame(y_scale, places, right, x_label=x_label, y_label=y_label)
+    for number, line in enumerate(lines):
+        body += _line(line, number, y_scale, places, right, grey=grey)
+    if grey:
+        body += _names(lines, y_scale, right, width)
+    return svg.drawing(
+        key, title=title, description=description, width=width, height=height, body=body
+    )
+
+
+class _Places:
+    """Where the places of an axis stand, between the left edge and the right."""
+
+    def __init__(self, positions: Sequence[Position], scale: str):
+        self._log = scale == "log"
+        numbers = [value for value in positions if not isinstance(value, str)]
+        self._named = scale == "category" or len(numbers) < len(positions)
+        self.values: list[Position] = list(dict.fromkeys(positions))
+        if not self._named:
+            self.values.sort(key=float)
+
+    def at(self, position: Position, right: float) -> float:
+        """Returns where a place stands, in units of the drawing."""
+        if self._named:
+            share = (self.values.index(position) + 0.5) / len(self.values)
+            return _LEFT + share * (right - _LEFT)
+        found = [self._number(value) for value in (self.values[0], self.values[-1], position)]
+        low, high, here = found
+        margin = 0.07 * (right - _LEFT)
+        share = (here - low) / (high - low) if high > low else 0.5
+        return _LEFT + margin + share * (right - _LEFT - 2 * margin)
+
+    def _number(self, value: Position) -> float:
+        return math.log(float(value)) if self._log else float(value)
+
+
+def _frame(
+    y_scale: svg.Scale, places: _Places, right: float, *, x_label: str, y_label: str
+) -> list[svg.Element]:
+    body = []
+    ticks = y_scale.ticks(5)
+    for tick in ticks:
+        y = y_scale(tick)
+        body.append(svg.line(_LEFT, y, right, y, css="grid"))
+        text = svg.tick_text(tick, ticks)
+        body.append(svg.label(text, x=_LEFT - 8, y=y, css="tick", anchor="end"))
+    taken = -math.inf
+    for value in places.values:
+        x = places.at(value, right)
+        body.append(svg.line(x, y_scale.start, x, y_scale.start + 4, css="axis"))
+        text = notation.short(value) if not isinstance(value, str) else value
+        text = svg.fitted(text, (right - _LEFT) / max(1, len(places.values)) + 12, size=12)
+        half = svg.text_width(text, size=12) / 2
+        if x - half > taken + 2:
+            body.append(svg.label(text, x=x, y=y_scale.start + 15, css="tick", anchor="middle"))
+            taken = x + half
+    body.append(svg.line(_LEFT, y_scale.start, right, y_scale.start, css="axis"))
+    body.append(svg.label(x_label, x=right, y=y_scale.start + 33, css="tick name", anchor="end"))
+    body.append(svg.label(y_label, x=2, y=8, css="tick name"))
+    return body
+
+
+def _line(
+    line: Line, number: int, y_scale: svg.Scale, places: _Places, right: float, *, grey: bool
+) -> list[svg.Element]:
+    css = "c-grey" if grey else colour(line.colour)
+    dash = ("", " dashed", " dotted", " dashdot")[number % 4] if grey else ""
+    drawn: list[svg.Element] = []
+    if line.across:
+        for spot in line.spots:
+            y = y_scale(spot.y)
+            path = svg.line(_LEFT, y, right, y, css=f"line thin dashed {css}")
+            drawn.append(_led(svg.told(path, spot.told), spot.link))
+        return drawn
+    # Series that share a place stand a little apart, so that no whisker hides another.
+    shift = 0.0 if grey else (number % 5 - 2) * 3.0
+    at = [(places.at(spot.x, right) + shift, y_scale(spot.y)) for spot in line.spots]
+    if len(at) > 1:
+        joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
+        drawn.append(svg.node("polyline", points=joined, css=f"line thin {css}{dash}"))
+    for (x, y), spot in zip(at, line.spots, strict=True):
+        if spot.low is not None and spot.high is not None:
+            ends = y_scale(spot.low), y_scale(spot.high)
+            drawn.append(svg.line(x, ends[0], x, ends[1], css=f"line thin {css}"))
+        dot = svg.node("circle", cx=x, cy=y, r=3.0 if grey else 4.5, css=f"dot {css}")
+        drawn.append(_led(svg.told(dot, spot.told), spot.link))
+    return drawn
+
+
+def _led(element: svg.Element, link: str) -> svg.Element:
+    return svg.node("a", element, href=link) if link else element
+
+
+def _names(
+    lines: Sequence[Line], y_scale: svg.Scale, right: float, width: float
+) -> list[svg.Element]:
+    named = [line for line in lines if line.spots]
+    ends = [y_scale(line.spots[-1].y) for line in named]
+    places = svg.spread(ends, gap=15.0, low=_TOP, high=y_scale.start - 4)
+    return [
+        svg.told(
+            svg.label(
+                svg.fitted(line.label, width - right - 8, size=FONT), x=right + 6, y=y, css="tick"
+            ),
+            line.label,
+        )
+        for line, y in zip(named, places, strict=True)
+    ]

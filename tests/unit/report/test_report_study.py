@@ -1,0 +1,151 @@
+"""A study's report: groups, claims judged by hand-made numbers, the page, and what is missing."""
+
+import json
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pd_jax.errors import ReportError
+from pd_jax.report import claims, load, study, study_text, table_text, write_report
+from pd_jax.report.statistics import Verdict, interval_over_examples
+from pd_jax.tools import report as report_tool
+from tests.unit.report import studies
+from tests.unit.report.conftest import Workdir
+from tests.unit.report.test_report_page import Page
+
+ACCURACY = "dev+test/accuracy"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Workdir:
+    """Two sizes, five methods, three seeds; one of the stages has diverged."""
+    made = Workdir(tmp_path_factory.mktemp("study") / "work")
+    asked = studies.fill(made)
+    studies.diverge(made, "pd-L4_H256-2")
+    studies.write(made, asked)
+    return made
+
+
+def results_of(workdir: Workdir) -> study.Results:
+    return study.load_results(workdir.root, load.load_pipeline(workdir.root, workdir.name))
+
+
+def test_a_measure_is_taken_over_the_rows_of_all_its_sets(finished):
+    found = results_of(finished)
+    group = found.at({"method": "PF", "size": "L2_H128"})
+    assert group is not None
+    done = json.loads((finished.folder("pf-L2_H128-1") / "done.json").read_text())["metrics"]
+    by_hand = (400 * done["dev/accuracy"] + 900 * done["test/accuracy"]) / 1300
+    assert group.results[1].values[ACCURACY] == pytest.approx(by_hand, abs=1e-12)
+    values = [result.values[ACCURACY] for result in group.results]
+    assert group.summaries[ACCURACY].mean == pytest.approx(np.mean(values))
+    assert group.summaries[ACCURACY].deviation == pytest.approx(np.std(values, ddof=1))
+    scores = study.scores_by_example(found, group.results[1], found.study.measures[0])
+    assert scores.shape == (1300,)
+    assert scores.mean() == pytest.approx(by_hand)
+
+
+def test_a_seed_that_diverged_is_named_and_enters_no_average(finished):
+    found = results_of(finished)
+    group = found.at({"method": "PD", "size": "L4_H256"})
+    assert group is not None
+    summary = group.summaries[ACCURACY]
+    assert summary.left_out == ("2",)
+    assert summary.mean == np.mean([group.results[n].values[ACCURACY] for n in (0, 1)])
+    assert [one.stage.name for one in found.missing] == ["pd-L4_H256-2"]
+    text = study_text.as_text(found)
+    assert "2 of 3" in text
+    assert "PD, L4_H256, seed 2 (failed): train/loss was not finite at step 301." in text
+
+
+def test_claims_are_judged_over_seeds_and_over_examples(finished):
+    found = results_of(finished)
+    pd, basic, _ = claims.judge(found)
+    assert (pd.verdict, basic.verdict) == (Verdict.HOLDS, Verdict.FAILS)
+    judged = pd.judgements[0]
+    by_seed = {}
+    for seed in range(2):  # seed 2 has no PD of L4_H256
+        pairs = [
+            [
+                found.at({"method": m, "size": size}).results[seed].values[ACCURACY]
+                for m in ("PD", "PF")
+            ]
+            for size in studies.SIZES
+        ]
+        by_seed[str(seed)] = np.mean([first - second for first, second in pairs])
+    assert judged.seeds.used == pytest.approx(by_seed)
+    assert judged.seeds.left_out == ("2",)
+    assert judged.examples is not None
+    assert judged.examples.estimate == pytest.approx(judged.seeds.mean)
+    assert judged.examples.count == 1300
+    assert (judged.ahead, judged.signs) == (5, 5)
+    assert judged.chance == 2 / 2**5
+    kl = pd.judgements[2]  # less is better, so that PD's smaller KL speaks for it
+    assert kl.measure == "unseen/kl"
+    assert kl.seeds.mean > 0
+
+
+def test_one_seed_decides_nothing(tmp_path):
+    made = Workdir(tmp_path / "work")
+    studies.write(made, studies.fill(made, seeds=1))
+    judged = claims.judge(results_of(made))
+    assert {one.verdict for one in judged} == {Verdict.UNDECIDED}
+
+
+def test_an_interval_of_many_different_values_is_the_normal_one():
+    values = np.random.default_rng(0).normal(0.1, 1.0, 5000)
+    found = interval_over_examples(values, seed=0)
+    half = 1.959964 * values.std(ddof=1) / np.sqrt(5000)
+    assert found.estimate == pytest.approx(values.mean())
+    assert found.high - found.estimate == pytest.approx(half, rel=1e-6)
+
+
+def test_the_page_leads_from_every_point_to_its_stage(finished):
+    page = Page(write_report(finished.root, finished.name).read_text())
+    assert len(page.ids) == len(set(page.ids))
+    assert {href[1:] for href in page.links(inside=True)} <= set(page.ids)
+    for href in page.links(inside=False):
+        assert (finished.root / href).exists(), href
+    assert "2 of 3 claims hold: PD > PF; PD-F > PD. 1 of 3 claims fails: basic > PF." in page.text
+    assert "without seed 2" in page.text
+    assert "the paper's SST-2 accuracy" in page.text
+    assert 'href="#stage-' in page.source.split("<figure")[1]
+    cells = page.source.split('id="cells"')[1].split("</section>")[0]
+    assert len(re.findall(r"<tr[ >]", cells)) == 1 + 31
+    assert cells.count(">missing<") == 3
+
+
+def test_the_numbers_are_written_with_where_they_come_from(finished, tmp_path, capsys):
+    words = ["--workdir", str(finished.root), "--json", str(tmp_path / "study.json")]
+    page = ["--output", str(tmp_path / "page.html"), "--format", "markdown"]
+    assert report_tool.main([*words, *page]) == 0
+    assert "| PD | L4_H256 | 2 of 3 |" in capsys.readouterr().out
+    found = json.loads((tmp_path / "study.json").read_text())
+    assert found["environment"]["commit"] == "0123abc"
+    assert found["seconds"] > 1000
+    assert found["claims"][0]["verdict"] == "holds"
+    assert found["claims"][0]["by"][ACCURACY]["over_seeds"]["left_out"] == ["2"]
+    assert found["missing"][0]["axes"] == {"method": "PD", "size": "L4_H256", "seed": 2}
+    (pd,) = (
+        g for g in found["groups"] if g["axes"].get("method") == "PD" and "L4" in g["axes"]["size"]
+    )
+    assert pd["axes"]["layers"] == 4
+    assert pd["cells"][2][ACCURACY] is None
+
+
+def test_a_damaged_prediction_or_study_is_named(tmp_path):
+    made: Any = Workdir(tmp_path / "work")
+    asked = studies.fill(made, seeds=1)
+    path = studies.write(made, asked)
+    held = pathlib.Path(made.folder("pd-L2_H128-0") / "predictions" / "dev.npz")
+    held.write_bytes(held.read_bytes()[:-20])
+    with pytest.raises(ReportError, match="dev.npz does not read as predictions"):
+        table_text(made.root, made.name)
+    content = json.loads(path.read_text())
+    content["config"]["study"]["cells"][0]["stage"] = "nowhere"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ReportError, match="its study names 'nowhere'"):
+        load.load_pipeline(made.root, made.name)
