@@ -9,8 +9,7 @@ Args:   task=cola|sst2|mrpc|stsb|qqp|mnli|qnli|rte|wnli
         size=L4_H256 init=FOLDER (a pre-trained model with its tokenizer; from random without)
         vocabulary=FILE (without init; default $PD_JAX_DATA/vocab/vocab.txt)
         batch=32 rate=5e-5 epochs=4 length=128 seed=0 smoke
-Grid:   google-research/bert searches batch 8, 16, 32, 64, 128 by rate 3e-4, 1e-4, 5e-5, 3e-5 with
-        epochs=4, and takes the best on the development set.
+Grid:   configs/study/glue.py searches batches and rates.
 Submit: python -m pd_jax.tools.glue --help
 """
 
@@ -108,57 +107,61 @@ DEVELOPMENT = {"sst2": "sst2", "rte": "rte", "mnli": "mnli_subset"}
 
 def get_config(arg: str = ""):
     """Returns the pipeline: records of the task's sets, and one fine-tuned model."""
-    args = common.parse(
-        arg,
-        task="rte",
-        data="development",
-        size="L4_H256",
-        init="",
-        vocabulary="",
-        batch=32,
-        rate=5e-5,
-        epochs=4.0,
-        length=128,
-        seed=0,
-        smoke=False,
-    )
-    if args["task"] not in TASKS:
-        raise ValueError(f"task {args['task']!r} is unknown; GLUE's are {', '.join(TASKS)}")
-    records = _records(args)
-    metrics = _metrics(args, records)
-    length = args["length"]
-    shorter = () if args["smoke"] else (32, 64, 96)
-    lengths = (*(size for size in shorter if size < length), length)
-    model = common.model("L2_H128" if args["smoke"] else args["size"])
-    stages = {
-        **records,
-        "model": common.finetune(
-            model,
-            common.data("@train", args["batch"], lengths),
-            {"steps": 4} if args["smoke"] else {"epochs": args["epochs"]},
-            common.adamw(args["rate"]),
-            init=common.start_from(args["init"]) if args["init"] else {},
-            evaluation={
-                "sets": {name: f"@{name}" for name in records if name != "train"},
-                "every": {"epochs": 1.0},
-            },
-            seed=args["seed"],
-        ),
-    }
+    args = arguments(arg, batch=32, rate=5e-5)
+    sets = records(args)
+    model = tuned(args, sets, batch=args["batch"], rate=args["rate"], seed=args["seed"])
+    size = model["model"]["size"]
     return common.locked(
         {
             "name": args["task"],
-            "stages": stages,
+            "stages": {**sets, "model": model},
             "report": {
-                "title": f"{TASKS[args['task']].folder} with {model['size']}",
-                "rows": ((model["size"], "model"),),
-                "metrics": metrics,
+                "title": f"{TASKS[args['task']].folder} with {size}",
+                "rows": ((size, "model"),),
+                "metrics": metrics(args, sets),
             },
         }
     )
 
 
-def _records(args: dict) -> dict:
+def arguments(arg: str, **more) -> dict:
+    """Returns what a config of GLUE takes, with its own arguments besides."""
+    defaults = {
+        "task": "rte",
+        "data": "development",
+        "size": "L4_H256",
+        "init": "",
+        "vocabulary": "",
+        "epochs": 4.0,
+        "length": 128,
+        "seed": 0,
+        "smoke": False,
+    }
+    args = common.parse(arg, **defaults, **more)
+    if args["task"] not in TASKS:
+        raise ValueError(f"task {args['task']!r} is unknown; GLUE's are {', '.join(TASKS)}")
+    return args
+
+
+def tuned(args: dict, sets: dict, *, batch: int, rate: float, seed: int) -> dict:
+    """Returns the stage that fine-tunes on the task."""
+    length = args["length"]
+    shorter = () if args["smoke"] else (32, 64, 96)
+    return common.finetune(
+        common.model("L2_H128" if args["smoke"] else args["size"]),
+        common.data("@train", batch, (*(size for size in shorter if size < length), length)),
+        {"steps": 4} if args["smoke"] else {"epochs": args["epochs"]},
+        common.adamw(rate),
+        init=common.start_from(args["init"]) if args["init"] else {},
+        evaluation={
+            "sets": {name: f"@{name}" for name in sets if name != "train"},
+            "every": {"epochs": 1.0},
+        },
+        seed=seed,
+    )
+
+
+def records(args: dict) -> dict:
     """Returns the stages that make the training set and the evaluation sets."""
     task = TASKS[args["task"]]
     vocabulary = (
@@ -168,15 +171,17 @@ def _records(args: dict) -> dict:
     )
     rows = {"rows": 64} if args["smoke"] else {}
 
-    def records(file: str, split: str) -> dict:
+    def made(file: str, split: str) -> dict:
         source = {**_source(args, task, file, split), **rows}
         if not task.labels:
             return common.rated(source, vocabulary, args["length"])
         return common.labelled(source, vocabulary, args["length"], task.labels)
 
     sets = task.sets if args["data"] != "development" else (("dev", "dev", ""),)
-    made = {name: records(file, split) for name, file, split in sets}
-    return {"train": records("train", "train"), **made}
+    return {
+        "train": made("train", "train"),
+        **{name: made(file, split) for name, file, split in sets},
+    }
 
 
 def _source(args: dict, task: Task, file: str, split: str) -> dict:
@@ -200,8 +205,8 @@ def _named(columns: tuple[str, ...]) -> dict:
     return {"text": text, "label": label, **({"pair": pair[0]} if pair else {})}
 
 
-def _metrics(args: dict, records: dict) -> tuple[str, ...]:
+def metrics(args: dict, sets: dict) -> tuple[str, ...]:
     """Returns the task's metrics; the development data has one set where MNLI has two."""
     found = TASKS[args["task"]].metrics
-    known = tuple(name for name in found if name.split("/")[0] in records)
+    known = tuple(name for name in found if name.split("/")[0] in sets)
     return known or ("dev/accuracy",)

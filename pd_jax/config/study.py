@@ -31,10 +31,18 @@ class Cell:
 
 @frozen
 class Measure:
-    """A quantity to judge by, over all rows of some evaluation sets together."""
+    """A quantity to judge by, over all rows of some evaluation sets together; of one set where it
+    is no mean over rows.
+    """
 
-    quantity: Literal["accuracy", "agreement", "kl"]
+    quantity: Literal["accuracy", "agreement", "kl", "f1", "matthews", "pearson", "spearman"]
     sets: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        require(
+            self.quantity in ("accuracy", "agreement", "kl") or len(self.sets) == 1,
+            f"{self.quantity} is no mean over rows: name one set, not {', '.join(self.sets)}",
+        )
 
 
 @frozen

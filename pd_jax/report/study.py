@@ -145,7 +145,7 @@ def scores_by_example(results: Results, result: Result, measure: config_lib.Meas
 def _row_scores(kept: predictions.Predictions, quantity: str) -> np.ndarray | None:
     if quantity == "accuracy":
         return None if kept.label is None else (kept.logits.argmax(-1) == kept.label).astype(float)
-    if kept.teacher is None:
+    if kept.teacher is None or quantity not in ("agreement", "kl"):
         return None
     if quantity == "agreement":
         return (kept.logits.argmax(-1) == kept.teacher.argmax(-1)).astype(float)

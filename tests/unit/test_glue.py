@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from pd_jax.config import reading
+from pd_jax.config import Measure, reading
 from pd_jax.data import text
 from pd_jax.data.layouts import row_records
 from pd_jax.data.tokenizers import load_tokenizer
@@ -237,3 +237,22 @@ def test_a_submission_of_another_length_is_never_written(tmp_path: pathlib.Path)
     with pytest.raises(ValueError, match="a submission is"):
         glue.write_submission(tmp_path / "o.zip", answers)
     assert not (tmp_path / "o.zip").exists()
+
+
+def test_the_grid_is_that_of_the_released_code(released: pathlib.Path) -> None:
+    """Five batch sizes by four rates, four epochs, judged by the task's own metrics."""
+    path = ROOT / "configs" / "study" / "glue.py"
+    spec = importlib.util.spec_from_file_location("glue_study", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    arg = f"task=cola,data={released},vocabulary={released},seeds=2"
+    config = reading.pipeline_from(module.get_config(arg))
+    trained = [stage for stage in config.stages.values() if stage.kind == "train"]
+    assert len(trained) == 5 * 4 * 2
+    assert {stage.data.batch for stage in trained} == {8, 16, 32, 64, 128}
+    assert {stage.optimizer.learning_rate for stage in trained} == {3e-4, 1e-4, 5e-5, 3e-5}
+    assert {stage.length.epochs for stage in trained} == {4.0}
+    measures = [(measure.quantity, measure.sets) for measure in config.study.measures]
+    assert measures == [("matthews", ("dev",)), ("accuracy", ("dev",))]
+    with pytest.raises(ValueError, match="matthews is no mean over rows: name one set, not a, b"):
+        Measure(quantity="matthews", sets=("a", "b"))
