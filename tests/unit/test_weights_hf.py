@@ -218,6 +218,8 @@ KEY = "bert.encoder.layer.1.attention.self.key.weight"
         (lambda t: t.update({KEY: t[KEY][:4]}), rf"{KEY} of shape \(4, 8\), not \(8, 8\)"),
         (lambda t: t.update({WORDS: t[WORDS][:30]}), rf"{WORDS} of shape \(30, 8\), not \(40, 8\)"),
         (lambda t: t.update({KEY: t[KEY].astype(np.int32)}), f"{KEY} as int32"),
+        (lambda t: t.update({KEY: t[KEY] * np.nan}), f"{KEY} with NaN or infinity in it"),
+        (lambda t: t.update({KEY: t[KEY] + np.inf}), f"{KEY} with NaN or infinity in it"),
         (
             lambda t: t.update({"cls.predictions.decoder.weight": t[WORDS] + 1}),
             "decoder is tied",
@@ -243,6 +245,8 @@ def test_tensors_that_do_not_fit_are_named(
         ({"is_decoder": True}, "is_decoder=True"),
         ({"num_hidden_layers": ...}, "lacks num_hidden_layers"),
         ({"num_attention_heads": 3}, "3 heads"),
+        ({"hidden_size": "8"}, "hidden_size='8', which must be a number"),
+        ({"vocab_size": True}, "vocab_size=True, which must be a number"),
         ({"num_hidden_layers": 3}, r"misses bert\.encoder\.layer\.2"),
         ({"vocab_size": 41}, r"\(40, 8\), not \(41, 8\)"),
         ({"architectures": ["BertForSequenceClassification"]}, r"misses classifier\.weight"),
@@ -285,7 +289,7 @@ def test_missing_files_are_named(pretrained: pathlib.Path) -> None:
     with pytest.raises(WeightsError, match="holds neither model.safetensors nor pytorch_model.bin"):
         hf.load(pretrained)
     (pretrained / "config.json").unlink()
-    with pytest.raises(WeightsError, match=r"config\.json does not exist"):
+    with pytest.raises(WeightsError, match=r"holds no config\.json; name a folder with a BERT"):
         hf.load(pretrained)
 
 

@@ -55,6 +55,10 @@ def load(folder: epath.PathLike) -> SavedModel:
         tensor too many, too few, or of another shape.
     """
     folder = epath.Path(folder)
+    if not (folder / CONFIG_FILE).exists():
+        raise WeightsError(
+            f"{folder} holds no {CONFIG_FILE}; name a folder with a BERT and its config"
+        )
     values = files.read_json(folder / CONFIG_FILE, WeightsError)
     config = hf_config.shape_from(values, where=folder / CONFIG_FILE)
     architectures = values.get("architectures") or []
@@ -260,4 +264,5 @@ def _float32(value: np.ndarray, name: str, where: object) -> np.ndarray:
         raise WeightsError(
             f"{where} holds {name} as {value.dtype}; weights must be floating-point numbers"
         )
+    layout.check_finite(value, name, where=where)
     return value.astype(np.float32, copy=False)

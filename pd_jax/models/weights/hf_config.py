@@ -68,6 +68,9 @@ def shape_from(values: Mapping[str, Any], *, where: object) -> BertConfig:
         raise WeightsError(
             f"{where} lacks {', '.join(missing)}; take the config that belongs to the weights"
         )
+    for ours, theirs in FIELDS.items():
+        if isinstance(given.get(ours, 0), bool) or not isinstance(given.get(ours, 0), (int, float)):
+            raise WeightsError(f"{where} has {theirs}={given[ours]!r}, which must be a number")
     try:
         return BertConfig(**given, gelu=_GELU[activation])
     except (ConfigError, TypeError) as fault:

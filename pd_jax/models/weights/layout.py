@@ -159,6 +159,15 @@ def check(
         )
 
 
+def check_finite(value: np.ndarray, name: str, *, where: object) -> None:
+    """Raises WeightsError where a tensor holds NaN or infinity, which no output survives."""
+    if not np.isfinite(value).all():
+        raise WeightsError(
+            f"{where} holds {name} with NaN or infinity in it; take weights from before training "
+            "left the finite numbers, or fetch the file again"
+        )
+
+
 def listed(names: list[str]) -> str:
     """Returns the first names joined by commas, and how many more there are."""
     return ", ".join(names[:_SHOWN]) + (

@@ -144,7 +144,9 @@ def _read(prefix: epath.Path, shards: int, name: str, entry: Entry) -> np.ndarra
         raise WeightsError(f"{path} ends before {name} does; fetch the checkpoint again")
     if _masked(content) != entry.crc32c:
         raise WeightsError(f"{path} is damaged in {name} (its CRC32C differs); fetch it again")
-    return np.frombuffer(content, "<f4").reshape(entry.shape)
+    value = np.frombuffer(content, "<f4").reshape(entry.shape)
+    layout.check_finite(value, name, where=path)
+    return value
 
 
 # ---- the table --------------------------------------------------------------------------------
