@@ -144,6 +144,11 @@ def distill(model: dict, data: dict, length: dict, optimizer: dict, **changes) -
     return _train("distill", model, data, length, optimizer, changes)
 
 
+def lm_distill(model: dict, data: dict, length: dict, optimizer: dict, **changes) -> dict:
+    """Returns a stage that learns the language of `objective.teacher`, a masked language model."""
+    return _train("lm_distill", model, data, length, optimizer, changes)
+
+
 def finetune(model: dict, data: dict, length: dict, optimizer: dict, **changes) -> dict:
     """Returns a stage that learns a task from labels."""
     return _train("classify", model, data, length, optimizer, changes)

@@ -79,8 +79,45 @@ class Distill:
     hard_weight: Fraction = 0.0
 
 
+@frozen
+class Patient:
+    """Patient distillation (Sun et al. 2019): soft and hard labels, and the [CLS] states of layers.
+
+    The teacher is a model folder or stage that reads every batch too, or, without `teacher`, the
+    logit store of a label stage with `states`. `layers` names the teacher's layer, from 0, for each
+    of the student's but the last.
+    """
+
+    kind: Literal["patient"] = "patient"
+    teacher: Reference | None = None
+    temperature: Annotated[float, pydantic.Field(gt=0)] = 5.0
+    hard_weight: Fraction = 0.5
+    patience: Annotated[float, pydantic.Field(ge=0)] = 100.0
+    layers: Literal["skip", "last"] | tuple[int, ...] = "skip"
+    normalise: bool = True
+
+
+@frozen
+class LanguageDistill:
+    """Distillation of a masked language model (Sanh et al. 2019): 5 soft + 2 MLM + 1 cosine, T = 2.
+
+    `positions="masked"` holds the soft loss to the masked tokens, which costs a sixth.
+    """
+
+    kind: Literal["lm_distill"] = "lm_distill"
+    teacher: Reference
+    temperature: Annotated[float, pydantic.Field(gt=0)] = 2.0
+    soft_weight: Annotated[float, pydantic.Field(ge=0)] = 5.0
+    mlm_weight: Annotated[float, pydantic.Field(ge=0)] = 2.0
+    cosine_weight: Annotated[float, pydantic.Field(ge=0)] = 1.0
+    positions: Literal["all", "masked"] = "all"
+    mask_rate: Fraction = 0.15
+    whole_word: bool = False
+
+
 Objective = Annotated[
-    MaskedLanguageModel | Classify | Distill, pydantic.Field(discriminator="kind")
+    MaskedLanguageModel | Classify | Distill | Patient | LanguageDistill,
+    pydantic.Field(discriminator="kind"),
 ]
 
 

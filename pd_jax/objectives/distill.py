@@ -60,35 +60,62 @@ def make_distill(
     """Returns the distillation objective for a teacher of `task`; raises where hard labels are
     asked for and absent.
     """
-    if objective.hard_weight > 0 and not has_labels:
-        raise ConfigError(
-            f"objective.hard_weight={objective.hard_weight} needs labels, and the transfer set has "
-            "none; set it to 0"
-        )
+    check_hard_weight(objective.hard_weight, has_labels)
     model = TaskModel(config, task_outputs(task, labels))
 
     def sums(params: Params, batch: Batch, key: jax.Array | None) -> Sums:
-        logits, weight = task_logits(model, params, batch, key), batch["weight"]
-        found: Sums = {}
-        if "teacher_logits" in batch:
-            teacher = batch["teacher_logits"]
-            loss = soft_loss(
-                logits, teacher, task=task, kind=objective.loss, temperature=objective.temperature
-            )
-            if objective.hard_weight > 0:
-                hard = hard_loss(logits, batch["label"], task=task)
-                loss = (1 - objective.hard_weight) * loss + objective.hard_weight * hard
-            found["loss"] = weighted(loss, weight)
-            if task == "classification":
-                found["kl"] = weighted(kl_divergence(logits, teacher), weight)
-            same = agreement(logits, teacher, task=task)
-            if same is not None:
-                found["agreement"] = weighted(same, weight)
-        if "label" in batch:
-            found["hard_loss"] = weighted(hard_loss(logits, batch["label"], task=task), weight)
-            hits = hard_hits(logits, batch["label"], task=task)
-            if hits is not None:
-                found["accuracy"] = weighted(hits, weight)
-        return found
+        return teacher_sums(
+            task_logits(model, params, batch, key),
+            batch,
+            task=task,
+            kind=objective.loss,
+            temperature=objective.temperature,
+            hard_weight=objective.hard_weight,
+        )
 
     return task_objective(model, {"loss": 1.0}, sums)
+
+
+def check_hard_weight(hard_weight: float, has_labels: bool) -> None:
+    """Raises ConfigError where hard labels are asked for and absent."""
+    if hard_weight > 0 and not has_labels:
+        raise ConfigError(
+            f"objective.hard_weight={hard_weight} needs labels, and the transfer set has none; "
+            "set it to 0"
+        )
+
+
+def teacher_sums(
+    logits: Float[Array, "*rows outputs"],
+    batch: Batch,
+    *,
+    task: str,
+    kind: str,
+    temperature: float,
+    hard_weight: float,
+) -> Sums:
+    """Returns `loss` against a batch's teacher and labels, and what is reported besides.
+
+    `confidence` less `agreement` is how far the student is surer than it is like its teacher: the
+    part of the calibration error that adds up over batches.
+    """
+    weight, found = batch["weight"], {}
+    if "teacher_logits" in batch:
+        teacher = batch["teacher_logits"]
+        loss = soft_loss(logits, teacher, task=task, kind=kind, temperature=temperature)
+        if hard_weight > 0 and "label" in batch:
+            hard = hard_loss(logits, batch["label"], task=task)
+            loss = (1 - hard_weight) * loss + hard_weight * hard
+        found["loss"] = weighted(loss, weight)
+        if task == "classification":
+            found["kl"] = weighted(kl_divergence(logits, teacher), weight)
+            found["confidence"] = weighted(jax.nn.softmax(logits).max(-1), weight)
+        same = agreement(logits, teacher, task=task)
+        if same is not None:
+            found["agreement"] = weighted(same, weight)
+    if "label" in batch:
+        found["hard_loss"] = weighted(hard_loss(logits, batch["label"], task=task), weight)
+        hits = hard_hits(logits, batch["label"], task=task)
+        if hits is not None:
+            found["accuracy"] = weighted(hits, weight)
+    return found

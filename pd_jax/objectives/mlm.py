@@ -128,7 +128,7 @@ def _of_cut_word(
     return (word_of == at_cut) & open_cut
 
 
-def _weights_at(
+def weights_at(
     positions: Int[Array, "batch predictions"], batch: Batch
 ) -> Float[Array, "batch #predictions"]:
     """Returns the weight of the example that each position lies in."""
@@ -161,7 +161,7 @@ def make_mlm(
             "input_ids": masked.input_ids,
             "positions": masked.positions,
             "targets": masked.targets,
-            "prediction_weights": masked.weights * _weights_at(masked.positions, batch),
+            "prediction_weights": masked.weights * weights_at(masked.positions, batch),
         }
 
     def sums(params: Params, batch: Batch, key: jax.Array | None) -> Sums:

@@ -6,11 +6,13 @@ Sums and counts add across devices, micro-batches and evaluation batches; means 
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from pd_jax.errors import ConfigError
 from pd_jax.models.sizes import BertConfig
 
 Batch = Mapping[str, jax.Array]
@@ -33,6 +35,9 @@ class Objective:
       sums: (params, prepared batch, dropout key or None) -> named (total, count) pairs, counts
         independent of params.
       predict: (params, batch) -> the task's logits; None for objectives without a task.
+      frozen: parameters that are read and never trained: an online teacher's (arrays, or their
+        shapes where a step is only planned).
+      teach: (frozen, prepared batch) -> the batch with what the teacher says of it.
     """
 
     config: BertConfig
@@ -41,6 +46,57 @@ class Objective:
     prepare: Callable[[Batch, jax.Array], Batch]
     sums: Callable[[Params, Batch, jax.Array | None], Sums]
     predict: Callable[[Params, Batch], Float[Array, "batch outputs"]] | None = None
+    frozen: Any = dataclasses.field(default_factory=dict)
+    teach: Callable[[Params, Batch], Batch] = lambda frozen, batch: batch
+
+    def taught(self, frozen: Any, teach: Callable[[Params, Batch], Batch]) -> "Objective":
+        """Returns this objective with a teacher at hand, whose outputs no gradient enters."""
+
+        def still(frozen: Params, batch: Batch) -> Batch:
+            return jax.lax.stop_gradient(dict(teach(frozen, batch)))
+
+        return dataclasses.replace(self, frozen=frozen, teach=still)
+
+
+@dataclasses.dataclass(frozen=True)
+class OnlineTeacher:
+    """A model that reads every batch beside the student."""
+
+    config: BertConfig
+    params: Any
+    """Its arrays, or their shapes where a step is only planned."""
+    columns: tuple[int, ...] = ()
+    """Of a task: which of its outputs stands for each of the student's labels."""
+
+    @property
+    def layers(self) -> int:
+        """Its layers."""
+        return self.config.layers
+
+    @property
+    def hidden(self) -> int:
+        """Numbers in a state."""
+        return self.config.hidden
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredStates:
+    """The first token's states of a teacher, as they come with a batch."""
+
+    layers: int
+    """The teacher's layers."""
+    hidden: int
+    held: tuple[int, ...]
+    """The layers, from 0, whose states are there, in their order."""
+
+    def places(self, layers: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns where these layers stand; raises ConfigError where one is not there."""
+        if missing := [layer for layer in layers if layer not in self.held]:
+            raise ConfigError(
+                f"the logit store holds states of layers {self.held}, and {tuple(missing)} are "
+                f"needed; label with states={layers}"
+            )
+        return tuple(self.held.index(layer) for layer in layers)
 
 
 def as_is(batch: Batch, key: jax.Array) -> Batch:

@@ -6,8 +6,11 @@ import numpy as np
 from etils import epath
 
 from pd_jax import config as config_lib
+from pd_jax.models import sizes
+from pd_jax.models.heads import TaskModel
 from pd_jax.objectives.classify import task_outputs
-from pd_jax.objectives.mlm import Vocabulary
+from pd_jax.objectives.mlm import Vocabulary, make_mlm
+from pd_jax.objectives.objective import OnlineTeacher, StoredStates, dummy_inputs
 from pd_jax.stages.objectives import Facts
 
 
@@ -22,12 +25,16 @@ def declared(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> Fac
         return Facts(where, next_sentence=True)
     task, labels = _task(records)
     labelled = task is not None
-    if isinstance(stage.objective, config_lib.Distill):
-        task, labels = _teacher_task(pipeline, stage)
+    kind = stage.objective
+    if isinstance(kind, config_lib.Distill | config_lib.Patient):
+        reference = kind.teacher if isinstance(kind, config_lib.Patient) else None
+        task, labels = _teacher_task(pipeline, reference or _labelling_teacher(pipeline, stage))
     rows = records.examples
+    vocabulary = _vocabulary(pipeline, records.tokenizer)
     return Facts(
         where,
-        vocabulary=_vocabulary(pipeline, records.tokenizer),
+        vocabulary=vocabulary,
+        teacher=_teacher(pipeline, stage, vocabulary, labels),
         task=task,
         labels=labels,
         labelled=labelled,
@@ -45,6 +52,8 @@ def own_inputs(
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes that a stage's objective wants in a batch besides the tokens."""
     kind = stage.objective
+    if isinstance(kind, config_lib.LanguageDistill):
+        return {}
     if isinstance(kind, config_lib.MaskedLanguageModel):
         pairs = jax.ShapeDtypeStruct((rows,), jnp.int32)
         return {"next_sentence": pairs} if kind.next_sentence else {}
@@ -54,10 +63,15 @@ def own_inputs(
         "regression": jax.ShapeDtypeStruct((rows,), jnp.float32),
         "multilabel": jax.ShapeDtypeStruct((rows, outputs), jnp.float32),
     }[facts.task or ""]
-    if not isinstance(kind, config_lib.Distill):
+    if not isinstance(kind, config_lib.Distill | config_lib.Patient):
         return {"label": label}
-    logits = {"teacher_logits": jax.ShapeDtypeStruct((rows, outputs), jnp.float32)}
-    return logits | ({"label": label} if kind.hard_weight > 0 else {})
+    said = {"teacher_logits": jax.ShapeDtypeStruct((rows, outputs), jnp.float32)}
+    if isinstance(facts.teacher, OnlineTeacher):
+        said = {}
+    elif isinstance(facts.teacher, StoredStates):
+        shape = (rows, len(facts.teacher.held), facts.teacher.hidden)
+        said["teacher_states"] = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return said | ({"label": label} if kind.hard_weight > 0 else {})
 
 
 def _first(reference: str | tuple[str, ...]) -> str:
@@ -82,18 +96,50 @@ def _task(records: config_lib.RecordsStage) -> tuple[str | None, tuple[str, ...]
     return (rows.task, rows.labels) if isinstance(rows, config_lib.Rows) else (None, ())
 
 
-def _teacher_task(
-    pipeline: config_lib.Pipeline, stage: config_lib.TrainStage
-) -> tuple[str | None, tuple[str, ...]]:
-    """Returns the task of the teacher whose logits a stage learns from."""
+def _labelling_teacher(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> str:
+    """Returns the teacher of the store that a stage reads; empty where no stage says it."""
     store = _stage(pipeline, _first(stage.data.logits or ""))
-    if isinstance(store, config_lib.LabelStage):
-        teacher = _stage(pipeline, store.teacher)
-        if isinstance(teacher, config_lib.TrainStage):
-            records = _records(pipeline, teacher)
-            if records is not None:
-                return _task(records)
+    return store.teacher if isinstance(store, config_lib.LabelStage) else ""
+
+
+def _teacher_task(
+    pipeline: config_lib.Pipeline, reference: str
+) -> tuple[str | None, tuple[str, ...]]:
+    """Returns the task of the stage that trains a teacher."""
+    teacher = _stage(pipeline, reference)
+    if isinstance(teacher, config_lib.TrainStage):
+        records = _records(pipeline, teacher)
+        if records is not None:
+            return _task(records)
     return None, ()
+
+
+def _teacher(
+    pipeline: config_lib.Pipeline,
+    stage: config_lib.TrainStage,
+    vocabulary: Vocabulary | None,
+    labels: tuple[str, ...],
+) -> OnlineTeacher | StoredStates | None:
+    """Returns the shapes of a teacher that a stage of the pipeline trains."""
+    kind = stage.objective
+    if not isinstance(kind, config_lib.Patient | config_lib.LanguageDistill):
+        return None
+    found = _stage(pipeline, kind.teacher or _labelling_teacher(pipeline, stage))
+    if not isinstance(found, config_lib.TrainStage) or vocabulary is None:
+        return None
+    shape = sizes.bert_config(found.model, vocab_size=vocabulary.size, compute=stage.compute)
+    if kind.teacher is None:
+        store = _stage(pipeline, _first(stage.data.logits or ""))
+        held = store.states if isinstance(store, config_lib.LabelStage) else ()
+        return StoredStates(shape.layers, shape.hidden, held) if held else None
+    if isinstance(kind, config_lib.LanguageDistill):
+        init = make_mlm(config_lib.MaskedLanguageModel(), shape, vocabulary).init
+        params = jax.eval_shape(init, jax.random.key(0))
+        return OnlineTeacher(shape, {name: params[name] for name in ("bert", "mlm")})
+    outputs = max(1, len(labels))
+    init = TaskModel(shape, outputs).init
+    params = jax.eval_shape(init, jax.random.key(0), *dummy_inputs())["params"]
+    return OnlineTeacher(shape, params, tuple(range(outputs)))
 
 
 def _vocabulary(pipeline: config_lib.Pipeline, tokenizer: str) -> Vocabulary | None:

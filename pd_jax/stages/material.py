@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from pd_jax import config as config_lib
 from pd_jax.data.logits import LogitStore
 from pd_jax.data.manifest import TokenizerInfo
@@ -10,7 +12,9 @@ from pd_jax.data.records import Dataset
 from pd_jax.data.teachers import Teachers
 from pd_jax.data.tokenizers import load_tokenizer
 from pd_jax.errors import ConfigError
+from pd_jax.models.weights import hf
 from pd_jax.objectives.mlm import Vocabulary
+from pd_jax.objectives.objective import OnlineTeacher, StoredStates
 from pd_jax.stages.objectives import Facts
 
 
@@ -22,6 +26,7 @@ class Material:
     stores: tuple[tuple[LogitStore, ...], ...]
     task: str | None
     labels: tuple[str, ...]
+    teacher: OnlineTeacher | StoredStates | None = None
 
     @property
     def tokenizer(self) -> TokenizerInfo:
@@ -102,8 +107,8 @@ def open_sets(
 def facts(material: Material, stage: config_lib.TrainStage) -> Facts:
     """Returns what the stage's objective must know of its open datasets and stores."""
     manifests = [dataset.manifest for dataset in material.datasets]
-    kind = stage.objective
-    whole_word = isinstance(kind, config_lib.MaskedLanguageModel) and kind.whole_word
+    masked = (config_lib.MaskedLanguageModel, config_lib.LanguageDistill)
+    whole_word = isinstance(stage.objective, masked) and stage.objective.whole_word
     return Facts(
         where=str(material.datasets[0].folder),
         vocabulary=_vocabulary(material, whole_word=whole_word),
@@ -111,7 +116,71 @@ def facts(material: Material, stage: config_lib.TrainStage) -> Facts:
         labels=material.labels,
         labelled=all(manifest.task is not None for manifest in manifests),
         next_sentence=all(manifest.holds("next_sentence_labels") for manifest in manifests),
+        teacher=material.teacher,
     )
+
+
+def with_teacher(material: Material, stage: config_lib.TrainStage) -> Material:
+    """Returns the material with the model that an objective names, or the states of its rows.
+
+    Rows without labels have the teacher's task.
+
+    Raises:
+      ConfigError: the teacher has another vocabulary or task, or lacks the head that is asked for.
+    """
+    kind = stage.objective
+    if not isinstance(kind, config_lib.Patient | config_lib.LanguageDistill):
+        return material
+    if kind.teacher is None:
+        return dataclasses.replace(material, teacher=_stored_states(material))
+    if stage.data.logits:
+        raise ConfigError(
+            "objective.teacher reads every batch itself; leave data.logits out, or learn from its "
+            "states without objective.teacher"
+        )
+    if load_tokenizer(kind.teacher).fingerprint != material.tokenizer.fingerprint:
+        raise ConfigError(
+            f"objective.teacher={kind.teacher} and {material.datasets[0].folder} have different "
+            "vocabularies; build the records with the teacher's tokenizer"
+        )
+    saved = hf.load(kind.teacher)
+    head = "mlm" if isinstance(kind, config_lib.LanguageDistill) else "classifier"
+    if head not in saved.params:
+        raise ConfigError(
+            f"objective.teacher={kind.teacher} has no {head} head; name a "
+            + ("pre-trained model" if head == "mlm" else "fine-tuned model")
+        )
+    config = dataclasses.replace(saved.config, dtype=stage.compute.dtype)
+    bert = {"pooler": _no_pooler(saved), **saved.params["bert"]}
+    params = {"bert": bert, head: saved.params[head]}
+    if head == "mlm":
+        return dataclasses.replace(material, teacher=OnlineTeacher(config, params))
+    task, labels = material.task or saved.task, material.labels or saved.labels
+    if saved.task != task or sorted(saved.labels) != sorted(labels):
+        raise ConfigError(
+            f"objective.teacher={kind.teacher} is of task {saved.task} with labels {saved.labels}, "
+            f"the rows of {task} with {labels}; name a teacher of their task"
+        )
+    columns = (0,) if task == "regression" else tuple(map(saved.labels.index, labels))
+    teacher = OnlineTeacher(config, params, columns)
+    return dataclasses.replace(material, task=task, labels=labels, teacher=teacher)
+
+
+def _no_pooler(saved: hf.SavedModel) -> dict[str, np.ndarray]:
+    """Returns a pooler for a language model that has none: nothing reads what it gives."""
+    hidden = saved.config.hidden
+    zeros = np.zeros((hidden, hidden), np.float32)
+    return {"kernel": zeros, "bias": np.zeros(hidden, np.float32)}
+
+
+def _stored_states(material: Material) -> StoredStates | None:
+    for of_dataset in material.stores:
+        said = of_dataset[0].manifest
+        field = next((field for field in said.fields if field.name == "states"), None)
+        if field is not None:
+            about = said.about
+            return StoredStates(about["layers"], field.shape[-1], tuple(about["state_layers"]))
+    return None
 
 
 def _check_tokenizer(name: str, dataset: Dataset, material: Material) -> None:

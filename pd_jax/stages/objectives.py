@@ -11,8 +11,10 @@ from pd_jax.errors import ConfigError
 from pd_jax.models.sizes import BertConfig
 from pd_jax.objectives.classify import make_classify
 from pd_jax.objectives.distill import make_distill
+from pd_jax.objectives.lm_distill import make_lm_distill
 from pd_jax.objectives.mlm import Vocabulary, make_mlm
-from pd_jax.objectives.objective import Objective
+from pd_jax.objectives.objective import Objective, OnlineTeacher, StoredStates
+from pd_jax.objectives.patient import make_patient
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Facts:
     """Whether every row has a label."""
     next_sentence: bool = False
     """Whether every row is a pair of passages that follow each other or not."""
+    teacher: OnlineTeacher | StoredStates | None = None
+    """The teacher that reads along, or what of its states comes with the rows."""
 
 
 def make_objective(stage: config_lib.TrainStage, shape: BertConfig, facts: Facts) -> Objective:
@@ -60,6 +64,27 @@ def make_objective(stage: config_lib.TrainStage, shape: BertConfig, facts: Facts
         return make_distill(
             kind, shape, task=facts.task, labels=facts.labels, has_labels=facts.labelled
         )
+    if isinstance(kind, config_lib.Patient):
+        if facts.task is None or facts.teacher is None:
+            raise ConfigError(
+                "objective.kind='patient' needs a teacher's states: name a model in "
+                "objective.teacher, or in data.logits the store of a label stage with states"
+            )
+        return make_patient(
+            kind,
+            shape,
+            task=facts.task,
+            labels=facts.labels,
+            has_labels=facts.labelled,
+            teacher=facts.teacher,
+        )
+    if isinstance(kind, config_lib.LanguageDistill):
+        assert facts.vocabulary is not None, "masking needs the vocabulary"
+        if not isinstance(facts.teacher, OnlineTeacher):
+            raise ConfigError(
+                f"objective.teacher={kind.teacher} names no stage or model whose shape is known"
+            )
+        return make_lm_distill(kind, shape, facts.vocabulary, facts.teacher)
     if facts.task is None or not facts.labelled:
         raise ConfigError(
             f"objective.kind='classify' needs labels, and {facts.where} has none; "

@@ -24,7 +24,14 @@ from pd_jax.objectives.objective import Objective
 from pd_jax.parallel import distributed, sharding
 from pd_jax.parallel.mesh import check_heads, mesh_for, row_places, row_share
 from pd_jax.stages.context import Context, Done
-from pd_jax.stages.material import Material, ScoredSet, facts, open_material, open_sets
+from pd_jax.stages.material import (
+    Material,
+    ScoredSet,
+    facts,
+    open_material,
+    open_sets,
+    with_teacher,
+)
 from pd_jax.stages.objectives import make_objective
 from pd_jax.training import arrays, rng
 from pd_jax.training.loop import Job, train
@@ -39,7 +46,7 @@ def run_train(stage: config_lib.TrainStage, context: Context) -> Done:
     """
     mesh = mesh_for(context.run)
     check_batch(stage.data.batch, micro_batches=stage.compute.micro_batches, mesh=mesh)
-    material = open_material(stage.data)
+    material = with_teacher(open_material(stage.data), stage)
     sets, final = (
         open_sets(paths, stage.evaluation.logits, material)
         for paths in (stage.evaluation.sets, stage.evaluation.final)
@@ -48,9 +55,10 @@ def run_train(stage: config_lib.TrainStage, context: Context) -> Done:
         stage.model, vocab_size=material.tokenizer.vocab_size, compute=stage.compute
     )
     check_heads(shape.heads, mesh)
-    work = _Work(
-        stage, context, mesh, material, make_objective(stage, shape, facts(material, stage))
-    )
+    objective = make_objective(stage, shape, facts(material, stage))
+    frozen_at = sharding.assign(objective.frozen, sharding.RULES, mesh)
+    objective = dataclasses.replace(objective, frozen=arrays.place(objective.frozen, frozen_at))
+    work = _Work(stage, context, mesh, material, objective)
     best = context.folder / "best"
     outcome = train(work.job(sets, best), context.folder, context.run, mesh, warn=context.warn)
 

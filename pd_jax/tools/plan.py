@@ -137,6 +137,9 @@ def _flops(stage: config_lib.TrainStage, shape: sizes.BertConfig, facts: Facts) 
     kind = stage.objective
     if isinstance(kind, config_lib.MaskedLanguageModel):
         head = {"predictions": predictions_per_row(length, kind.mask_rate)}
+    elif isinstance(kind, config_lib.LanguageDistill):
+        masked = predictions_per_row(length, kind.mask_rate)
+        head = {"predictions": length if kind.positions == "all" else masked}
     else:
         head = {"outputs": task_outputs(facts.task, facts.labels)}
     return step_flops(shape, rows=stage.data.batch, length=length, **head)
@@ -254,7 +257,8 @@ def _completed(stage: config_lib.TrainStage, facts: Facts, arguments: argparse.N
     if facts.vocabulary is None:
         raise ConfigError("no stage or file says how large the vocabulary is; give --vocab-size")
     kind = stage.objective
-    if facts.task is None and not isinstance(kind, config_lib.MaskedLanguageModel):
+    masked = (config_lib.MaskedLanguageModel, config_lib.LanguageDistill)
+    if facts.task is None and not isinstance(kind, masked):
         raise ConfigError(
             f"objective.kind={kind.kind!r} needs a task, and no stage that it reads from names "
             "one; give --task and --labels"

@@ -2,6 +2,8 @@
 nothing else.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +14,27 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pd_jax.errors import MeshError
 from pd_jax.objectives.objective import Batch, Objective, Params, Sums
+from pd_jax.parallel import sharding
 from pd_jax.parallel.mesh import row_places
 from pd_jax.parallel.sharding import batch_sharding
 from pd_jax.training import rng
 from pd_jax.training.state import TrainState
 
-Step = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Sums]]
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A jitted step over `(frozen, state, batch, root)`, with its objective's frozen parameters."""
+
+    jitted: Any
+    frozen: Any
+
+    def __call__(self, state: TrainState, batch: Batch, root: jax.Array) -> tuple[TrainState, Sums]:
+        """Returns the state after the step, and the batch's sums."""
+        return self.jitted(self.frozen, state, batch, root)
+
+    def trace(self, state: Any, batch: Any, root: Any) -> jax.stages.Traced:
+        """Returns the step traced for arrays or for shapes."""
+        return self.jitted.trace(self.frozen, state, batch, root)
 
 
 def make_init(optimizer: optax.GradientTransformation) -> Callable[[Params], TrainState]:
@@ -47,8 +64,11 @@ def make_train_step(
     changes anything: the state before the fault stays at hand.
     """
 
-    def step(state: TrainState, batch: Batch, root: jax.Array) -> tuple[TrainState, Sums]:
+    def step(
+        frozen: Params, state: TrainState, batch: Batch, root: jax.Array
+    ) -> tuple[TrainState, Sums]:
         batch = objective.prepare(batch, rng.stream(root, "prepare", state.step))
+        batch = objective.teach(frozen, batch)
         key = rng.stream(root, "dropout", state.step)
         grads, sums = _gradients(objective, state.params, batch, key, micro_batches)
         norm = optax.tree.norm(grads)
@@ -68,12 +88,14 @@ def make_train_step(
         return jax.tree.map(lambda new, old: jnp.where(healthy, new, old), after, before), sums
 
     everywhere = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(
+    frozen_at = sharding.assign(objective.frozen, sharding.RULES, mesh)
+    jitted = jax.jit(
         step,
-        in_shardings=(state_sharding, batch_sharding(mesh), everywhere),
+        in_shardings=(frozen_at, state_sharding, batch_sharding(mesh), everywhere),
         out_shardings=(state_sharding, everywhere),
-        donate_argnums=0,
+        donate_argnums=1,
     )
+    return Step(jitted, objective.frozen)
 
 
 def make_evaluation_step(objective: Objective, *, mesh: Mesh, param_sharding: Any) -> Callable:
@@ -81,17 +103,21 @@ def make_evaluation_step(objective: Objective, *, mesh: Mesh, param_sharding: An
     same everywhere.
     """
 
-    def step(params: Params, batch: Batch, key: jax.Array) -> tuple[Sums, jax.Array | None]:
-        prepared = objective.prepare(batch, key)
+    def step(
+        frozen: Params, params: Params, batch: Batch, key: jax.Array
+    ) -> tuple[Sums, jax.Array | None]:
+        prepared = objective.teach(frozen, objective.prepare(batch, key))
         logits = None if objective.predict is None else objective.predict(params, batch)
         return objective.sums(params, prepared, None), logits
 
     everywhere = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(
+    frozen_at = sharding.assign(objective.frozen, sharding.RULES, mesh)
+    jitted = jax.jit(
         step,
-        in_shardings=(param_sharding, batch_sharding(mesh), everywhere),
+        in_shardings=(frozen_at, param_sharding, batch_sharding(mesh), everywhere),
         out_shardings=everywhere,
     )
+    return functools.partial(jitted, objective.frozen)
 
 
 def check_batch(batch: int, *, micro_batches: int, mesh: Mesh) -> None:

@@ -111,7 +111,9 @@ def collectives(kind: str, mesh_shape: tuple[int, int, int]) -> dict[str, int]:
     mesh, step, first, _ = prepared(kind, mesh_shape)
     with jax.set_mesh(mesh):
         batch = sharding.put_batch(next(batches(1)), mesh)
-        text = step.lower(first(rng.root_key(0)), batch, rng.root_key(1)).compile().as_text()
+        text = (
+            step.trace(first(rng.root_key(0)), batch, rng.root_key(1)).lower().compile().as_text()
+        )
     names = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
     found = re.findall(rf"= .*?\b({names})(?:-start)?\(", text)
     return {name: found.count(name) for name in set(found)}

@@ -1,0 +1,105 @@
+"""A masked language model taught by a deeper one (Sanh et al. 2019), beside plain MLM.
+
+Run:    python -m pd_jax.main --config=configs/distill/lm.py --workdir=runs/lm
+Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
+Args:   budget=cpu|gpu size=L2_H128 teacher=L4_H128 pretrained= seed=0 smoke. As in the paper:
+        :budget=gpu,size=L6_H768,teacher=L12_H768,pretrained=FOLDER with a BERT-Base's folder
+Time:   the cpu budget is made for some minutes on two quiet cores, and has a vocabulary of its own
+        of 4,096 entries: with BERT's 30,522 the head alone would cost more than all the rest.
+
+All students but one begin as every other layer of the teacher (of 12 for 6: 0, 2, 4, 7, 9, 11).
+The triple loss is 5 soft + 2 MLM + 1 cosine at T = 2. Held out are film reviews.
+"""
+
+import os
+
+from configs import common
+
+BUDGETS = {
+    # Steps of the teacher and of each student, examples a step, length, reviews held out.
+    "smoke": {"teacher": 4, "student": 4, "batch": 16, "length": 32, "held_out": 8},
+    "cpu": {"teacher": 1_500, "student": 500, "batch": 64, "length": 64, "held_out": 200},
+    "gpu": {"teacher": 100_000, "student": 50_000, "batch": 256, "length": 128, "held_out": 2_000},
+}
+SANH_LAYERS = (0, 2, 4, 7, 9, 11)
+
+
+def get_config(arg: str = ""):
+    """Returns the pipeline: vocabulary, records, teacher, three students."""
+    args = common.parse(
+        arg,
+        size="L2_H128",
+        teacher="L4_H128",
+        pretrained="",
+        budget="cpu",
+        seed=0,
+        smoke=False,
+    )
+    name = "smoke" if args["smoke"] else args["budget"]
+    budget, folder = BUDGETS[name], common.data_folder()
+    corpus = {"path": (os.path.join(folder, "corpus", "wiki.txt"),)}
+    reviews = {"path": os.path.join(folder, "transfer", "imdb_unsup.txt")}
+    vocabulary = os.path.join(folder, "vocab", "vocab.txt") if name == "gpu" else "@vocabulary"
+    still = {"dropout": 0.0, "attention_dropout": 0.0, "initializer_range": 0.05}
+    student, deep = (common.model(args[size], **still) for size in ("size", "teacher"))
+    data = common.data("@corpus", budget["batch"], (budget["length"],))
+    teacher = args["pretrained"] or "@teacher"
+    sanh = (args["teacher"], args["size"]) == ("L12_H768", "L6_H768")
+    layers = SANH_LAYERS if sanh else "every_other"
+
+    def trained(make, model: dict, steps: int, **changes) -> dict:
+        return make(
+            model,
+            data,
+            {"steps": steps},
+            common.adamw(2e-3 if name != "gpu" else 5e-4),
+            evaluation={"sets": {"dev": "@held_out"}, "batch": 64},
+            seed=args["seed"],
+            **changes,
+        )
+
+    stages: dict = {}
+    if name != "gpu":
+        stages["vocabulary"] = common.tokenizer(
+            corpus, 4_096 if name == "cpu" else 600, sample_sentences=100_000
+        )
+    stages |= {
+        "corpus": common.corpus(corpus, vocabulary, budget["length"]),
+        "held_out": common.corpus(
+            {**reviews, "rows": budget["held_out"]}, vocabulary, budget["length"]
+        ),
+    }
+    if not args["pretrained"]:
+        stages["teacher"] = trained(common.pretrain, deep, budget["teacher"])
+    begin = common.start_from(teacher, layers=layers)
+    stages |= {
+        "mlm": trained(common.pretrain, student, budget["student"], init=begin),
+        "triple": trained(
+            common.lm_distill,
+            student,
+            budget["student"],
+            objective={"teacher": teacher},
+            init=begin,
+        ),
+        "triple_random": trained(
+            common.lm_distill, student, budget["student"], objective={"teacher": teacher}
+        ),
+    }
+    rows = (
+        ("Teacher", "teacher"),
+        ("Layers of the teacher, MLM", "mlm"),
+        ("Layers of the teacher, triple loss", "triple"),
+        ("Random layers, triple loss", "triple_random"),
+    )
+    return common.locked(
+        {
+            "name": "lm",
+            "stages": stages,
+            "report": {
+                "title": f"A {args['size']} that learns its teacher's language",
+                "rows": tuple(row for row in rows if row[1] in stages),
+                "metrics": ("dev/mlm_loss", "dev/mlm_accuracy", "dev/kl"),
+            },
+            "run": {"log_steps": 100},
+        }
+    )

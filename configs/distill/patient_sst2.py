@@ -1,0 +1,111 @@
+"""Patient distillation (Sun et al. 2019) on SST-2, beside plain distillation and fine-tuning.
+
+Run:    python -m pd_jax.main --config=configs/distill/patient_sst2.py --workdir=runs/patient
+Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
+Args:   budget=cpu|gpu size=L2_H128 teacher=L4_H128 pretrained= seed=0 smoke. As in the paper:
+        :budget=gpu,size=L6_H768,teacher=L12_H768,pretrained=FOLDER with a BERT-Base's folder
+Time:   the cpu budget is made for some minutes on two quiet cores.
+
+Every student begins as the first layers of the model that the teacher began as, or, without
+`pretrained`, of the teacher itself, and learns from the same labelled rows.
+"""
+
+import os
+
+from configs import common
+
+LENGTHS = (16, 32, 64)
+BUDGETS = {
+    # Rows of SST-2, epochs over them for the teacher and for each student.
+    "smoke": {"rows": 256, "teacher": 1.0, "student": 1.0},
+    "cpu": {"rows": 20_000, "teacher": 1.5, "student": 1.5},
+    "gpu": {"rows": 67_000, "teacher": 3.0, "student": 4.0},
+}
+STUDENTS = {
+    "finetuned": {},
+    "distilled": {"kind": "distill", "temperature": 5.0, "hard_weight": 0.5},
+    "patient_skip": {"kind": "patient", "layers": "skip"},
+    "patient_last": {"kind": "patient", "layers": "last"},
+}
+
+
+def get_config(arg: str = ""):
+    """Returns the pipeline: records, teacher, its logits and states, four students."""
+    args = common.parse(
+        arg,
+        size="L2_H128",
+        teacher="L4_H128",
+        pretrained="",
+        budget="cpu",
+        seed=0,
+        smoke=False,
+    )
+    budget = BUDGETS["smoke" if args["smoke"] else args["budget"]]
+    teacher = common.model(args["teacher"], initializer_range=0.05)
+    data = common.data("@train", 64, LENGTHS, rows=budget["rows"])
+    evaluation = {"sets": {"dev": "@dev"}, "final": {"test": "@test"}, "batch": 256}
+    said = {**evaluation, "logits": {"dev": "@dev_labels"}}
+    begin = common.start_from(args["pretrained"] or "@teacher", layers="bottom")
+    layers = int(args["teacher"][1:].split("_")[0])
+
+    def labels(records: str) -> dict:
+        label = {"kind": "label", "teacher": "@teacher", "records": records, "lengths": LENGTHS}
+        return {**label, "states": tuple(range(layers - 1))} if records == "@train" else label
+
+    stages = {
+        **_records(common.data_folder()),
+        "teacher": common.finetune(
+            teacher,
+            data,
+            {"epochs": budget["teacher"]},
+            common.adamw(3e-4),
+            evaluation=evaluation,
+            seed=args["seed"],
+            **({"init": common.start_from(args["pretrained"])} if args["pretrained"] else {}),
+        ),
+        "labels": labels("@train"),
+        "dev_labels": labels("@dev"),
+    }
+    for name, objective in STUDENTS.items():
+        make = common.distill if objective else common.finetune
+        stages[name] = make(
+            common.model(args["size"], initializer_range=0.05),
+            {**data, "logits": "@labels"} if objective else data,
+            {"epochs": budget["student"]},
+            common.adamw(3e-4),
+            objective=objective,
+            init=begin,
+            evaluation=said,
+            seed=args["seed"],
+        )
+    return common.locked(
+        {
+            "name": "patient_sst2",
+            "stages": stages,
+            "report": {
+                "title": f"Patient distillation of a {args['size']} for SST-2",
+                "rows": (
+                    ("Teacher", "teacher"),
+                    ("Fine-tuning", "finetuned"),
+                    ("Distillation, T = 5", "distilled"),
+                    ("Patient distillation, skip", "patient_skip"),
+                    ("Patient distillation, last", "patient_last"),
+                ),
+                "metrics": ("dev/accuracy", "test/accuracy", "dev/agreement", "dev/kl"),
+            },
+            "run": {"log_steps": 100},
+        }
+    )
+
+
+def _records(folder: str) -> dict:
+    vocabulary = os.path.join(folder, "vocab", "vocab.txt")
+    return {
+        name: common.labelled(
+            {"path": os.path.join(folder, "tasks", "sst2", f"{name}.tsv"), "label": "label"},
+            vocabulary,
+            64,
+            ("0", "1"),
+        )
+        for name in ("train", "dev", "test")
+    }

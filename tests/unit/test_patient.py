@@ -1,0 +1,134 @@
+"""Patient distillation: numbers by hand, and a stored teacher that equals one at hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from pd_jax import config as config_lib
+from pd_jax.errors import ConfigError
+from pd_jax.models import sizes
+from pd_jax.models.heads import TaskModel
+from pd_jax.models.weights import hf
+from pd_jax.objectives.objective import OnlineTeacher, StoredStates, dummy_inputs
+from pd_jax.objectives.patient import choose_teacher_layers, make_patient, patience_rows
+from pd_jax.parallel.mesh import make_mesh
+from pd_jax.stages.context import Context
+from pd_jax.stages.label import label
+from pd_jax.stages.train import run_train
+from tests import tiny
+
+SHAPE = sizes.BertConfig(
+    64, layers=4, hidden=32, heads=2, intermediate=64, positions=16, dropout=0.0
+)
+
+
+def test_patience_by_hand():
+    # (3, 4) is (0.6, 0.8) at length one, (2, 0) is (1, 0): squares 0.16 + 0.64, mean 0.4. The
+    # second layers are equal: the row's mean over two layers is 0.2.
+    student = jnp.asarray([[[3.0, 4.0], [0.0, 5.0]]])
+    teacher = jnp.asarray([[[2.0, 0.0], [0.0, 1.0]]])
+    assert patience_rows(student, teacher, normalise=True)[0] == pytest.approx(0.2)
+    # As they are: (1 + 16 + 0 + 16) / 4.
+    assert patience_rows(student, teacher, normalise=False)[0] == pytest.approx(8.25)
+    gradient = jax.grad(lambda states: patience_rows(states, teacher, normalise=True)[0])
+    assert np.isfinite(gradient(jnp.zeros((1, 2, 2)))).all()
+
+
+def test_layers_are_those_of_the_paper():
+    assert choose_teacher_layers("skip", 12, 6) == (1, 3, 5, 7, 9)
+    assert choose_teacher_layers("last", 12, 6) == (6, 7, 8, 9, 10)
+    assert choose_teacher_layers("skip", 12, 3) == (3, 7)
+    assert choose_teacher_layers("last", 12, 3) == (9, 10)
+    assert choose_teacher_layers((0, 2), 4, 3) == (0, 2)
+    for choice, deep, shallow, message in (
+        ("skip", 12, 5, "cannot spread 5 layers over 12"),
+        ("last", 2, 4, "a student of 4 layers cannot follow a teacher of 2"),
+        ((1,), 12, 6, "must name 5 layers of the teacher, each from 0 to 11"),
+        ((1, 12), 12, 3, "must name 2 layers"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            choose_teacher_layers(choice, deep, shallow)
+
+
+def patient(**changes):
+    teacher = changes.pop("teacher", StoredStates(4, 32, (0, 1, 2)))
+    return make_patient(
+        config_lib.Patient(**{"hard_weight": 0.0, **changes}),
+        SHAPE,
+        task="classification",
+        labels=("a", "b"),
+        has_labels=False,
+        teacher=teacher,
+    )
+
+
+def test_a_student_like_its_teacher_has_nothing_to_learn_but_its_entropy():
+    params = TaskModel(SHAPE, 2).init(jax.random.key(0), *dummy_inputs())["params"]
+    objective = patient(teacher=OnlineTeacher(SHAPE, params, (0, 1)), temperature=2.0)
+    ids = jax.random.randint(jax.random.key(1), (5, 8), 5, 64)
+    batch = {"input_ids": ids, "segment_ids": ids * 0, "input_mask": ids * 0 + 1}
+    batch = objective.teach(objective.frozen, {**batch, "weight": jnp.ones(5)})
+    sums = objective.sums(params, batch, None)
+    assert sums["patience"][0] == pytest.approx(0.0, abs=1e-6)
+    assert sums["kl"][0] == pytest.approx(0.0, abs=1e-5)
+    assert sums["agreement"] == (5.0, 5.0)
+    assert dict(objective.terms) == {"distill_loss": 1.0, "patience": 100.0}
+
+    def loss(params):
+        found = objective.sums(params, batch, None)
+        return sum(found[name][0] for name in objective.terms)
+
+    gradient = jax.tree.leaves(jax.grad(loss)(params))
+    assert max(float(jnp.abs(leaf).max()) for leaf in gradient) < 1e-4
+
+
+def test_teachers_that_do_not_fit_are_refused():
+    with pytest.raises(ConfigError, match="32 hidden units and the teacher 16"):
+        patient(teacher=StoredStates(4, 16, (0, 1, 2)))
+    with pytest.raises(ConfigError, match=r"holds states of layers \(0, 1\), and \(2,\) are need"):
+        patient(teacher=StoredStates(4, 32, (0, 1)))
+    with pytest.raises(ConfigError, match="hard_weight=0.5 needs labels"):
+        patient(hard_weight=0.5)
+
+
+def test_states_from_a_store_and_from_a_teacher_at_hand_give_the_same_student(tmp_path):
+    tiny.dataset(tmp_path / "set", rows=32)
+    params = TaskModel(SHAPE, 2).init(jax.random.key(5), *dummy_inputs())["params"]
+    named = {"labels": tiny.LABELS[::-1], "task": "classification", "add": tiny.tokenizer}
+    hf.save(tmp_path / "teacher", params, SHAPE, **named)
+    labelling = config_lib.LabelStage(
+        teacher=str(tmp_path / "teacher"),
+        records=str(tmp_path / "set"),
+        batch=8,
+        lengths=(16,),
+        states=(0, 1, 3),
+    )
+    mesh = make_mesh(config_lib.Mesh())
+    label(labelling, epath.Path(tmp_path / "store"), mesh, title="labelling")
+    data = {"records": str(tmp_path / "set"), "batch": 16, "lengths": (16,)}
+    ways = {
+        "stored": ({}, {**data, "logits": str(tmp_path / "store")}),
+        "at hand": ({"teacher": str(tmp_path / "teacher")}, data),
+    }
+    found = {}
+    for name, (objective, read) in ways.items():
+        stage = tiny.stage(
+            tmp_path / "set",
+            objective={"kind": "patient", **objective},
+            data=read,
+            length={"steps": 4},
+            evaluation={"sets": {"dev": str(tmp_path / "set")}},
+        )
+        folder = epath.Path(tmp_path / name)
+        folder.mkdir()
+        done = run_train(stage, Context(name, folder, tiny.run_options()))
+        found[name] = done.metrics, jax.tree.leaves(hf.load(folder / "model").params)
+    (metrics, stored), (others, at_hand) = found.values()
+    assert metrics["train/patience"] == pytest.approx(others["train/patience"], rel=1e-4)
+    assert metrics["train/patience"] > 0.01
+    assert {"train/kl", "train/agreement", "train/confidence"} <= metrics.keys()
+    assert {"dev/kl", "dev/agreement"} <= others.keys() - metrics.keys()
+    for one, other in zip(stored, at_hand, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
