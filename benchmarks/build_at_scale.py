@@ -45,7 +45,8 @@ class Usage:
             if folder.name.isdigit() and (seconds := _seconds_in(folder, group)) is not None:
                 living.append(int(folder.name))
                 self.processor_seconds[living[-1]] = seconds
-                self.peak_bytes[living[-1]] = _peak_of(folder, self.peak_bytes.get(living[-1], 0))
+                known = self.peak_bytes.get(living[-1], 0)
+                self.peak_bytes[living[-1]] = max(known, side_by_side.peak_bytes(living[-1]))
         return living
 
 
@@ -57,16 +58,6 @@ def _seconds_in(process: pathlib.Path, group: int) -> float | None:
         return None
     state, its_group, times = fields[0], int(fields[2]), fields[11:13]
     return sum(map(int, times)) / _TICKS if its_group == group and state != "Z" else None
-
-
-def _peak_of(process: pathlib.Path, known: int) -> int:
-    """Returns the most memory that a process ever held, in bytes."""
-    try:
-        lines = (process / "status").read_text().splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return known
-    held = [int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:")]
-    return max([known, *held])
 
 
 def write_corpus(target: pathlib.Path, texts: Sequence[pathlib.Path], size: int) -> int:

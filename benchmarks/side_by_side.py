@@ -271,6 +271,15 @@ def arguments(doc: str, name: str, *, repetitions: int) -> argparse.ArgumentPars
     return parser
 
 
+def peak_bytes(process: int) -> int:
+    """Returns the most memory that a living process ever held; 0 for one that is gone."""
+    try:
+        lines = pathlib.Path(f"/proc/{process}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return max([0, *(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))])
+
+
 def command_line(name: str) -> str:
     """Returns the command that is running, for the result."""
     return " ".join(("python -m", f"benchmarks.{name}", *sys.argv[1:]))

@@ -28,6 +28,7 @@ ROW_BYTES = 1 << 24
 
 _BUFFER_BYTES = 1 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 class Origin:
@@ -94,9 +95,10 @@ def decode(content: bytes, origin: Origin, number: int) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as fault:
+        likely = "UTF-16" if content.startswith(_UTF16) else "LATIN1"
         raise SourceError(
             f"{origin.name(number)} is not UTF-8 (byte 0x{content[fault.start]:02x} at position"
-            f" {fault.start + 1}); convert the file, for example with iconv -f LATIN1 -t UTF-8"
+            f" {fault.start + 1}); convert the file, for example with iconv -f {likely} -t UTF-8"
         ) from None
 
 
