@@ -273,3 +273,11 @@ class TrainStage:
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
     compute: Compute = dataclasses.field(default_factory=Compute)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        packable = isinstance(self.objective, MaskedLanguageModel | Classify | Distill)
+        require(
+            self.data.packing == 1 or packable,
+            f"data.packing={self.data.packing} goes with objectives mlm, classify and distill; set "
+            f"it to 1 for {self.objective.kind}",
+        )

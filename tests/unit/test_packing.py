@@ -5,6 +5,7 @@ import json
 
 import jax
 import numpy as np
+import pydantic
 import pytest
 from etils import epath
 from hypothesis import given, settings
@@ -215,3 +216,9 @@ def test_rows_longer_than_the_model_are_refused(tmp_path):
             tiny.stage(tmp_path / "train", data=data),
             Context("job", epath.Path(tmp_path / "run"), tiny.run_options()),
         )
+
+
+def test_objectives_that_cannot_be_packed_are_refused():
+    data = {"records": "set", "batch": 16, "lengths": (16,), "packing": 4}
+    with pytest.raises(pydantic.ValidationError, match="packing=4 .* set it to 1 for patient"):
+        tiny.stage("set", data=data, objective={"kind": "patient", "teacher": "model"})
