@@ -1,6 +1,12 @@
 """Writes a teacher's logits over a dataset as a logit store.
 
 python -m pd_jax.tools.label --teacher MODEL --records FOLDER --output FOLDER
+
+MODEL is any Hugging Face folder of a sequence classifier. A BERT runs in JAX, over all devices,
+and reads the records' tokens if they are of its own vocabulary; every other architecture runs in
+torch (extra `[hf]`). A teacher with another tokenizer is given the rows' texts, which are read once
+more from what the records were built from, or from --input. A labelling that was interrupted is
+repeated with the same command.
 """
 
 import argparse
@@ -20,7 +26,9 @@ from pd_jax.tools import command
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pd_jax.tools.label", description=__doc__)
-    parser.add_argument("--teacher", required=True, help="folder of a model with a task head")
+    parser.add_argument(
+        "--teacher", required=True, help="folder of a classifier, of any architecture"
+    )
     parser.add_argument("--records", required=True, help="folder of the dataset to label")
     parser.add_argument("--output", required=True, help="folder of the logit store to write")
     parser.add_argument("--batch", type=int, default=256, help="rows a step, over all devices")
