@@ -372,6 +372,8 @@ def _closing_line(item: Planned, done: Mapping[str, Any]) -> str:
     what = ", ".join(shown) or ", ".join(
         f"{name} {value}" for name, value in list(made.items())[:2]
     )
+    if used := done["utilisation"]:
+        what += f"; MFU {used['mfu']:.1%}, goodput {used['goodput']:.0%}"
     return f"stage {item.name}: done in {done['seconds']:.1f} s" + (f" ({what})" if what else "")
 
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pd_jax.models.dropout import dropout
+from pd_jax.models.products import project
 from pd_jax.models.sizes import BertConfig
 
 _MASKED = -1e30
@@ -46,17 +47,26 @@ class SelfAttention(nn.Module):
         return dense(config, config.hidden, "output")(mixed)
 
 
-def dense(config: BertConfig, features: int, name: str | None = None) -> nn.Dense:
+class Dense(nn.Module):
+    """A projection with a bias, in the precision of the config; parameters are float32."""
+
+    config: BertConfig
+    features: int
+
+    @nn.compact
+    def __call__(self, states: Float[Array, "... inner"]) -> Float[Array, "... features"]:
+        dtype = jnp.dtype(self.config.dtype)
+        shape = (states.shape[-1], self.features)
+        kernel = self.param("kernel", initializer(self.config), shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
+        return project(states.astype(dtype), kernel.astype(dtype)) + bias.astype(dtype)
+
+
+def dense(config: BertConfig, features: int, name: str | None = None) -> Dense:
     """Returns a projection with BERT's initialisation: truncated normal of `initializer_range`,
     bias 0.
     """
-    return nn.Dense(
-        features,
-        dtype=jnp.dtype(config.dtype),
-        param_dtype=jnp.float32,
-        kernel_init=initializer(config),
-        name=name,
-    )
+    return Dense(config, features, name=name)
 
 
 def initializer(config: BertConfig) -> jax.nn.initializers.Initializer:

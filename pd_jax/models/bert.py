@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pd_jax.models.attention import SelfAttention, dense, dropout_key, initializer
 from pd_jax.models.dropout import dropout
+from pd_jax.models.products import gelu
 from pd_jax.models.sizes import BertConfig
 from pd_jax.parallel.sharding import constrain_batch
 
@@ -110,7 +111,7 @@ class Layer(nn.Module):
         attended = dropout(attended, config.dropout, dropout_key(self))
         states = norm(config, "attention_norm")(states + attended).astype(config.dtype)
         grown = dense(config, config.intermediate, "mlp_in")(states)
-        grown = jax.nn.gelu(grown, approximate=config.gelu == "tanh")
+        grown = gelu(grown, kind=config.gelu)
         shrunk = dense(config, config.hidden, "mlp_out")(grown)
         shrunk = dropout(shrunk, config.dropout, dropout_key(self))
         return norm(config, "mlp_norm")(states + shrunk).astype(config.dtype)

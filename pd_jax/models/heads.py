@@ -4,13 +4,13 @@ Both modules have the encoder under `bert`, so that weights move between them by
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pd_jax.models.attention import dense, dropout_key
 from pd_jax.models.bert import Bert, Encoded, norm
 from pd_jax.models.dropout import dropout
+from pd_jax.models.products import gelu
 from pd_jax.models.sizes import BertConfig
 
 
@@ -25,9 +25,7 @@ class MlmHead(nn.Module):
     ) -> Float[Array, "rows vocab"]:
         config = self.config
         states = dense(config, config.hidden, "transform")(states)
-        states = norm(config)(jax.nn.gelu(states, approximate=config.gelu == "tanh")).astype(
-            config.dtype
-        )
+        states = norm(config)(gelu(states, kind=config.gelu)).astype(config.dtype)
         bias = self.param("bias", nn.initializers.zeros_init(), (config.vocab_size,), jnp.float32)
         logits = jnp.einsum(
             "rh,vh->rv", states, embedding.astype(config.dtype), preferred_element_type=jnp.float32

@@ -49,6 +49,7 @@ class Done(_Record):
     metrics: Mapping[str, float | None] = {}
     inputs: Mapping[str, str] = {}
     outputs: Mapping[str, Any] = {}
+    utilisation: Mapping[str, pydantic.FiniteFloat] = {}
 
 
 class ReportWishes(_Record):

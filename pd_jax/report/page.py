@@ -267,6 +267,9 @@ def _facts(stage: load.Stage) -> tuple[tuple[str, str], ...]:
         facts.append(("examples", notation.grouped(done.examples)))
         if stage.kind in ("train", "label") and done.seconds > 0:
             facts.append(("examples/s", notation.short(done.examples / done.seconds)))
+    for name in ("mfu", "goodput"):
+        if name in done.utilisation:
+            facts.append((name, f"{100 * done.utilisation[name]:.0f} %"))
     if done.parameters:
         facts.append(("parameters", notation.grouped(done.parameters)))
     if done.megabytes:

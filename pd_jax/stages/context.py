@@ -52,3 +52,5 @@ class Done:
     parameters: int = 0
     megabytes: float = 0.0
     outputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    utilisation: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """How well the devices were used (`training/utilisation.py`); empty for what trains nothing."""

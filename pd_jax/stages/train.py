@@ -18,8 +18,10 @@ from pd_jax.data.tokenizers import load_tokenizer
 from pd_jax.evaluation import predictions
 from pd_jax.evaluation.evaluate import Evaluated, evaluate
 from pd_jax.models import sizes
+from pd_jax.models.flops import step_flops
 from pd_jax.models.initialise import initialise
 from pd_jax.models.weights import hf
+from pd_jax.objectives.mlm import predictions_per_row
 from pd_jax.objectives.objective import Objective
 from pd_jax.parallel import distributed, sharding
 from pd_jax.parallel.mesh import check_heads, mesh_for, row_places, row_share
@@ -38,6 +40,7 @@ from pd_jax.training.loop import Job, train
 from pd_jax.training.optim import make_optimizer, make_schedule
 from pd_jax.training.state import TrainState
 from pd_jax.training.step import check_batch, make_evaluation_step, make_init, make_train_step
+from pd_jax.training.utilisation import matmul_peak, utilisation
 
 
 def run_train(stage: config_lib.TrainStage, context: Context) -> Done:
@@ -83,6 +86,12 @@ def run_train(stage: config_lib.TrainStage, context: Context) -> Done:
         parameters=sum(leaf.size for leaf in jax.tree.leaves(work.shapes)),
         megabytes=round(weights.stat().length / 1e6, 3) if weights.exists() else 0.0,
         outputs={"best_step": outcome.best_step},
+        utilisation=utilisation(
+            outcome.flops,
+            outcome.spans,
+            seconds=outcome.seconds,
+            peak=matmul_peak(shape.dtype) * mesh.size,
+        ),
     )
 
 
@@ -151,12 +160,23 @@ class _Work:
             steps=self.steps,
             batch=stage.data.batch,
             seed=stage.seed,
+            flops=self.flops,
             evaluate=(lambda params: _named(self.evaluate(params, sets))) if sets else None,
             evaluate_every=every.in_steps(rows=self.rows, batch=stage.data.batch)
             if every
             else None,
             best=evaluation.best,
             keep_best=lambda number, params: self.save_model(best / str(number), params),
+        )
+
+    def flops(self, rows: int, length: int) -> float:
+        """Returns the model's operations in a step over a batch of this shape."""
+        config, kind = self.objective.config, self.stage.objective
+        if isinstance(kind, config_lib.MaskedLanguageModel):
+            predictions = predictions_per_row(length, kind.mask_rate)
+            return step_flops(config, rows=rows, length=length, predictions=predictions)
+        return step_flops(
+            config, rows=rows, length=length, outputs=max(1, len(self.material.labels))
         )
 
     def feed(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from etils import epath
 
@@ -12,8 +12,16 @@ from etils import epath
 class Clock:
     """Adds up named spans, and counts the seconds of earlier sessions of the same stage."""
 
-    def __init__(self, *, earlier_seconds: float = 0.0, now: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        *,
+        earlier_seconds: float = 0.0,
+        earlier: Mapping[str, float] | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ):
         self._now = now
+        self.sums: dict[str, float] = defaultdict(float, earlier or {})
+        """Seconds by span over all sessions."""
         self._start = now() - earlier_seconds
         self.spans: dict[str, float] = defaultdict(float)
 
@@ -29,7 +37,9 @@ class Clock:
         try:
             yield
         finally:
-            self.spans[name] += self._now() - begin
+            spent = self._now() - begin
+            self.spans[name] += spent
+            self.sums[name] += spent
 
     def flush(self, path: epath.Path, step: int) -> None:
         """Appends the spans since the last flush to a JSONL file, and starts them anew."""

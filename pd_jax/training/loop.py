@@ -44,6 +44,7 @@ class Job:
       like: shapes and shardings of the state, to restore into.
       feed: first step -> this process's batches from there on.
       steps, batch: the stage's length, and examples a step over all processes.
+      flops: (rows, padded length) of a batch -> operations of the model in a step over it.
       evaluate: params -> metrics by `split/quantity`, run every `evaluate_every` steps and at the
         end; None for none.
       best: the metric whose largest value marks the weights to keep; None keeps the last.
@@ -59,6 +60,7 @@ class Job:
     steps: int
     batch: int
     seed: int
+    flops: Callable[[int, int], float]
     evaluate: Callable[[Any], dict[str, float]] | None = None
     evaluate_every: int | None = None
     best: str | None = None
@@ -67,14 +69,16 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a finished loop leaves: the last state, last metrics, and the step of the best weights
-    (None: the last).
+    """What a finished loop leaves: the last state, last metrics, the step of the best weights
+    (None: the last), and what it cost: seconds in all and by span, and the model's operations.
     """
 
     state: TrainState
     metrics: dict[str, float]
     best_step: int | None
     seconds: float
+    spans: Mapping[str, float]
+    flops: float
 
 
 @dataclasses.dataclass
@@ -85,6 +89,7 @@ class _Standing:
     metrics: dict[str, float]
     best_step: int | None = None
     best_value: float | None = None
+    flops: float = 0.0
 
 
 def train(
@@ -109,7 +114,7 @@ def train(
             restored = checkpoints.restore(job.like)
             state, saved = restored if restored else (job.state(), {})
             first = int(saved.get("step", 0))
-            clock = Clock(earlier_seconds=saved.get("seconds", 0.0))
+            clock = Clock(earlier_seconds=saved.get("seconds", 0.0), earlier=saved.get("spans"))
             standing = _standing(saved)
             if distributed.is_writer():
                 writer = MetricsFile(folder, first_step=first, tensorboard=run.tensorboard)
@@ -135,12 +140,23 @@ def train(
         if writer is not None:
             writer.close()
     checkpoints.close()
-    return Outcome(state, standing.metrics, standing.best_step, clock.seconds)
+    return Outcome(
+        state,
+        standing.metrics,
+        standing.best_step,
+        clock.seconds,
+        spans=dict(clock.sums),
+        flops=standing.flops,
+    )
 
 
 def _standing(saved: Note) -> _Standing:
     standing = _Standing(
-        Totals(), dict(saved.get("metrics", {})), saved.get("best_step"), saved.get("best_value")
+        Totals(),
+        dict(saved.get("metrics", {})),
+        saved.get("best_step"),
+        saved.get("best_value"),
+        saved.get("flops", 0.0),
     )
     standing.totals.add(saved.get("totals", {}))
     return standing
@@ -193,6 +209,7 @@ class _Loop:
             # reading waits.
             with self.clock.span("compile" if number == first else "step"):
                 state, sums = job.step(state, batch, self.root)
+            self.standing.flops += job.flops(*batch["input_ids"].shape)
             pending = self._read(pending, then=(number, sums))
         self._read(pending)
         self._finish(state, first)
@@ -276,6 +293,8 @@ class _Loop:
             "totals": totals,
             "best_step": standing.best_step,
             "best_value": standing.best_value,
+            "flops": standing.flops,
+            "spans": dict(self.clock.sums),
         }
         with self.clock.span("save"):
             self.checkpoints.save(number, state, note)

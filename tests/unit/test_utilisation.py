@@ -1,0 +1,36 @@
+"""MFU and goodput: by hand, and of a stage that ran."""
+
+import jax
+import pytest
+from etils import epath
+
+from pd_jax.models.flops import step_flops
+from pd_jax.models.sizes import BertConfig
+from pd_jax.stages.context import Context
+from pd_jax.stages.train import run_train
+from pd_jax.training.utilisation import matmul_peak, utilisation
+from tests import tiny
+
+
+def test_shares_by_hand():
+    spans = {"compile": 10.0, "step": 6.0, "wait for data": 2.0, "save": 2.0}
+    found = utilisation(4e9, spans, seconds=24.0, peak=1e9)
+    assert found["mfu"] == pytest.approx(0.5)  # 4e9 operations in 8 s, of 1e9 a second
+    assert found["goodput"] == pytest.approx(0.25)  # 6 s of 24
+
+
+def test_nothing_trained_is_no_division_by_zero():
+    assert utilisation(0.0, {}, seconds=0.0, peak=1e9)["mfu"] == 0.0
+
+
+def test_a_stage_says_its_own(tmp_path):
+    data = tiny.dataset(tmp_path / "data", rows=64)
+    folder = epath.Path(tmp_path / "stage")
+    folder.mkdir()
+    done = run_train(tiny.stage(data.folder), Context("train", folder, tiny.run_options()))
+    shape = BertConfig(vocab_size=64, layers=2, hidden=32, heads=2, intermediate=128, positions=16)
+    per_step = step_flops(shape, rows=16, length=16, outputs=2)
+    assert done.utilisation["flops"] == 12 * per_step
+    assert 0 < done.utilisation["mfu"] < 1
+    assert 0 < done.utilisation["goodput"] < 1
+    assert done.utilisation["peak_flops"] == matmul_peak("float32") * len(jax.devices())
