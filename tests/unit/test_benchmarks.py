@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import benchmarks.all
 from benchmarks import side_by_side
 from benchmarks.side_by_side import Case, Peer, Skipped
 
@@ -102,3 +103,24 @@ def test_a_peer_apart_runs_in_its_own_process_and_its_faults_are_told():
     peer.close()
     skipped = side_by_side.apart_or_skipped("counter", make_counter, -1)
     assert skipped == Skipped("counter", "ValueError: cannot count from -1")
+
+
+def test_the_page_shows_ratios_with_their_spread_and_who_was_skipped():
+    clock = Clock()
+    case = Case(
+        "steps, Tiny",
+        "rows",
+        (clock.peer("ours", [1]), clock.peer("theirs", [4]), Skipped("torch", "not installed")),
+    )
+    found = side_by_side.measure(case, repetitions=1, clock=clock.read, rest=lambda _: None)
+    result = {
+        "title": "Steps",
+        "command": "python -m benchmarks.steps",
+        "machine": {"processor": "P", "cores": 2, "load_average": [0.5], "versions": {"jax": "1"}},
+        "load_average_after": [0.75],
+        "cases": [found],
+    }
+    text = benchmarks.all.page({"steps": result})
+    assert "| steps, Tiny | 8 rows | 4.00 (4.00 to 4.00) |" in text
+    assert "P, 2 cores, load 0.5 before and 0.75 after; jax 1." in text
+    assert "Skipped: torch (not installed)." in text

@@ -1,0 +1,68 @@
+"""A classifier and real sentences, for the peers of `benchmarks.label` and `benchmarks.predict`."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+
+from benchmarks import material, ours
+from pd_jax import config as config_lib
+from pd_jax.data import text
+from pd_jax.data.tables import Row
+from pd_jax.data.tokenizers import load_tokenizer
+from pd_jax.models.weights import hf
+from pd_jax.training import rng
+
+BATCH = 32
+ROWS = 64 * BATCH
+STOCK_SHARE = 4
+"""Stock does this part of the rows that the others do."""
+SIZES = ("Tiny", "Mini", "Small")
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Sentences of a text, and the folder of the model that labels them."""
+
+    text: str
+    size: str
+    model: str
+    records: str
+
+
+def write_model(folder: pathlib.Path, size: str, *, data: pathlib.Path) -> str:
+    """Writes a classifier of random weights with BERT's tokenizer; returns its folder."""
+    objective = ours.make_objective("fine-tune", material.shape(size))
+    tokenizer = load_tokenizer(str(data / "vocab" / "vocab.txt"))
+    params = objective.init(rng.root_key(0))
+    target = folder / size
+    hf.save(
+        target,
+        params,
+        objective.config,
+        labels=material.LABELS,
+        task="classification",
+        add=tokenizer.save,
+    )
+    return str(target)
+
+
+def sentences(name: str, count: int) -> list[Row]:
+    """Returns the first sentences of a real text."""
+    data = material.data_folder()
+    assert data is not None, "cases are made only where there is data"
+    said = material.TEXTS[name]
+    source = config_lib.Source(**{**said, "path": str(data / said["path"]), "rows": count})
+    return list(text.rows(source))
+
+
+def works(texts: tuple[str, ...], sizes: list[str], folder: pathlib.Path) -> Iterator[Work]:
+    """Yields what there is to label; nothing where PD_JAX_DATA names no data."""
+    data = material.data_folder()
+    if data is None:
+        print("no development data: set PD_JAX_DATA to measure on real sentences")
+        return
+    for name in texts:
+        dataset = material.real_dataset(name, ROWS, folder=folder, data=data)
+        for size in sizes:
+            model = write_model(folder / "models", size, data=data)
+            yield Work(name, size, model, str(dataset.folder))
