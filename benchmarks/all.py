@@ -20,12 +20,12 @@ PAGE = pathlib.Path(__file__).parent / "README.md"
 _HEAD = """# Beside what a user would pick instead
 
 Made by `python -m benchmarks.all`. Each row was measured in one run: every repetition runs each
-peer once on equal work, in an order that turns. A cell says how often as fast as that peer we are: the
-median over repetitions of our rate over its rate, and in brackets the least and the greatest; above
-1 we are faster. Stock is transformers as its example scripts train (padded to 128, logits at every
-position, plain AdamW); tuned gathers the masked positions, groups rows by length, pads to the
-longest and updates by the fused AdamW; each module's docstring says more. Plans for hardware that
-was not at hand: [plans.md](plans.md).
+peer once on equal work, in an order that turns. A cell says how often as fast as that peer we
+are: the median over repetitions of our rate over its rate, and in brackets the least and the
+greatest; above 1 we are faster. Stock is transformers as its example scripts train (padded to
+128, logits at every position, plain AdamW); tuned gathers the masked positions, groups rows by
+length, pads to the longest and updates by the fused AdamW; each module's docstring says more.
+Plans for hardware that was not at hand: [plans.md](plans.md).
 """
 
 
