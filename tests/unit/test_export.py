@@ -194,6 +194,7 @@ def test_the_command_writes_compares_and_tells(
     text = (output / "README.md").read_text()
     for part in (
         "license: apache-2.0",
+        f"library_name: {dict(hf='transformers', onnx='onnx', stablehlo='jax')[format]}",
         "# My model",
         "no, perhaps, yes (classification)",
         "distillation: soft cross-entropy",

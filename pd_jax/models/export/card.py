@@ -18,6 +18,8 @@ _METHODS = {
     "distill": "distillation: soft cross-entropy against a teacher's stored logits",
     "classify": "supervised training on labels",
 }
+_LIBRARIES = {"hf": "transformers", "onnx": "onnx", "stablehlo": "jax"}
+"""What runs a format, as model hubs call it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,8 @@ def write_card(
       checks: one sentence for each comparison that was made.
     """
     kind = "text-classification" if "classifier" in model.params else "fill-mask"
-    front = ["---", *([f"license: {licence}"] if licence else []), "library_name: transformers"]
+    front = ["---", *([f"license: {licence}"] if licence else [])]
+    front += [f"library_name: {_LIBRARIES[format]}"]
     front += [f"pipeline_tag: {kind}", "tags: [bert, pd_jax]", "---"]
     parts = [
         "\n".join(front),
