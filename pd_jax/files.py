@@ -100,6 +100,14 @@ def read_json(path: epath.PathLike, error: type[Exception]) -> Any:
         ) from None
 
 
+def read_object(path: epath.PathLike, error: type[Exception]) -> dict[str, Any]:
+    """Returns the JSON object in `path`; raises `error` where it is missing or something else."""
+    value = read_json(path, error)
+    if not isinstance(value, dict):
+        raise error(f"{path} holds no JSON object; make the folder that holds it again")
+    return value
+
+
 def digest_bytes(*parts: bytes) -> str:
     """Returns the hexadecimal blake2b-128 digest of the parts, each framed by its length."""
     state = hashlib.blake2b(digest_size=DIGEST_BYTES)

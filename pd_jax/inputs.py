@@ -17,7 +17,7 @@ class InputDigests:
 
     def __init__(self, cache: epath.Path):
         self._cache = cache
-        self._known: dict[str, list] = files.read_json(cache, StageError) if cache.exists() else {}
+        self._known: dict[str, list] = _cached(cache) if cache.exists() else {}
         self._before = dict(self._known)
 
     def of(self, reference: str, *, stage: str) -> str:
@@ -55,3 +55,13 @@ class InputDigests:
             known = [*stamp, files.digest_file(path)]
             self._known[str(path)] = known
         return known[2]
+
+
+def _cached(path: epath.Path) -> dict[str, list]:
+    """Returns what a file of digests says: path -> size, time, digest."""
+    found = files.read_object(path, StageError)
+    for name, known in found.items():
+        whole = isinstance(known, list) and [type(one) in (int, float) for one in known[:2]]
+        if whole != [True, True] or [*map(type, known[2:])] != [str] or not name.isprintable():
+            raise StageError(f"{path} is not as it was written; remove it, to read inputs anew")
+    return found

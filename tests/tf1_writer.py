@@ -50,6 +50,17 @@ def entry(value: np.ndarray, offset: int, dtype: int) -> bytes:
     )  # fmt: skip
 
 
+def table(rows: list[tuple[bytes, bytes]]) -> bytes:
+    """Returns an `.index` file with these keys and values, in blocks of five."""
+    out, index = b"", []
+    for first in range(0, len(rows), 5):
+        part = block(rows[first : first + 5])
+        index.append((rows[first : first + 5][-1][0], varint(len(out)) + varint(len(part) - 5)))
+        out += part
+    footer = varint(0) + varint(0) + varint(len(out)) + varint(len(block(index)) - 5)
+    return out + block(index) + footer.ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57)
+
+
 def write(folder: pathlib.Path, tensors: dict[str, np.ndarray], config: BertConfig) -> pathlib.Path:
     """Writes a checkpoint as TensorFlow would, in blocks of five tensors, with its config."""
     folder.mkdir(exist_ok=True)
@@ -57,15 +68,8 @@ def write(folder: pathlib.Path, tensors: dict[str, np.ndarray], config: BertConf
     for name, value in sorted(tensors.items()):
         rows.append((name.encode(), entry(value, len(data), 9 if value.dtype == np.int64 else 1)))
         data += value.tobytes()
-    table, index = b"", []
-    for first in range(0, len(rows), 5):
-        part = block(rows[first : first + 5])
-        index.append((rows[first : first + 5][-1][0], varint(len(table)) + varint(len(part) - 5)))
-        table += part
-    footer = varint(0) + varint(0) + varint(len(table)) + varint(len(block(index)) - 5)
-    table += block(index) + footer.ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57)
     prefix = folder / "bert_model.ckpt"
-    prefix.with_name("bert_model.ckpt.index").write_bytes(table)
+    prefix.with_name("bert_model.ckpt.index").write_bytes(table(rows))
     prefix.with_name("bert_model.ckpt.data-00000-of-00001").write_bytes(data)
     values = hf_config.values_of(config, {"bert": {}}, labels=(), task=None)
     (folder / "bert_config.json").write_text(json.dumps(values))

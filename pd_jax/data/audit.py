@@ -15,7 +15,7 @@ from pd_jax import files
 from pd_jax.data import example, tfrecord
 from pd_jax.data.logits import LogitStore
 from pd_jax.data.manifest import Manifest, ShardInfo
-from pd_jax.data.records import Dataset
+from pd_jax.data.records import Dataset, index_in
 from pd_jax.data.shards import ID_BYTES, INDEX, TASK_FEATURES, index_row
 from pd_jax.errors import RecordsError
 
@@ -75,9 +75,11 @@ class _ShardAudit:
             return None, f"{path} is missing"
         if files.digest_file(path) != self.shard.index_digest:
             return None, f"{path} is not the index its manifest speaks of (its digest differs)"
-        with path.open("rb") as stream:
-            index = np.load(stream)
-        if index.dtype != INDEX or len(index) != self.shard.rows:
+        try:
+            index = index_in(path)
+        except RecordsError as fault:
+            return None, str(fault)
+        if index.dtype != INDEX or index.shape != (self.shard.rows,):
             return None, f"{path} does not describe the {self.shard.rows} rows of its shard"
         if index["tokens"].sum() != self.shard.tokens:
             return index, f"{path} counts {index['tokens'].sum()} tokens, not {self.shard.tokens}"
@@ -102,6 +104,9 @@ class _ShardAudit:
         with self.path.open("rb") as stream:
             for row, entry in enumerate(index):
                 start, length = int(entry["offset"]), int(entry["size"])
+                if not tfrecord.HEADER_BYTES <= start <= self.shard.bytes - length:
+                    yield f"{self.path} row {row} does not lie in its shard"
+                    continue
                 stream.seek(start - tfrecord.HEADER_BYTES)
                 frame = stream.read(tfrecord.HEADER_BYTES + length + tfrecord.FOOTER_BYTES)
                 payload = frame[tfrecord.HEADER_BYTES : -tfrecord.FOOTER_BYTES]

@@ -13,6 +13,8 @@ from pd_jax import files
 from pd_jax.data import vocabulary
 from pd_jax.errors import TokenizerError
 
+_LARGEST_VOCABULARY = 1 << 24
+
 
 class Pipeline:
     """Any other tokenizer that a `tokenizer.json` defines."""
@@ -35,7 +37,12 @@ class Pipeline:
         self._definition = dict(definition)
         self._model = _from_definition(plain, where)
         ids = _from_definition(definition, where).get_vocab(with_added_tokens=True) | added
-        self.vocab_size = max(ids.values()) + 1
+        self.vocab_size = max(ids.values(), default=0) + 1
+        if min(ids.values(), default=0) < 0 or self.vocab_size > _LARGEST_VOCABULARY:
+            raise TokenizerError(
+                f"{where} numbers its tokens up to {self.vocab_size - 1}; at most"
+                f" {_LARGEST_VOCABULARY} have a place"
+            )
         self._special = vocabulary.special_tokens(ids, where)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
             ids[name] for name in self._special.values()

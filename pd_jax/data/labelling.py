@@ -59,6 +59,14 @@ class Teacher:
         return (Field("logits", (outputs,)), *self.more)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Note:
+    """What lies beside a whole shard."""
+
+    made_from: str
+    shard: LogitsShard
+
+
 def label_dataset(
     folder: epath.PathLike, dataset: Dataset, *, teacher: Teacher, answers: Answers, title: str
 ) -> LogitsManifest:
@@ -133,17 +141,18 @@ def _whole_shard(
     note = note_file(path)
     if not note.exists():
         return None
-    said = manifest.read_sealed(note, _NOTE_FORMAT, LogitsError)
-    if said["made_from"] != made_from:
+    sealed = manifest.read_sealed(note, _NOTE_FORMAT, LogitsError)
+    said = manifest.checked(_Note, sealed, note, LogitsError)
+    if said.made_from != made_from:
         if (folder / manifest.FILE).exists():
             raise LogitsError(
                 f"{folder} holds a finished store of another teacher, dataset or settings; choose "
                 "another folder, or delete it"
             )
         return None
-    if not path.exists() or files.digest_file(path) != said["shard"]["digest"]:
+    if said.shard.file != path.name or not path.exists():
         return None
-    return LogitsShard(**said["shard"])
+    return said.shard if files.digest_file(path) == said.shard.digest else None
 
 
 def _asked(

@@ -7,8 +7,10 @@ whole numbers as little-endian int32 in a bytes list. All records of a store hav
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import numpy as np
+import pydantic
 from etils import epath
 from jaxtyping import Bool, Shaped, UInt8
 
@@ -19,6 +21,7 @@ from pd_jax.errors import LogitsError
 
 WRITE_ROWS = 1 << 16
 _WRITE_BYTES = 1 << 28
+LARGEST_ROW = 1 << 24
 
 Values = Mapping[str, Shaped[np.ndarray, "rows ..."]]
 """Field -> what it holds for each of some rows."""
@@ -29,8 +32,8 @@ class Field:
     """One array of a row, float32 or int32."""
 
     name: str
-    shape: tuple[int, ...]
-    dtype: str = "float32"
+    shape: tuple[Annotated[int, pydantic.Field(ge=1, le=LARGEST_ROW)], ...]
+    dtype: Annotated[str, pydantic.Field(pattern="^(float32|int32)$")] = "float32"
 
     @property
     def size(self) -> int:
@@ -43,10 +46,10 @@ class LogitsShard:
     """One whole shard of a store."""
 
     file: str
-    rows: int
-    missing: int
+    rows: manifest.Count
+    missing: manifest.Count
     """Rows for which the teacher gave no answer."""
-    bytes: int
+    bytes: manifest.Count
     digest: str
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Float32, Int64, UInt8
 
 from pd_jax import files
 from pd_jax.data import manifest, tfrecord
-from pd_jax.data.logit_shards import Field, Layout, LogitsShard, endless, unanswered
+from pd_jax.data.logit_shards import LARGEST_ROW, Field, Layout, LogitsShard, endless, unanswered
 from pd_jax.data.records import Dataset
 from pd_jax.errors import LogitsError
 
@@ -32,7 +32,7 @@ class LogitsManifest:
     """What a store says about itself. `teacher` and `dataset` are fingerprints."""
 
     name: str
-    rows: int
+    rows: manifest.Count
     task: str
     labels: tuple[str, ...]
     """The teacher's labels in the order of its outputs; empty for regression."""
@@ -242,15 +242,13 @@ def _read_manifest(folder: epath.Path) -> LogitsManifest:
             f"{path} does not exist: {folder} is no logit store, or its labelling has not finished"
         )
     value = manifest.read_sealed(path, _FORMAT, LogitsError)
-    try:
-        shards = tuple(LogitsShard(**shard) for shard in value["shards"])
-        fields = tuple(Field(**one | {"shape": tuple(one["shape"])}) for one in value["fields"])
-        held = {"labels": tuple(value["labels"]), "fields": fields, "shards": shards}
-        found = LogitsManifest(**value | held)
-    except (KeyError, TypeError) as fault:
-        raise LogitsError(
-            f"{path} lacks or has too many keys ({fault}); label the dataset again"
-        ) from None
+    found = manifest.checked(LogitsManifest, value, path, LogitsError)
+    manifest.check_names(found.name, [shard.file for shard in found.shards], path, LogitsError)
+    if not found.fields or sum(field.size for field in found.fields) > LARGEST_ROW:
+        raise LogitsError(f"{path} says of a row what no teacher says; label the dataset again")
+    size = Layout(found.fields).size
+    if any(shard.bytes != shard.rows * size for shard in found.shards):
+        raise LogitsError(f"{path} contradicts itself in the sizes of its shards; label again")
     if found.fingerprint != _fingerprint(found) or found.rows != sum(s.rows for s in found.shards):
         raise LogitsError(f"{path} contradicts itself: its fingerprint does not fit; label again")
     return found

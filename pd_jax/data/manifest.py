@@ -6,9 +6,12 @@ names, paths or times.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Protocol, Self
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Protocol, Self, TypeVar
 
+import pydantic
 from etils import epath
 
 from pd_jax import files
@@ -18,6 +21,13 @@ FILE = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
 
 _FORMAT = "pd_jax records 1"
+
+
+_TASKS = "^(classification|multilabel|regression)$"
+
+Count = Annotated[int, pydantic.Field(ge=0, lt=1 << 53)]
+
+_Kind = TypeVar("_Kind")
 
 
 class HasVocabulary(Protocol):
@@ -56,10 +66,10 @@ class ShardInfo:
     """One whole shard: its file and index, and what is in them."""
 
     file: str
-    rows: int
-    tokens: int
-    longest: int
-    bytes: int
+    rows: Count
+    tokens: Count
+    longest: Count
+    bytes: Count
     digest: str
     index_digest: str
     features: tuple[str, ...]
@@ -76,10 +86,10 @@ class Manifest:
     """A whole dataset. `sources` and `arguments` say how it was made; nothing depends on them."""
 
     name: str
-    rows: int
-    tokens: int
-    max_length: int
-    task: str | None
+    rows: Count
+    tokens: Count
+    max_length: Count
+    task: Annotated[str | None, pydantic.Field(pattern=_TASKS)]
     labels: tuple[str, ...]
     pairs: bool
     tokenizer: TokenizerInfo
@@ -129,19 +139,8 @@ def read(folder: epath.PathLike) -> Manifest:
             " run the build again"
         )
     value = read_sealed(path, _FORMAT, RecordsError)
-    try:
-        manifest = Manifest(
-            **value
-            | {
-                "labels": tuple(value["labels"]),
-                "tokenizer": TokenizerInfo(**value["tokenizer"]),
-                "shards": tuple(shard_from(shard) for shard in value["shards"]),
-            }
-        )
-    except (KeyError, TypeError) as fault:
-        raise RecordsError(
-            f"{path} lacks or has too many keys ({fault}); build the dataset again"
-        ) from None
+    manifest = checked(Manifest, value, path, RecordsError)
+    check_names(manifest.name, [shard.file for shard in manifest.shards], path, RecordsError)
     if manifest.fingerprint != fingerprint(manifest) or manifest.rows != sum(
         s.rows for s in manifest.shards
     ):
@@ -164,13 +163,40 @@ def read_sealed(path: epath.PathLike, expected: str, error: type[PdError]) -> di
             f"{path} is not in the format {expected!r}; make the folder that holds it again"
         )
     digest = value.pop("digest", None)
-    if digest != files.digest_json(value):
+    try:
+        fits = digest == files.digest_json(value)
+    except ValueError:  # numbers and letters that we never write
+        fits = False
+    if not fits:
         raise error(
             f"{path} was changed after it was written; restore it, or make its folder again"
         )
     return {name: item for name, item in value.items() if name != "format"}
 
 
-def shard_from(value: Mapping[str, Any]) -> ShardInfo:
-    """Returns the shard described by a JSON object."""
-    return ShardInfo(**{**value, "features": tuple(value["features"])})
+def checked(kind: type[_Kind], value: Any, path: epath.PathLike, error: type[PdError]) -> _Kind:
+    """Returns a JSON object as the dataclass `kind`; raises `error` naming the first bad key."""
+    try:
+        found = _adapter(kind).validate_json(json.dumps(value), strict=True)
+    except pydantic.ValidationError as fault:
+        first = fault.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "its content"
+        raise error(
+            f"{path}: {key} does not read as it should ({first['msg']}); make its folder again"
+        ) from None
+    return found
+
+
+def check_names(
+    name: str, shards: Sequence[str], path: epath.PathLike, error: type[PdError]
+) -> None:
+    """Raises `error` unless the shards are called as those of `name` are, inside their folder."""
+    plain = name.isprintable() and not {"/", "\\"} & set(name) and not name.startswith(".")
+    expected = [shard_file(name, index, len(shards)) for index in range(len(shards))]
+    if not plain or list(shards) != expected:
+        raise error(f"{path} names files that no dataset of ours has; make its folder again")
+
+
+@functools.cache
+def _adapter(kind: type) -> pydantic.TypeAdapter:
+    return pydantic.TypeAdapter(kind)

@@ -30,6 +30,9 @@ __all__ = [
 ]  # fmt: skip
 
 
+_INDEX_BLOCK = 1 << 20
+
+
 @dataclasses.dataclass(frozen=True)
 class Gathered:
     """Rows of a dataset in the order asked for, their tokens one after another without padding."""
@@ -158,15 +161,11 @@ class Dataset:
 
     def _tokens(self, block: _Block, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
         sizes = block.entries["ids_bytes"].astype(np.int64)
-        numbers, ends = example.decode_varints(
-            block.data[tfrecord.spans(block.starts + block.entries["ids_at"], sizes)]
-        )
+        numbers, ends = self._numbers(block, "ids_at", sizes, rows)
         last = np.cumsum(lengths) - 1
         fits = len(numbers) == lengths.sum() and np.array_equal(ends[last], np.cumsum(sizes) - 1)
         if not fits:
-            raise RecordsError(
-                f"{self.place(int(rows[0]))} or one after it has other tokens than its index says"
-            )
+            raise self._strange(rows, "tokens")
         if len(numbers) and numbers.max() >= self.manifest.tokenizer.vocab_size:
             row = int(np.searchsorted(np.cumsum(lengths), int(np.argmax(numbers)), side="right"))
             raise RecordsError(
@@ -175,15 +174,35 @@ class Dataset:
             )
         return numbers.astype(np.int32)
 
+    def _numbers(
+        self, block: _Block, name: str, sizes: np.ndarray, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the numbers of a feature in all rows, and each one's last byte."""
+        starts = block.starts + block.entries[name]
+        try:
+            return example.decode_varints(block.data[tfrecord.spans(starts, sizes)])
+        except ValueError:
+            raise self._strange(rows, "numbers") from None
+
+    def _strange(self, rows: np.ndarray, what: str) -> RecordsError:
+        return RecordsError(
+            f"{self.place(int(rows[0]))} or one after it has other {what} than its index says;"
+            " build the dataset again"
+        )
+
     def _labels(self, block: _Block, rows: np.ndarray) -> np.ndarray | None:
         task, names = self.manifest.task, self.manifest.labels
         if task is None:
             return None
         sizes = block.entries["label_bytes"].astype(np.int64)
-        data = block.data[tfrecord.spans(block.starts + block.entries["label_at"], sizes)]
         if task == "regression":
+            data = block.data[tfrecord.spans(block.starts + block.entries["label_at"], sizes)]
+            if (sizes != np.float32().itemsize).any():
+                raise self._strange(rows, "labels")
             return data.view("<f4").astype(np.float32)
-        numbers, _ = example.decode_varints(data)
+        numbers, _ = self._numbers(block, "label_at", sizes, rows)
+        if len(numbers) != len(rows) * (len(names) if task == "multilabel" else 1):
+            raise self._strange(rows, "labels")
         if task == "multilabel":
             return numbers.reshape(len(rows), len(names)).astype(np.float32)
         if len(numbers) and numbers.max() >= len(names):
@@ -229,14 +248,43 @@ def _read_index(path: epath.Path, shard: ShardInfo) -> np.ndarray:
         raise RecordsError(
             f"{path} is not the index of {shard.file}; restore it or build the dataset again"
         )
-    index = (
-        np.load(path, mmap_mode="r")
-        if "://" not in str(path)
-        else np.load(io.BytesIO(path.read_bytes()))
-    )
-    if index.dtype != INDEX or len(index) != shard.rows:
+    index = index_in(path)
+    if index.dtype != INDEX or index.shape != (shard.rows,) or not _fits(index, shard):
         raise RecordsError(
             f"{path} does not describe the {shard.rows} rows of {shard.file};"
             " build the dataset again"
         )
     return index
+
+
+def index_in(path: epath.Path) -> np.ndarray:
+    """Returns the array of an index file, whatever it holds; raises RecordsError without one."""
+    try:
+        if "://" not in str(path):
+            return np.lib.format.open_memmap(path, mode="r")
+        return np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
+    except Exception as fault:  # numpy raises a dozen things of headers that it cannot read
+        raise RecordsError(f"{path} is no index ({fault}); build the dataset again") from None
+
+
+def _fits(index: np.ndarray, shard: ShardInfo) -> bool:
+    """Returns whether every entry points inside its shard, and every feature inside its payload."""
+    for first in range(0, len(index), _INDEX_BLOCK):
+        block = index[first : first + _INDEX_BLOCK]
+        held = {name: block[name].astype(np.int64) for name in INDEX.names or ()}
+        size, tokens = held["size"], held["tokens"]
+        paired = held["segments_at"] > 0
+        inside = (
+            (held["offset"] >= 0)
+            & (held["offset"] <= shard.bytes - size)
+            & (tokens > 0)
+            & (tokens <= held["ids_bytes"])
+            & (held["ids_at"] + held["ids_bytes"] <= size)
+            & (paired * (held["segments_at"] + tokens) <= size)
+            & (held["id_at"] + ID_BYTES <= size)
+            & (held["label_at"] + held["label_bytes"] <= size)
+            & (held["next_at"] < size)
+        )
+        if not inside.all():
+            return False
+    return True

@@ -61,6 +61,14 @@ class Record:
     """0: the second segment follows the first; 1: it is a random one."""
 
 
+@dataclasses.dataclass(frozen=True)
+class _Note:
+    """What lies beside a whole shard."""
+
+    made_from: str
+    shard: ShardInfo
+
+
 def example_id(text_a: str, text_b: str | None = None) -> bytes:
     """Returns the 16 bytes that name an example: blake2b over its stripped texts in NFC."""
     texts = (text_a,) if text_b is None else (text_a, text_b)
@@ -113,10 +121,13 @@ def whole_shard(
     path = epath.Path(folder) / manifest.shard_file(name, index, of)
     if not note_file(path).exists():
         return None
-    note = manifest.read_sealed(note_file(path), _NOTE_FORMAT, RecordsError)
-    info = manifest.shard_from(note["shard"])
+    sealed = manifest.read_sealed(note_file(path), _NOTE_FORMAT, RecordsError)
+    note = manifest.checked(_Note, sealed, note_file(path), RecordsError)
+    info = note.shard
+    if info.file != path.name:
+        return None
     index_path = path.parent / info.index_file
-    if note["made_from"] != made_from or not path.exists() or not index_path.exists():
+    if note.made_from != made_from or not path.exists() or not index_path.exists():
         return None
     if files.digest_file(path) != info.digest or files.digest_file(index_path) != info.index_digest:
         return None

@@ -23,7 +23,7 @@ FOOTER_BYTES = 4
 
 _MASK_DELTA = 0xA282EAD8
 _GZIP_MAGIC = b"\x1f\x8b"
-_LARGEST_PAYLOAD = 1 << 31
+_LARGEST_PAYLOAD = 1 << 26
 
 
 class Framed(NamedTuple):

@@ -178,7 +178,7 @@ def _from_vocab(path: epath.Path) -> WordPiece:
             )
         lines[piece] = number
     config = path.parent / CONFIG_FILE
-    options = files.read_json(config, TokenizerError) if config.exists() else {}
+    options = files.read_object(config, TokenizerError) if config.exists() else {}
     capitals = any(piece != piece.lower() for piece in pieces if not piece.startswith("["))
     return WordPiece(
         pieces,
@@ -190,8 +190,8 @@ def _from_vocab(path: epath.Path) -> WordPiece:
 
 
 def _from_json(path: epath.Path) -> WordPiece | Pipeline:
-    definition = files.read_json(path, TokenizerError)
-    if not isinstance(definition, dict) or not isinstance(definition.get("model"), dict):
+    definition = files.read_object(path, TokenizerError)
+    if not _has_its_parts(definition):
         raise TokenizerError(f"{path} is not a tokenizer of the tokenizers library; save it again")
     model, normalizer = definition["model"], definition.get("normalizer") or {}
     vocabulary = model.get("vocab")
@@ -201,7 +201,10 @@ def _from_json(path: epath.Path) -> WordPiece | Pipeline:
         and model.get("max_input_chars_per_word") == 100
         and normalizer.get("type") == "BertNormalizer"
         and normalizer.get("clean_text") is True
+        and {"lowercase", "strip_accents", "handle_chinese_chars"} <= set(normalizer)
         and (definition.get("pre_tokenizer") or {}).get("type") == "BertPreTokenizer"
+        and isinstance(vocabulary, dict)
+        and all(type(number) is int for number in vocabulary.values())
         and sorted(vocabulary.values()) == list(range(len(vocabulary)))
         and all(token["content"] in vocabulary for token in definition.get("added_tokens") or ())
     )
@@ -213,4 +216,22 @@ def _from_json(path: epath.Path) -> WordPiece | Pipeline:
         strip_accents=normalizer["strip_accents"],
         split_chinese=normalizer["handle_chinese_chars"],
         where=str(path),
+    )
+
+
+def _has_its_parts(definition: dict) -> bool:
+    """Returns whether what is read of a tokenizer.json is there and of the right kind."""
+    added = definition.get("added_tokens") or []
+    return (
+        isinstance(definition.get("model"), dict)
+        and isinstance(definition.get("normalizer") or {}, dict)
+        and isinstance(definition.get("pre_tokenizer") or {}, dict)
+        and isinstance(added, list)
+        and all(
+            isinstance(token, dict)
+            and isinstance(token.get("content"), str)
+            and isinstance(token.get("special"), bool)
+            and type(token.get("id")) is int
+            for token in added
+        )
     )

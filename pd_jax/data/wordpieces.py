@@ -11,6 +11,7 @@ from jaxtyping import Int32
 
 from pd_jax import files
 from pd_jax.data import vocabulary
+from pd_jax.errors import TokenizerError
 
 _KEPT_WORDS = 1 << 18
 _KEPT_LETTERS = 64
@@ -33,6 +34,16 @@ class WordPiece:
         split_chinese: bool = True,
         where: str = "the vocabulary",
     ):
+        for value in (
+            lowercase,
+            split_chinese,
+            strip_accents if strip_accents is not None else True,
+        ):
+            if not isinstance(value, bool):
+                raise TokenizerError(
+                    f"{where} or the config beside it has {str(value)[:40]!r} where only true and"
+                    " false make sense; take the files as they were released"
+                )
         self._pieces = tuple(pieces)
         self._options = {
             "do_lower_case": lowercase,

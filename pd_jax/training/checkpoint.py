@@ -34,11 +34,17 @@ class Checkpoints:
         self._pending: tuple[int, Any] | None = None
         # Orbax declares its policies as a protocol that its own classes do not match by name.
         newest: Any = ocp.training.preservation_policies.LatestN(keep)
-        self._orbax = ocp.training.Checkpointer(
-            folder,
-            preservation_policy=newest,
-            cleanup_tmp_directories=True,
-        )
+        try:
+            self._orbax = ocp.training.Checkpointer(
+                folder,
+                preservation_policy=newest,
+                cleanup_tmp_directories=True,
+            )
+        except ValueError as fault:  # of a checkpoint's own description
+            raise CheckpointError(
+                f"the checkpoints in {folder} cannot be listed ({_first_line(fault)}); move the "
+                "newest one away and run the same command again"
+            ) from fault
 
     @property
     def latest_step(self) -> int | None:

@@ -59,9 +59,11 @@ def load(folder: epath.PathLike) -> SavedModel:
         raise WeightsError(
             f"{folder} holds no {CONFIG_FILE}; name a folder with a BERT and its config"
         )
-    values = files.read_json(folder / CONFIG_FILE, WeightsError)
+    values = files.read_object(folder / CONFIG_FILE, WeightsError)
     config = hf_config.shape_from(values, where=folder / CONFIG_FILE)
     architectures = values.get("architectures") or []
+    if not isinstance(architectures, list) or not all(map(_is_text, architectures)):
+        raise WeightsError(f"{folder / CONFIG_FILE} has architectures that are no list of names")
     if unknown := set(architectures) - set(hf_config.ARCHITECTURES.values()):
         raise WeightsError(
             f"{folder / CONFIG_FILE} is of {', '.join(sorted(unknown))}; what is known here is "
@@ -257,6 +259,10 @@ def _array(name: str, held: Mapping[str, Any], *, where: object) -> np.ndarray:
     if held["dtype"] == "BF16":
         flat = pickles.widened(flat)
     return flat.reshape(held["shape"])
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _float32(value: np.ndarray, name: str, where: object) -> np.ndarray:

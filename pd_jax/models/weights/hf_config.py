@@ -36,6 +36,16 @@ FIELDS = {
     "norm_epsilon": "layer_norm_eps",
 }
 """BertConfig's fields and their names in config.json."""
+_LARGEST = 1 << 24
+_RANGES = {
+    "dropout": (0, 1),
+    "attention_dropout": (0, 1),
+    "initializer_range": (0, 100),
+    "norm_epsilon": (0, 1),
+}
+"""What fractions may be; all other fields are whole numbers from 1 to _LARGEST."""
+
+_MOST_LAYERS = 1000
 _OPTIONAL = {"token_types", "dropout", "attention_dropout", "initializer_range", "norm_epsilon"}
 
 
@@ -55,7 +65,7 @@ def shape_from(values: Mapping[str, Any], *, where: object) -> BertConfig:
                 f"{where} has {key}={values[key]!r}; only BERTs with {key}={fine!r} can be read"
             )
     activation = values.get("hidden_act", "gelu")
-    if activation not in _GELU:
+    if not isinstance(activation, str) or activation not in _GELU:
         raise WeightsError(
             f"{where} has hidden_act={activation!r}; only {', '.join(_GELU)} can be read"
         )
@@ -68,9 +78,15 @@ def shape_from(values: Mapping[str, Any], *, where: object) -> BertConfig:
         raise WeightsError(
             f"{where} lacks {', '.join(missing)}; take the config that belongs to the weights"
         )
-    for ours, theirs in FIELDS.items():
-        if isinstance(given.get(ours, 0), bool) or not isinstance(given.get(ours, 0), (int, float)):
-            raise WeightsError(f"{where} has {theirs}={given[ours]!r}, which must be a number")
+    for ours, value in given.items():
+        largest = _MOST_LAYERS if ours == "layers" else _LARGEST
+        lowest, highest = _RANGES.get(ours, (1, largest))
+        whole = ours not in _RANGES
+        if type(value) not in ((int,) if whole else (int, float)) or not lowest <= value <= highest:
+            raise WeightsError(
+                f"{where} has {FIELDS[ours]}={repr(value)[:40]}; it must be "
+                f"{'a whole number' if whole else 'a number'} from {lowest} to {highest}"
+            )
     try:
         return BertConfig(**given, gelu=_GELU[activation])
     except (ConfigError, TypeError) as fault:
@@ -121,7 +137,14 @@ def labels_from(
     if "classifier" not in params:
         return (), None
     outputs = params["classifier"]["bias"].shape[0]
-    named = {int(index): name for index, name in (values.get("id2label") or {}).items()}
+    given = values.get("id2label") or {}
+    fine = isinstance(given, dict) and all(
+        str(index).isdecimal() and len(str(index)) < 10 and isinstance(name, str)
+        for index, name in given.items()
+    )
+    if not fine:
+        raise WeightsError(f"{where} has an id2label that does not map numbers to names; mend it")
+    named = {int(index): name for index, name in given.items()}
     if named and sorted(named) != list(range(outputs)):
         raise WeightsError(
             f"{where} names {len(named)} labels for a classifier of {outputs} outputs; "
@@ -132,7 +155,7 @@ def labels_from(
         labels = []
     problem = values.get("problem_type")
     tasks = {theirs: ours for ours, theirs in _PROBLEM.items()}
-    if problem is not None and problem not in tasks:
+    if problem is not None and (not isinstance(problem, str) or problem not in tasks):
         raise WeightsError(f"{where} has problem_type={problem!r}; it is one of {', '.join(tasks)}")
     return tuple(labels), None if problem is None else tasks[problem]
 

@@ -67,7 +67,7 @@ def load(
     """
     prefix = _prefix(epath.Path(path))
     where = prefix.parent / CONFIG_FILE
-    config = hf_config.shape_from(files.read_json(where, WeightsError), where=where)
+    config = hf_config.shape_from(files.read_object(where, WeightsError), where=where)
     config = dataclasses.replace(config, gelu=gelu)
     index = read_index(f"{prefix}.index")
     left = tuple(name for name in index.entries if name.endswith(_SLOTS) or name in _COUNTERS)
