@@ -6,6 +6,7 @@ traceback means a bug in pd_jax.
 """
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 EXIT_CODE = 2
@@ -73,6 +74,31 @@ class DivergenceError(PdError):
 
 class ReportError(PdError):
     """A workdir whose files do not read as a report needs them."""
+
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_SPACE_SAID = ("No space left on device", "Disk quota exceeded", "os error 28", "os error 122")
+"""How libraries put it that wrap the system's error in text (Rust, C++)."""
+
+
+def no_space(fault: BaseException | None) -> str:
+    """Returns what the system said if a fault, or what led to it, is a full disk or a used-up
+    quota; else nothing.
+    """
+    while fault is not None:
+        full = isinstance(fault, OSError) and fault.errno in _NO_SPACE
+        if full or any(said in str(fault) for said in _NO_SPACE_SAID):
+            return str(fault).splitlines()[0][:200]
+        fault = fault.__cause__ or fault.__context__
+    return ""
+
+
+def sentence_of(fault: Exception) -> str:
+    """Returns the sentence for a user who met a fault outside of any stage; nothing for a bug."""
+    if isinstance(fault, PdError):
+        return str(fault)
+    said = no_space(fault)
+    return f"the disk is full ({said}); free space and run the same command again" if said else ""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

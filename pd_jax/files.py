@@ -6,27 +6,88 @@ on every machine.
 
 import contextlib
 import hashlib
+import io
 import json
 import os
+import secrets
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import IO, Any
 
 from etils import epath
 
 DIGEST_BYTES = 16
 _CHUNK = 1 << 20
+_PROCESS = secrets.token_hex(4)
+"""Processes of two machines, or containers, that share a disk may have the same number."""
+
+
+def partial(path: epath.PathLike) -> epath.Path:
+    """Returns where this process, of all on all machines, makes what shall become `path`."""
+    path = epath.Path(path)
+    return path.parent / f".{path.name}.partial-{os.getpid()}-{_PROCESS}"
 
 
 def write_bytes(path: epath.PathLike, content: bytes) -> None:
     """Writes `content` under `path`, replacing what was there in one step."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / f".{path.name}.partial-{os.getpid()}"
+    unfinished = partial(path)
     try:
-        partial.write_bytes(content)
-        partial.replace(path)
+        with unfinished.open("wb") as stream:
+            stream.write(content)
+            sync(stream)
+        unfinished.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
+
+
+def sync(stream: IO[bytes]) -> None:
+    """Returns when what was written is on the disk, where the file is a local one.
+
+    Without it, a machine that loses power may keep the new name and lose the content, and a shared
+    file system may tell of a full disk only after the file was taken for whole.
+    """
+    stream.flush()
+    with contextlib.suppress(io.UnsupportedOperation, AttributeError):  # no local file
+        os.fsync(stream.fileno())
+
+
+def append(path: epath.PathLike, content: bytes) -> None:
+    """Appends bytes to a file, all or none of them."""
+    path = epath.Path(path)
+    if "://" in str(path):
+        with path.open("ab") as stream:
+            stream.write(content)
+        return
+    with open(path, "ab", buffering=0) as stream:
+        end = stream.tell()
+        try:
+            written = stream.write(content)
+            if written < len(content):  # the disk is full; asked again, it says so
+                stream.write(content[written:])
+        except OSError:
+            stream.truncate(end)
+            raise
+
+
+def append_lines(path: epath.PathLike, lines: Iterable[str]) -> None:
+    """Appends lines, all or none of them; a last line that a kill cut short is taken off first."""
+    if "://" not in str(path):
+        with open(path, "a+b", buffering=0) as stream:
+            stream.truncate(_end_of_lines(stream))
+    append(path, "".join(line + "\n" for line in lines).encode("utf-8"))
+
+
+def _end_of_lines(stream: IO[bytes]) -> int:
+    """Returns the length of a file without a last line that has no end."""
+    size = stream.seek(0, os.SEEK_END)
+    if size == 0:
+        return 0
+    stream.seek(size - 1)
+    if stream.read(1) == b"\n":
+        return size
+    stream.seek(0)
+    return stream.read().rfind(b"\n") + 1
 
 
 def write_text(path: epath.PathLike, content: str) -> None:
@@ -46,15 +107,15 @@ def whole_folder(folder: epath.PathLike) -> Iterator[epath.Path]:
     Where the block raises, nothing of it is left and an older `folder` stays as it was.
     """
     folder = epath.Path(folder)
-    partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
-    old = folder.parent / f".{folder.name}.replaced-{os.getpid()}"
-    partial.mkdir(parents=True, exist_ok=True)
+    unfinished = partial(folder)
+    old = folder.parent / f".{folder.name}.replaced-{os.getpid()}-{_PROCESS}"
+    unfinished.mkdir(parents=True, exist_ok=True)
     try:
-        yield partial
+        yield unfinished
         if folder.exists():
             folder.rename(old)
         try:
-            partial.rename(folder)
+            unfinished.rename(folder)
         except OSError:
             if old.exists():
                 old.rename(folder)
@@ -62,8 +123,8 @@ def whole_folder(folder: epath.PathLike) -> Iterator[epath.Path]:
         if old.exists():
             old.rmtree()
     finally:
-        if partial.exists():
-            partial.rmtree()
+        if unfinished.exists():
+            unfinished.rmtree()
 
 
 def files_below(folder: epath.PathLike) -> Iterator[epath.Path]:

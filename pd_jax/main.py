@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from pd_jax.errors import EXIT_CODE, ConfigError, PdError
+from pd_jax.errors import EXIT_CODE, ConfigError, PdError, no_space, sentence_of
 
 if TYPE_CHECKING:
     from pd_jax.config import Pipeline
@@ -92,17 +92,22 @@ def _main(argv: Sequence[str]) -> int:
                     command=command,
                     say=say,
                 )
-        finally:
-            _report(config, workdir)
-    except PdError as fault:
-        print(f"error: {fault}", file=sys.stderr)
-        return EXIT_CODE
+        except Exception as fault:
+            _report_after(fault, config, workdir)
+            raise
+        _report(config, workdir)
     except Stopped as stopped:
         print(f"stopped by {stopped}; run the same command again to continue", file=sys.stderr)
         return stopped.exit_code
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         return 130
+    except Exception as fault:
+        said = sentence_of(fault)
+        if not said:
+            raise
+        print(f"error: {said}", file=sys.stderr)
+        return EXIT_CODE
     return 0
 
 
@@ -116,6 +121,16 @@ def _report(config: "Pipeline", workdir: epath.Path) -> None:
         page = report.write_report(workdir, config.name)
         print(report.table_text(workdir, config.name))
         print(f"report: {page}")
+
+
+def _report_after(fault: Exception, config: "Pipeline", workdir: epath.Path) -> None:
+    """Reports what was done before a fault; a fault of the report itself is only mentioned."""
+    if no_space(fault):
+        return
+    try:
+        _report(config, workdir)
+    except PdError as second:
+        print(f"warning: no report was written: {second}", file=sys.stderr)
 
 
 if __name__ == "__main__":

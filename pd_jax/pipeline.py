@@ -20,7 +20,7 @@ from pd_jax import config as config_lib
 from pd_jax import files, locks, record, versions
 from pd_jax import jobs as jobs_lib
 from pd_jax.config import reading
-from pd_jax.errors import ConfigError, PdError, StageError, did_you_mean
+from pd_jax.errors import ConfigError, PdError, StageError, did_you_mean, no_space
 from pd_jax.inputs import InputDigests
 from pd_jax.parallel import distributed
 from pd_jax.stages.context import OUTPUT, Context
@@ -171,7 +171,10 @@ def _follow(
     for number, outcome in enumerate(outcomes, start=1):
         kept.settle(outcome)
         if outcome.fault is not None:
-            kept.write()
+            # Where the disk is full, the record of the start stays: it says "waiting".
+            full = contextlib.suppress(OSError) if no_space(outcome.fault) else None
+            with full or contextlib.nullcontext():
+                kept.write()
             if not study:
                 raise outcome.fault
             failed.append(outcome.name)
@@ -237,7 +240,16 @@ def _run_one(
             return item, files.read_json(item.folder / "done.json", StageError)
         _explain_change(item, workdir, say)
         files.remove_partial(item.folder)
-        return item, run_stage(item, inputs, run_config)
+        try:
+            return item, run_stage(item, inputs, run_config)
+        except Exception as fault:
+            said = no_space(fault)
+            if isinstance(fault, PdError) or not said:
+                raise
+            raise StageError(
+                f"stage {item.name!r} could not write all of {item.folder} ({said}); what was "
+                "finished stays: free space there and run the same command again"
+            ) from fault
 
 
 def run_stage(

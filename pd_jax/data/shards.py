@@ -9,7 +9,6 @@ collects the notes into `manifest.json`.
 import dataclasses
 import hashlib
 import io
-import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -180,10 +179,11 @@ def replaced(path: epath.Path) -> Iterator[IO[bytes]]:
     Raises:
       RecordsError: where the file system refuses (full disk, quota, permission).
     """
-    partial = path.parent / f".{path.name}.partial-{os.getpid()}"
+    partial = files.partial(path)
     try:
         with partial.open("wb") as stream:
             yield stream
+            files.sync(stream)
         partial.replace(path)
     except OSError as fault:
         raise RecordsError(

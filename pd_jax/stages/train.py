@@ -13,6 +13,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from pd_jax import config as config_lib
+from pd_jax import files
 from pd_jax.data.feed import evaluation_batches, make_feed, rows_per_epoch
 from pd_jax.data.tokenizers import load_tokenizer
 from pd_jax.evaluation import predictions
@@ -214,7 +215,7 @@ class _Work:
             origin = report.text()
         if distributed.is_writer():
             table = sharding.table(params, self.params_at)
-            (self.context.folder / "parameters.txt").write_text(f"{origin}\n{table}")
+            files.write_text(self.context.folder / "parameters.txt", f"{origin}\n{table}")
         return params
 
     def evaluate(self, params: Any, sets: dict[str, ScoredSet]) -> dict[str, Evaluated]:

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from pd_jax.errors import EXIT_CODE, PdError
+from pd_jax.errors import EXIT_CODE, sentence_of
 
 _INTERRUPTED = 130
 """The status that shells expect of a process that ctrl-c ended (128 + SIGINT)."""
@@ -14,16 +14,19 @@ _BROKEN_PIPE = 141
 
 
 def run(main: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | None = None) -> int:
-    """Returns the status of `main(arguments)`; a PdError becomes a line on stderr and EXIT_CODE."""
+    """Returns the status of `main(arguments)`; what a user can mend becomes a line on stderr."""
     try:
         return main(arguments)
-    except PdError as fault:
-        print(f"error: {fault}", file=sys.stderr)
-        return EXIT_CODE
     except BrokenPipeError:
         # What is left in the buffer has no reader either; without this, Python complains at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
+    except Exception as fault:
+        said = sentence_of(fault)
+        if not said:
+            raise
+        print(f"error: {said}", file=sys.stderr)
+        return EXIT_CODE
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return _INTERRUPTED

@@ -17,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 from etils import epath
 
+from pd_jax import files
 from pd_jax.allocation import keep_memory
 from pd_jax.compilation import use_cache
 from pd_jax.config import Source
@@ -207,7 +208,7 @@ def _output(path: str | None) -> Iterator[IO[str]]:
     target = epath.Path(path)
     if not target.parent.exists():
         raise SourceError(f"{target.parent} does not exist; make the folder of --output first")
-    partial = target.parent / f".{target.name}.partial"
+    partial = files.partial(target)
     try:
         with partial.open("w") as stream:
             yield stream

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 from etils import epath
 
+from pd_jax import files
+
 
 class Clock:
     """Adds up named spans, and counts the seconds of earlier sessions of the same stage."""
@@ -48,5 +50,4 @@ class Clock:
             for name, seconds in self.spans.items()
         ]
         self.spans.clear()
-        with path.open("a") as stream:
-            stream.write("".join(line + "\n" for line in lines))
+        files.append_lines(path, lines)

@@ -108,7 +108,6 @@ def train(
       CheckpointError: a save failed, or no checkpoint can be trusted.
     """
     checkpoints = Checkpoints(folder / "checkpoints", keep=run.keep_checkpoints, warn=warn)
-    writer = None
     try:
         with jax.set_mesh(mesh):
             restored = checkpoints.restore(job.like)
@@ -116,6 +115,7 @@ def train(
             first = int(saved.get("step", 0))
             clock = Clock(earlier_seconds=saved.get("seconds", 0.0), earlier=saved.get("spans"))
             standing = _standing(saved)
+            writer = None
             if distributed.is_writer():
                 writer = MetricsFile(folder, first_step=first, tensorboard=run.tensorboard)
             with (
@@ -137,8 +137,6 @@ def train(
                 raise Stopped(asked)  # during the last steps: the stage is whole, the rest waits
     finally:
         faulthandler.cancel_dump_traceback_later()
-        if writer is not None:
-            writer.close()
     checkpoints.close()
     return Outcome(
         state,

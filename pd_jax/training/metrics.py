@@ -6,6 +6,9 @@ dropped first, so that no line is doubled and none is missing.
 
 import json
 import math
+import os
+import platform
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +16,7 @@ import numpy as np
 from etils import epath
 
 from pd_jax import files
+from pd_jax.data import tfrecord
 from pd_jax.errors import StageError
 
 FILE = "metrics.jsonl"
@@ -49,28 +53,54 @@ class MetricsFile:
     def __init__(self, folder: epath.Path, *, first_step: int, tensorboard: bool):
         self._path = folder / FILE
         _drop_from(self._path, first_step)
-        self._board = None
-        if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self._board = SummaryWriter(
-                str(folder / "tensorboard"), purge_step=first_step, write_to_disk=True
-            )
+        self._board = _Board(folder / "tensorboard", first_step) if tensorboard else None
 
     def write(self, values: Mapping[str, float]) -> None:
         """Appends one line; `values` has `step`, and `split/quantity` names."""
         shown = {name: _rounded(value) for name, value in values.items()}
-        with self._path.open("a") as stream:
-            stream.write(json.dumps(shown, allow_nan=False) + "\n")
+        files.append_lines(self._path, [json.dumps(shown, allow_nan=False)])
         if self._board is not None:
-            for name, value in shown.items():
-                if "/" in name and value is not None:
-                    self._board.add_scalar(name, value, int(values["step"]))
+            self._board.write(shown)
 
-    def close(self) -> None:
-        """Flushes TensorBoard's file."""
-        if self._board is not None:
-            self._board.close()
+
+class _Board:
+    """TensorBoard's file of one session, written by the caller's own thread.
+
+    The library's SummaryWriter has a thread that ends without a word where the disk is full; the
+    next calls then wait for it for ever.
+    """
+
+    def __init__(self, folder: epath.Path, first_step: int):
+        from tensorboardX import summary
+        from tensorboardX.proto import event_pb2
+
+        self._event, self._scalar = event_pb2.Event, summary.scalar
+        name = f"events.out.tfevents.{int(time.time())}.{platform.node()}.{os.getpid()}"
+        self._path = folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        # A reader drops what earlier sessions wrote from this step on: it will be written again.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._append(
+            self._event(wall_time=time.time(), file_version="brain.Event:2"),
+            self._event(wall_time=time.time(), step=first_step + 1, session_log=start),
+        )
+
+    def write(self, values: Mapping[str, float | int | None]) -> None:
+        """Appends the values that have a `split/quantity` name."""
+        self._append(
+            *(
+                self._event(
+                    wall_time=time.time(), step=values["step"], summary=self._scalar(name, value)
+                )
+                for name, value in values.items()
+                if "/" in name and value is not None
+            )
+        )
+
+    def _append(self, *events: Any) -> None:
+        payloads = [event.SerializeToString() for event in events]
+        frames = [tfrecord.frame(payload, tfrecord.crc32c(payload)) for payload in payloads]
+        files.append(self._path, b"".join(frames))
 
 
 def _rounded(value: float) -> float | int | None:

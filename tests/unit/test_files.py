@@ -1,8 +1,11 @@
 """Whole files only, and what is left of those that were not finished."""
 
+import errno
+
 from etils import epath
 
 from pd_jax import files
+from pd_jax.errors import RecordsError, no_space, sentence_of
 from pd_jax.inputs import InputDigests
 
 
@@ -29,3 +32,28 @@ def test_a_folder_is_digested_by_all_files_below_it(tmp_path):
     assert before == digest()
     (folder / "inside" / "a").write_text("other")
     assert before != digest()
+
+
+def test_lines_are_appended_after_a_torn_one_was_taken_off(tmp_path):
+    path = tmp_path / "spans.jsonl"
+    files.append_lines(path, ["one", "two"])
+    path.write_bytes(path.read_bytes() + b'{"na')
+    files.append_lines(path, ["three"])
+    assert path.read_text() == "one\ntwo\nthree\n"
+    path.write_bytes(b"torn")
+    files.append_lines(path, [])
+    assert path.read_bytes() == b""
+
+
+def test_a_full_disk_is_recognised_through_what_libraries_make_of_it():
+    full = OSError(errno.ENOSPC, "No space left on device", "/a")
+    assert "No space left on device: '/a'" in no_space(full)
+    wrapped = ValueError("save failed")
+    wrapped.__cause__ = RuntimeError("RESOURCE_EXHAUSTED: write: No space left on device [28]")
+    assert no_space(wrapped).startswith("RESOURCE_EXHAUSTED")
+    assert no_space(OSError(errno.EDQUOT, "Disk quota exceeded"))
+    assert no_space(OSError(errno.EACCES, "Permission denied", "/a")) == ""
+    assert no_space(None) == ""
+    assert sentence_of(full).startswith("the disk is full (")
+    assert sentence_of(RecordsError("x is damaged")) == "x is damaged"
+    assert sentence_of(KeyError("bug")) == ""

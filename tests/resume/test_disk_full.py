@@ -1,0 +1,200 @@
+"""A disk that fills up: nothing that was whole is lost, nothing half-written is taken for whole.
+
+The disk is real, a tmpfs of a few megabytes, where the tests may mount one; else they are skipped.
+"""
+
+import json
+import pathlib
+import subprocess
+
+import pytest
+from etils import epath
+
+from pd_jax import pipeline
+from pd_jax.config import reading
+from pd_jax.data import tfrecord
+from pd_jax.errors import CheckpointError, PdError, no_space
+from pd_jax.models.weights import hf
+from pd_jax.stages.train import run_train
+from pd_jax.training import loop
+from pd_jax.training.metrics import MetricsFile
+from tests import tiny
+from tests.e2e.test_pipeline import small_chain, write_text
+from tests.resume.test_resume import context, lines, stage
+
+MEGABYTES = 8
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Returns the root of a small file system."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no file system may be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(disk: pathlib.Path, *, but: int = 0) -> pathlib.Path:
+    """Fills a disk up to so many bytes, and returns the file that takes the room."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as stream:
+        try:
+            while True:
+                stream.write(bytes(1 << 16))
+        except OSError as fault:
+            assert no_space(fault)
+        if but:
+            stream.truncate(max(0, stream.tell() - but))
+    return ballast
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    tiny.dataset(folder / "train", rows=200)
+    tiny.dataset(folder / "dev", rows=50, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run_train(stage(data), context(folder))
+    return folder
+
+
+def fill_at(monkeypatch, disk, step: int, but: int) -> None:
+    """Lets the disk fill up when training is about to begin this step, its saves being done."""
+    alive = loop._Loop._alive
+    seen = iter(range(10_000))
+
+    def filling(self):
+        if next(seen) == step:
+            self.checkpoints.wait()
+            fill(disk, but=but)
+        alive(self)
+
+    monkeypatch.setattr(loop._Loop, "_alive", filling)
+
+
+@pytest.mark.parametrize(
+    ("step", "but"),
+    [
+        (7, 0),
+        *(
+            pytest.param(step, but, marks=pytest.mark.slow)
+            for step in (3, 11)
+            for but in (0, 9_000)
+        ),
+        *(pytest.param(7, but, marks=pytest.mark.slow) for but in (4_096, 100_000, 300_000)),
+    ],
+)
+def test_training_that_meets_a_full_disk_keeps_its_checkpoint_and_goes_on_later(
+    data, undisturbed, disk, monkeypatch, step, but
+):
+    folder = disk / "job"
+    with monkeypatch.context() as patched:
+        fill_at(patched, disk, step, but)
+        with pytest.raises((PdError, OSError)) as refusal:
+            run_train(stage(data), context(folder, save_seconds=1e-6, tensorboard=True))
+    assert no_space(refusal.value), refusal.value
+    if isinstance(refusal.value, CheckpointError):
+        assert "is untouched: free space there and run" in str(refusal.value)
+    kept = [path.name for path in (folder / "checkpoints").iterdir() if path.name.isdigit()]
+    assert kept
+    assert not (folder / "model").exists()
+    (disk / "ballast").unlink()
+    run_train(stage(data), context(folder, save_seconds=1e-6, tensorboard=True))
+    first, second = (hf.load(one / "model") for one in (undisturbed, folder))
+    assert first.fingerprint == second.fingerprint
+    assert lines(undisturbed) == lines(folder)
+
+
+def test_the_metrics_files_take_whole_lines_or_none(disk):
+    folder = epath.Path(disk / "job")
+    folder.mkdir()
+    metrics = MetricsFile(folder, first_step=0, tensorboard=False)
+    metrics.write({"step": 1, "train/loss": 0.5})
+    ballast = fill(disk, but=0)
+    long = {f"train/{number}": 0.25 for number in range(1_000)}
+    with pytest.raises(OSError, match="No space left"):
+        metrics.write({"step": 2, **long})
+    assert (folder / "metrics.jsonl").read_text() == '{"step": 1, "train/loss": 0.5}\n'
+    ballast.unlink()
+    metrics.write({"step": 2, "train/loss": 0.25})
+    assert len(lines(folder)) == 2
+
+
+def test_tensorboard_on_a_full_disk_raises_and_does_not_hang(disk):
+    folder = epath.Path(disk / "job")
+    folder.mkdir()
+    metrics = MetricsFile(folder, first_step=0, tensorboard=True)
+    fill(disk)
+    with pytest.raises(OSError, match="No space left"):
+        for step in range(1, 1_000):
+            metrics._board.write({"step": step, "train/loss": 0.5})
+
+
+def test_tensorboard_has_every_value_once_after_a_restart(tmp_path):
+    """Its reader drops what stood in earlier files from the step of a session's start on."""
+    folder = epath.Path(tmp_path)
+    metrics = MetricsFile(folder, first_step=0, tensorboard=True)
+    for step in (2, 4, 6):
+        metrics.write({"step": step, "train/loss": step / 8})
+    again = MetricsFile(folder, first_step=4, tensorboard=True)
+    again.write({"step": 6, "train/loss": 0.75})
+    from tensorboardX.proto import event_pb2
+
+    kept: dict[int, float] = {}
+    written = sorted((tmp_path / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    for frame in (frame for path in written for frame in tfrecord.read_frames(path)):
+        event = event_pb2.Event.FromString(frame.payload)
+        if event.session_log.status == event_pb2.SessionLog.START:
+            kept = {step: value for step, value in kept.items() if step < event.step}
+        for value in event.summary.value:
+            assert value.tag == "train/loss"
+            kept[event.step] = value.simple_value
+    assert kept == {2: 0.25, 4: 0.5, 6: 0.75}
+
+
+def test_a_model_that_does_not_fit_leaves_the_older_one(disk, undisturbed):
+    model = hf.load(undisturbed / "model")
+
+    def save() -> str:
+        return hf.save(disk / "model", model.params, model.config, labels=(), task=None)
+
+    fingerprint = save()
+    ballast = fill(disk, but=50_000)
+    with pytest.raises(OSError, match="No space left"):
+        save()
+    assert hf.load(disk / "model").fingerprint == fingerprint
+    ballast.unlink()
+    assert sorted(path.name for path in disk.iterdir()) == ["model"]
+
+
+def test_the_chain_on_a_disk_that_fills_up_goes_on_where_there_is_room(disk, tmp_path, monkeypatch):
+    write_text(tmp_path / "text")
+    config = reading.pipeline_from(small_chain(tmp_path / "text"))
+    workdir = epath.Path(disk / "work")
+    record = disk / "work" / "pipelines" / "chain.json"
+    run_stage = pipeline.run_stage
+
+    def filling(item, *others):
+        if item.name == "transfer":
+            fill(disk, but=20_000)
+        return run_stage(item, *others)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "run_stage", filling)
+        with pytest.raises(PdError, match="No space left .*(free space|make room)"):
+            pipeline.run(config, workdir, say=lambda line: None)
+    json.loads(record.read_text())
+    assert [path for path in disk.rglob(".*") if ".partial-" in path.name] == []
+    (disk / "ballast").unlink()
+    said: list[str] = []
+    pipeline.run(config, workdir, only=("transfer",), say=said.append)
+    assert said[0] == "pipeline chain: 1 stages, 0 done, 1 to run"
+    assert json.loads(record.read_text())["status"]["transfer"] == "done"
