@@ -32,6 +32,7 @@ RUN = {
     "tensorboard": True,
     "prefetch": 4,
     "watchdog_seconds": 1800.0,
+    "skip_nonfinite": 0,
 }
 """How a run is carried out; spelt out, so that `--config.run.mesh.fsdp=4` finds its key."""
 

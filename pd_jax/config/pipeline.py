@@ -114,7 +114,9 @@ class MeshRule:
 
 @frozen
 class Run:
-    """How a run is carried out: nothing here may change what it computes."""
+    """How a run is carried out: nothing here changes what it computes, but for `skip_nonfinite`,
+    which acts only where training would end.
+    """
 
     mesh: Mesh = dataclasses.field(default_factory=Mesh)
     mesh_rules: tuple[MeshRule, ...] = ()
@@ -125,6 +127,8 @@ class Run:
     tensorboard: bool = True
     prefetch: Positive = 4
     watchdog_seconds: Annotated[float, pydantic.Field(gt=0)] = 1800.0
+    skip_nonfinite: Annotated[int, pydantic.Field(ge=0)] = 0
+    """How many steps of a stage may be left out because their loss or gradient is not finite."""
 
 
 @frozen

@@ -94,6 +94,26 @@ def make_feed(
     return _prefetched(batch_at, range(first_step, steps), prefetch)
 
 
+def examples_of(
+    datasets: Sequence[Dataset], data: config.Data, *, seed: int, step: int
+) -> list[dict[str, str | int]]:
+    """Returns the dataset, row and id of every example in the batch of a step, in no order."""
+    places = (
+        _Plan(_order(datasets, data, seed), datasets, data, seed=seed, rows_multiple=1)
+        .at(step)
+        .places
+    )
+    found: list[dict[str, str | int]] = []
+    for number, dataset in enumerate(datasets):
+        rows = np.sort(places.rows[places.datasets == number])
+        ids = dataset.gather(rows).example_ids
+        found += [
+            {"dataset": str(dataset.folder), "row": int(row), "id": one.tobytes().hex()}
+            for row, one in zip(rows, ids, strict=True)
+        ]
+    return found
+
+
 def rows_per_epoch(datasets: Sequence[Dataset], data: config.Data, *, seed: int) -> int:
     """Returns the examples of an epoch: every row of every dataset once, after `data.rows` has cut
     each; with weights, as many as can be drawn before a row comes a second time.

@@ -195,7 +195,7 @@ def _load_stage(
         _object(file) if done or file.exists() else {} for file in (config_path, versions_path)
     )
     history, examples = _history(_lines(path / "metrics.jsonl"))
-    fault = fault or _divergence(history)
+    fault = fault or _divergence(history) or _skipped(done)
     shown, note = _status(status, done, started=path.exists(), fault=fault)
     return Stage(
         name=name,
@@ -243,6 +243,14 @@ def _divergence(history: Mapping[str, Mapping[int, float]]) -> str:
         default=None,
     )
     return "" if first is None else f"{first[1]} was not finite at step {first[0]}."
+
+
+def _skipped(done: Done | None) -> str:
+    """Returns a sentence on training steps that were left out, or nothing."""
+    steps = done.metrics.get("train/skipped_steps", 0) if done else 0
+    return (
+        f"{steps:.0f} steps were left out: their loss or gradient was not finite." if steps else ""
+    )
 
 
 def _history(

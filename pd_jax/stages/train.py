@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from pd_jax import config as config_lib
 from pd_jax import files
-from pd_jax.data.feed import evaluation_batches, make_feed, rows_per_epoch
+from pd_jax.data.feed import evaluation_batches, examples_of, make_feed, rows_per_epoch
 from pd_jax.data.tokenizers import load_tokenizer
 from pd_jax.evaluation import predictions
 from pd_jax.evaluation.evaluate import Evaluated, evaluate
@@ -86,7 +86,7 @@ def run_train(stage: config_lib.TrainStage, context: Context) -> Done:
         examples=work.steps * stage.data.batch,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(work.shapes)),
         megabytes=round(weights.stat().length / 1e6, 3) if weights.exists() else 0.0,
-        outputs={"best_step": outcome.best_step},
+        outputs={"best_step": outcome.best_step, "skipped_steps": outcome.skipped_steps},
         utilisation=utilisation(
             outcome.flops,
             outcome.spans,
@@ -140,6 +140,7 @@ class _Work:
             mesh=self.mesh,
             state_sharding=state_at,
             micro_batches=stage.compute.micro_batches,
+            skip_nonfinite=self.context.run.skip_nonfinite > 0,
         )
 
         def first_state() -> TrainState:
@@ -158,6 +159,7 @@ class _Work:
                 state_at,
             ),
             feed=self.feed,
+            examples=self.examples,
             steps=self.steps,
             batch=stage.data.batch,
             seed=stage.seed,
@@ -195,6 +197,10 @@ class _Work:
             prefetch=self.context.run.prefetch,
             rows_multiple=row_places(self.mesh) * self.stage.compute.micro_batches,
         )
+
+    def examples(self, step: int) -> list[dict[str, str | int]]:
+        """Returns which examples the batch of a step has."""
+        return examples_of(self.material.datasets, self.stage.data, seed=self.stage.seed, step=step)
 
     def first_params(self) -> Any:
         """Returns the first weights on the devices; parameters.txt says which came from where."""

@@ -7,6 +7,7 @@ number is a Python int; the loop never waits for the step it has just dispatched
 
 import dataclasses
 import faulthandler
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from pd_jax import config as config_lib
+from pd_jax import files
 from pd_jax.errors import DivergenceError
 from pd_jax.parallel import distributed
 from pd_jax.parallel.sharding import put_batch
@@ -25,10 +27,13 @@ from pd_jax.progress import Progress
 from pd_jax.training import rng
 from pd_jax.training.checkpoint import Checkpoints, Note
 from pd_jax.training.clock import Clock
-from pd_jax.training.metrics import MetricsFile, Totals, ratios
+from pd_jax.training.metrics import MetricsFile, Totals, drop_from, ratios
 from pd_jax.training.signals import Stopped, StopRequest
 from pd_jax.training.state import TrainState
 from pd_jax.training.step import Step
+
+NONFINITE_FILE = "nonfinite.jsonl"
+"""One line for each step whose loss or gradient was not finite, with the examples of its batch."""
 
 _AGREE_STEPS = 10
 """With several processes, how often they agree on saving and stopping (a collective)."""
@@ -43,6 +48,7 @@ class Job:
       state: () -> the state before the first step; called only without a checkpoint.
       like: shapes and shardings of the state, to restore into.
       feed: first step -> this process's batches from there on.
+      examples: step -> dataset, row and id of each example of its batch.
       steps, batch: the stage's length, and examples a step over all processes.
       flops: (rows, padded length) of a batch -> operations of the model in a step over it.
       evaluate: params -> metrics by `split/quantity`, run every `evaluate_every` steps and at the
@@ -57,6 +63,7 @@ class Job:
     state: Callable[[], TrainState]
     like: TrainState
     feed: Callable[[int], Iterator[dict[str, np.ndarray]]]
+    examples: Callable[[int], list[dict[str, str | int]]]
     steps: int
     batch: int
     seed: int
@@ -70,12 +77,14 @@ class Job:
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """What a finished loop leaves: the last state, last metrics, the step of the best weights
-    (None: the last), and what it cost: seconds in all and by span, and the model's operations.
+    (None: the last), how many steps were left out because they were not finite, and what it cost:
+    seconds in all and by span, and the model's operations.
     """
 
     state: TrainState
     metrics: dict[str, float]
     best_step: int | None
+    skipped_steps: int
     seconds: float
     spans: Mapping[str, float]
     flops: float
@@ -90,6 +99,7 @@ class _Standing:
     best_step: int | None = None
     best_value: float | None = None
     flops: float = 0.0
+    skipped_steps: int = 0
 
 
 def train(
@@ -104,7 +114,7 @@ def train(
 
     Raises:
       Stopped: a signal asked to stop, and the state was saved.
-      DivergenceError: a loss or gradient was not finite.
+      DivergenceError: a loss or gradient was not finite; the state before it was saved.
       CheckpointError: a save failed, or no checkpoint can be trusted.
     """
     checkpoints = Checkpoints(folder / "checkpoints", keep=run.keep_checkpoints, warn=warn)
@@ -118,6 +128,7 @@ def train(
             writer = None
             if distributed.is_writer():
                 writer = MetricsFile(folder, first_step=first, tensorboard=run.tensorboard)
+                drop_from(folder / NONFINITE_FILE, first)
             with (
                 StopRequest() as stop,
                 Progress(
@@ -142,6 +153,7 @@ def train(
         state,
         standing.metrics,
         standing.best_step,
+        standing.skipped_steps,
         clock.seconds,
         spans=dict(clock.sums),
         flops=standing.flops,
@@ -155,6 +167,7 @@ def _standing(saved: Note) -> _Standing:
         saved.get("best_step"),
         saved.get("best_value"),
         saved.get("flops", 0.0),
+        saved.get("skipped_steps", 0),
     )
     standing.totals.add(saved.get("totals", {}))
     return standing
@@ -189,14 +202,14 @@ class _Loop:
         for number in range(first, job.steps):
             self._alive()
             if self._due_to_evaluate(number) and number > first:
-                pending = self._read(pending)
+                pending = self._read(pending, state)
                 self._evaluate(state, number)
             wish = self._wish(number)
             if wish.save and number > first:
-                pending = self._read(pending)
+                pending = self._read(pending, state)
                 self._save(state, number)
             if wish.stop:
-                pending = self._read(pending)
+                pending = self._read(pending, state)
                 if number > first:
                     self._save(state, number)
                 self.checkpoints.wait()
@@ -208,8 +221,8 @@ class _Loop:
             with self.clock.span("compile" if number == first else "step"):
                 state, sums = job.step(state, batch, self.root)
             self.standing.flops += job.flops(*batch["input_ids"].shape)
-            pending = self._read(pending, then=(number, sums))
-        self._read(pending)
+            pending = self._read(pending, state, then=(number, sums))
+        self._read(pending, state)
         self._finish(state, first)
         return state
 
@@ -221,32 +234,61 @@ class _Loop:
         if self.writer is not None:
             self.clock.flush(self.folder / "spans.jsonl", steps)
 
-    def _read(self, pending: Any, then: Any = None) -> Any:
+    def _read(self, pending: Any, state: TrainState, then: Any = None) -> Any:
         """Adds up the pending step's metrics, writes a line when one is due, and returns what is
-        pending next.
+        pending next. `state` is the newest there is.
         """
         if pending is None:
             return then
         number, sums = pending
         with self.clock.span("step"):
             sums = jax.device_get(sums)
-        if not sums["healthy"][0]:
-            raise DivergenceError(
-                f"stage {self.job.name}: loss or gradient of step {number} is not finite; nothing "
-                "was updated with it: "
-                "lower optimizer.learning_rate or lengthen optimizer.warmup, and change the config "
-                "to start anew"
-            )
-        self.standing.totals.add(sums)
+        if sums["healthy"][0]:
+            self.standing.totals.add(sums)
+        else:
+            self._nonfinite(number, state)
         done = number + 1
         if done % self.run_config.log_steps == 0 or done == self.job.steps:
             self._log(done)
         return then
 
+    def _nonfinite(self, number: int, state: TrainState) -> None:
+        """Writes down a step whose loss or gradient is not finite, and leaves it out, or ends."""
+        self.standing.skipped_steps += 1
+        most = self.run_config.skip_nonfinite
+        skipped = self.standing.skipped_steps <= most
+        examples = self.job.examples(number)
+        path = self.folder / NONFINITE_FILE
+        if self.writer is not None:
+            line = {"step": number + 1, "skipped": skipped, "examples": examples}
+            files.append_lines(path, [json.dumps(line)])
+        if skipped:
+            return
+        self.standing.skipped_steps -= 1
+        if not most:
+            # No update was made since: this is the state before the fault.
+            state = dataclasses.replace(state, healthy=state.healthy | ~state.healthy)
+            self._save(state, number)
+            self.checkpoints.wait()
+        shown = ", ".join(str(example["id"])[:8] for example in examples[:3])
+        raise DivergenceError(
+            f"stage {self.job.name}: loss or gradient of step {number + 1} is not finite (examples "
+            f"{shown}, ...: {path}); "
+            + (
+                f"{most} such steps were left out before it, as run.skip_nonfinite={most} allows: "
+                if most
+                else "nothing was updated with it, and the state before it is saved: "
+            )
+            + "lower optimizer.learning_rate or lengthen optimizer.warmup to start anew, or go on "
+            f"from there without such steps by --config.run.skip_nonfinite={max(10, 10 * most)}"
+        )
+
     def _log(self, done: int) -> None:
         means = ratios(self.standing.totals.take(), self.job.terms)
-        del means["healthy"]
+        means.pop("healthy", None)  # without an entry where every step since was left out
         line = {f"train/{name}": value for name, value in means.items()}
+        if self.run_config.skip_nonfinite:
+            line["train/skipped_steps"] = self.standing.skipped_steps
         self.standing.metrics |= line
         if self.writer is not None:
             stamp = {
@@ -256,7 +298,7 @@ class _Loop:
             }
             self.writer.write({**stamp, **line})
             self.clock.flush(self.folder / "spans.jsonl", done)
-        self.progress.set(done, loss=means["loss"])
+        self.progress.set(done, **({"loss": means["loss"]} if "loss" in means else {}))
 
     def _due_to_evaluate(self, number: int) -> bool:
         every = self.job.evaluate_every
@@ -293,6 +335,7 @@ class _Loop:
             "best_value": standing.best_value,
             "flops": standing.flops,
             "spans": dict(self.clock.sums),
+            "skipped_steps": standing.skipped_steps,
         }
         with self.clock.span("save"):
             self.checkpoints.save(number, state, note)

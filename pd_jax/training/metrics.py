@@ -52,7 +52,7 @@ class MetricsFile:
 
     def __init__(self, folder: epath.Path, *, first_step: int, tensorboard: bool):
         self._path = folder / FILE
-        _drop_from(self._path, first_step)
+        drop_from(self._path, first_step)
         self._board = _Board(folder / "tensorboard", first_step) if tensorboard else None
 
     def write(self, values: Mapping[str, float]) -> None:
@@ -74,12 +74,13 @@ class _Board:
         from tensorboardX import summary
         from tensorboardX.proto import event_pb2
 
-        self._event, self._scalar = event_pb2.Event, summary.scalar
+        protos: Any = event_pb2  # its names are made at run time
+        self._event, self._scalar = protos.Event, summary.scalar
         name = f"events.out.tfevents.{int(time.time())}.{platform.node()}.{os.getpid()}"
         self._path = folder / name
         folder.mkdir(parents=True, exist_ok=True)
         # A reader drops what earlier sessions wrote from this step on: it will be written again.
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        start = protos.SessionLog(status=protos.SessionLog.START)
         self._append(
             self._event(wall_time=time.time(), file_version="brain.Event:2"),
             self._event(wall_time=time.time(), step=first_step + 1, session_log=start),
@@ -109,8 +110,8 @@ def _rounded(value: float) -> float | int | None:
     return float(f"{value:.8g}") if math.isfinite(value) else None
 
 
-def _drop_from(path: epath.Path, first_step: int) -> None:
-    """Removes lines of steps after `first_step`, and a last line cut short by a kill."""
+def drop_from(path: epath.Path, first_step: int) -> None:
+    """Removes a file's lines of steps after `first_step`, and a last line cut short by a kill."""
     if not path.exists():
         return
     kept = []

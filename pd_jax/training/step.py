@@ -56,12 +56,14 @@ def make_train_step(
     mesh: Mesh,
     state_sharding: TrainState,
     micro_batches: int = 1,
+    skip_nonfinite: bool = False,
 ) -> Step:
     """Returns `step(state, batch, root) -> (state, sums)`.
 
     The gradient is that of the whole batch's loss, whatever the number of micro-batches. A step
     whose loss or gradient is not finite changes nothing but `state.healthy`, and no later step
-    changes anything: the state before the fault stays at hand.
+    changes anything: the state before the fault stays at hand. With `skip_nonfinite` it changes
+    nothing but `state.step`, and later steps go on. Either way `sums["healthy"]` tells.
     """
 
     def step(
@@ -73,7 +75,10 @@ def make_train_step(
         grads, sums = _gradients(objective, state.params, batch, key, micro_batches)
         norm = optax.tree.norm(grads)
         updates, moments = optimizer.update(grads, state.optimizer, state.params)
-        healthy = state.healthy & jnp.isfinite(norm)
+        finite = jnp.isfinite(norm)
+        for name in objective.terms:
+            finite &= jnp.isfinite(sums[name][0])
+        healthy = state.healthy & finite
         after = TrainState(
             state.step + 1, optax.apply_updates(state.params, updates), moments, healthy
         )
@@ -84,7 +89,12 @@ def make_train_step(
             "update_norm": _single(optax.tree.norm(updates)),
             "healthy": _single(healthy),
         }
-        before = TrainState(state.step, state.params, state.optimizer, healthy)
+        before = TrainState(
+            state.step + skip_nonfinite,
+            state.params,
+            state.optimizer,
+            state.healthy if skip_nonfinite else healthy,
+        )
         return jax.tree.map(lambda new, old: jnp.where(healthy, new, old), after, before), sums
 
     everywhere = NamedSharding(mesh, PartitionSpec())
