@@ -31,7 +31,7 @@ _STAGES = flags.DEFINE_list(
     "stages", [], "Names of the stages to run; by default all that are not done."
 )
 _CHANGED = flags.DEFINE_bool(
-    "changed", False, "Go on in a workdir that was made with another config."
+    "changed", False, "Go on in a workdir that was made with another config or other versions."
 )
 _JOBS = flags.DEFINE_integer(
     "jobs", 1, "How many stages to run at once, in processes that share the cores.", lower_bound=1

@@ -149,9 +149,8 @@ def run(
 
     def work(name: str) -> jobs_lib.Work:
         inputs = {need: planned[need] for need in planned[name].inputs}
-        return functools.partial(
-            _run_one, planned[name], inputs, run_config=pipeline.run, workdir=workdir, wait=wait
-        )
+        how = {"workdir": workdir, "wait": wait, "changed": changed}
+        return functools.partial(_run_one, planned[name], inputs, run_config=pipeline.run, **how)
 
     with contextlib.closing(jobs_lib.run(_needs(left), work, jobs=jobs, say=say)) as outcomes:
         _follow(outcomes, planned, kept, study=pipeline.study is not None, count=len(left), say=say)
@@ -231,6 +230,7 @@ def _run_one(
     run_config: config_lib.Run,
     workdir: epath.Path,
     wait: bool,
+    changed: bool,
 ) -> tuple[Planned, dict[str, Any]]:
     """Returns a stage where it lives by now, and its `done.json`, which is made if missing."""
     with _one_writer(item, wait=wait, say=say):
@@ -238,8 +238,10 @@ def _run_one(
         item = _located(item, workdir)
         if _finished({item.name: item}):
             return item, files.read_json(item.folder / "done.json", StageError)
+        versions.check(item.folder, item.name, changed=changed, say=say)
         _explain_change(item, workdir, say)
-        files.remove_partial(item.folder)
+        if distributed.is_writer():
+            files.remove_partial(item.folder)
         try:
             return item, run_stage(item, inputs, run_config)
         except Exception as fault:

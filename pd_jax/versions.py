@@ -7,9 +7,14 @@ import pathlib
 import platform
 import re
 import subprocess
+from collections.abc import Callable
 from typing import Any
 
 import jax
+from etils import epath
+
+from pd_jax import files
+from pd_jax.errors import StageError
 
 _PACKAGES = (
     "pd_jax",
@@ -22,6 +27,13 @@ _PACKAGES = (
     "numpy",
     "tokenizers",
 )
+
+FILE = "versions.json"
+_COMPUTE = ("pd_jax", "jax", "jaxlib", "flax", "optax", "numpy", "tokenizers")
+"""What decides a stage's numbers and bytes; between two minor versions of it they may differ."""
+
+_SAID = ("python", "orbax-checkpoint", "grain", "device", "devices", "processes")
+"""What may change in the middle of a stage: within rounding, the results stay."""
 
 
 def versions() -> dict[str, Any]:
@@ -44,6 +56,39 @@ def versions() -> dict[str, Any]:
         "devices": len(devices),
         "processes": jax.process_count(),
     }
+
+
+def check(folder: epath.Path, stage: str, *, changed: bool, say: Callable[[str], None]) -> None:
+    """Compares with what began the stage in `folder`; says what differs.
+
+    Raises:
+      StageError: other minor versions began it of what decides its numbers, and not `changed`:
+        bit for bit, a stage continues on the same versions alone.
+    """
+    if not (folder / FILE).exists():
+        return
+    before, now = files.read_json(folder / FILE, StageError), versions()
+    differ = [
+        name for name in (*_COMPUTE, *_SAID) if name in before and before[name] != now.get(name)
+    ]
+    if not differ:
+        return
+    shown = "; ".join(f"{name} was {before[name]}, is {now.get(name)}" for name in differ)
+    serious = [
+        name
+        for name in differ
+        if name in _COMPUTE and _minor(before[name]) != _minor(now.get(name))
+    ]
+    if serious and not changed:
+        raise StageError(
+            f"stage {stage!r} was begun with other versions ({shown}); install those, remove "
+            f"{folder} to begin it anew, or add --changed to go on, no longer bit for bit"
+        )
+    say(f"stage {stage}: going on with other versions ({shown})")
+
+
+def _minor(version: Any) -> list[str]:
+    return str(version).split(".")[:2]
 
 
 @functools.cache

@@ -1,0 +1,40 @@
+"""A stage goes on with the versions that began it, or says what changed."""
+
+import pytest
+from etils import epath
+
+from pd_jax import files, versions
+from pd_jax.errors import StageError
+
+
+def check(folder, *, changed: bool = False, **before: str) -> list[str]:
+    said: list[str] = []
+    files.write_json(folder / versions.FILE, versions.versions() | before)
+    versions.check(epath.Path(folder), "pd", changed=changed, say=said.append)
+    return said
+
+
+def test_the_same_versions_need_no_word(tmp_path):
+    assert check(tmp_path) == []
+    versions.check(epath.Path(tmp_path / "new"), "pd", changed=False, say=pytest.fail)
+
+
+def test_another_minor_version_is_refused_unless_the_user_goes_on(tmp_path):
+    now = versions.versions()["jax"]
+    with pytest.raises(StageError) as refusal:
+        check(tmp_path, jax="0.9.4", device="abacus")
+    said = str(refusal.value)
+    assert f"stage 'pd' was begun with other versions (jax was 0.9.4, is {now}; device was" in said
+    assert f"remove {tmp_path} to begin it anew" in said
+    (line,) = check(tmp_path, changed=True, jax="0.9.4")
+    assert line == f"stage pd: going on with other versions (jax was 0.9.4, is {now})"
+
+
+def test_a_patch_or_another_device_is_only_said(tmp_path):
+    now = versions.versions()["jax"]
+    patch = ".".join([*now.split(".")[:2], "999"])
+    assert check(tmp_path, jax=patch) == [
+        f"stage pd: going on with other versions (jax was {patch}, is {now})"
+    ]
+    (line,) = check(tmp_path, device="abacus")
+    assert "device was abacus, is " in line
