@@ -80,6 +80,12 @@ def _main(argv: Sequence[str]) -> int:
             print(distributed.describe(), flush=True)
             if _JOBS.value > 1:
                 raise ConfigError("--jobs goes with one process; leave it out on several hosts")
+        if _ESTIMATE.value:
+            from pd_jax import estimate
+
+            found = estimate.estimate(config, pipeline.plan(config, workdir), said=say)
+            print(estimate.as_text(found))
+            return 0
         command = f"python -m pd_jax.main {shlex.join(sys.argv[1:])}"
         try:
             with distributed.leaving_with_the_lost():

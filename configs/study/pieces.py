@@ -199,7 +199,10 @@ class Setting:
         sets.
         """
         if name == "general":
-            source = tuple(self._file(f"corpus/{part}.txt") for part in ("wiki", "novels"))
+            # Rows of running text are documents, of which a few are much.
+            limit = {"rows": 3} if self.args["smoke"] else {}
+            parts = (self._file(f"corpus/{part}.txt") for part in ("wiki", "novels"))
+            source = tuple({**part, **limit} for part in parts)
         else:
             path, columns, rows = TRANSFER[name]
             source = self._file(path, **columns, rows=rows)

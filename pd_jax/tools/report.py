@@ -22,6 +22,20 @@ from pd_jax.tools import command
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 after the page was written."""
+    arguments = _parser().parse_args(argv)
+    workdir = epath.Path(arguments.workdir)
+    name = arguments.pipeline or _only_pipeline(workdir)
+    pipeline = load.load_pipeline(workdir, name)
+    print(_FORMATS[arguments.format](workdir, pipeline))
+    if arguments.json:
+        files.write_json(arguments.json, _values(workdir, pipeline))
+        print(f"numbers of pipeline {name}: {arguments.json}")
+    path = write_report(workdir, name, output=arguments.output)
+    print(f"report of pipeline {name}: {path}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pd_jax.tools.report",
         description="Print the table of a pipeline's methods and write its self-contained report.",
@@ -42,17 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--json", help="also write the numbers, with commit, versions and machine, to this file"
     )
-    arguments = parser.parse_args(argv)
-    workdir = epath.Path(arguments.workdir)
-    name = arguments.pipeline or _only_pipeline(workdir)
-    pipeline = load.load_pipeline(workdir, name)
-    print(_FORMATS[arguments.format](workdir, pipeline))
-    if arguments.json:
-        files.write_json(arguments.json, _values(workdir, pipeline))
-        print(f"numbers of pipeline {name}: {arguments.json}")
-    path = write_report(workdir, name, output=arguments.output)
-    print(f"report of pipeline {name}: {path}")
-    return 0
+    return parser
 
 
 def _only_pipeline(workdir: epath.Path) -> str:

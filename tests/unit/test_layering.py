@@ -29,6 +29,7 @@ ORDER = (
     "versions",
     "record",
     "pipeline",
+    "estimate",
 )
 """A part may import what stands before it, and itself; `main` and `tools` may import all."""
 ONLY = {

@@ -30,7 +30,7 @@ def test_a_command_parses(command):
     if words[0] == "bash":
         assert subprocess.run(["bash", "-n", ROOT / words[1]], check=False).returncode == 0
     elif words[:2] == ["python", "-m"] and words[2] == "pd_jax.main":
-        flags = dict(word[2:].split("=", 1) for word in words[3:])
+        flags = dict((word[2:].split("=", 1) + [""])[:2] for word in words[3:])
         known = {"config", "workdir", "stages", "changed", "distributed", "jobs", "estimate"}
         assert {name for name in flags if not name.startswith("config.")} <= known
         path = flags["config"].partition(":")[0]

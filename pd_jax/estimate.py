@@ -1,0 +1,205 @@
+"""How long what is left of a pipeline will take on this machine, before it is begun.
+
+A training stage takes its steps times the seconds of a step. Those are taken from a done stage of
+the workdir that does the same step, or else measured here: the very step is compiled and run a few
+times on a batch of the middle one of its lengths. Scoring and labelling are forward passes, a third
+of a step each. Text is not counted, nor are compiling and saving: they are minutes at most.
+"""
+
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+
+from pd_jax import config as config_lib
+from pd_jax import files
+from pd_jax.config import reading
+from pd_jax.data import text
+from pd_jax.errors import StageError
+from pd_jax.models import sizes
+from pd_jax.parallel.mesh import mesh_for
+from pd_jax.pipeline import Planned
+from pd_jax.stages.declared import declared, own_inputs
+from pd_jax.stages.objectives import make_objective
+from pd_jax.training import ahead, rng
+
+_MEASURED_STEPS = 3
+_FORWARD_SHARE = 1 / 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """Seconds of one stage, and what they were taken from; None where nothing says how many."""
+
+    name: str
+    seconds: float | None
+    basis: str
+
+
+def estimate(
+    pipeline: config_lib.Pipeline,
+    planned: Mapping[str, Planned],
+    *,
+    said: Callable[[str], None],
+) -> list[Estimate]:
+    """Returns an estimate of every stage that trains or labels and is not done."""
+    steps = _Steps(pipeline, planned, said)
+    found = []
+    for item in planned.values():
+        if item.done:
+            continue
+        if isinstance(item.stage, config_lib.TrainStage):
+            found.append(steps.training(item.name, item.stage))
+        elif isinstance(item.stage, config_lib.LabelStage):
+            found.append(steps.labelling(item.name, item.stage))
+    return found
+
+
+def as_text(found: Sequence[Estimate]) -> str:
+    """Returns the hours in all, by what the stages' names begin with, and what they rest on."""
+    groups: dict[str, list[Estimate]] = {}
+    for one in found:
+        groups.setdefault(one.basis, []).append(one)
+    lines = []
+    for basis, of_basis in groups.items():
+        hours = sum(one.seconds or 0.0 for one in of_basis) / 3600
+        lines.append(f"{len(of_basis):5} stages  {hours:8.2f} h  {basis}")
+    total = sum(one.seconds or 0.0 for one in found) / 3600
+    unknown = [one.name for one in found if one.seconds is None]
+    lines.append(f"{len(found):5} stages  {total:8.2f} h  in all, without text, compiling, saving")
+    if unknown:
+        lines.append(f"not counted, their rows are not known yet: {', '.join(unknown)}")
+    lines.append("--jobs shares these cores out: it fills pauses and makes no step faster")
+    return "\n".join(lines)
+
+
+class _Steps:
+    """Seconds a step by what makes steps equal, each found out once."""
+
+    def __init__(
+        self,
+        pipeline: config_lib.Pipeline,
+        planned: Mapping[str, Planned],
+        said: Callable[[str], None],
+    ):
+        self._pipeline, self._planned, self._say = pipeline, planned, said
+        self._known: dict[str, tuple[float, str]] = {}
+        folders = {item.folder.parent for item in planned.values()}
+        for folder in folders:
+            self._learn(folder)
+
+    def training(self, name: str, stage: config_lib.TrainStage) -> Estimate:
+        """Returns the seconds of a training stage with its last scoring."""
+        rows = self._rows(stage.data.records)
+        if stage.length.epochs is not None and rows is None:
+            return Estimate(name, None, "rows unknown")
+        rows = min(rows or 0, stage.data.rows or rows or 0)
+        count = stage.length.in_steps(rows=rows, batch=stage.data.batch)
+        second, basis = self._seconds(name, stage)
+        scored = sum(
+            self._rows(records) or 0
+            for records in (*stage.evaluation.sets.values(), *stage.evaluation.final.values())
+        )
+        return Estimate(name, second * (count + scored / stage.data.batch * _FORWARD_SHARE), basis)
+
+    def labelling(self, name: str, stage: config_lib.LabelStage) -> Estimate:
+        """Returns the seconds of a labelling stage, from a step of its teacher's training."""
+        teacher = self._pipeline.stages.get(stage.teacher.removeprefix("@").split("/")[0])
+        rows = self._rows(stage.records)
+        if not isinstance(teacher, config_lib.TrainStage) or rows is None:
+            return Estimate(name, None, "rows or teacher unknown")
+        second, basis = self._seconds(name, teacher)
+        return Estimate(name, second * rows / teacher.data.batch * _FORWARD_SHARE, basis)
+
+    def _learn(self, folder: epath.Path) -> None:
+        """Takes the speeds of the stages that are done."""
+        seconds: dict[str, list[float]] = {}
+        for path in folder.glob("*/done.json") if folder.exists() else ():
+            done = files.read_json(path, StageError)
+            if done.get("kind") == "train" and done.get("steps", 0) >= 20:
+                asked = files.read_json(path.parent / "config.json", StageError)
+                seconds.setdefault(_key(asked), []).append(done["seconds"] / done["steps"])
+        for key, values in seconds.items():
+            self._known[key] = statistics.median(values), "as done stages with the same step took"
+
+    def _seconds(self, name: str, stage: config_lib.TrainStage) -> tuple[float, str]:
+        key = _key(reading.to_json(stage))
+        if key not in self._known:
+            self._say(f"measuring a step of {name}")
+            second = measure(self._pipeline, stage)
+            self._known[key] = second, f"measured here, {_MEASURED_STEPS} steps of each kind"
+        return self._known[key]
+
+    def _rows(self, reference: str | tuple[str, ...]) -> int | None:
+        """Returns how many rows a dataset has, or may have at most; None where nothing says it."""
+        if not isinstance(reference, str):
+            counts = [self._rows(one) for one in reference]
+            return None if None in counts else sum(count or 0 for count in counts)
+        item = self._planned.get(reference.removeprefix("@"))
+        if item is None:
+            return None
+        if item.done:
+            return files.read_json(item.folder / "done.json", StageError)["examples"]
+        stage = item.stage
+        if not isinstance(stage, config_lib.RecordsStage) or stage.examples.layout != "rows":
+            return None
+        sources = stage.source if isinstance(stage.source, tuple) else (stage.source,)
+        if any(str(source.path).startswith("@") for source in sources):
+            return None
+        return sum(source.rows or sum(1 for _ in text.rows(source)) for source in sources)
+
+
+def measure(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> float:
+    """Returns the seconds of a stage's step on this machine, on a batch of a middle length."""
+    facts = declared(pipeline, stage)
+    if facts.vocabulary is None:
+        raise StageError(
+            "--estimate cannot tell the size of a vocabulary that is no stage and no vocab.txt; "
+            "build the records first"
+        )
+    shape = sizes.bert_config(stage.model, vocab_size=facts.vocabulary.size, compute=stage.compute)
+    length = stage.data.lengths[len(stage.data.lengths) // 2]
+    mesh = mesh_for(pipeline.run)
+    shapes = ahead.batch_shapes(
+        stage.data.batch, length, extra=own_inputs(stage, facts, stage.data.batch)
+    )
+    made = ahead.lower(
+        make_objective(stage, shape, facts),
+        stage,
+        batch=shapes,
+        steps=_MEASURED_STEPS,
+        mesh=mesh,
+        platform=jax.default_backend(),
+    )
+    step = made.lowered.compile()
+    state, batch = (
+        jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), tree)
+        for tree in (made.state, shapes)
+    )
+    key = rng.root_key(stage.seed)
+    state, sums = step(state, batch, key)
+    jax.block_until_ready(sums)
+    began = time.monotonic()
+    for _ in range(_MEASURED_STEPS):
+        state, sums = step(state, batch, key)
+    jax.block_until_ready(sums)
+    return (time.monotonic() - began) / _MEASURED_STEPS
+
+
+def _key(stage: Mapping[str, Any]) -> str:
+    """Returns what makes the steps of two stages equally dear."""
+    data, objective = stage["data"], stage["objective"]["kind"]
+    parts = {
+        "model": stage["model"],
+        "job": "mlm" if objective == "mlm" else "task",
+        "batch": data["batch"],
+        "lengths": data["lengths"],
+        "compute": stage["compute"],
+    }
+    return json.dumps(parts, sort_keys=True)
