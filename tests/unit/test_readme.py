@@ -5,6 +5,7 @@ import pathlib
 import re
 import shlex
 import subprocess
+import sys
 
 import pytest
 
@@ -38,6 +39,10 @@ def test_a_command_parses(command):
     elif words[:2] == ["python", "-m"]:
         parser = importlib.import_module(words[2])._parser()
         parser.parse_args(words[3:])
+    elif words[0] == "python" and words[1].endswith(".py"):
+        known = [sys.executable, ROOT / words[1], "--help"]
+        said = subprocess.run(known, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+        assert all(word in said for word in words[2:] if word.startswith("--"))
     else:
         pytest.fail(f"this test does not know how to check {command!r}")
 
