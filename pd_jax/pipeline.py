@@ -285,6 +285,7 @@ def run_stage(
         "metrics": dict(done.metrics),
         "inputs": {name: planned[name].fingerprint for name in item.inputs},
         "outputs": dict(done.outputs),
+        "utilisation": dict(done.utilisation),
     }
     if distributed.is_writer():
         files.write_json(item.folder / "done.json", found)
@@ -386,7 +387,7 @@ def _closing_line(item: Planned, done: Mapping[str, Any]) -> str:
     what = ", ".join(shown) or ", ".join(
         f"{name} {value}" for name, value in list(made.items())[:2]
     )
-    if used := done["utilisation"]:
+    if used := done.get("utilisation"):
         what += f"; MFU {used['mfu']:.1%}, goodput {used['goodput']:.0%}"
     return f"stage {item.name}: done in {done['seconds']:.1f} s" + (f" ({what})" if what else "")
 
