@@ -73,7 +73,7 @@ def _main(argv: Sequence[str]) -> int:
         allocation.keep_memory()
         distributed.initialise(cast(distributed.Mode, _DISTRIBUTED.value))
         compilation.use_cache()
-        if _JOBS.value > 1:
+        if _JOBS.value > 1 and not _ESTIMATE.value:
             # The stages' processes need the accelerators; this one only waits for them.
             jax.config.update("jax_platforms", "cpu")
         if jax.process_count() > 1:

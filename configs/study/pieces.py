@@ -234,7 +234,7 @@ class Setting:
                 {"steps": 2 if self.args["smoke"] else STEPS["teacher"]},
                 common.adamw(RATES["teacher"]),
                 init=common.start_from(self.pretrained(size)),
-                evaluation=self._evaluation(None),
+                evaluation=self.evaluation(None),
                 seed=seed,
             ),
         )
@@ -246,7 +246,7 @@ class Setting:
             {"kind": "label", "teacher": teacher, "records": records, "lengths": LENGTHS},
         )
 
-    def _evaluation(self, teacher: str | None) -> dict:
+    def evaluation(self, teacher: str | None) -> dict:
         """Returns what every model is scored on, once, at its end: nothing is chosen by it."""
         final = {name: self.labelled(name) for name in TASKS[self.task]["sets"]}
         if teacher is None:
@@ -271,6 +271,7 @@ class Setting:
         corpus: str = "general",
         objective: dict | None = None,
         name: str = "",
+        called: str = "",
         place: dict | None = None,
     ) -> str:
         """Adds a student and all that it needs, as a cell at (method, size, seed) and `place`.
@@ -286,6 +287,7 @@ class Setting:
           corpus: what the student was pre-trained on.
           objective: keys of the distillation.
           name: what to add to the stages' names for what is special.
+          called: the cell's method, where it is none of METHODS.
           place: where the cell stands on further axes.
         """
         teacher = self.teacher(rows=labelled, seed=seed if labelled else 0)
@@ -293,7 +295,7 @@ class Setting:
             start = common.start_from(self.pretrained(size, corpus))
         shared = {
             "init": start or {},
-            "evaluation": self._evaluation(teacher),
+            "evaluation": self.evaluation(teacher),
             "seed": seed,
         }
         parts = [part for part in (name, f"{seed}") if part]
@@ -321,9 +323,13 @@ class Setting:
             again = {**shared, "init": common.start_from(distilled, head="keep")}
             stage = self._tuned(size, labelled, RATES["again"], again)
         found = self.add(stem.format(method=method.lower().replace("-", "_")), stage)
-        axes = {"method": method, "size": size, "seed": seed, **(place or {})}
-        self.cells.append({"stage": found[1:], "axes": axes})
+        self.cell(found, called or method, size, seed, **(place or {}))
         return found
+
+    def cell(self, stage: str, method: str, size: str, seed: int, **axes) -> None:
+        """Adds a stage, `@name`, as a cell."""
+        place = {"method": method, "size": size, "seed": seed, **axes}
+        self.cells.append({"stage": stage[1:], "axes": place})
 
     def _tuned(self, size: str, labelled: int | None, rate: float, shared: dict) -> dict:
         rows = {"rows": labelled} if labelled else {}
