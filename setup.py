@@ -13,6 +13,7 @@ VERSION = re.findall(r'^__version__ = "([^"]+)"$', INIT, flags=re.MULTILINE)[0]
 CORE = [
     "absl-py>=2.1,<3",
     "etils[epath]>=1.12,<2",
+    "flatbuffers>=24.3",  # in which jax writes exported programs; it does not ask for it
     "flax>=0.12,<0.13",
     "google-crc32c>=1.6,<2",
     "grain>=0.2.18,<0.3",
