@@ -16,7 +16,7 @@ from configs import common
 
 LENGTHS = (16, 32, 64)
 BUDGETS = {
-    # Rows of SST-2, epochs over them for the teacher and for each student.
+    # First rows of SST-2 (in random order), epochs over them for the teacher and each student.
     "smoke": {"rows": 256, "teacher": 1.0, "student": 1.0},
     "cpu": {"rows": 20_000, "teacher": 1.5, "student": 1.5},
     "gpu": {"rows": 67_000, "teacher": 3.0, "student": 4.0},
@@ -42,7 +42,7 @@ def get_config(arg: str = ""):
     )
     budget = BUDGETS["smoke" if args["smoke"] else args["budget"]]
     teacher = common.model(args["teacher"], initializer_range=0.05)
-    data = common.data("@train", 64, LENGTHS, rows=budget["rows"])
+    data = common.data("@train", 64, LENGTHS)
     evaluation = {"sets": {"dev": "@dev"}, "final": {"test": "@test"}, "batch": 256}
     said = {**evaluation, "logits": {"dev": "@dev_labels"}}
     begin = common.start_from(args["pretrained"] or "@teacher", layers="bottom")
@@ -53,7 +53,7 @@ def get_config(arg: str = ""):
         return {**label, "states": tuple(range(layers - 1))} if records == "@train" else label
 
     stages = {
-        **_records(common.data_folder()),
+        **_records(common.data_folder(), budget["rows"]),
         "teacher": common.finetune(
             teacher,
             data,
@@ -98,14 +98,17 @@ def get_config(arg: str = ""):
     )
 
 
-def _records(folder: str) -> dict:
+def _records(folder: str, rows: int) -> dict:
     vocabulary = os.path.join(folder, "vocab", "vocab.txt")
-    return {
-        name: common.labelled(
-            {"path": os.path.join(folder, "tasks", "sst2", f"{name}.tsv"), "label": "label"},
-            vocabulary,
-            64,
-            ("0", "1"),
+
+    def labelled(name: str, **changes) -> dict:
+        path = os.path.join(folder, "tasks", "sst2", f"{name}.tsv")
+        return common.labelled(
+            {"path": path, "label": "label", **changes}, vocabulary, 64, ("0", "1")
         )
-        for name in ("train", "dev", "test")
+
+    return {
+        "train": labelled("train", rows=rows),
+        "dev": labelled("dev"),
+        "test": labelled("test"),
     }
