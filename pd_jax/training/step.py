@@ -61,9 +61,9 @@ def make_train_step(
     """Returns `step(state, batch, root) -> (state, sums)`.
 
     The gradient is that of the whole batch's loss, whatever the number of micro-batches. A step
-    whose loss or gradient is not finite changes nothing but `state.healthy`, and no later step
-    changes anything: the state before the fault stays at hand. With `skip_nonfinite` it changes
-    nothing but `state.step`, and later steps go on. Either way `sums["healthy"]` tells.
+    whose loss, gradient or update is not finite changes nothing but `state.healthy`, and no later
+    step changes anything: the state before the fault stays at hand. With `skip_nonfinite` it
+    changes nothing but `state.step`, and later steps go on. Either way `sums["healthy"]` tells.
     """
 
     def step(
@@ -73,22 +73,19 @@ def make_train_step(
         batch = objective.teach(frozen, batch)
         key = rng.stream(root, "dropout", state.step)
         grads, sums = _gradients(objective, state.params, batch, key, micro_batches)
-        norm = optax.tree.norm(grads)
         updates, moments = optimizer.update(grads, state.optimizer, state.params)
-        finite = jnp.isfinite(norm)
-        for name in objective.terms:
-            finite &= jnp.isfinite(sums[name][0])
-        healthy = state.healthy & finite
-        after = TrainState(
-            state.step + 1, optax.apply_updates(state.params, updates), moments, healthy
-        )
-        sums |= {
-            "learning_rate": _single(schedule(state.step)),
-            "gradient_norm": _single(norm),
-            "parameter_norm": _single(optax.tree.norm(after.params)),
-            "update_norm": _single(optax.tree.norm(updates)),
-            "healthy": _single(healthy),
+        params = optax.apply_updates(state.params, updates)
+        norms = {
+            "gradient_norm": optax.tree.norm(grads),
+            "parameter_norm": optax.tree.norm(params),
+            "update_norm": optax.tree.norm(updates),
         }
+        healthy = state.healthy
+        for value in (*norms.values(), *(sums[name][0] for name in objective.terms)):
+            healthy &= jnp.isfinite(value)
+        after = TrainState(state.step + 1, params, moments, healthy)
+        sums |= {name: _single(value) for name, value in norms.items()}
+        sums |= {"learning_rate": _single(schedule(state.step)), "healthy": _single(healthy)}
         before = TrainState(
             state.step + skip_nonfinite,
             state.params,
