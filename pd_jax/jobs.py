@@ -20,7 +20,7 @@ from typing import Any
 
 from pd_jax.data.workers import available_cores, light_main
 from pd_jax.errors import PdError, StageError
-from pd_jax.training.signals import Stopped, stop_now
+from pd_jax.training.signals import Stopped, stop_on
 
 SAVE_SECONDS = 120.0
 """How long a process that was asked to stop may take to save."""
@@ -233,7 +233,7 @@ def _serve(
     _prepare(place, places, parent)
     from pd_jax import compilation
 
-    signal.signal(signal.SIGTERM, stop_now)
+    stop_on(signal.SIGTERM)
     try:
         compilation.use_cache()
         while True:

@@ -60,14 +60,14 @@ def _main(argv: Sequence[str]) -> int:
     from pd_jax import allocation, compilation, pipeline
     from pd_jax.config.reading import pipeline_from
     from pd_jax.parallel import distributed
-    from pd_jax.training.signals import Stopped, stop_now
+    from pd_jax.training.signals import Stopped, stop_on
 
     def say(line: str) -> None:
         if distributed.is_writer():
             print(line, flush=True)
 
     workdir = epath.Path(_WORKDIR.value)
-    signal.signal(signal.SIGTERM, stop_now)
+    stop_on(signal.SIGTERM)
     try:
         config = pipeline_from(_CONFIG.value)
         allocation.keep_memory()

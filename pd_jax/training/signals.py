@@ -2,13 +2,17 @@
 SIGINT at once.
 """
 
+import os
 import signal
+import sys
+import threading
 from types import FrameType
 from typing import Any
 
 from pd_jax.errors import PREEMPTED_EXIT_CODE
 
 _INTERRUPTED_EXIT_CODE = 130
+_AGAIN_SECONDS = 0.1
 
 
 class Stopped(Exception):  # noqa: N818 - a wish that was granted, not an error
@@ -19,8 +23,25 @@ class Stopped(Exception):  # noqa: N818 - a wish that was granted, not an error
         super().__init__(signal.Signals(number).name)
 
 
-def stop_now(number: int, frame: FrameType | None) -> None:
-    """Ends whatever runs outside a training loop; to be installed as a signal's handler."""
+def stop_on(number: int) -> None:
+    """Makes a signal raise `Stopped` in whatever runs outside a training loop.
+
+    Python swallows what is raised while a finaliser or a callback of the garbage collection runs;
+    the signal is then sent again.
+    """
+    before = sys.unraisablehook
+
+    def again(unraisable: "sys.UnraisableHookArgs") -> None:
+        if isinstance(unraisable.exc_value, Stopped):
+            threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number)).start()
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = again
+    signal.signal(number, _stop)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
     del frame
     raise Stopped(number)
 

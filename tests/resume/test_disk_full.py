@@ -80,6 +80,8 @@ def fill_at(monkeypatch, disk, step: int, but: int) -> None:
     monkeypatch.setattr(loop._Loop, "_alive", filling)
 
 
+# Threads of Orbax, whose save has failed, may speak to its event loop when that is closed already.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("step", "but"),
     [
