@@ -25,8 +25,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 
+from etils import epath
+
 from pd_jax import files
 from pd_jax.errors import EXIT_CODE, PREEMPTED_EXIT_CODE
+from pd_jax.stages import compare
 from pd_jax.stages.context import OUTPUT
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -74,8 +77,7 @@ def stage_digests(workdir: pathlib.Path) -> dict[str, dict[str, str]]:
         done = json.loads(done_file.read_text())
         output = folder / OUTPUT[done["kind"]]
         digests = {
-            str(path.relative_to(str(output))): files.digest_file(path)
-            for path in files.files_below(output)
+            str(path.relative_to(str(output))): _digest(path) for path in files.files_below(output)
         }
         metrics = folder / "metrics.jsonl"
         if metrics.exists():
@@ -85,6 +87,16 @@ def stage_digests(workdir: pathlib.Path) -> dict[str, dict[str, str]]:
         digests["done.json"] = files.digest_json({"metrics": done["metrics"]})
         found[folder.name] = digests
     return found
+
+
+def _digest(path: epath.Path) -> str:
+    """Returns a file's digest; of a comparison of models without the times, which vary."""
+    if path.name != compare.FILE:
+        return files.digest_file(path)
+    found = json.loads(path.read_text())
+    for model in found["models"]:
+        del model["milliseconds"], model["rows_per_second"]
+    return files.digest_json(found)
 
 
 def differences(quiet: dict, disturbed: dict) -> list[str]:

@@ -89,6 +89,7 @@ def test_one_killed_the_other_ends_and_the_same_command_continues(victim, device
         time.sleep(0.02)
     pair.processes[victim].send_signal(signal.SIGKILL)
     began = time.monotonic()
+    pair.processes[victim].wait()
     status = pair.processes[1 - victim].wait(timeout=120)
     assert time.monotonic() - began < 120
     assert status not in (0, 2, 130), pair.said(1 - victim)
