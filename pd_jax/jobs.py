@@ -281,7 +281,7 @@ def _prepare(place: int, places: int, parent: int) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / places:.3f}")
     from absl import logging
 
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.FATAL)
 
 
 def _stop_with(parent: int) -> None:

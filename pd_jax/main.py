@@ -53,7 +53,8 @@ def _main(argv: Sequence[str]) -> int:
     if _CONFIG.value is None or _WORKDIR.value is None:
         raise app.UsageError("--config and --workdir are needed")
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # orbax tells at INFO what it does to each file
+        # Orbax tells what it does to each file, and its threads every fault, which saving raises.
+        logging.set_verbosity(logging.FATAL)
     # Only now: a usage error should not wait for jax.
     import jax
 

@@ -12,6 +12,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 METHODS = {"basic", "distillation", "pf", "pd", "pd_f"}
+SECRETS = {"HF_TOKEN": "hf_5c7e1f0b9a", "AWS_SECRET_ACCESS_KEY": "kq7Zw2pX91"}
+"""What a user's environment holds beside, and nobody else must ever read."""
 
 
 def command() -> list[str]:
@@ -21,7 +23,7 @@ def command() -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"}
+    return {**os.environ, **SECRETS, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"}
 
 
 def run(words, **options) -> subprocess.CompletedProcess:
@@ -89,3 +91,17 @@ def test_the_student_labels_lines(workdir):
     assert ended.returncode == 0, ended.stderr
     rows = [json.loads(line) for line in ended.stdout.splitlines()]
     assert [row["label"] in ("negative", "positive") for row in rows] == [True, True]
+
+
+def test_no_file_and_no_line_holds_what_is_secret_in_the_environment(workdir, tmp_path):
+    folder, said = workdir
+    record = json.loads((folder / "pipelines" / "quickstart.json").read_text())
+    model = str(folder / record["stages"]["pd"] / "model")
+    words = [sys.executable, "-m", "pd_jax.tools.export", "--model", model, "--format=hf"]
+    exported = run([*words, f"--output={tmp_path / 'exported'}"])
+    assert exported.returncode == 0, exported.stderr
+    files = [path for root in (folder, tmp_path) for path in root.rglob("*") if path.is_file()]
+    assert {"README.md", "report-quickstart.html", "metrics.jsonl"} <= {path.name for path in files}
+    for secret in SECRETS.values():
+        assert secret not in said + exported.stdout + exported.stderr
+        assert [str(path) for path in files if secret.encode() in path.read_bytes()] == []

@@ -1,5 +1,9 @@
-"""A run over two processes of which one is killed: the other ends in time, and all continue."""
+"""Runs over two processes: one is killed, the other ends in time; and runs that change their count
+on the way.
+"""
 
+import functools
+import json
 import os
 import pathlib
 import re
@@ -10,8 +14,11 @@ import sys
 import textwrap
 import time
 
+import jax
+import numpy as np
 import pytest
 
+from pd_jax.errors import PREEMPTED_EXIT_CODE
 from pd_jax.models.weights import hf
 from tests.e2e.test_pipeline import write_text
 
@@ -25,28 +32,38 @@ def get_config(arg=""):
     config = small_chain(pathlib.Path({text!r}))
     kept = ("vocabulary", "train", "dev", "teacher")
     config["stages"] = {{name: config["stages"][name] for name in kept}}
+    # Two processes round their sums otherwise, which a high rate enlarges from step to step.
+    config["stages"]["teacher"]["optimizer"] = {{"learning_rate": 1e-4}}
     config["report"] = {{"rows": (("Teacher", "teacher"),)}}
     return common.locked(config)
 """
 
 
-class Pair:
-    """Two processes of the main program with the same command; their words go to files."""
+class Together:
+    """Processes of the main program with the same command; their words go to files."""
 
-    def __init__(self, folder: pathlib.Path, workdir: str, *, devices: int, save_seconds: float):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        workdir: str,
+        *,
+        save_seconds: float,
+        devices: int = 1,
+        count: int = 2,
+    ):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         command = [sys.executable, "-m", "pd_jax.main", f"--config={folder / 'config.py'}"]
         command += [f"--workdir={folder / workdir}", f"--config.run.save_seconds={save_seconds}"]
-        self.logs = [folder / f"{workdir}-{port}-{index}.log" for index in range(2)]
+        self.logs = [folder / f"{workdir}-{port}-{index}.log" for index in range(count)]
         self.processes = []
         for index, log in enumerate(self.logs):
             variables = {
                 "JAX_PLATFORMS": "cpu",
                 "JAX_NUM_CPU_DEVICES": str(devices),
                 "PD_JAX_COORDINATOR": f"127.0.0.1:{port}",
-                "PD_JAX_PROCESSES": "2",
+                "PD_JAX_PROCESSES": str(count),
                 "PD_JAX_PROCESS_ID": str(index),
             }
             with log.open("w") as stream:
@@ -67,10 +84,30 @@ class Pair:
         for index, process in enumerate(self.processes):
             assert process.wait(timeout=500) == 0, self.said(index)
 
+    def until_saved(self, checkpoints: list[pathlib.Path]) -> None:
+        """Returns when a checkpoint is there that is none of those."""
+        folder = self.logs[0].parent
+        while not set(saved(folder)) - set(checkpoints):
+            assert all(process.poll() is None for process in self.processes), self.said(0)
+            time.sleep(0.02)
+
+
+def saved(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the whole checkpoints of the run that is disturbed."""
+    found = folder.glob("killed/stages/teacher-*/checkpoints/[0-9]*")
+    return [path for path in found if path.name.isdecimal()]
+
 
 def model(folder: pathlib.Path) -> hf.SavedModel:
     (found,) = (folder / "stages").glob("teacher-*/model")
     return hf.load(found)
+
+
+def metrics(folder: pathlib.Path, name: str) -> list[float]:
+    """Returns what the teacher's training wrote of a quantity."""
+    (found,) = (folder / "stages").glob("teacher-*/metrics.jsonl")
+    lines = [json.loads(line) for line in found.read_text().splitlines()]
+    return [line[name] for line in lines if name in line]
 
 
 @pytest.mark.slow
@@ -79,14 +116,11 @@ def test_one_killed_the_other_ends_and_the_same_command_continues(victim, device
     write_text(tmp_path / "text")
     config = textwrap.dedent(CONFIG).format(text=str(tmp_path / "text"))
     (tmp_path / "config.py").write_text(config)
-    whole = Pair(tmp_path, "whole", devices=devices, save_seconds=300.0)
+    whole = Together(tmp_path, "whole", devices=devices, save_seconds=300.0)
     whole.end_well()
 
-    pair = Pair(tmp_path, "killed", devices=devices, save_seconds=0.01)
-    checkpoints = "killed/stages/teacher-*/checkpoints/[0-9]*"
-    while not any(path.name.isdecimal() for path in tmp_path.glob(checkpoints)):
-        assert all(process.poll() is None for process in pair.processes), pair.said(victim)
-        time.sleep(0.02)
+    pair = Together(tmp_path, "killed", devices=devices, save_seconds=0.01)
+    pair.until_saved([])
     pair.processes[victim].send_signal(signal.SIGKILL)
     began = time.monotonic()
     pair.processes[victim].wait()
@@ -100,9 +134,39 @@ def test_one_killed_the_other_ends_and_the_same_command_continues(victim, device
     )
     assert not list(tmp_path.glob("killed/stages/teacher-*/done.json"))
 
-    again = Pair(tmp_path, "killed", devices=devices, save_seconds=300.0)
+    again = Together(tmp_path, "killed", devices=devices, save_seconds=300.0)
     again.end_well()
     assert "continuing in" in again.said(0)
     # Only process 0 speaks of the work.
     assert "teacher: " in again.said(0) and "teacher: " not in again.said(1)
     assert model(tmp_path / "killed").fingerprint == model(tmp_path / "whole").fingerprint
+
+
+@pytest.mark.slow
+def test_a_run_over_one_then_two_then_one_process_is_the_undisturbed_one(tmp_path):
+    write_text(tmp_path / "text")
+    config = textwrap.dedent(CONFIG).format(text=str(tmp_path / "text"))
+    (tmp_path / "config.py").write_text(config)
+    whole = Together(tmp_path, "whole", save_seconds=300.0, count=1)
+    whole.end_well()
+
+    for count in (1, 2):
+        before = saved(tmp_path)
+        together = Together(tmp_path, "killed", save_seconds=0.01, count=count)
+        together.until_saved(before)
+        for process in together.processes:
+            process.send_signal(signal.SIGTERM)
+        ends = [process.wait(timeout=120) for process in together.processes]
+        assert ends == [PREEMPTED_EXIT_CODE] * count, together.said(0)
+        assert not list(tmp_path.glob("killed/stages/teacher-*/done.json"))
+    last = Together(tmp_path, "killed", save_seconds=300.0, count=1)
+    last.end_well()
+    assert "continuing in" in last.said(0)
+
+    losses = [metrics(tmp_path / name, "train/loss") for name in ("whole", "killed")]
+    assert len(losses[0]) > 2
+    np.testing.assert_allclose(*losses, rtol=0, atol=1e-6)
+    undisturbed, changed = (model(tmp_path / name).params for name in ("whole", "killed"))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-6), undisturbed, changed
+    )
