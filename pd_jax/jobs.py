@@ -232,8 +232,10 @@ def _serve(
     """Does what comes over the connection until asked to stop."""
     _prepare(place, places, parent)
     from pd_jax import compilation
+    from pd_jax.training.checkpoint import quiet_failed_saves
 
     stop_on(signal.SIGTERM)
+    quiet_failed_saves()
     try:
         compilation.use_cache()
         while True:

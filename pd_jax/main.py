@@ -61,6 +61,7 @@ def _main(argv: Sequence[str]) -> int:
     from pd_jax import allocation, compilation, pipeline
     from pd_jax.config.reading import pipeline_from
     from pd_jax.parallel import distributed
+    from pd_jax.training.checkpoint import quiet_failed_saves
     from pd_jax.training.signals import Stopped, stop_on
 
     def say(line: str) -> None:
@@ -69,6 +70,7 @@ def _main(argv: Sequence[str]) -> int:
 
     workdir = epath.Path(_WORKDIR.value)
     stop_on(signal.SIGTERM)
+    quiet_failed_saves()
     try:
         config = pipeline_from(_CONFIG.value)
         allocation.keep_memory()

@@ -6,6 +6,7 @@ and compared after a restore.
 """
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,20 @@ from pd_jax.training.state import TrainState
 
 Note = Mapping[str, Any]
 """What a checkpoint says beside the state, as JSON: step, seconds spent, best evaluation."""
+
+
+def quiet_failed_saves() -> None:
+    """Keeps off the terminal what Orbax's threads say to its closed event loop after a failed save.
+
+    Nobody can catch that; the failure itself is raised by the save or the wait that follows it.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 class Checkpoints:

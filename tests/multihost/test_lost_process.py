@@ -7,12 +7,14 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -30,13 +32,19 @@ from tests.e2e.test_pipeline import small_chain
 
 def get_config(arg=""):
     config = small_chain(pathlib.Path({text!r}))
-    kept = ("vocabulary", "train", "dev", "teacher")
+    kept = ("vocabulary", "train", "dev", "teacher", "transfer", "labels")
+    config["stages"]["transfer"]["shards"] = 16
     config["stages"] = {{name: config["stages"][name] for name in kept}}
     # Two processes round their sums otherwise, which a high rate enlarges from step to step.
     config["stages"]["teacher"]["optimizer"] = {{"learning_rate": 1e-4}}
     config["report"] = {{"rows": (("Teacher", "teacher"),)}}
     return common.locked(config)
 """
+
+
+# A checkpoint is whole when it has its last name, a number.
+RUNS = ("whole", "killed")
+SAVED = "killed/stages/teacher-*/checkpoints/*[0-9]"
 
 
 class Together:
@@ -50,12 +58,14 @@ class Together:
         save_seconds: float,
         devices: int = 1,
         count: int = 2,
+        stages: str = "vocabulary,train,dev,teacher",
     ):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         command = [sys.executable, "-m", "pd_jax.main", f"--config={folder / 'config.py'}"]
         command += [f"--workdir={folder / workdir}", f"--config.run.save_seconds={save_seconds}"]
+        command.append(f"--stages={stages}")
         self.logs = [folder / f"{workdir}-{port}-{index}.log" for index in range(count)]
         self.processes = []
         for index, log in enumerate(self.logs):
@@ -84,18 +94,21 @@ class Together:
         for index, process in enumerate(self.processes):
             assert process.wait(timeout=500) == 0, self.said(index)
 
-    def until_saved(self, checkpoints: list[pathlib.Path]) -> None:
-        """Returns when a checkpoint is there that is none of those."""
-        folder = self.logs[0].parent
-        while not set(saved(folder)) - set(checkpoints):
+    def until_saved(self, pattern: str, before: Sequence[pathlib.Path] = ()) -> None:
+        """Returns when a file is there of a pattern, that is none of those before."""
+        while not set(self.logs[0].parent.glob(pattern)) - set(before):
             assert all(process.poll() is None for process in self.processes), self.said(0)
             time.sleep(0.02)
 
 
-def saved(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the whole checkpoints of the run that is disturbed."""
-    found = folder.glob("killed/stages/teacher-*/checkpoints/[0-9]*")
-    return [path for path in found if path.name.isdecimal()]
+def write_config(folder: pathlib.Path, transfer: int = 1) -> None:
+    """Writes the texts, the transfer set so many times over, and the config."""
+    write_text(folder / "text")
+    rows = (folder / "text" / "transfer.txt").read_text().splitlines() * transfer
+    numbered = "".join(f"{row} {number}\n" for number, row in enumerate(rows))
+    (folder / "text" / "transfer.txt").write_text(numbered)
+    config = textwrap.dedent(CONFIG).format(text=str(folder / "text"))
+    (folder / "config.py").write_text(config)
 
 
 def model(folder: pathlib.Path) -> hf.SavedModel:
@@ -113,14 +126,12 @@ def metrics(folder: pathlib.Path, name: str) -> list[float]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("victim", "devices"), [(1, 1), (0, 1), (1, 2)])
 def test_one_killed_the_other_ends_and_the_same_command_continues(victim, devices, tmp_path):
-    write_text(tmp_path / "text")
-    config = textwrap.dedent(CONFIG).format(text=str(tmp_path / "text"))
-    (tmp_path / "config.py").write_text(config)
+    write_config(tmp_path)
     whole = Together(tmp_path, "whole", devices=devices, save_seconds=300.0)
     whole.end_well()
 
     pair = Together(tmp_path, "killed", devices=devices, save_seconds=0.01)
-    pair.until_saved([])
+    pair.until_saved(SAVED)
     pair.processes[victim].send_signal(signal.SIGKILL)
     began = time.monotonic()
     pair.processes[victim].wait()
@@ -144,16 +155,14 @@ def test_one_killed_the_other_ends_and_the_same_command_continues(victim, device
 
 @pytest.mark.slow
 def test_a_run_over_one_then_two_then_one_process_is_the_undisturbed_one(tmp_path):
-    write_text(tmp_path / "text")
-    config = textwrap.dedent(CONFIG).format(text=str(tmp_path / "text"))
-    (tmp_path / "config.py").write_text(config)
+    write_config(tmp_path)
     whole = Together(tmp_path, "whole", save_seconds=300.0, count=1)
     whole.end_well()
 
     for count in (1, 2):
-        before = saved(tmp_path)
+        before = list(tmp_path.glob(SAVED))
         together = Together(tmp_path, "killed", save_seconds=0.01, count=count)
-        together.until_saved(before)
+        together.until_saved(SAVED, before)
         for process in together.processes:
             process.send_signal(signal.SIGTERM)
         ends = [process.wait(timeout=120) for process in together.processes]
@@ -163,10 +172,36 @@ def test_a_run_over_one_then_two_then_one_process_is_the_undisturbed_one(tmp_pat
     last.end_well()
     assert "continuing in" in last.said(0)
 
-    losses = [metrics(tmp_path / name, "train/loss") for name in ("whole", "killed")]
+    losses = [metrics(tmp_path / name, "train/loss") for name in RUNS]
     assert len(losses[0]) > 2
     np.testing.assert_allclose(*losses, rtol=0, atol=1e-6)
-    undisturbed, changed = (model(tmp_path / name).params for name in ("whole", "killed"))
+    undisturbed, changed = (model(tmp_path / name).params for name in RUNS)
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-6), undisturbed, changed
     )
+
+
+@pytest.mark.slow
+def test_two_processes_label_as_one_does_and_a_killed_labelling_keeps_its_shards(tmp_path):
+    write_config(tmp_path, transfer=60)
+    everything = "vocabulary,train,dev,transfer,teacher"
+    Together(tmp_path, "whole", save_seconds=300.0, count=1, stages=everything).end_well()
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    Together(tmp_path, "whole", save_seconds=300.0, count=1, stages="labels").end_well()
+
+    pair = Together(tmp_path, "killed", save_seconds=300.0, stages="labels")
+    notes = "killed/stages/labels-*/logits/*.shard.json"
+    pair.until_saved(notes)
+    pair.processes[1].send_signal(signal.SIGKILL)
+    assert [process.wait(timeout=120) for process in pair.processes][0] not in (0, 2, 130)
+    assert not list(tmp_path.glob("killed/stages/labels-*/done.json")), "nothing was left to do"
+    first = {path.with_suffix("").with_suffix(".tfrecord") for path in tmp_path.glob(notes)}
+    written = {path: path.stat().st_mtime_ns for path in first}
+    assert 0 < len(first) < 16
+    Together(tmp_path, "killed", save_seconds=300.0, stages="labels").end_well()
+    assert {path: path.stat().st_mtime_ns for path in first} == written
+
+    stores = [sorted(tmp_path.glob(f"{name}/stages/labels-*/logits/*.tfrecord")) for name in RUNS]
+    assert len(stores[0]) == 16
+    for one, other in zip(*stores, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one
