@@ -115,8 +115,6 @@ class _Here:
         (name, work), self._next = self._next, None
         try:
             outcome = Outcome(name, result=work(self._say))
-        except Stopped:
-            raise
         except Exception as fault:
             outcome = Outcome(name, fault=fault)
         yield outcome
@@ -249,8 +247,6 @@ def _answer(name: str, work: Work, say: Say) -> tuple[str, Any]:
     """Returns the job's result or fault; a bug, or a limit of the machine, is a fault as well."""
     try:
         return "done", work(say)
-    except Stopped:
-        raise
     except PdError as fault:
         return "fault", fault
     except Exception as fault:

@@ -15,8 +15,12 @@ _INTERRUPTED_EXIT_CODE = 130
 _AGAIN_SECONDS = 0.1
 
 
-class Stopped(Exception):  # noqa: N818 - a wish that was granted, not an error
-    """Training saved its state and stopped because a signal asked for it."""
+class Stopped(BaseException):
+    """Work stopped because a signal asked for it; training saved its state before.
+
+    Like KeyboardInterrupt no Exception: it may be raised anywhere, also where whatever goes wrong
+    is told as a damaged file.
+    """
 
     def __init__(self, number: int):
         self.exit_code = PREEMPTED_EXIT_CODE if number == signal.SIGTERM else _INTERRUPTED_EXIT_CODE
