@@ -24,6 +24,15 @@ def parse(arg: str, **defaults) -> dict:
     return found
 
 
+def teacher_and_student(arg: str, **more) -> dict:
+    """Returns the arguments of a config with one teacher and one student, `more`, and what `arg`
+    says; `smoke` is a budget.
+    """
+    pair = {"size": "L2_H128", "teacher": "L4_H128", "pretrained": ""}
+    found = parse(arg, **pair, budget="cpu", seed=0, **more, smoke=False)
+    return {**found, "budget": "smoke" if found["smoke"] else found["budget"]}
+
+
 RUN = {
     "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
     "save_seconds": 300.0,
@@ -168,6 +177,11 @@ def _train(
         "optimizer": optimizer,
         **changes,
     }
+
+
+def label(teacher: str, records: str, lengths: tuple[int, ...], **changes) -> dict:
+    """Returns the stage that asks a teacher about every row of a dataset."""
+    return {"kind": "label", "teacher": teacher, "records": records, "lengths": lengths, **changes}
 
 
 def compare(records: str, lengths: tuple[int, ...], models: dict[str, str], **changes) -> dict:

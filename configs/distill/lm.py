@@ -26,65 +26,8 @@ SANH_LAYERS = (0, 2, 4, 7, 9, 11)
 
 def get_config(arg: str = ""):
     """Returns the pipeline: vocabulary, records, teacher, three students."""
-    args = common.parse(
-        arg,
-        size="L2_H128",
-        teacher="L4_H128",
-        pretrained="",
-        budget="cpu",
-        seed=0,
-        smoke=False,
-    )
-    name = "smoke" if args["smoke"] else args["budget"]
-    budget, folder = BUDGETS[name], common.data_folder()
-    corpus = {"path": (os.path.join(folder, "corpus", "wiki.txt"),)}
-    reviews = {"path": os.path.join(folder, "transfer", "imdb_unsup.txt")}
-    vocabulary = os.path.join(folder, "vocab", "vocab.txt") if name == "gpu" else "@vocabulary"
-    still = {"dropout": 0.0, "attention_dropout": 0.0, "initializer_range": 0.05}
-    student, deep = (common.model(args[size], **still) for size in ("size", "teacher"))
-    data = common.data("@corpus", budget["batch"], (budget["length"],))
-    teacher = args["pretrained"] or "@teacher"
-    sanh = (args["teacher"], args["size"]) == ("L12_H768", "L6_H768")
-    layers = SANH_LAYERS if sanh else "every_other"
-
-    def trained(make, model: dict, steps: int, **changes) -> dict:
-        return make(
-            model,
-            data,
-            {"steps": steps},
-            common.adamw(2e-3 if name != "gpu" else 5e-4),
-            evaluation={"sets": {"dev": "@held_out"}, "batch": 64},
-            seed=args["seed"],
-            **changes,
-        )
-
-    stages: dict = {}
-    if name != "gpu":
-        stages["vocabulary"] = common.tokenizer(
-            corpus, 4_096 if name == "cpu" else 600, sample_sentences=100_000
-        )
-    stages |= {
-        "corpus": common.corpus(corpus, vocabulary, budget["length"]),
-        "held_out": common.corpus(
-            {**reviews, "rows": budget["held_out"]}, vocabulary, budget["length"]
-        ),
-    }
-    if not args["pretrained"]:
-        stages["teacher"] = trained(common.pretrain, deep, budget["teacher"])
-    begin = common.start_from(teacher, layers=layers)
-    stages |= {
-        "mlm": trained(common.pretrain, student, budget["student"], init=begin),
-        "triple": trained(
-            common.lm_distill,
-            student,
-            budget["student"],
-            objective={"teacher": teacher},
-            init=begin,
-        ),
-        "triple_random": trained(
-            common.lm_distill, student, budget["student"], objective={"teacher": teacher}
-        ),
-    }
+    args = common.teacher_and_student(arg)
+    stages = {**_text(args), **_models(args)}
     rows = (
         ("Teacher", "teacher"),
         ("Layers of the teacher, MLM", "mlm"),
@@ -103,3 +46,55 @@ def get_config(arg: str = ""):
             "run": {"log_steps": 100},
         }
     )
+
+
+def _text(args: dict) -> dict:
+    """Returns the stages of a vocabulary, a corpus, and reviews that are held out."""
+    name, budget, folder = args["budget"], BUDGETS[args["budget"]], common.data_folder()
+    corpus = {"path": (os.path.join(folder, "corpus", "wiki.txt"),)}
+    reviews = {"path": os.path.join(folder, "transfer", "imdb_unsup.txt")}
+    vocabulary, stages = os.path.join(folder, "vocab", "vocab.txt"), {}
+    if name != "gpu":
+        size, vocabulary = 4_096 if name == "cpu" else 600, "@vocabulary"
+        stages["vocabulary"] = common.tokenizer(corpus, size, sample_sentences=100_000)
+    reviews["rows"] = budget["held_out"]
+    for stage, source in (("corpus", corpus), ("held_out", reviews)):
+        stages[stage] = common.corpus(source, vocabulary, budget["length"])
+    return stages
+
+
+def _models(args: dict) -> dict:
+    """Returns the stages of the teacher and of every student."""
+    budget = BUDGETS[args["budget"]]
+    still = {"dropout": 0.0, "attention_dropout": 0.0, "initializer_range": 0.05}
+    student, deep = (common.model(args[size], **still) for size in ("size", "teacher"))
+    teacher = args["pretrained"] or "@teacher"
+    sanh = (args["teacher"], args["size"]) == ("L12_H768", "L6_H768")
+    begin = common.start_from(teacher, layers=SANH_LAYERS if sanh else "every_other")
+
+    def trained(make, model: dict, steps: int, **changes) -> dict:
+        return make(
+            model,
+            common.data("@corpus", budget["batch"], (budget["length"],)),
+            {"steps": steps},
+            common.adamw(5e-4 if args["budget"] == "gpu" else 2e-3),
+            evaluation={"sets": {"dev": "@held_out"}, "batch": 64},
+            seed=args["seed"],
+            **changes,
+        )
+
+    def taught(**changes) -> dict:
+        objective = {"teacher": teacher}
+        return trained(
+            common.lm_distill, student, budget["student"], objective=objective, **changes
+        )
+
+    stages = {}
+    if not args["pretrained"]:
+        stages["teacher"] = trained(common.pretrain, deep, budget["teacher"])
+    return {
+        **stages,
+        "mlm": trained(common.pretrain, student, budget["student"], init=begin),
+        "triple": taught(init=begin),
+        "triple_random": taught(),
+    }

@@ -31,26 +31,14 @@ STUDENTS = {
 
 def get_config(arg: str = ""):
     """Returns the pipeline: records, teacher, its logits and states, four students."""
-    args = common.parse(
-        arg,
-        size="L2_H128",
-        teacher="L4_H128",
-        pretrained="",
-        budget="cpu",
-        seed=0,
-        smoke=False,
-    )
-    budget = BUDGETS["smoke" if args["smoke"] else args["budget"]]
+    args = common.teacher_and_student(arg)
+    budget = BUDGETS[args["budget"]]
     teacher = common.model(args["teacher"], initializer_range=0.05)
     data = common.data("@train", 64, LENGTHS)
     evaluation = {"sets": {"dev": "@dev"}, "final": {"test": "@test"}, "batch": 256}
     said = {**evaluation, "logits": {"dev": "@dev_labels"}}
     begin = common.start_from(args["pretrained"] or "@teacher", layers="bottom")
     layers = int(args["teacher"][1:].split("_")[0])
-
-    def labels(records: str) -> dict:
-        label = {"kind": "label", "teacher": "@teacher", "records": records, "lengths": LENGTHS}
-        return {**label, "states": tuple(range(layers - 1))} if records == "@train" else label
 
     stages = {
         **_records(common.data_folder(), budget["rows"]),
@@ -63,8 +51,8 @@ def get_config(arg: str = ""):
             seed=args["seed"],
             **({"init": common.start_from(args["pretrained"])} if args["pretrained"] else {}),
         ),
-        "labels": labels("@train"),
-        "dev_labels": labels("@dev"),
+        "labels": common.label("@teacher", "@train", LENGTHS, states=tuple(range(layers - 1))),
+        "dev_labels": common.label("@teacher", "@dev", LENGTHS),
     }
     for name, objective in STUDENTS.items():
         make = common.distill if objective else common.finetune

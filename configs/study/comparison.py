@@ -15,7 +15,14 @@ Expect: PD > PF > truncated; in the paper PD is 0.4 points above patient distill
 """
 
 from configs import common
-from configs.study import pieces
+from configs.study import claims, pieces
+
+RANKS = (
+    ("PD", "PF"),
+    ("PF", "truncated"),
+    ("PD", "patient"),
+    ("PD", "language-model distillation"),
+)
 
 
 def get_config(arg: str = ""):
@@ -35,15 +42,9 @@ def get_config(arg: str = ""):
         start = common.start_from(_language_student(setting, size))
         called = "language-model distillation"
         setting.student("PF", size, seed, start=start, name="language", called=called)
-    place = [{"size": size}]
     return setting.config(
         "Pre-trained distillation beside its neighbours",
-        claims=[
-            pieces.better("PD", "PF", place),
-            pieces.better("PF", "truncated", place),
-            pieces.better("PD", "patient", place),
-            pieces.better("PD", "language-model distillation", place),
-        ],
+        claims=claims.ranked(RANKS, [{"size": size}]),
         figures=[{"title": "Methods", "x": "method", "series": "size"}],
     )
 
@@ -54,13 +55,7 @@ def _patient(setting: pieces.Setting, size: str, seed: int, start: dict) -> None
     layers = int(setting.args["teacher"].split("_")[0][1:])
     states = setting.add(
         f"states-{records[1:]}",
-        {
-            "kind": "label",
-            "teacher": teacher,
-            "records": records,
-            "lengths": pieces.LENGTHS,
-            "states": tuple(range(layers - 1)),
-        },
+        common.label(teacher, records, pieces.LENGTHS, states=tuple(range(layers - 1))),
     )
     stage = common.distill(
         common.compact(size),

@@ -10,12 +10,13 @@ Time:   say --estimate.
 Expect: the farther the set, the worse PD, and the more a last fine-tuning helps (PD-F - PD).
 """
 
-from configs.study import pieces
+from configs.study import claims, pieces
 
 SIMILARITY = {"news": 0.361, "electronics": 0.434, "imdb": 0.641}
 """Spearman's correlation of word frequencies with SST-2's training set, as `tools.similarity` says
 (n = 1, the 10,000 most frequent words): where each set stands on the figure's axis.
 """
+METHODS = ("distillation", "PD", "PD-F")
 
 
 def get_config(arg: str = ""):
@@ -24,62 +25,24 @@ def get_config(arg: str = ""):
     if args["smoke"]:
         args |= {"size": pieces.SMOKE["sizes"], "rows": 40}
     setting = pieces.Setting("domain", args)
-    size, methods = args["size"], ("distillation", "PD", "PD-F")
     setting.teacher_cell()
     for seed in setting.seeds:
         for method in ("basic", "PF"):
-            setting.student(method, size, seed)
+            setting.student(method, args["size"], seed)
         for name, similarity in SIMILARITY.items():
-            for method in methods:
+            for method in METHODS:
                 setting.student(
                     method,
-                    size,
+                    args["size"],
                     seed,
                     transfer=name,
                     rows=args["rows"],
                     name=f"{name}-{args['rows']}_rows",
                     place={"transfer": name, "similarity": similarity},
                 )
-
-    def place(name: str, method: str) -> dict:
-        return {
-            "method": method,
-            "size": size,
-            "transfer": name,
-            "similarity": SIMILARITY[name],
-        }
-
-    far, *_, near = SIMILARITY
-    gain = (
-        pieces.minus(place(far, "PD-F"), place(far, "PD"), ""),
-        pieces.minus(place(near, "PD-F"), place(near, "PD"), "", weight=-1.0),
-    )
     return setting.config(
         "Nearness of the transfer set",
-        claims=[
-            {
-                "text": f"a last fine-tuning helps more after {far} than after {near}",
-                "contrasts": (
-                    {"at": f"{far} - {near}", "terms": gain[0]["terms"] + gain[1]["terms"]},
-                ),
-            },
-            *(
-                {
-                    "text": f"PD > distillation from {name}",
-                    "contrasts": (
-                        pieces.minus(place(name, "PD"), place(name, "distillation"), name),
-                    ),
-                }
-                for name in SIMILARITY
-            ),
-            *(
-                {
-                    "text": f"{method} is better from {near} than from {far}",
-                    "contrasts": (pieces.minus(place(near, method), place(far, method), method),),
-                }
-                for method in methods
-            ),
-        ],
+        claims=_claims(args["size"]),
         figures=[
             {
                 "title": "Similarity of transfer and labelled set",
@@ -90,3 +53,45 @@ def get_config(arg: str = ""):
         ],
         note="Similarity is Spearman's correlation of word frequencies with the labelled set's.",
     )
+
+
+def _claims(size: str) -> list[dict]:
+    """Returns what nearness is said to do."""
+
+    def place(name: str, method: str) -> dict:
+        similarity = SIMILARITY[name]
+        return {"method": method, "size": size, "transfer": name, "similarity": similarity}
+
+    def claim(text: str, first: dict, second: dict, at: str) -> dict:
+        return {"text": text, "contrasts": (claims.minus(first, second, at),)}
+
+    far, *_, near = SIMILARITY
+    gain = (
+        claims.minus(place(far, "PD-F"), place(far, "PD"), ""),
+        claims.minus(place(near, "PD-F"), place(near, "PD"), "", weight=-1.0),
+    )
+    terms = gain[0]["terms"] + gain[1]["terms"]
+    return [
+        {
+            "text": f"a last fine-tuning helps more after {far} than after {near}",
+            "contrasts": ({"at": f"{far} - {near}", "terms": terms},),
+        },
+        *(
+            claim(
+                f"PD > distillation from {name}",
+                place(name, "PD"),
+                place(name, "distillation"),
+                name,
+            )
+            for name in SIMILARITY
+        ),
+        *(
+            claim(
+                f"{method} is better from {near} than from {far}",
+                place(near, method),
+                place(far, method),
+                method,
+            )
+            for method in METHODS
+        ),
+    ]

@@ -14,7 +14,7 @@ Expect: pre-trained > truncated > word embeddings >= random at the smallest dept
 import itertools
 
 from configs import common
-from configs.study import pieces
+from configs.study import claims, pieces
 
 STARTS = ("pre-trained", "truncated", "word embeddings", "random")
 
@@ -65,6 +65,6 @@ def _above(first: str, second: str, *sizes: str) -> dict:
         method = "distillation" if start == "random" else "PD"
         return {"method": method, "size": size, "start": start}
 
-    contrasts = tuple(pieces.minus(place(size, first), place(size, second), size) for size in sizes)
+    contrasts = tuple(claims.minus(place(size, first), place(size, second), size) for size in sizes)
     at = "" if len(sizes) > 1 else f" at {sizes[0]}"
     return {"text": f"{first} > {second}{at}", "contrasts": contrasts}

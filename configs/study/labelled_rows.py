@@ -11,7 +11,9 @@ Time:   say --estimate; every number and seed has a teacher of its own, and its 
 Expect: PD > PF > basic with the largest gaps where labels are few.
 """
 
-from configs.study import pieces
+from configs.study import claims, pieces
+
+RANKS = (("PD", "PF"), ("PF", "basic"), ("PD", "distillation"))
 
 
 def get_config(arg: str = ""):
@@ -33,11 +35,9 @@ def get_config(arg: str = ""):
     return setting.config(
         "Labelled rows",
         claims=[
-            pieces.better("PD", "PF", places),
-            pieces.better("PF", "basic", places),
-            pieces.better("PD", "distillation", places),
+            *claims.ranked(RANKS, places),
             *(
-                pieces.better("PD", "PF", [place], text=f"PD > PF with {rows:,} labels")
+                claims.better("PD", "PF", [place], text=f"PD > PF with {rows:,} labels")
                 for place, rows in zip(places, counts, strict=True)
             ),
         ],

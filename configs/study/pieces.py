@@ -242,8 +242,7 @@ class Setting:
     def labels(self, records: str, teacher: str) -> str:
         """Returns what a teacher says of a dataset."""
         return self.add(
-            f"labels-{records[1:]}-by-{teacher[1:]}",
-            {"kind": "label", "teacher": teacher, "records": records, "lengths": LENGTHS},
+            f"labels-{records[1:]}-by-{teacher[1:]}", common.label(teacher, records, LENGTHS)
         )
 
     def evaluation(self, teacher: str | None) -> dict:
@@ -378,28 +377,3 @@ class Setting:
                 "run": {"log_steps": 100, "tensorboard": False, "keep_checkpoints": 1},
             }
         )
-
-
-# ---- claims ------------------------------------------------------------------------------------
-
-
-def minus(first: dict, second: dict, at: str, *, weight: float = 1.0) -> dict:
-    """Returns the contrast of one place and another, seed by seed."""
-    terms = ({"weight": weight, "axes": first}, {"weight": -weight, "axes": second})
-    return {"at": at, "terms": terms}
-
-
-def better(better_one: str, other: str, places: Iterable[dict], *, text: str = "") -> dict:
-    """Returns the claim that one method is better than another at all places together."""
-    contrasts = tuple(
-        minus({"method": better_one, **place}, {"method": other, **place}, where(place))
-        for place in places
-    )
-    return {"text": text or f"{better_one} > {other}", "contrasts": contrasts}
-
-
-def where(place: dict) -> str:
-    """Returns a place's values in words."""
-    return ", ".join(
-        value if isinstance(value, str) else f"{name} {value:,}" for name, value in place.items()
-    )

@@ -10,7 +10,9 @@ Time:   say --estimate.
 Expect: PD > PF and PD > distillation, although no step sees text that the other does not.
 """
 
-from configs.study import pieces
+from configs.study import claims, pieces
+
+RANKS = (("PD", "PF"), ("PD", "distillation"), ("PF", "distillation"))
 
 
 def get_config(arg: str = ""):
@@ -23,14 +25,9 @@ def get_config(arg: str = ""):
             setting.student("distillation", size, seed)
             for method in ("PF", "PD"):
                 setting.student(method, size, seed, corpus="imdb", name="imdb")
-    places = [{"size": size} for size in setting.sizes]
     return setting.config(
         "The same data for both steps",
-        claims=[
-            pieces.better("PD", "PF", places),
-            pieces.better("PD", "distillation", places),
-            pieces.better("PF", "distillation", places),
-        ],
+        claims=claims.ranked(RANKS, [{"size": size} for size in setting.sizes]),
         figures=[{"title": "The same data for both steps", "x": "size", "paper": "Figure 10"}],
         note="The paper's values are those of MNLI.",
     )

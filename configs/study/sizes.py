@@ -9,7 +9,9 @@ Expect: PD > PF > basic and PD > distillation at every size, once pre-training h
         of word frequencies; basic training flat in size.
 """
 
-from configs.study import pieces
+from configs.study import claims, pieces
+
+RANKS = (("PD", "PF"), ("PF", "basic"), ("PD", "distillation"), ("PF", "distillation"))
 
 
 def get_config(arg: str = ""):
@@ -29,18 +31,15 @@ def get_config(arg: str = ""):
         flat = [
             {
                 "text": "basic training is flat in size",
-                "contrasts": (pieces.minus(*ends, at),),
+                "contrasts": (claims.minus(*ends, at),),
                 "near": 0.01,
             }
         ]
     return setting.config(
         "Five ways to students of several sizes",
         claims=[
-            pieces.better("PD", "PF", places),
-            pieces.better("PF", "basic", places),
-            pieces.better("PD", "distillation", places),
-            pieces.better("PF", "distillation", places),
-            pieces.better("PD-F", "PD", places, text="a last fine-tuning helps (PD-F > PD)"),
+            *claims.ranked(RANKS, places),
+            claims.better("PD-F", "PD", places, text="a last fine-tuning helps (PD-F > PD)"),
             *flat,
         ],
         figures=[

@@ -10,7 +10,7 @@ Time:   say --estimate.
 Expect: no claim of the paper's; small differences.
 """
 
-from configs.study import pieces
+from configs.study import claims, pieces
 
 
 def get_config(arg: str = ""):
@@ -42,7 +42,7 @@ def get_config(arg: str = ""):
             {"method": "PD", "size": args["size"], **_place(*values)}
             for values in ((temperature, share), (temperatures[0], shares[0]))
         )
-        return {"text": f"{at} > the paper's loss", "contrasts": (pieces.minus(first, second, at),)}
+        return {"text": f"{at} > the paper's loss", "contrasts": (claims.minus(first, second, at),)}
 
     return setting.config(
         "Temperature and hard labels",

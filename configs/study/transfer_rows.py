@@ -13,7 +13,7 @@ Expect: PD > distillation for every number of rows, and a smaller slope: PD need
 
 import math
 
-from configs.study import pieces
+from configs.study import claims, pieces
 
 
 def get_config(arg: str = ""):
@@ -36,9 +36,9 @@ def get_config(arg: str = ""):
     return setting.config(
         "Rows of the transfer set",
         claims=[
-            pieces.better("PD", "distillation", places),
+            claims.better("PD", "distillation", places),
             *(
-                pieces.better(
+                claims.better(
                     "PD", "distillation", [place], text=f"PD > distillation at {rows:,} rows"
                 )
                 for place, rows in zip(places, counts, strict=True)

@@ -58,15 +58,12 @@ class PretrainingModel(nn.Module):
         return self.predict(encoded, positions), self.nsp(encoded.pooled).astype(jnp.float32)
 
     def logits_and_encoded(
-        self,
-        input_ids: Int[Array, "batch seq"],
-        segment_ids: Int[Array, "batch seq"],
-        input_mask: Int[Array, "batch seq"],
-        positions: Int[Array, "batch predictions"],
-        starts: Int[Array, "batch examples"] | None = None,
+        self, positions: Int[Array, "batch predictions"], *tokens: Int[Array, "..."] | None
     ) -> tuple[Float[Array, "batch predictions vocab"], Encoded]:
-        """Returns MLM logits at `positions` only, in float32, and the encoded batch."""
-        encoded = self.bert(input_ids, segment_ids, input_mask, starts)
+        """Returns MLM logits at `positions` only, in float32, and the batch of `tokens` (as `Bert`
+        takes them) encoded; the next-sentence head is not needed.
+        """
+        encoded = self.bert(*tokens)
         return self.predict(encoded, positions), encoded
 
     def predict(
@@ -102,14 +99,12 @@ class TaskModel(nn.Module):
         return self.head(self.bert(input_ids, segment_ids, input_mask, starts))
 
     def logits_and_encoded(
-        self,
-        input_ids: Int[Array, "batch seq"],
-        segment_ids: Int[Array, "batch seq"],
-        input_mask: Int[Array, "batch seq"],
-        starts: Int[Array, "batch examples"] | None = None,
+        self, *tokens: Int[Array, "..."] | None
     ) -> tuple[Float[Array, "batch *examples outputs"], Encoded]:
-        """Returns the task's logits in float32, and the encoded batch."""
-        encoded = self.bert(input_ids, segment_ids, input_mask, starts)
+        """Returns the task's logits in float32, and the batch of `tokens` (as `Bert` takes them)
+        encoded.
+        """
+        encoded = self.bert(*tokens)
         return self.head(encoded), encoded
 
     def head(self, encoded: Encoded) -> Float[Array, "batch *examples outputs"]:

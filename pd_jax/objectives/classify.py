@@ -18,6 +18,7 @@ from pd_jax.objectives.objective import (
     as_is,
     dropout_stream,
     dummy_inputs,
+    tokens_of,
     weighted,
 )
 
@@ -89,6 +90,5 @@ def task_logits(
     model: TaskModel, params: Params, batch: Batch, key: jax.Array | None
 ) -> Float[Array, "*rows outputs"]:
     """Returns the task model's logits of a batch, for every example that a row holds."""
-    inputs = (batch["input_ids"], batch["segment_ids"], batch["input_mask"], batch.get("starts"))
-    logits: Any = model.apply({"params": params}, *inputs, rngs=dropout_stream(key))
+    logits: Any = model.apply({"params": params}, *tokens_of(batch), rngs=dropout_stream(key))
     return logits

@@ -9,14 +9,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from pd_jax import config as config_lib
 from pd_jax.errors import ConfigError
 from pd_jax.models.heads import PretrainingModel
 from pd_jax.models.sizes import BertConfig
 from pd_jax.objectives.losses import cross_entropy, kl_divergence
-from pd_jax.objectives.mlm import Vocabulary, make_mlm, mask_tokens, weights_at
+from pd_jax.objectives.mlm import Vocabulary, make_mlm, masked_batch, weights_at
 from pd_jax.objectives.objective import (
     Batch,
     Objective,
@@ -24,6 +24,7 @@ from pd_jax.objectives.objective import (
     Params,
     Sums,
     dropout_stream,
+    tokens_of,
     weighted,
 )
 
@@ -53,6 +54,75 @@ def make_lm_distill(
     Raises:
       ConfigError: the teacher has another vocabulary, or states of another width to compare.
     """
+    _check_teacher(objective, config, teacher)
+    model, theirs = PretrainingModel(config), PretrainingModel(teacher.config)
+
+    def prepare(batch: Batch, key: jax.Array) -> Batch:
+        masked = masked_batch(batch, key, masking=objective, vocabulary=vocabulary)
+        if objective.positions == "all":
+            return at_every_token(batch, masked)
+        return {**masked, "soft_weights": masked["prediction_weights"]}
+
+    def teach(params: Params, batch: Batch) -> Batch:
+        logits, encoded = _said(theirs, params, batch, None)
+        taught = {**batch, "teacher_logits": logits}
+        if objective.cosine_weight > 0:
+            taught["teacher_sequence"] = encoded.sequence
+        return taught
+
+    def sums(params: Params, batch: Batch, key: jax.Array | None) -> Sums:
+        logits, encoded = _said(model, params, batch, key)
+        found = _said_sums(logits, batch, temperature=objective.temperature)
+        if objective.cosine_weight > 0:
+            apart = cosine_rows(encoded.sequence, batch["teacher_sequence"])
+            found["cosine_loss"] = weighted(apart, _token_weights(batch))
+        return found
+
+    terms = {"soft_loss": objective.soft_weight, "mlm_loss": objective.mlm_weight}
+    if objective.cosine_weight > 0:
+        terms["cosine_loss"] = objective.cosine_weight
+    plain = make_mlm(config_lib.MaskedLanguageModel(), config, vocabulary)
+    made = Objective(config=config, terms=terms, init=plain.init, prepare=prepare, sums=sums)
+    return made.taught(teacher.params, teach)
+
+
+def at_every_token(batch: Batch, masked: Batch) -> Batch:
+    """Returns the masked batch with every place of a row among `positions`, in order.
+
+    `prediction_weights` are 0 but for the masked places; `soft_weights` are those of every token.
+    """
+    everywhere = _everywhere(batch)
+    spread = jax.vmap(lambda at, weight: jnp.zeros(everywhere.shape[1]).at[at].set(weight))
+    return {
+        **masked,
+        "positions": everywhere,
+        "targets": batch["input_ids"],
+        "prediction_weights": spread(masked["positions"], masked["prediction_weights"]),
+        "soft_weights": _token_weights(batch),
+    }
+
+
+def _said_sums(
+    logits: Float[Array, "batch predictions vocab"], batch: Batch, *, temperature: float
+) -> Sums:
+    """Returns the soft and the masked tokens' loss, and how like its teacher a student speaks."""
+    goal, weight, hidden = (
+        batch[name] for name in ("teacher_logits", "soft_weights", "prediction_weights")
+    )
+    soft = temperature**2 * kl_divergence(logits / temperature, goal / temperature)
+    loss, right = cross_entropy(logits, batch["targets"])
+    return {
+        "soft_loss": weighted(soft, weight),
+        "mlm_loss": weighted(loss, hidden),
+        "mlm_accuracy": weighted(right, hidden),
+        "kl": weighted(kl_divergence(logits, goal), weight),
+        "agreement": weighted(logits.argmax(-1) == goal.argmax(-1), weight),
+    }
+
+
+def _check_teacher(
+    objective: config_lib.LanguageDistill, config: BertConfig, teacher: OnlineTeacher
+) -> None:
     if teacher.config.vocab_size != config.vocab_size:
         raise ConfigError(
             f"the teacher's vocabulary has {teacher.config.vocab_size} entries and the records' "
@@ -63,75 +133,24 @@ def make_lm_distill(
             f"the student has {config.hidden} hidden units and the teacher {teacher.hidden}; "
             "give model.size the teacher's width, or set objective.cosine_weight=0"
         )
-    model, theirs = PretrainingModel(config), PretrainingModel(teacher.config)
 
-    def prepare(batch: Batch, key: jax.Array) -> Batch:
-        masked = mask_tokens(
-            batch["input_ids"],
-            batch["input_mask"],
-            key,
-            vocabulary=vocabulary,
-            mask_rate=objective.mask_rate,
-            whole_word=objective.whole_word,
-        )
-        hidden = masked.weights * weights_at(masked.positions, batch)
-        places = {
-            "positions": masked.positions,
-            "targets": masked.targets,
-            "prediction_weights": hidden,
-            "soft_weights": hidden,
-        }
-        if objective.positions == "all":
-            everywhere = jnp.broadcast_to(
-                jnp.arange(batch["input_ids"].shape[1]), batch["input_ids"].shape
-            )
-            spread = jax.vmap(lambda at, weight: jnp.zeros(everywhere.shape[1]).at[at].set(weight))
-            places = {
-                "positions": everywhere,
-                "targets": batch["input_ids"],
-                "prediction_weights": spread(masked.positions, hidden),
-                "soft_weights": (batch["input_mask"] > 0) * weights_at(everywhere, batch),
-            }
-        return {**batch, **places, "input_ids": masked.input_ids}
 
-    def said_by(of: PretrainingModel, params: Params, batch: Batch, key: jax.Array | None) -> Any:
-        inputs = (batch["input_ids"], batch["segment_ids"], batch["input_mask"])
-        inputs += (batch["positions"], batch.get("starts"))
-        streams = dropout_stream(key)
-        return of.apply({"params": params}, *inputs, rngs=streams, method="logits_and_encoded")
+def _said(model: PretrainingModel, params: Params, batch: Batch, key: jax.Array | None) -> Any:
+    """Returns the logits at a batch's positions, and the encoded batch."""
+    return model.apply(
+        {"params": params},
+        batch["positions"],
+        *tokens_of(batch),
+        rngs=dropout_stream(key),
+        method="logits_and_encoded",
+    )
 
-    def teach(params: Params, batch: Batch) -> Batch:
-        logits, encoded = said_by(theirs, params, batch, None)
-        taught = {**batch, "teacher_logits": logits}
-        if objective.cosine_weight > 0:
-            taught["teacher_sequence"] = encoded.sequence
-        return taught
 
-    def sums(params: Params, batch: Batch, key: jax.Array | None) -> Sums:
-        logits, encoded = said_by(model, params, batch, key)
-        goal, weight = batch["teacher_logits"], batch["soft_weights"]
-        scale = objective.temperature
-        soft = scale**2 * kl_divergence(logits / scale, goal / scale)
-        loss, right = cross_entropy(logits, batch["targets"])
-        found = {
-            "soft_loss": weighted(soft, weight),
-            "mlm_loss": weighted(loss, batch["prediction_weights"]),
-            "mlm_accuracy": weighted(right, batch["prediction_weights"]),
-            "kl": weighted(kl_divergence(logits, goal), weight),
-            "agreement": weighted(logits.argmax(-1) == goal.argmax(-1), weight),
-        }
-        if objective.cosine_weight > 0:
-            everywhere = jnp.broadcast_to(
-                jnp.arange(batch["input_ids"].shape[1]), batch["input_ids"].shape
-            )
-            tokens = (batch["input_mask"] > 0) * weights_at(everywhere, batch)
-            apart = cosine_rows(encoded.sequence, batch["teacher_sequence"])
-            found["cosine_loss"] = weighted(apart, tokens)
-        return found
+def _everywhere(batch: Batch) -> Int[Array, "batch seq"]:
+    ids = batch["input_ids"]
+    return jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
 
-    terms = {"soft_loss": objective.soft_weight, "mlm_loss": objective.mlm_weight}
-    if objective.cosine_weight > 0:
-        terms["cosine_loss"] = objective.cosine_weight
-    plain = make_mlm(config_lib.MaskedLanguageModel(), config, vocabulary)
-    made = Objective(config=config, terms=terms, init=plain.init, prepare=prepare, sums=sums)
-    return made.taught(teacher.params, teach)
+
+def _token_weights(batch: Batch) -> Float[Array, "batch seq"]:
+    """Returns the weight of each token: its example's, and 0 for padding."""
+    return (batch["input_mask"] > 0) * weights_at(_everywhere(batch), batch)

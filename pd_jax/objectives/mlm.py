@@ -138,6 +138,33 @@ def weights_at(
     return jnp.take_along_axis(batch["weight"], jnp.maximum(examples, 0), axis=1)
 
 
+def masked_batch(
+    batch: Batch,
+    key: jax.Array,
+    *,
+    masking: config_lib.MaskedLanguageModel | config_lib.LanguageDistill,
+    vocabulary: Vocabulary,
+) -> Batch:
+    """Returns the batch with tokens masked in `input_ids`, and `positions`, `targets` and
+    `prediction_weights` [rows, predictions]: what is to be predicted of it.
+    """
+    masked = mask_tokens(
+        batch["input_ids"],
+        batch["input_mask"],
+        key,
+        vocabulary=vocabulary,
+        mask_rate=masking.mask_rate,
+        whole_word=masking.whole_word,
+    )
+    return {
+        **batch,
+        "input_ids": masked.input_ids,
+        "positions": masked.positions,
+        "targets": masked.targets,
+        "prediction_weights": masked.weights * weights_at(masked.positions, batch),
+    }
+
+
 def make_mlm(
     objective: config_lib.MaskedLanguageModel, config: BertConfig, vocabulary: Vocabulary
 ) -> Objective:
@@ -148,21 +175,7 @@ def make_mlm(
         return model.init(key, *dummy_inputs(), jnp.zeros((1, 1), jnp.int32))["params"]
 
     def prepare(batch: Batch, key: jax.Array) -> Batch:
-        masked = mask_tokens(
-            batch["input_ids"],
-            batch["input_mask"],
-            key,
-            vocabulary=vocabulary,
-            mask_rate=objective.mask_rate,
-            whole_word=objective.whole_word,
-        )
-        return {
-            **batch,
-            "input_ids": masked.input_ids,
-            "positions": masked.positions,
-            "targets": masked.targets,
-            "prediction_weights": masked.weights * weights_at(masked.positions, batch),
-        }
+        return masked_batch(batch, key, masking=objective, vocabulary=vocabulary)
 
     def sums(params: Params, batch: Batch, key: jax.Array | None) -> Sums:
         inputs = (batch["input_ids"], batch["segment_ids"], batch["input_mask"])

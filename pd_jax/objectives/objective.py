@@ -105,6 +105,11 @@ def as_is(batch: Batch, key: jax.Array) -> Batch:
     return batch
 
 
+def tokens_of(batch: Batch) -> tuple[jax.Array | None, ...]:
+    """Returns what a BERT reads of a batch: ids, segments, mask, and, of packed rows, starts."""
+    return batch["input_ids"], batch["segment_ids"], batch["input_mask"], batch.get("starts")
+
+
 def dropout_stream(key: jax.Array | None) -> dict[str, jax.Array]:
     """Returns the random streams of a forward pass: dropout with a key, none without."""
     return {} if key is None else {"dropout": key}

@@ -28,6 +28,7 @@ from pd_jax.objectives.objective import (
     StoredStates,
     Sums,
     dropout_stream,
+    tokens_of,
     weighted,
 )
 
@@ -111,15 +112,7 @@ def make_patient(
     chosen = teacher.places(layers) if isinstance(teacher, StoredStates) else None
 
     def sums(params: Params, batch: Batch, key: jax.Array | None) -> Sums:
-        inputs = (batch["input_ids"], batch["segment_ids"], batch["input_mask"])
-        said: Any = model.apply(
-            {"params": params},
-            *inputs,
-            batch.get("starts"),
-            rngs=dropout_stream(key),
-            method="logits_and_encoded",
-        )
-        logits, encoded = said
+        logits, encoded = _said(model, params, batch, key)
         found = teacher_sums(
             logits,
             batch,
@@ -150,14 +143,19 @@ def _make_teach(teacher: OnlineTeacher, layers: Sequence[int], outputs: int):
     model = TaskModel(teacher.config, outputs)
 
     def teach(params: Params, batch: Batch) -> Batch:
-        inputs = (batch["input_ids"], batch["segment_ids"], batch["input_mask"])
-        starts = batch.get("starts")
-        said: Any = model.apply({"params": params}, *inputs, starts, method="logits_and_encoded")
-        logits, encoded = said
+        logits, encoded = _said(model, params, batch, None)
         return {
             "teacher_logits": jnp.take(logits, jnp.array(teacher.columns), axis=-1),
             **batch,
-            "teacher_states": first_states(encoded, layers, starts),
+            "teacher_states": first_states(encoded, layers, batch.get("starts")),
         }
 
     return teach
+
+
+def _said(model: TaskModel, params: Params, batch: Batch, key: jax.Array | None) -> Any:
+    """Returns the logits and the encoded batch."""
+    streams = dropout_stream(key)
+    return model.apply(
+        {"params": params}, *tokens_of(batch), rngs=streams, method="logits_and_encoded"
+    )

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pd_jax import config as config_lib
 from pd_jax import files
 from pd_jax.compilation import use_cache
-from pd_jax.errors import ConfigError
 from pd_jax.report import models
 from pd_jax.stages.compare import compare_models
 from pd_jax.tools import command, options
@@ -82,9 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _named(given: str) -> config_lib.Compared:
-    name, equals, folder = given.partition("=")
-    if not equals or not name or not folder:
-        raise ConfigError(f"--model {given}: write NAME=FOLDER, for example Teacher=models/base")
+    name, folder = options.named_folder(given, name="NAME", example="Teacher=models/base")
     return config_lib.Compared(name=name, model=folder)
 
 

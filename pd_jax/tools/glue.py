@@ -89,9 +89,7 @@ def _models(given: Sequence[str]) -> dict[str, str]:
     """Returns task -> model folder."""
     found: dict[str, str] = {}
     for part in given:
-        task, equals, folder = part.partition("=")
-        if not equals or not folder:
-            raise ConfigError(f"--model {part}: write TASK=FOLDER, for example rte=models/rte")
+        task, folder = options.named_folder(part, name="TASK", example="rte=models/rte")
         if task not in glue.TASKS:
             raise ConfigError(
                 f"--model {part}: {task!r} is no task of GLUE ({', '.join(glue.TASKS)})"

@@ -45,6 +45,14 @@ def at_least(smallest: int) -> Callable[[str], int]:
     return number
 
 
+def named_folder(given: str, *, name: str, example: str) -> tuple[str, str]:
+    """Returns the parts of a `--model NAME=FOLDER`; raises ConfigError where one is missing."""
+    called, _, folder = given.partition("=")
+    if not called or not folder:
+        raise ConfigError(f"--model {given}: write {name}=FOLDER, for example {example}")
+    return called, folder
+
+
 @contextmanager
 def faults() -> Iterator[None]:
     """Turns a value that a config refuses into a ConfigError that names the option."""
