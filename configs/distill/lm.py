@@ -52,12 +52,14 @@ def _text(args: dict) -> dict:
     """Returns the stages of a vocabulary, a corpus, and reviews that are held out."""
     name, budget, folder = args["budget"], BUDGETS[args["budget"]], common.data_folder()
     corpus = {"path": (os.path.join(folder, "corpus", "wiki.txt"),)}
-    reviews = {"path": os.path.join(folder, "transfer", "imdb_unsup.txt")}
+    reviews = {
+        "path": os.path.join(folder, "transfer", "imdb_unsup.txt"),
+        "rows": budget["held_out"],
+    }
     vocabulary, stages = os.path.join(folder, "vocab", "vocab.txt"), {}
     if name != "gpu":
         size, vocabulary = 4_096 if name == "cpu" else 600, "@vocabulary"
         stages["vocabulary"] = common.tokenizer(corpus, size, sample_sentences=100_000)
-    reviews["rows"] = budget["held_out"]
     for stage, source in (("corpus", corpus), ("held_out", reviews)):
         stages[stage] = common.corpus(source, vocabulary, budget["length"])
     return stages

@@ -3,6 +3,8 @@
 Both modules have the encoder under `bert`, so that weights move between them by name.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -58,7 +60,7 @@ class PretrainingModel(nn.Module):
         return self.predict(encoded, positions), self.nsp(encoded.pooled).astype(jnp.float32)
 
     def logits_and_encoded(
-        self, positions: Int[Array, "batch predictions"], *tokens: Int[Array, "..."] | None
+        self, positions: Int[Array, "batch predictions"], *tokens: Any
     ) -> tuple[Float[Array, "batch predictions vocab"], Encoded]:
         """Returns MLM logits at `positions` only, in float32, and the batch of `tokens` (as `Bert`
         takes them) encoded; the next-sentence head is not needed.
@@ -99,7 +101,7 @@ class TaskModel(nn.Module):
         return self.head(self.bert(input_ids, segment_ids, input_mask, starts))
 
     def logits_and_encoded(
-        self, *tokens: Int[Array, "..."] | None
+        self, *tokens: Any
     ) -> tuple[Float[Array, "batch *examples outputs"], Encoded]:
         """Returns the task's logits in float32, and the batch of `tokens` (as `Bert` takes them)
         encoded.
