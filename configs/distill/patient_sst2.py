@@ -4,7 +4,11 @@ Run:    python -m pd_jax.main --config=configs/distill/patient_sst2.py --workdir
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
 Args:   budget=cpu|gpu size=L2_H128 teacher=L4_H128 pretrained= seed=0 smoke. As in the paper:
         :budget=gpu,size=L6_H768,teacher=L12_H768,pretrained=FOLDER with a BERT-Base's folder
-Time:   the cpu budget is made for some minutes on two quiet cores.
+Time:   cpu: 12 minutes on two busy cores (8.6 CPU minutes).
+Found:  cpu budget, one seed, dev/test accuracy: teacher 78.3/78.4, fine-tuning 79.6/79.7,
+        distillation 79.5/80.1, patient skip 79.7/80.0, patient last 79.1/79.7; agreement with the
+        teacher on dev 92.3, 94.0, 94.3, 94.4: teachers of 20,000 rows are followed, not surpassed
+        by more than chance.
 
 Every student begins as the first layers of the model that the teacher began as, or, without
 `pretrained`, of the teacher itself, and learns from the same labelled rows.

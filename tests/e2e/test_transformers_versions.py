@@ -2,7 +2,8 @@
 
 A classifier and a pre-trained model are exported by the command, then run by each environment's
 transformers: outputs within 1e-5 of ours, and equal token ids on 10,000 lines of real text. With
-`-s` the figures are printed.
+`-s` the figures are printed. PD_JAX_TRAINED=CLASSIFIER:PRETRAINED puts models of your own runs,
+over one vocabulary, in the place of random ones.
 """
 
 import itertools
@@ -50,10 +51,21 @@ def texts(data_folder, tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def folders(data_folder, tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
-    """A classifier and a pre-trained model of size Mini, exported with int8 ONNX beside one."""
+    """A classifier and a pre-trained model, exported; random ones of size Mini by default."""
+    root = tmp_path_factory.mktemp("models")
+    trained = os.environ.get("PD_JAX_TRAINED", "")
+    names = ("classifier", "pretrained")
+    own = (
+        dict(zip(names, trained.split(":"), strict=True)) if trained else _random(root, data_folder)
+    )
+    for name, folder in own.items():
+        assert export.main(["--model", str(folder), "--output", str(root / name)]) == 0
+    return root / "classifier", root / "pretrained"
+
+
+def _random(root: pathlib.Path, data_folder: pathlib.Path) -> dict[str, pathlib.Path]:
     tokenizer = load_tokenizer(data_folder / "vocab" / "vocab.txt")
     config = bert_config(config_lib.Model(size="Mini"), vocab_size=tokenizer.vocab_size)
-    root = tmp_path_factory.mktemp("models")
     made = {
         "classifier": TaskModel(config, 3).init(jax.random.key(0), IDS, IDS, IDS)["params"],
         "pretrained": PretrainingModel(config).init(jax.random.key(1), IDS, IDS, IDS, IDS)[
@@ -66,8 +78,7 @@ def folders(data_folder, tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
         told = {"labels": ("no", "perhaps", "yes"), "task": "classification"}
         told = told if name == "classifier" else {}
         hf.save(root / "own" / name, params, config, add=tokenizer.save, **told)
-        assert export.main(["--model", str(root / "own" / name), "--output", str(root / name)]) == 0
-    return root / "classifier", root / "pretrained"
+    return {name: root / "own" / name for name in made}
 
 
 def environment(folder: pathlib.Path, transformers: str) -> str:
