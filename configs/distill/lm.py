@@ -2,8 +2,10 @@
 
 Run:    python -m pd_jax.main --config=configs/distill/lm.py --workdir=runs/lm
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   budget=cpu|gpu size=L2_H128 teacher=L4_H128 pretrained= seed=0 smoke. As in the paper:
-        :budget=gpu,size=L6_H768,teacher=L12_H768,pretrained=FOLDER with a BERT-Base's folder
+Args:   budget=cpu|gpu size=L2_H128 teacher=L4_H128 pretrained= top_k=0 seed=0 smoke. As in the
+        paper: :budget=gpu,size=L6_H768,teacher=L12_H768,pretrained=FOLDER (a BERT-Base's).
+        :top_k=64 adds a student taught by a store of the teacher's 64 likeliest tokens at masked
+        places, and its twin with the teacher at hand.
 Time:   the cpu budget is made for some minutes on two quiet cores, and has a vocabulary of its own
         of 4,096 entries: with BERT's 30,522 the head alone would cost more than all the rest.
 
@@ -16,23 +18,40 @@ import os
 from configs import common
 
 BUDGETS = {
-    # Steps of the teacher and of each student, examples a step, length, reviews held out.
-    "smoke": {"teacher": 4, "student": 4, "batch": 16, "length": 32, "held_out": 8},
-    "cpu": {"teacher": 1_500, "student": 500, "batch": 64, "length": 64, "held_out": 200},
-    "gpu": {"teacher": 100_000, "student": 50_000, "batch": 256, "length": 128, "held_out": 2_000},
+    # Steps of the teacher and of each student, examples a step, length, reviews held out, documents
+    # of the part of the corpus whose answers are stored.
+    "smoke": {"teacher": 4, "student": 4, "batch": 16, "length": 32, "held_out": 8, "part": 8},
+    "cpu": {
+        "teacher": 1_500,
+        "student": 500,
+        "batch": 64,
+        "length": 64,
+        "held_out": 200,
+        "part": 500,
+    },
+    "gpu": {
+        "teacher": 100_000,
+        "student": 50_000,
+        "batch": 256,
+        "length": 128,
+        "held_out": 2_000,
+        "part": 10_000,
+    },
 }
 SANH_LAYERS = (0, 2, 4, 7, 9, 11)
 
 
 def get_config(arg: str = ""):
-    """Returns the pipeline: vocabulary, records, teacher, three students."""
-    args = common.teacher_and_student(arg)
+    """Returns the pipeline: vocabulary, records, teacher, three students (with `top_k`, five)."""
+    args = common.teacher_and_student(arg, top_k=0)
     stages = {**_text(args), **_models(args)}
     rows = (
         ("Teacher", "teacher"),
         ("Layers of the teacher, MLM", "mlm"),
         ("Layers of the teacher, triple loss", "triple"),
         ("Random layers, triple loss", "triple_random"),
+        ("Layers of the teacher, masked tokens, teacher at hand", "masked_at_hand"),
+        (f"Layers of the teacher, masked tokens, stored top {args['top_k']}", "masked_stored"),
     )
     return common.locked(
         {
@@ -60,7 +79,10 @@ def _text(args: dict) -> dict:
     if name != "gpu":
         size, vocabulary = 4_096 if name == "cpu" else 600, "@vocabulary"
         stages["vocabulary"] = common.tokenizer(corpus, size, sample_sentences=100_000)
-    for stage, source in (("corpus", corpus), ("held_out", reviews)):
+    sources = {"corpus": corpus, "held_out": reviews}
+    if args["top_k"]:
+        sources["part"] = {**corpus, "rows": budget["part"]}
+    for stage, source in sources.items():
         stages[stage] = common.corpus(source, vocabulary, budget["length"])
     return stages
 
@@ -74,10 +96,11 @@ def _models(args: dict) -> dict:
     sanh = (args["teacher"], args["size"]) == ("L12_H768", "L6_H768")
     begin = common.start_from(teacher, layers=SANH_LAYERS if sanh else "every_other")
 
-    def trained(make, model: dict, steps: int, **changes) -> dict:
+    def trained(make, model: dict, steps: int, *, records: str = "@corpus", **changes) -> dict:
+        read = {"logits": changes.pop("logits")} if "logits" in changes else {}
         return make(
             model,
-            common.data("@corpus", budget["batch"], (budget["length"],)),
+            common.data(records, budget["batch"], (budget["length"],), **read),
             {"steps": steps},
             common.adamw(5e-4 if args["budget"] == "gpu" else 2e-3),
             evaluation={"sets": {"dev": "@held_out"}, "batch": 64},
@@ -85,18 +108,24 @@ def _models(args: dict) -> dict:
             **changes,
         )
 
-    def taught(**changes) -> dict:
-        objective = {"teacher": teacher}
-        return trained(
-            common.lm_distill, student, budget["student"], objective=objective, **changes
-        )
+    def taught(objective: dict, **changes) -> dict:
+        steps = budget["student"]
+        return trained(common.lm_distill, student, steps, objective=objective, **changes)
 
     stages = {}
     if not args["pretrained"]:
         stages["teacher"] = trained(common.pretrain, deep, budget["teacher"])
-    return {
-        **stages,
+    stages |= {
         "mlm": trained(common.pretrain, student, budget["student"], init=begin),
-        "triple": taught(init=begin),
-        "triple_random": taught(),
+        "triple": taught({"teacher": teacher}, init=begin),
+        "triple_random": taught({"teacher": teacher}),
     }
+    if args["top_k"]:
+        asked, lengths = {"top_k": args["top_k"]}, (budget["length"],)
+        masked, part = {"positions": "masked", "cosine_weight": 0.0}, {"records": "@part"}
+        stages |= {
+            "answers": common.label(teacher, "@part", lengths, language=asked),
+            "masked_at_hand": taught({**masked, "teacher": teacher}, init=begin, **part),
+            "masked_stored": taught(masked, init=begin, logits="@answers", **part),
+        }
+    return stages

@@ -7,11 +7,25 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from pd_jax.config.kinds import Positive, Reference, frozen, require
+from pd_jax.config.kinds import Fraction, Positive, Reference, frozen, require
 from pd_jax.config.study import Study
 from pd_jax.config.text import RecordsStage, Source, SyntheticStage, TokenizerStage
 from pd_jax.config.training import TrainStage
 from pd_jax.errors import did_you_mean
+
+
+@frozen
+class MaskedTokens:
+    """What a masked language model is asked about a row, once and for all: the tokens that are
+    masked in it are a function of the seed and the row's number.
+    """
+
+    top_k: Positive = 64
+    """Tokens kept at each masked place, with their logits; all others are one sum."""
+    temperature: Annotated[float, pydantic.Field(gt=0)] = 2.0
+    mask_rate: Fraction = 0.15
+    whole_word: bool = False
+    seed: int = 0
 
 
 @frozen
@@ -28,10 +42,19 @@ class LabelStage:
     """Names of the outputs in order, for a teacher that calls them LABEL_0, LABEL_1, ..."""
     states: tuple[Annotated[int, pydantic.Field(ge=0)], ...] = ()
     """Layers, from 0, after which the first token's state is stored too (patient distillation)."""
+    language: MaskedTokens | None = None
+    """Asks a masked language model, in place of a classifier, about masked tokens."""
     source: Source | tuple[Source, ...] | None = None
     """The rows' texts for a teacher with another vocabulary; by default what the records were
     built from.
     """
+
+    def __post_init__(self) -> None:
+        require(
+            self.language is None or not (self.labels or self.states or self.source),
+            "language goes without labels, states and source: a masked language model reads the "
+            "records' own tokens",
+        )
 
 
 @frozen

@@ -101,11 +101,14 @@ class Patient:
 class LanguageDistill:
     """Distillation of a masked language model (Sanh et al. 2019): 5 soft + 2 MLM + 1 cosine, T = 2.
 
-    `positions="masked"` holds the soft loss to the masked tokens, which costs a sixth.
+    `positions="masked"` holds the soft loss to the masked tokens, which costs a sixth. The teacher
+    is a model folder or stage that reads every batch too, or, without `teacher`, the logit store of
+    a label stage with `language`: it goes with `positions="masked"` and `cosine_weight=0`, and with
+    the temperature and the masking that it was made for.
     """
 
     kind: Literal["lm_distill"] = "lm_distill"
-    teacher: Reference
+    teacher: Reference | None = None
     temperature: Annotated[float, pydantic.Field(gt=0)] = 2.0
     soft_weight: Annotated[float, pydantic.Field(ge=0)] = 5.0
     mlm_weight: Annotated[float, pydantic.Field(ge=0)] = 2.0

@@ -3,7 +3,7 @@
 A store is a folder of TFRecord shards, cut like the dataset's (`data/logit_shards.py`), and a
 sealed `manifest.json`. All records of a store have the same size, so a row's place follows from its
 number and no index is needed. A teacher of a task gives `logits` (full float32) and may give the
-`states` of its layers; a teacher of language gives what `FIELDS_OF_LANGUAGE` names.
+`states` of its layers; a teacher of language gives what `language_fields` names.
 """
 
 import dataclasses
@@ -52,8 +52,25 @@ class LogitsManifest:
 
     @property
     def outputs(self) -> int:
-        """Logits of a row; 0 in a store of a teacher of language."""
+        """Logits of a row."""
         return next((field.size for field in self.fields if field.name == "logits"), 0)
+
+
+def language_fields(places: int, kept: int) -> tuple[Field, ...]:
+    """Returns what a row holds of a teacher of language: 16 + 8 `kept` bytes a masked place.
+
+    `positions` of the masked tokens (-1: a place that a short row leaves unused), the tokens that
+    stood there when the teacher read them (`replacements`), its `kept` likeliest `tokens` with
+    their `logits`, the largest first, and the logarithm of the sum of exp over all of its logits,
+    at the store's temperature and at temperature 1 (`normalisers`).
+    """
+    return (
+        Field("positions", (places,), "int32"),
+        Field("replacements", (places,), "int32"),
+        Field("tokens", (places, kept), "int32"),
+        Field("logits", (places, kept)),
+        Field("normalisers", (places, 2)),
+    )
 
 
 def finish_logits(
@@ -145,6 +162,8 @@ class LogitStore:
                 f"{self.folder} holds logits for another dataset than {dataset.folder} (fingerprint"
                 f" {said.dataset}, not {dataset.fingerprint}); label this dataset with the teacher"
             )
+        if said.task == LANGUAGE:  # whatever the rows' labels are
+            return LogitStore(self.folder, said)
         task = dataset.manifest.task
         if task not in (None, said.task):
             raise LogitsError(

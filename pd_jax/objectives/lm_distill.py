@@ -1,8 +1,12 @@
-"""Distillation of a masked language model (Sanh et al. 2019), with the teacher at hand.
+"""Distillation of a masked language model (Sanh et al. 2019), at hand or from a logit store.
 
 The triple loss is 5 L_ce + 2 L_mlm + 1 L_cos: T^2 KL(teacher || student) over the vocabulary at
 T = 2, masked language modelling, and one minus the cosine of both models' last states, over all
 tokens that are no padding. L_ce may be held to the masked positions, which costs a sixth.
+
+A store (`data/logits.py`, `language_fields`) has the teacher's likeliest tokens at masked positions
+and the sum of all others; L_ce then takes the others for one token, and is exact where the store
+has the whole vocabulary. Its masks are static: a row is masked in every epoch as it was once.
 """
 
 from typing import Any
@@ -15,13 +19,21 @@ from pd_jax import config as config_lib
 from pd_jax.errors import ConfigError
 from pd_jax.models.heads import PretrainingModel
 from pd_jax.models.sizes import BertConfig
-from pd_jax.objectives.losses import cross_entropy, kl_divergence
-from pd_jax.objectives.mlm import Vocabulary, make_mlm, masked_batch, weights_at
+from pd_jax.objectives.losses import cross_entropy, kl_divergence, top_k_divergence
+from pd_jax.objectives.mlm import (
+    Masked,
+    Vocabulary,
+    make_mlm,
+    masked_as_stored,
+    masked_batch,
+    weights_at,
+)
 from pd_jax.objectives.objective import (
     Batch,
     Objective,
     OnlineTeacher,
     Params,
+    StoredLanguage,
     Sums,
     dropout_stream,
     tokens_of,
@@ -47,33 +59,37 @@ def make_lm_distill(
     objective: config_lib.LanguageDistill,
     config: BertConfig,
     vocabulary: Vocabulary,
-    teacher: OnlineTeacher,
+    teacher: OnlineTeacher | StoredLanguage,
 ) -> Objective:
-    """Returns the triple loss over a teacher that reads the same masked tokens.
+    """Returns the triple loss over a teacher that reads, or has read, the same masked tokens.
+
+    Rows that come without a stored teacher's answers are masked anew, and score MLM alone.
 
     Raises:
-      ConfigError: the teacher has another vocabulary, or states of another width to compare.
+      ConfigError: the teacher has another vocabulary, or states of another width to compare; or it
+        is a store that was made for something else.
     """
-    _check_teacher(objective, config, teacher)
-    model, theirs = PretrainingModel(config), PretrainingModel(teacher.config)
+    if isinstance(teacher, OnlineTeacher):
+        _check_teacher(objective, config, teacher)
+    else:
+        _check_store(objective, teacher)
+    model = PretrainingModel(config)
 
     def prepare(batch: Batch, key: jax.Array) -> Batch:
-        masked = masked_batch(batch, key, masking=objective, vocabulary=vocabulary)
+        if "teacher_positions" in batch:
+            masked = masked_as_stored(batch)
+        else:
+            masked = masked_batch(batch, key, masking=objective, vocabulary=vocabulary)
         if objective.positions == "all":
             return at_every_token(batch, masked)
         return {**masked, "soft_weights": masked["prediction_weights"]}
 
-    def teach(params: Params, batch: Batch) -> Batch:
-        logits, encoded = _said(theirs, params, batch, None)
-        taught = {**batch, "teacher_logits": logits}
-        if objective.cosine_weight > 0:
-            taught["teacher_sequence"] = encoded.sequence
-        return taught
-
     def sums(params: Params, batch: Batch, key: jax.Array | None) -> Sums:
         logits, encoded = _said(model, params, batch, key)
-        found = _said_sums(logits, batch, temperature=objective.temperature)
-        if objective.cosine_weight > 0:
+        found = _masked_sums(logits, batch)
+        if "teacher_logits" in batch:
+            found |= _soft_sums(logits, batch, temperature=objective.temperature)
+        if "teacher_sequence" in batch:
             apart = cosine_rows(encoded.sequence, batch["teacher_sequence"])
             found["cosine_loss"] = weighted(apart, _token_weights(batch))
         return found
@@ -83,7 +99,9 @@ def make_lm_distill(
         terms["cosine_loss"] = objective.cosine_weight
     plain = make_mlm(config_lib.MaskedLanguageModel(), config, vocabulary)
     made = Objective(config=config, terms=terms, init=plain.init, prepare=prepare, sums=sums)
-    return made.taught(teacher.params, teach)
+    if isinstance(teacher, StoredLanguage):
+        return made
+    return made.taught(teacher.params, _make_teach(teacher, states=objective.cosine_weight > 0))
 
 
 def at_every_token(batch: Batch, masked: Batch) -> Batch:
@@ -102,22 +120,62 @@ def at_every_token(batch: Batch, masked: Batch) -> Batch:
     }
 
 
-def _said_sums(
+def _masked_sums(logits: Float[Array, "batch predictions vocab"], batch: Batch) -> Sums:
+    """Returns the loss and the accuracy at masked tokens."""
+    loss, right = cross_entropy(logits, batch["targets"])
+    hidden = batch["prediction_weights"]
+    return {"mlm_loss": weighted(loss, hidden), "mlm_accuracy": weighted(right, hidden)}
+
+
+def _soft_sums(
     logits: Float[Array, "batch predictions vocab"], batch: Batch, *, temperature: float
 ) -> Sums:
-    """Returns the soft and the masked tokens' loss, and how like its teacher a student speaks."""
-    goal, weight, hidden = (
-        batch[name] for name in ("teacher_logits", "soft_weights", "prediction_weights")
-    )
-    soft = temperature**2 * kl_divergence(logits / temperature, goal / temperature)
-    loss, right = cross_entropy(logits, batch["targets"])
+    """Returns the loss against the teacher, and how like it a student speaks at temperature 1."""
+    goal, weight = batch["teacher_logits"], batch["soft_weights"]
+    if "teacher_tokens" in batch:
+        tokens, normalisers = batch["teacher_tokens"], batch["teacher_normalisers"]
+        apart, kl = (
+            top_k_divergence(logits / scale, tokens, goal / scale, normalisers[..., at])
+            for at, scale in enumerate((temperature, 1.0))
+        )
+        likeliest = tokens[..., 0]
+    else:
+        apart, kl = (kl_divergence(logits / scale, goal / scale) for scale in (temperature, 1.0))
+        likeliest = goal.argmax(-1)
     return {
-        "soft_loss": weighted(soft, weight),
-        "mlm_loss": weighted(loss, hidden),
-        "mlm_accuracy": weighted(right, hidden),
-        "kl": weighted(kl_divergence(logits, goal), weight),
-        "agreement": weighted(logits.argmax(-1) == goal.argmax(-1), weight),
+        "soft_loss": weighted(temperature**2 * apart, weight),
+        "kl": weighted(kl, weight),
+        "agreement": weighted(logits.argmax(-1) == likeliest, weight),
     }
+
+
+def language_answers(
+    logits: Float[Array, "batch places vocab"], masked: Masked, *, kept: int, temperature: float
+) -> dict[str, Array]:
+    """Returns what a store holds of a teacher's logits at masked places: `language_fields`."""
+    used = masked.weights > 0
+    largest, tokens = jax.lax.top_k(logits, kept)
+    replacements = jnp.take_along_axis(masked.input_ids, masked.positions, axis=-1)
+    sums = [jax.nn.logsumexp(logits / scale, axis=-1) for scale in (temperature, 1.0)]
+    return {
+        "positions": jnp.where(used, masked.positions, -1),
+        "replacements": jnp.where(used, replacements, 0),
+        "tokens": tokens,
+        "logits": largest,
+        "normalisers": jnp.stack(sums, axis=-1),
+    }
+
+
+def _make_teach(teacher: OnlineTeacher, *, states: bool):
+    """Returns (teacher's parameters, batch) -> the batch with its logits and, if asked, states."""
+    model = PretrainingModel(teacher.config)
+
+    def teach(params: Params, batch: Batch) -> Batch:
+        logits, encoded = _said(model, params, batch, None)
+        taught = {**batch, "teacher_logits": logits}
+        return {**taught, "teacher_sequence": encoded.sequence} if states else taught
+
+    return teach
 
 
 def _check_teacher(
@@ -133,6 +191,17 @@ def _check_teacher(
             f"the student has {config.hidden} hidden units and the teacher {teacher.hidden}; "
             "give model.size the teacher's width, or set objective.cosine_weight=0"
         )
+
+
+def _check_store(objective: config_lib.LanguageDistill, stored: StoredLanguage) -> None:
+    wanted = {"positions": "masked", "cosine_weight": 0.0}
+    wanted |= {name: getattr(stored, name) for name in ("temperature", "mask_rate", "whole_word")}
+    for name, value in wanted.items():
+        if getattr(objective, name) != value:
+            raise ConfigError(
+                f"objective.{name}={getattr(objective, name)!r}, and the logit store was made for "
+                f"{value!r}; set it so, label again, or name a model in objective.teacher"
+            )
 
 
 def _said(model: PretrainingModel, params: Params, batch: Batch, key: jax.Array | None) -> Any:

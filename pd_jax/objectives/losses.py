@@ -46,3 +46,38 @@ def kl_divergence(
     target = jax.nn.log_softmax(teacher.astype(jnp.float32))
     predicted = jax.nn.log_softmax(student.astype(jnp.float32))
     return jnp.sum(jnp.exp(target) * (target - predicted), axis=-1)
+
+
+_SMALLEST = 1e-30
+
+
+def top_k_divergence(
+    student: Float[Array, "*rows classes"],
+    tokens: Int[Array, "*rows kept"],
+    teacher: Float[Array, "*rows kept"],
+    normaliser: Float[Array, "*rows"],
+) -> Float[Array, "*rows"]:
+    """Returns KL(teacher || student) of each row in nats, where all classes that `tokens` leaves
+    out count as one: their probabilities are added up on both sides.
+
+    It is never more than the KL over all classes, and equals it where `tokens` names them all.
+
+    Args:
+      student: its logits of every class.
+      tokens: the classes that are kept of the teacher, each once.
+      teacher: its logits of these classes.
+      normaliser: the logarithm of the sum of exp over all of the teacher's logits.
+    """
+    student = student.astype(jnp.float32)
+    whole = jax.nn.logsumexp(student, axis=-1)
+    target = teacher.astype(jnp.float32) - normaliser[..., None]
+    predicted = jnp.take_along_axis(student, tokens, axis=-1) - whole[..., None]
+    kept = jnp.sum(jnp.exp(target) * (target - predicted), axis=-1)
+    if tokens.shape[-1] == student.shape[-1]:
+        return kept
+    # One minus the sum of the student's kept probabilities would lose all digits, and its gradient,
+    # where little is left over; the sum over the others does not.
+    without = jnp.vectorize(lambda row, at: row.at[at].set(-jnp.inf), signature="(v),(k)->(v)")
+    others = jax.nn.logsumexp(without(student, tokens), axis=-1) - whole
+    rest = jnp.maximum(-jnp.expm1(jax.nn.logsumexp(target, axis=-1)), 0.0)
+    return kept + rest * (jnp.log(jnp.maximum(rest, _SMALLEST)) - others)

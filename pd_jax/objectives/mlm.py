@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from pd_jax import config as config_lib
 from pd_jax.models.heads import PretrainingModel
@@ -162,6 +162,55 @@ def masked_batch(
         "positions": masked.positions,
         "targets": masked.targets,
         "prediction_weights": masked.weights * weights_at(masked.positions, batch),
+    }
+
+
+def masked_once(
+    batch: Batch,
+    keys: Key[Array, " batch"],
+    *,
+    masking: config_lib.MaskedTokens,
+    vocabulary: Vocabulary,
+    length: int,
+) -> Masked:
+    """Returns each row masked by its own key alone, however the batch is padded up to `length`.
+
+    Positions are [rows, places] of a row of `length`; weight 0 marks those that are not used.
+    """
+    width = batch["input_ids"].shape[1]
+    beyond = (0, length - width)
+    ids = jnp.pad(batch["input_ids"], ((0, 0), beyond), constant_values=vocabulary.pad_id)
+    mask = jnp.pad(batch["input_mask"], ((0, 0), beyond))
+
+    def of_row(ids: Int[Array, " seq"], mask: Int[Array, " seq"], key: jax.Array) -> Masked:
+        made = mask_tokens(
+            ids[None],
+            mask[None],
+            key,
+            vocabulary=vocabulary,
+            mask_rate=masking.mask_rate,
+            whole_word=masking.whole_word,
+        )
+        return Masked(*(array[0] for array in made))
+
+    masked = jax.vmap(of_row)(ids, mask, keys)
+    return masked._replace(input_ids=masked.input_ids[:, :width])
+
+
+def masked_as_stored(batch: Batch) -> Batch:
+    """Returns the batch masked as it was for the teacher whose answers come with it."""
+    ids, stored = batch["input_ids"], batch["teacher_positions"]
+    used, positions = stored >= 0, jnp.maximum(stored, 0)
+    at = jnp.where(used, stored, ids.shape[1])  # beyond the row, where nothing is put
+    corrupted = jax.vmap(lambda row, at, new: row.at[at].set(new, mode="drop"))(
+        ids, at, batch["teacher_replacements"]
+    )
+    return {
+        **batch,
+        "input_ids": corrupted,
+        "positions": positions,
+        "targets": jnp.take_along_axis(ids, positions, axis=-1),
+        "prediction_weights": used * weights_at(positions, batch),
     }
 
 

@@ -99,6 +99,22 @@ class StoredStates:
         return tuple(self.held.index(layer) for layer in layers)
 
 
+@dataclasses.dataclass(frozen=True)
+class StoredLanguage:
+    """What a masked language model said of rows that were masked once, as it comes with a batch."""
+
+    temperature: float
+    """At which its probabilities are whole."""
+    mask_rate: float
+    whole_word: bool
+    length: int
+    """Tokens that longer rows were cut to."""
+    places: int
+    """Masked tokens that a row has at most."""
+    kept: int
+    """Tokens whose logits are there, at each of them."""
+
+
 def as_is(batch: Batch, key: jax.Array) -> Batch:
     """Returns the batch unchanged: nothing is drawn."""
     del key

@@ -6,11 +6,18 @@ import numpy as np
 from etils import epath
 
 from pd_jax import config as config_lib
+from pd_jax.data.logits import language_fields
 from pd_jax.models import sizes
 from pd_jax.models.heads import TaskModel
 from pd_jax.objectives.classify import task_outputs
 from pd_jax.objectives.mlm import Vocabulary, make_mlm
-from pd_jax.objectives.objective import OnlineTeacher, StoredStates, dummy_inputs
+from pd_jax.objectives.objective import (
+    OnlineTeacher,
+    StoredLanguage,
+    StoredStates,
+    dummy_inputs,
+)
+from pd_jax.stages.language_teacher import to_be_stored
 from pd_jax.stages.objectives import Facts
 
 
@@ -53,7 +60,14 @@ def own_inputs(
     """Returns the shapes that a stage's objective wants in a batch besides the tokens."""
     kind = stage.objective
     if isinstance(kind, config_lib.LanguageDistill):
-        return {}
+        spoken = facts.teacher
+        if not isinstance(spoken, StoredLanguage):
+            return {}
+        fields = language_fields(spoken.places, spoken.kept)
+        return {
+            f"teacher_{field.name}": jax.ShapeDtypeStruct((rows, *field.shape), field.dtype)
+            for field in fields
+        }
     if isinstance(kind, config_lib.MaskedLanguageModel):
         pairs = jax.ShapeDtypeStruct((rows,), jnp.int32)
         return {"next_sentence": pairs} if kind.next_sentence else {}
@@ -119,17 +133,19 @@ def _teacher(
     stage: config_lib.TrainStage,
     vocabulary: Vocabulary | None,
     labels: tuple[str, ...],
-) -> OnlineTeacher | StoredStates | None:
-    """Returns the shapes of a teacher that a stage of the pipeline trains."""
+) -> OnlineTeacher | StoredStates | StoredLanguage | None:
+    """Returns the shapes of a teacher that a stage of the pipeline trains, or of its answers."""
     kind = stage.objective
     if not isinstance(kind, config_lib.Patient | config_lib.LanguageDistill):
         return None
+    store = _stage(pipeline, _first(stage.data.logits or ""))
+    if isinstance(store, config_lib.LabelStage) and store.language is not None:
+        return to_be_stored(store, vocabulary.size) if vocabulary is not None else None
     found = _stage(pipeline, kind.teacher or _labelling_teacher(pipeline, stage))
     if not isinstance(found, config_lib.TrainStage) or vocabulary is None:
         return None
     shape = sizes.bert_config(found.model, vocab_size=vocabulary.size, compute=stage.compute)
     if kind.teacher is None:
-        store = _stage(pipeline, _first(stage.data.logits or ""))
         held = store.states if isinstance(store, config_lib.LabelStage) else ()
         return StoredStates(shape.layers, shape.hidden, held) if held else None
     if isinstance(kind, config_lib.LanguageDistill):

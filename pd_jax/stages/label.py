@@ -1,4 +1,4 @@
-"""A teacher's logits over a dataset: computed once on all devices, stored shard by shard."""
+"""What a teacher says of a dataset: computed once on all devices, stored shard by shard."""
 
 from etils import epath
 from jax.sharding import Mesh
@@ -13,7 +13,7 @@ from pd_jax.stages.teachers import open_teacher
 
 
 def run_label(stage: config_lib.LabelStage, context: Context) -> Done:
-    """Labels a dataset with a trained model."""
+    """Labels a dataset with a trained model: a classifier, or a masked language model."""
     mesh = mesh_for(context.run)
     manifest = label(stage, context.output("label"), mesh, title=context.name)
     return Done(

@@ -3,18 +3,16 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from pd_jax import config as config_lib
-from pd_jax.data.logits import LogitStore
+from pd_jax.data.logits import LANGUAGE, LogitStore
 from pd_jax.data.manifest import TokenizerInfo
 from pd_jax.data.records import Dataset
 from pd_jax.data.teachers import Teachers
 from pd_jax.data.tokenizers import load_tokenizer
 from pd_jax.errors import ConfigError
 from pd_jax.models.weights import hf
-from pd_jax.objectives.mlm import Vocabulary
-from pd_jax.objectives.objective import OnlineTeacher, StoredStates
+from pd_jax.objectives.objective import OnlineTeacher, StoredLanguage, StoredStates
+from pd_jax.stages.language_teacher import masking_vocabulary, stored_language, with_head
 from pd_jax.stages.objectives import Facts
 
 
@@ -26,7 +24,7 @@ class Material:
     stores: tuple[tuple[LogitStore, ...], ...]
     task: str | None
     labels: tuple[str, ...]
-    teacher: OnlineTeacher | StoredStates | None = None
+    teacher: OnlineTeacher | StoredStates | StoredLanguage | None = None
 
     @property
     def tokenizer(self) -> TokenizerInfo:
@@ -45,7 +43,8 @@ def open_material(data: config_lib.Data) -> Material:
     stores = (data.logits,) if isinstance(data.logits, str) else (data.logits or ())
     datasets: tuple[Dataset, ...] = tuple(Dataset.open(path) for path in paths)
     opened: tuple[LogitStore, ...] = tuple(LogitStore.open(path) for path in stores)
-    first = opened[0].manifest if opened else datasets[0].manifest
+    of_task = [store.manifest for store in opened if store.manifest.task != LANGUAGE]
+    first = of_task[0] if of_task else datasets[0].manifest
     # As the feed does: a store's outputs are brought into the order of the dataset's labels.
     labels = tuple(datasets[0].manifest.labels or first.labels)
     each = len(opened) // len(datasets)
@@ -62,10 +61,10 @@ def open_material(data: config_lib.Data) -> Material:
             "with; restore it or build the dataset again"
         )
     for store in opened:
-        if store.manifest.task != first.task:
+        if store.manifest.task != opened[0].manifest.task:
             raise ConfigError(
                 f"{store.folder} is of task {store.manifest.task!r}, {opened[0].folder} of "
-                f"{first.task!r}; name stores of one task in data.logits"
+                f"{opened[0].manifest.task!r}; name stores of one task in data.logits"
             )
     return material
 
@@ -94,7 +93,9 @@ def open_sets(
         _check_tokenizer(f"evaluation set {name}", dataset, material)
         _check_labels(f"evaluation set {name}", dataset.manifest.labels, material)
         if name in logits:
-            teachers = Teachers(dataset, [LogitStore.open(logits[name])], labels=material.labels)
+            store = LogitStore.open(logits[name])
+            teachers = Teachers(dataset, [store], labels=material.labels)
+            _check_language(f"evaluation.logits.{name}", store, material)
             if not teachers.complete:
                 raise ConfigError(
                     f"evaluation.logits.{name}: {logits[name]} has rows without an answer; "
@@ -111,7 +112,7 @@ def facts(material: Material, stage: config_lib.TrainStage) -> Facts:
     whole_word = isinstance(stage.objective, masked) and stage.objective.whole_word
     return Facts(
         where=str(material.datasets[0].folder),
-        vocabulary=_vocabulary(material, whole_word=whole_word),
+        vocabulary=masking_vocabulary(material.datasets[0], whole_word=whole_word),
         task=material.task,
         labels=material.labels,
         labelled=all(manifest.task is not None for manifest in manifests),
@@ -129,10 +130,18 @@ def with_teacher(material: Material, stage: config_lib.TrainStage) -> Material:
       ConfigError: the teacher has another vocabulary or task, or lacks the head that is asked for.
     """
     kind = stage.objective
+    spoken = _stored_language(material)
+    if spoken is not None and not isinstance(kind, config_lib.LanguageDistill):
+        raise ConfigError(
+            f"{material.stores[0][0].folder} holds what a masked language model says; learn from "
+            "it by objective.kind='lm_distill', or name another store in data.logits"
+        )
     if not isinstance(kind, config_lib.Patient | config_lib.LanguageDistill):
         return material
     if kind.teacher is None:
-        return dataclasses.replace(material, teacher=_stored_states(material))
+        states = isinstance(kind, config_lib.Patient)
+        held = _stored_states(material) if states else spoken
+        return dataclasses.replace(material, teacher=held)
     if stage.data.logits:
         raise ConfigError(
             "objective.teacher reads every batch itself; leave data.logits out, or learn from its "
@@ -145,14 +154,8 @@ def with_teacher(material: Material, stage: config_lib.TrainStage) -> Material:
         )
     saved = hf.load(kind.teacher)
     head = "mlm" if isinstance(kind, config_lib.LanguageDistill) else "classifier"
-    if head not in saved.params:
-        raise ConfigError(
-            f"objective.teacher={kind.teacher} has no {head} head; name a "
-            + ("pre-trained model" if head == "mlm" else "fine-tuned model")
-        )
+    params = with_head(saved, head, name=f"objective.teacher={kind.teacher}")
     config = dataclasses.replace(saved.config, dtype=stage.compute.dtype)
-    bert = {"pooler": _no_pooler(saved), **saved.params["bert"]}
-    params = {"bert": bert, head: saved.params[head]}
     if head == "mlm":
         return dataclasses.replace(material, teacher=OnlineTeacher(config, params))
     task, labels = material.task or saved.task, material.labels or saved.labels
@@ -166,11 +169,15 @@ def with_teacher(material: Material, stage: config_lib.TrainStage) -> Material:
     return dataclasses.replace(material, task=task, labels=labels, teacher=teacher)
 
 
-def _no_pooler(saved: hf.SavedModel) -> dict[str, np.ndarray]:
-    """Returns a pooler for a language model that has none: nothing reads what it gives."""
-    hidden = saved.config.hidden
-    zeros = np.zeros((hidden, hidden), np.float32)
-    return {"kernel": zeros, "bias": np.zeros(hidden, np.float32)}
+def _stored_language(material: Material) -> StoredLanguage | None:
+    """Returns what all stores of language have in common; None where the stores are of a task."""
+    held = [stored_language(store) for of_dataset in material.stores for store in of_dataset]
+    if any(one != held[0] for one in held):
+        raise ConfigError(
+            "the stores in data.logits were made with different masking, temperature, lengths or "
+            "top_k; label all datasets with the same"
+        )
+    return held[0] if held else None
 
 
 def _stored_states(material: Material) -> StoredStates | None:
@@ -191,6 +198,16 @@ def _check_tokenizer(name: str, dataset: Dataset, material: Material) -> None:
         )
 
 
+def _check_language(name: str, store: LogitStore, material: Material) -> None:
+    spoken = stored_language(store)
+    learnt = material.teacher if isinstance(material.teacher, StoredLanguage) else None
+    if spoken != learnt:
+        raise ConfigError(
+            f"{name}: {store.folder} is no store of the kind that the stage learns from (masking, "
+            "temperature and lengths of a masked language model, or none); label the set alike"
+        )
+
+
 def _check_labels(name: str, labels: Sequence[str], material: Material) -> None:
     labels = tuple(labels)
     if labels and material.labels and labels != material.labels:
@@ -198,20 +215,3 @@ def _check_labels(name: str, labels: Sequence[str], material: Material) -> None:
             f"{name} has labels {', '.join(labels)}, but the training data has "
             f"{', '.join(material.labels)}; build both with the same examples.labels in one order"
         )
-
-
-def _vocabulary(material: Material, *, whole_word: bool) -> Vocabulary:
-    tokenizer = material.tokenizer
-    starts = (
-        load_tokenizer(material.datasets[0].folder / "tokenizer").word_starts
-        if whole_word
-        else None
-    )
-    return Vocabulary(
-        tokenizer.vocab_size,
-        tokenizer.pad_id,
-        tokenizer.cls_id,
-        tokenizer.sep_id,
-        tokenizer.mask_id,
-        starts,
-    )

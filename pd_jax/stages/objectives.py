@@ -13,7 +13,7 @@ from pd_jax.objectives.classify import make_classify
 from pd_jax.objectives.distill import make_distill
 from pd_jax.objectives.lm_distill import make_lm_distill
 from pd_jax.objectives.mlm import Vocabulary, make_mlm
-from pd_jax.objectives.objective import Objective, OnlineTeacher, StoredStates
+from pd_jax.objectives.objective import Objective, OnlineTeacher, StoredLanguage, StoredStates
 from pd_jax.objectives.patient import make_patient
 
 
@@ -31,8 +31,8 @@ class Facts:
     """Whether every row has a label."""
     next_sentence: bool = False
     """Whether every row is a pair of passages that follow each other or not."""
-    teacher: OnlineTeacher | StoredStates | None = None
-    """The teacher that reads along, or what of its states comes with the rows."""
+    teacher: OnlineTeacher | StoredStates | StoredLanguage | None = None
+    """The teacher that reads along, or what it said of the rows and comes with them."""
 
 
 def make_objective(stage: config_lib.TrainStage, shape: BertConfig, facts: Facts) -> Objective:
@@ -65,7 +65,7 @@ def make_objective(stage: config_lib.TrainStage, shape: BertConfig, facts: Facts
             kind, shape, task=facts.task, labels=facts.labels, has_labels=facts.labelled
         )
     if isinstance(kind, config_lib.Patient):
-        if facts.task is None or facts.teacher is None:
+        if facts.task is None or not isinstance(facts.teacher, OnlineTeacher | StoredStates):
             raise ConfigError(
                 "objective.kind='patient' needs a teacher's states: name a model in "
                 "objective.teacher, or in data.logits the store of a label stage with states"
@@ -80,10 +80,13 @@ def make_objective(stage: config_lib.TrainStage, shape: BertConfig, facts: Facts
         )
     if isinstance(kind, config_lib.LanguageDistill):
         assert facts.vocabulary is not None, "masking needs the vocabulary"
-        if not isinstance(facts.teacher, OnlineTeacher):
+        if not isinstance(facts.teacher, OnlineTeacher | StoredLanguage):
             raise ConfigError(
-                f"objective.teacher={kind.teacher} names no stage or model whose shape is known"
+                "objective.kind='lm_distill' needs a teacher whose shape is known: name a "
+                "pre-trained model or stage in objective.teacher, or in data.logits the store of "
+                "a label stage with language"
             )
+        _check_length(stage, facts.teacher)
         return make_lm_distill(kind, shape, facts.vocabulary, facts.teacher)
     if facts.task is None or not facts.labelled:
         raise ConfigError(
@@ -91,3 +94,13 @@ def make_objective(stage: config_lib.TrainStage, shape: BertConfig, facts: Facts
             "build its records with examples.task and examples.labels"
         )
     return make_classify(shape, task=facts.task, labels=facts.labels)
+
+
+def _check_length(stage: config_lib.TrainStage, teacher: OnlineTeacher | StoredLanguage) -> None:
+    """Raises ConfigError where rows would be cut at another place than the teacher saw them cut."""
+    last = stage.data.lengths[-1]
+    if isinstance(teacher, StoredLanguage) and teacher.length != last:
+        raise ConfigError(
+            f"data.lengths ends in {last}, and the logit store was made of rows cut to "
+            f"{teacher.length} tokens; end both alike"
+        )

@@ -78,11 +78,8 @@ def make_predict(
     """
     config = dataclasses.replace(teacher.config, dtype=dtype)
     model = TaskModel(config, task_outputs(teacher.task, teacher.labels))
-    held = {name: teacher.params[name] for name in ("bert", "classifier")}
-    at = sharding.assign(held, sharding.RULES, mesh)
-    params = place(held, at)
 
-    def forward(params: dict, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def forward(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         inputs = (batch["input_ids"], batch["segment_ids"], batch["input_mask"])
         said: Any = model.apply({"params": params}, *inputs, method="logits_and_encoded")
         logits, encoded = said
@@ -91,6 +88,17 @@ def make_predict(
             found["states"] = first_states(encoded, states)
         return found
 
+    return on_mesh(forward, {name: teacher.params[name] for name in ("bert", "classifier")}, mesh)
+
+
+def on_mesh(
+    forward: Callable[[Any, Any], dict[str, jax.Array]], held: Any, mesh: Mesh
+) -> Callable[[dict[str, jax.Array]], dict[str, jax.Array]]:
+    """Returns placed batch -> what `forward(params, batch)` gives, on every device; the parameters
+    `held` are placed by the rules.
+    """
+    at = sharding.assign(held, sharding.RULES, mesh)
+    params = place(held, at)
     step = jax.jit(
         forward,
         in_shardings=(at, sharding.batch_sharding(mesh)),

@@ -1,10 +1,11 @@
 """A teacher that is asked about a dataset's rows: which kind it is, and how it answers.
 
-A BERT with the records' own vocabulary reads their tokens, over any mesh. Any other model reads the
-texts anew with its own tokenizer: a BERT in JAX, everything else through torch.
+A BERT with the records' own vocabulary reads their tokens, over any mesh; a masked language model
+must (`language_teacher.py`). Any other model reads the texts anew with its own tokenizer: a BERT in
+JAX, everything else through torch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ from pd_jax.errors import ConfigError, WeightsError
 from pd_jax.models.weights import hf
 from pd_jax.parallel import sharding
 from pd_jax.parallel.mesh import row_share
+from pd_jax.stages.language_teacher import load_language_model, make_language_predict, said
 from pd_jax.stages.predict import load_classifier, make_predict, predict_rows
 from pd_jax.stages.torch_teacher import TorchTeacher, load_torch
 from pd_jax.training.arrays import whole
@@ -42,25 +44,30 @@ def open_teacher(stage: config_lib.LabelStage, dataset: Dataset, mesh: Mesh) -> 
     """Returns the teacher of a label stage, ready to be asked about the dataset.
 
     Raises:
-      ConfigError: `stage.labels` or `stage.states` do not fit the teacher.
+      ConfigError: `stage.labels`, `stage.states` or `stage.language` do not fit the teacher.
       WeightsError: the folder holds no trained classifier.
       SourceError: the teacher needs the rows' texts, and they cannot be found.
     """
+    if stage.language is not None:
+        speaker = load_language_model(stage, dataset)
+        predict = make_language_predict(speaker, dataset, stage, mesh)
+        return Asked(said(stage, speaker), _token_answers(predict, dataset, stage, mesh))
     values = files.read_json(epath.Path(stage.teacher) / hf.CONFIG_FILE, WeightsError)
     if values.get("model_type", "bert") != "bert":
         foreign = load_torch(stage.teacher, dtype=stage.dtype)
-        said = _said(stage, foreign, layers=foreign.layers, width=foreign.width)
-        return Asked(said, _torch_answers(foreign, dataset, stage))
+        classifier = _said(stage, foreign, layers=foreign.layers, width=foreign.width)
+        return Asked(classifier, _torch_answers(foreign, dataset, stage))
     model, tokenizer = load_classifier(stage.teacher)
-    said = _said(stage, model, layers=model.config.layers, width=model.config.hidden)
+    classifier = _said(stage, model, layers=model.config.layers, width=model.config.hidden)
     if tokenizer.fingerprint == dataset.manifest.tokenizer.fingerprint:
-        return Asked(said, _token_answers(model, dataset, stage, mesh))
+        predict = make_predict(model, mesh, dtype=stage.dtype, states=stage.states)
+        return Asked(classifier, _token_answers(predict, dataset, stage, mesh))
     if stage.states:
         raise ConfigError(
             f"states of {stage.teacher} are stored for records with its own vocabulary only; "
             f"build {dataset.folder} with its tokenizer"
         )
-    return Asked(said, _text_answers(model, tokenizer, dataset, stage))
+    return Asked(classifier, _text_answers(model, tokenizer, dataset, stage))
 
 
 def _said(
@@ -101,11 +108,13 @@ def _labels(stage: config_lib.LabelStage, model: hf.SavedModel | TorchTeacher) -
 
 
 def _token_answers(
-    model: hf.SavedModel, dataset: Dataset, stage: config_lib.LabelStage, mesh: Mesh
+    predict: Callable[[dict[str, jax.Array]], dict[str, jax.Array]],
+    dataset: Dataset,
+    stage: config_lib.LabelStage,
+    mesh: Mesh,
 ) -> Answers:
     """Returns how rows are answered: in batches over the mesh, one batch ahead of its reading."""
     share, shares = row_share(mesh)
-    predict = make_predict(model, mesh, dtype=stage.dtype, states=stage.states)
 
     def read(batch: dict[str, jax.Array], said: dict[str, Any]) -> tuple[np.ndarray, Values]:
         real = whole(batch["weight"]) > 0

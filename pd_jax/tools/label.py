@@ -7,6 +7,9 @@ and reads the records' tokens if they are of its own vocabulary; every other arc
 torch (extra `[hf]`). A teacher with another tokenizer is given the rows' texts, which are read once
 more from what the records were built from, or from --input. A labelling that was interrupted is
 repeated with the same command.
+
+With --top-k MODEL is a masked language model. Each row is masked once, and the K likeliest tokens
+at each masked place are stored in 16 + 8 K bytes, with what a student needs to mask it alike.
 """
 
 import argparse
@@ -21,7 +24,7 @@ from pd_jax.data.records import Dataset
 from pd_jax.parallel import distributed
 from pd_jax.parallel.mesh import make_mesh
 from pd_jax.stages.label import label
-from pd_jax.tools import command
+from pd_jax.tools import command, options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,6 +52,15 @@ def _parser() -> argparse.ArgumentParser:
     texts.add_argument("--input", nargs="+", metavar="PATH", help="files or patterns")
     texts.add_argument("--text-column", default="text", metavar="NAME", help="default: text")
     texts.add_argument("--pair-column", metavar="NAME", help="column of second texts")
+    language = parser.add_argument_group("a masked language model as teacher (lm_distill)")
+    language.add_argument(
+        "--top-k", type=options.at_least(1), metavar="K", help="tokens kept at each masked place"
+    )
+    asked = config_lib.MaskedTokens()
+    language.add_argument("--temperature", type=float, default=asked.temperature)
+    language.add_argument("--mask-rate", type=float, default=asked.mask_rate)
+    language.add_argument("--whole-word", action="store_true", help="mask whole words")
+    language.add_argument("--seed", type=int, default=asked.seed, help="of the masks")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--distributed", choices=("auto", "on", "off"), default="auto")
     return parser
@@ -60,20 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     allocation.keep_memory()
     distributed.initialise(args.distributed)
     compilation.use_cache()
-    stage = config_lib.LabelStage(
-        teacher=args.teacher,
-        records=args.records,
-        batch=args.batch,
-        lengths=tuple(int(length) for length in args.lengths.split(",")),
-        dtype=args.dtype,
-        labels=tuple(filter(None, args.labels.split(","))),
-        states=tuple(int(layer) for layer in filter(None, args.states.split(","))),
-        source=config_lib.Source(
-            path=tuple(args.input), text=args.text_column, pair=args.pair_column
-        )
-        if args.input
-        else None,
-    )
+    with options.faults():
+        stage = _stage(args)
     dataset = Dataset.open(args.records)
     if distributed.is_writer():
         print(f"labelling {len(dataset):,} rows of {args.records} with {args.teacher}", flush=True)
@@ -89,6 +89,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     if distributed.is_writer():
         print(f"logits of {made.rows:,} rows x {made.outputs} outputs in {args.output}")
     return 0
+
+
+def _stage(args: argparse.Namespace) -> config_lib.LabelStage:
+    source = language = None
+    if args.input:
+        source = config_lib.Source(
+            path=tuple(args.input), text=args.text_column, pair=args.pair_column
+        )
+    if args.top_k:
+        language = config_lib.MaskedTokens(
+            top_k=args.top_k,
+            temperature=args.temperature,
+            mask_rate=args.mask_rate,
+            whole_word=args.whole_word,
+            seed=args.seed,
+        )
+    return config_lib.LabelStage(
+        teacher=args.teacher,
+        records=args.records,
+        batch=args.batch,
+        lengths=tuple(int(length) for length in args.lengths.split(",")),
+        dtype=args.dtype,
+        labels=tuple(filter(None, args.labels.split(","))),
+        states=tuple(int(layer) for layer in filter(None, args.states.split(","))),
+        language=language,
+        source=source,
+    )
 
 
 if __name__ == "__main__":

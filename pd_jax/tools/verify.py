@@ -145,18 +145,21 @@ def _teacher_faults(
     import jax
 
     from pd_jax.parallel.mesh import make_mesh
+    from pd_jax.stages.language_teacher import asked_of
     from pd_jax.stages.teachers import open_teacher
 
     said = store.manifest
     size = min(arguments.sample, len(dataset))
     sample = np.sort(Permutation(len(dataset), ("verify",))(np.arange(size)))
     longest = int(dataset.lengths[sample].max())
+    spoken = asked_of(store)
     stage = config.LabelStage(
         teacher=arguments.teacher,
         records=str(dataset.folder),
         batch=_SAMPLE_BATCH,
-        lengths=(arguments.length or longest,),
+        lengths=spoken.lengths if spoken else (arguments.length or longest,),
         states=tuple(said.about.get("state_layers", ())),
+        language=spoken and spoken.language,
     )
     mesh = make_mesh(config.Mesh(data=1), jax.local_devices()[:1])
     teacher, answers = open_teacher(stage, dataset, mesh)
@@ -169,11 +172,20 @@ def _teacher_faults(
         for rows, values in answers(sample):
             stored = store.read(rows, dataset.gather(rows).example_ids)
             for name, array in values.items():
-                apart = np.abs(array - stored[name]).reshape(len(rows), -1).max(axis=1)
+                apart = np.abs(array - stored[name])
+                if name == "tokens":
+                    apart = apart * _in_clear_order(stored["logits"], arguments.tolerance)
+                apart = apart.reshape(len(rows), -1).max(axis=1)
                 for row in np.flatnonzero(apart > arguments.tolerance):
                     place = store.place(int(rows[row]))
                     yield f"{place} is {apart[row]:.2g} from what the teacher says ({name})"
             progress.advance(len(rows))
+
+
+def _in_clear_order(logits: np.ndarray, tolerance: float) -> np.ndarray:
+    """Returns which of a teacher's likeliest tokens no rounding can exchange for a neighbour."""
+    clear = -np.diff(logits, axis=-1, append=logits[..., -1:]) > 2 * tolerance
+    return clear & np.concatenate([np.ones_like(clear[..., :1]), clear[..., :-1]], axis=-1)
 
 
 if __name__ == "__main__":

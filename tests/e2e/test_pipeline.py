@@ -164,6 +164,36 @@ def test_predictions_are_kept_row_by_row_and_give_the_metrics(finished):
     assert metrics["unseen/kl"] == pytest.approx(by_hand, rel=1e-4)
 
 
+def test_a_masked_language_model_teaches_through_a_store(finished):
+    folder, _ = finished
+    config = small_chain(folder / "text")
+    stages = {name: config["stages"][name] for name in ("vocabulary", "transfer", "labels")}
+    read = {"records": "@transfer", "batch": 32, "lengths": (16,)}
+    speaker = {**config["stages"]["teacher"], "objective": {"kind": "mlm"}, "data": read}
+    speaker["evaluation"] = {"sets": {"dev": "@transfer"}}
+    objective = {"kind": "lm_distill", "positions": "masked", "cosine_weight": 0.0}
+    stages |= {
+        "speaker": speaker,
+        "labels": {**stages["labels"], "teacher": "@speaker", "language": {"top_k": 8}},
+        "pupil": {
+            **speaker,
+            "objective": objective,
+            "data": {**read, "logits": "@labels"},
+            "evaluation": {"sets": {"dev": "@transfer"}, "logits": {"dev": "@labels"}},
+        },
+    }
+    report = {"rows": (("Pupil", "pupil"),), "metrics": ("dev/agreement", "dev/kl")}
+    said = run(folder, {**config, "name": "language", "stages": stages, "report": report})
+    assert said[0] == "pipeline language: 5 stages, 2 done, 3 to run"
+    record = json.loads((folder / "work" / "pipelines" / "language.json").read_text())
+    pupil = folder / "work" / record["stages"]["pupil"]
+    lines = [json.loads(line) for line in (pupil / "metrics.jsonl").read_text().splitlines()]
+    kl = [line["train/kl"] for line in lines if "train/kl" in line]
+    metrics = json.loads((pupil / "done.json").read_text())["metrics"]
+    assert kl[-1] < 0.7 * kl[0]
+    assert metrics["dev/kl"] < 0.7 * kl[0] and metrics["dev/agreement"] > 0.3
+
+
 def test_a_second_run_does_nothing_and_says_so(finished):
     folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in (folder / "work" / "stages").rglob("*")}

@@ -1,0 +1,173 @@
+"""A masked language model that is asked about a dataset: every row is masked once, by its number.
+
+It reads the records' own tokens, over any mesh; the store's rows have what `language_fields` names.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from pd_jax import config as config_lib
+from pd_jax.data.labelling import Teacher
+from pd_jax.data.logits import LANGUAGE, LogitStore, language_fields
+from pd_jax.data.records import Dataset
+from pd_jax.data.tokenizers import load_tokenizer
+from pd_jax.errors import ConfigError, LogitsError
+from pd_jax.models.heads import PretrainingModel
+from pd_jax.models.weights import hf
+from pd_jax.objectives.lm_distill import language_answers
+from pd_jax.objectives.mlm import Vocabulary, masked_once, predictions_per_row
+from pd_jax.objectives.objective import StoredLanguage, tokens_of
+from pd_jax.stages.predict import on_mesh
+from pd_jax.training import rng
+
+
+def load_language_model(stage: config_lib.LabelStage, dataset: Dataset) -> hf.SavedModel:
+    """Returns the teacher of a label stage with `language`.
+
+    Raises:
+      ConfigError: it has no MLM head, another vocabulary than the records, or too few positions.
+    """
+    tokenizer, model = load_tokenizer(stage.teacher), hf.load(stage.teacher)
+    theirs = dataset.manifest.tokenizer
+    same_size = model.config.vocab_size == theirs.vocab_size
+    if tokenizer.fingerprint != theirs.fingerprint or not same_size:
+        raise ConfigError(
+            f"{stage.teacher} and {dataset.folder} have different vocabularies; build the records "
+            "with the teacher's tokenizer"
+        )
+    if stage.lengths[-1] > model.config.positions:
+        raise ConfigError(
+            f"lengths ends in {stage.lengths[-1]}, and {stage.teacher} can read "
+            f"{model.config.positions} tokens; shorten lengths"
+        )
+    params = with_head(model, "mlm", name=stage.teacher)
+    return dataclasses.replace(model, params=params)
+
+
+def with_head(saved: hf.SavedModel, head: str, *, name: str) -> dict[str, Any]:
+    """Returns a model's encoder and one of its heads; raises ConfigError where it lacks it."""
+    if head not in saved.params:
+        raise ConfigError(
+            f"{name} has no {head} head; name a "
+            + ("pre-trained model" if head == "mlm" else "fine-tuned model")
+        )
+    bert = {"pooler": _no_pooler(saved), **saved.params["bert"]}
+    return {"bert": bert, head: saved.params[head]}
+
+
+def said(stage: config_lib.LabelStage, model: hf.SavedModel) -> Teacher:
+    """Returns what the store's manifest will say of the teacher."""
+    spoken = to_be_stored(stage, model.config.vocab_size)
+    return Teacher(
+        model.fingerprint,
+        LANGUAGE,
+        (),
+        settings={"batch": stage.batch, "lengths": list(stage.lengths), "dtype": stage.dtype},
+        more=language_fields(spoken.places, spoken.kept),
+        about={**vars(_asked(stage)), "length": spoken.length},
+    )
+
+
+def to_be_stored(stage: config_lib.LabelStage, vocab_size: int) -> StoredLanguage:
+    """Returns what a label stage with `language` will store."""
+    asked, length = _asked(stage), stage.lengths[-1]
+    return StoredLanguage(
+        asked.temperature,
+        asked.mask_rate,
+        asked.whole_word,
+        length,
+        places=predictions_per_row(length, asked.mask_rate),
+        kept=min(asked.top_k, vocab_size),
+    )
+
+
+def asked_of(store: LogitStore) -> config_lib.LabelStage | None:
+    """Returns the stage that a store of language answers, but for its teacher and records; None for
+    other stores.
+
+    Raises:
+      LogitsError: the manifest says what no stage asks.
+    """
+    about = dict(store.manifest.about)
+    if store.manifest.task != LANGUAGE:
+        return None
+    try:
+        length = about.pop("length")
+        return config_lib.LabelStage(
+            teacher="", records="", lengths=(length,), language=config_lib.MaskedTokens(**about)
+        )
+    except (KeyError, TypeError, ValueError):
+        raise _strange(store) from None
+
+
+def stored_language(store: LogitStore) -> StoredLanguage | None:
+    """Returns what a student must know of a store of language; None for other stores.
+
+    Raises:
+      LogitsError: the manifest contradicts itself.
+    """
+    stage, fields = asked_of(store), store.manifest.fields
+    if stage is None:
+        return None
+    kept = next((field.shape[-1] for field in fields if field.name == "tokens"), 1)
+    found = to_be_stored(stage, kept)
+    if fields != language_fields(found.places, found.kept):
+        raise _strange(store)
+    return found
+
+
+def make_language_predict(
+    model: hf.SavedModel, dataset: Dataset, stage: config_lib.LabelStage, mesh: Mesh
+) -> Callable[[dict[str, jax.Array]], dict[str, jax.Array]]:
+    """Returns placed batch with `row` -> the fields of its rows, on every device, no dropout."""
+    asked, spoken = _asked(stage), to_be_stored(stage, model.config.vocab_size)
+    vocabulary = masking_vocabulary(dataset, whole_word=asked.whole_word)
+    module = PretrainingModel(dataclasses.replace(model.config, dtype=stage.dtype))
+    root = rng.root_key(asked.seed)
+
+    def forward(params: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        keys = jax.vmap(lambda row: rng.stream(root, "language", row))(batch["row"])
+        masked = masked_once(
+            batch, keys, masking=asked, vocabulary=vocabulary, length=spoken.length
+        )
+        positions = jnp.where(masked.weights > 0, masked.positions, 0)
+        logits, _ = module.apply(
+            {"params": params},
+            positions,
+            *tokens_of({**batch, "input_ids": masked.input_ids}),
+            method="logits_and_encoded",
+        )
+        return language_answers(logits, masked, kept=spoken.kept, temperature=spoken.temperature)
+
+    return on_mesh(forward, model.params, mesh)
+
+
+def masking_vocabulary(dataset: Dataset, *, whole_word: bool) -> Vocabulary:
+    """Returns what masking must know of a dataset's tokenizer."""
+    held = dataset.manifest.tokenizer
+    starts = load_tokenizer(dataset.folder / "tokenizer").word_starts if whole_word else None
+    return Vocabulary(held.vocab_size, held.pad_id, held.cls_id, held.sep_id, held.mask_id, starts)
+
+
+def _asked(stage: config_lib.LabelStage) -> config_lib.MaskedTokens:
+    assert stage.language is not None, "only a stage with `language` asks a language model"
+    return stage.language
+
+
+def _strange(store: LogitStore) -> LogitsError:
+    return LogitsError(
+        f"{store.folder} says of its rows what no teacher of language says; label the dataset again"
+    )
+
+
+def _no_pooler(saved: hf.SavedModel) -> dict[str, np.ndarray]:
+    """Returns a pooler for a language model that has none: nothing reads what it gives."""
+    hidden = saved.config.hidden
+    zeros = np.zeros((hidden, hidden), np.float32)
+    return {"kernel": zeros, "bias": np.zeros(hidden, np.float32)}
