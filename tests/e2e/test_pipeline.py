@@ -164,6 +164,7 @@ def test_predictions_are_kept_row_by_row_and_give_the_metrics(finished):
     assert metrics["unseen/kl"] == pytest.approx(by_hand, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_masked_language_model_teaches_through_a_store(finished):
     folder, _ = finished
     config = small_chain(folder / "text")
