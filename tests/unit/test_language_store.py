@@ -134,6 +134,7 @@ def objectives(folder):
     saved = hf.load(folder / "teacher")
     vocabulary = Vocabulary(64, 0, 2, 3, 4, None)
     stored = stored_language(LogitStore.open(folder / "top64"))
+    assert stored is not None
     kind = config_lib.LanguageDistill(**MASKED)
     held = OnlineTeacher(SHAPE, {name: saved.params[name] for name in ("bert", "mlm")})
     return [make_lm_distill(kind, SHAPE, vocabulary, teacher) for teacher in (stored, held)]
