@@ -14,6 +14,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -32,7 +33,7 @@ ALLOWED = 0.03
 _SAMPLE_SECONDS = 5.0
 _SPEED_SAMPLES = 24
 """Speed is taken over so many samples: over two minutes."""
-_LEVELS = ("resident_megabytes", "open_files", "threads")
+_LEVELS = ("own_megabytes", "open_files", "threads")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Sample:
     """What a process holds at a moment, and how far it has come."""
 
     minutes: float
-    resident_megabytes: float
+    own_megabytes: float
+    """Resident, without pages of mapped files, which grow with what was read and can be dropped."""
     open_files: int
     threads: int
     cpu_seconds: float
@@ -59,12 +61,17 @@ def sample(pid: int, workdir: pathlib.Path, stage: str, began: float) -> Sample:
     ]
     return Sample(
         minutes=(time.monotonic() - began) / 60,
-        resident_megabytes=int(fields[21]) * os.sysconf("SC_PAGESIZE") / 2**20,
+        own_megabytes=_own_kilobytes(process) / 1024,
         open_files=len(list((process / "fd").iterdir())),
         threads=int(fields[17]),
         cpu_seconds=(int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"),
         step=json.loads(lines[-1])["step"] if lines else 0,
     )
+
+
+def _own_kilobytes(process: pathlib.Path) -> int:
+    (line,) = re.findall(r"RssAnon:\s+(\d+) kB", (process / "status").read_text())
+    return int(line)
 
 
 def speeds(samples: Sequence[Sample]) -> list[tuple[float, float]]:
