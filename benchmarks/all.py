@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks import side_by_side
 from pd_jax import files
 
-NAMES = ("train", "label", "predict", "input")
+NAMES = ("train", "label", "predict", "input", "startup")
 PAGE = pathlib.Path(__file__).parent / "README.md"
 _HEAD = """# Beside what a user would pick instead
 
@@ -37,21 +37,25 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
         versions = ", ".join(f"{name} {held}" for name, held in machine["versions"].items())
         peers = list(dict.fromkeys(name for case in result["cases"] for name in case["peers"]))
         mine, theirs = peers[0], peers[1:]
-        parts.append(f"\\n## {result['title']}\\n\\n    {result['command']}\\n")
+        parts.append(f"\n## {result['title']}\n\n    {result['command']}\n")
         parts.append(
             f"{machine['processor']}, {machine['cores']} cores, load {machine['load_average'][0]} "
-            f"before and {result['load_average_after'][0]} after; {versions}.\\n"
+            f"before and {result['load_average_after'][0]} after; {versions}.\n"
         )
         header = ["case", f"{mine}, a second", *(f"times {name}" for name in theirs)]
         parts += [_line(header), _line(["-"] * len(header))]
         parts += [_row(case, mine, theirs) for case in result["cases"]]
         skipped = {name: why for case in result["cases"] for name, why in case["skipped"].items()}
-        parts += [f"\\nSkipped: {name} ({why})." for name, why in skipped.items()]
-    return "\\n".join(parts) + "\\n"
+        parts += [f"\nSkipped: {name} ({why})." for name, why in skipped.items()]
+    return "\n".join(parts) + "\n"
 
 
 def _row(case: Mapping[str, Any], mine: str, theirs: list[str]) -> str:
-    cells = [case["name"], f"{case['peers'][mine]['speed']['median']:,.0f} {case['unit']}"]
+    rate = case["peers"][mine]["speed"]["median"]
+    cells = [
+        case["name"],
+        f"{rate:,.0f} {case['unit']}" if rate > 10 else f"{rate:.3g} {case['unit']}",
+    ]
     for name in theirs:
         if name not in case["peers"]:
             cells.append("skipped")

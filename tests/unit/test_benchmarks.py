@@ -5,7 +5,7 @@ import json
 import pytest
 
 import benchmarks.all
-from benchmarks import side_by_side
+from benchmarks import side_by_side, startup
 from benchmarks.side_by_side import Case, Peer, Skipped
 
 
@@ -121,6 +121,18 @@ def test_the_page_shows_ratios_with_their_spread_and_who_was_skipped():
         "cases": [found],
     }
     text = benchmarks.all.page({"steps": result})
-    assert "| steps, Tiny | 8 rows | 4.00 (4.00 to 4.00) |" in text
+    assert "| steps, Tiny | 8 rows | 4.00 (4.00 to 4.00) |" in text.splitlines()
     assert "P, 2 cores, load 0.5 before and 0.75 after; jax 1." in text
     assert "Skipped: torch (not installed)." in text
+
+
+def test_a_start_in_a_new_process_counts_and_its_fault_is_told(tmp_path):
+    caches = iter([str(tmp_path / "first"), str(tmp_path / "second")])
+    program = "import os, pathlib; pathlib.Path(os.environ['PD_JAX_CACHE']).mkdir()"
+    peer = startup.process("start", program, caches)
+    peer.run()
+    peer.run()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
+    broken = startup.process("start", "raise ImportError('no torch')")
+    with pytest.raises(RuntimeError, match="ImportError: no torch"):
+        broken.run()
