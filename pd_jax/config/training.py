@@ -176,8 +176,16 @@ class Data:
     """Train on so many rows of each dataset, drawn by seed; a smaller number is a subset of a
     larger one.
     """
+    window: Positive | None = None
+    """Shuffle so many neighbouring rows at a time, the windows in random order, in place of all at
+    once: of a large dataset on remote storage, every part is then read once an epoch, whole.
+    """
 
     def __post_init__(self) -> None:
+        require(
+            self.rows is None or self.window is None,
+            "rows draws from all over a dataset, which window is there to avoid; leave out one",
+        )
         require(
             list(self.lengths) == sorted(set(self.lengths)),
             "lengths must rise, for example (32, 64, 128)",

@@ -18,10 +18,11 @@ import numpy as np
 from jaxtyping import Int64
 
 from pd_jax import config
+from pd_jax.data.held import Gathered
 from pd_jax.data.logits import LogitStore
 from pd_jax.data.order import Order, Permutation, Places
 from pd_jax.data.packing import Packing, make_packing, pack
-from pd_jax.data.records import Dataset, Gathered
+from pd_jax.data.records import Dataset
 from pd_jax.data.teachers import Teachers
 from pd_jax.errors import ConfigError, LogitsError, RecordsError
 
@@ -165,7 +166,7 @@ def _prefetched(make: Callable[[int], Batch], numbers: range, prefetch: int) -> 
 
 def _order(datasets: Sequence[Dataset], data: config.Data, seed: int) -> Order:
     sizes = [len(dataset) for dataset in datasets]
-    return Order(sizes, weights=data.weights, rows=data.rows, seed=seed)
+    return Order(sizes, weights=data.weights, rows=data.rows, window=data.window, seed=seed)
 
 
 def _share(batch: int, process_index: int, process_count: int) -> slice:
@@ -197,28 +198,28 @@ class _Plan:
         self._seed = seed
         self._rows_multiple = rows_multiple
         # Threads work on neighbouring steps, at most in two windows at once.
-        self._window = functools.lru_cache(maxsize=2)(self._make_window)
+        self._places = functools.lru_cache(maxsize=2)(self._make_places)
+        self._buckets = functools.lru_cache(maxsize=2)(self._make_buckets)
 
     def at(self, step: int) -> _Slice:
         length = int(self._lengths[-1])
-        if len(self._lengths) == 1 or self._packing > 1:
-            positions = np.arange(step * self._batch, (step + 1) * self._batch)
-            places = self._order.at(positions)
-            if self._packing == 1:
-                return _Slice(places, length)
-            packing = make_packing(
-                self._tokens(places),
-                room=length,
-                most=self._packing,
-                multiple=self._rows_multiple,
-            )
-            return _Slice(places, length, packing)
         window, number = divmod(step, WINDOW_BATCHES)
-        return self._window(window)[number]
+        if len(self._lengths) > 1 and self._packing == 1:
+            return self._buckets(window)[number]
+        places = self._places(window)[number * self._batch : (number + 1) * self._batch]
+        if self._packing == 1:
+            return _Slice(places, length)
+        packing = make_packing(
+            self._tokens(places), room=length, most=self._packing, multiple=self._rows_multiple
+        )
+        return _Slice(places, length, packing)
 
-    def _make_window(self, window: int) -> list[_Slice]:
+    def _make_places(self, window: int) -> Places:
         rows = WINDOW_BATCHES * self._batch
-        places = self._order.at(np.arange(window * rows, (window + 1) * rows))
+        return self._order.at(np.arange(window * rows, (window + 1) * rows))
+
+    def _make_buckets(self, window: int) -> list[_Slice]:
+        places = self._make_places(window)
         buckets = np.searchsorted(self._lengths, self._tokens(places))
         buckets = np.minimum(buckets, len(self._lengths) - 1)
         batches = np.argsort(buckets, kind="stable").reshape(WINDOW_BATCHES, self._batch)
@@ -286,15 +287,19 @@ def pad(gathered: Gathered, *, length: int, pad_id: int, sep_id: int) -> Batch:
     """
     lengths = gathered.lengths.astype(np.int64)
     filled = np.arange(length) < lengths[:, None]
-    # Every token's place in its row; those that fit stand in the same order as `filled` is read.
-    starts = np.cumsum(lengths) - lengths
-    fits = np.arange(lengths.sum()) - np.repeat(starts, lengths) < length
+    tokens, segment_ids = gathered.tokens, gathered.segments
+    if lengths.max(initial=0) > length:
+        # Every token's place in its row; those that fit stand in the order `filled` is read in.
+        starts = np.cumsum(lengths) - lengths
+        fits = np.arange(lengths.sum()) - np.repeat(starts, lengths) < length
+        tokens = tokens[fits]
+        segment_ids = None if segment_ids is None else segment_ids[fits]
     ids = np.full(filled.shape, pad_id, np.int32)
-    ids[filled] = gathered.tokens[fits]
+    ids[filled] = tokens
     ids[lengths > length, length - 1] = sep_id
     segments = np.zeros(filled.shape, np.int32)
-    if gathered.segments is not None:
-        segments[filled] = gathered.segments[fits]
+    if segment_ids is not None:
+        segments[filled] = segment_ids
     return {"input_ids": ids, "segment_ids": segments, "input_mask": filled.astype(np.int32)}
 
 

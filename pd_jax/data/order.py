@@ -85,6 +85,9 @@ class Order:
     Without weights the datasets are one: each epoch holds every row once. With weights they are
     mixed so that of every 10,000 examples each dataset gives its share, and begins its own next
     epoch when it is used up.
+
+    With a window, an epoch takes the rows in windows of so many neighbours: the windows in random
+    order, and each one's rows in random order, all of them before the next window's.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class Order:
         *,
         weights: Sequence[float] = (),
         rows: int | None = None,
+        window: int | None = None,
         seed: int,
     ):
         """Makes the order over datasets with `lengths` rows, of each of which `rows` are used.
@@ -106,6 +110,7 @@ class Order:
                 " lower it or leave it out"
             )
         self._seed = seed
+        self._window = window
         self._lengths = list(lengths)
         self._used = [rows or length for length in lengths]
         self._first = np.cumsum([0, *self._used])
@@ -140,7 +145,11 @@ class Order:
         epochs, indices = np.divmod(positions, size)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            indices[here] = Permutation(size, (self._seed, name, int(epoch)))(indices[here])
+            key = (self._seed, name, int(epoch))
+            if self._window is None:
+                indices[here] = Permutation(size, key)(indices[here])
+            else:
+                indices[here] = _in_windows(indices[here], size, window=self._window, key=key)
         return indices
 
     def _mixed(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -176,6 +185,30 @@ class Order:
                 key = (self._seed, "subset", int(number))
                 rows[here] = Permutation(self._lengths[number], key)(indices[here])
         return rows
+
+
+def _in_windows(
+    places: Int64[np.ndarray, " n"], size: int, *, window: int, key: Sequence[int | str]
+) -> Int64[np.ndarray, " n"]:
+    """Returns the index at each place of an epoch of `size` that is shuffled within windows.
+
+    The last window may be shorter. Its turn is drawn among those of the others, and they keep
+    theirs beside it, so that a place's window is found by two divisions.
+    """
+    whole, left = divmod(size, window)
+    turn = int(Permutation(whole + 1, (*key, "short"))(np.zeros(1, np.int64))[0])
+    begin = turn * window
+    after = places >= begin + left
+    windows, offsets = np.divmod(np.where(after, places - left, places), window)
+    if whole:
+        windows = Permutation(whole, (*key, "windows"))(np.minimum(windows, whole - 1))
+    short = (places >= begin) & ~after
+    windows[short], offsets[short] = whole, places[short] - begin
+    for number in np.unique(windows):
+        here = windows == number
+        rows = Permutation(left if number == whole else window, (*key, "window", int(number)))
+        offsets[here] = rows(offsets[here])
+    return windows * window + offsets
 
 
 def _shares(weights: Sequence[float], datasets: int) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 A row is found through its shard's offset index, compared with the CRC-32C kept there, and the token
 ids of all rows asked for are decoded together: nothing is done per token in Python. Local shards
-are memory-mapped. A remote shard (`gs://`) is read whole when one of its rows is first asked for,
-and kept: stage datasets larger than memory locally.
+are memory-mapped; remote ones (`gs://`) are read in blocks (`data/remote.py`). Of a small dataset
+the rows are kept as they are read (`data/held.py`).
 
 What others need for writing is re-exported from `data/shards.py` and `data/manifest.py`.
 """
@@ -16,35 +16,24 @@ from typing import Self
 
 import numpy as np
 from etils import epath
-from jaxtyping import Float32, Int32, Int64, Shaped, UInt8
+from jaxtyping import Int32, Int64, Shaped, UInt8
 
 from pd_jax import files
-from pd_jax.data import example, manifest, tfrecord
+from pd_jax.data import example, manifest, remote, tfrecord
+from pd_jax.data.held import Gathered, Held
 from pd_jax.data.manifest import Manifest, ShardInfo, TokenizerInfo
 from pd_jax.data.shards import ID_BYTES, INDEX, Record, example_id, finish, whole_shard, write_shard
 from pd_jax.errors import RecordsError
 
 __all__ = [
-    "Dataset", "Gathered", "Manifest", "Record", "ShardInfo", "TokenizerInfo", "example_id",
+    "Dataset", "Manifest", "Record", "ShardInfo", "TokenizerInfo", "example_id",
     "finish", "whole_shard", "write_shard",
 ]  # fmt: skip
 
 
 _INDEX_BLOCK = 1 << 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Gathered:
-    """Rows of a dataset in the order asked for, their tokens one after another without padding."""
-
-    tokens: Int32[np.ndarray, " tokens"]
-    lengths: Int32[np.ndarray, " rows"]
-    segments: UInt8[np.ndarray, " tokens"] | None
-    """None: all 0."""
-    labels: Int32[np.ndarray, " rows"] | Float32[np.ndarray, "rows ..."] | None
-    """Class numbers, regression values, or multi-hot rows."""
-    next_sentence: Int32[np.ndarray, " rows"] | None
-    example_ids: UInt8[np.ndarray, "rows 16"]
+_HELD_BYTES = 1 << 28
+"""Datasets whose rows take no more than this are kept in memory as they are read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +51,11 @@ class Dataset:
     def __init__(self, folder: epath.Path, manifest: Manifest, indexes: list[np.ndarray]):
         self.folder = folder
         self.manifest = manifest
-        self._indexes = indexes
+        # Plain arrays: numpy takes rows from a memmap itself at several times the cost.
+        self._indexes = [index.view(np.ndarray) for index in indexes]
         self._first_rows = np.cumsum([0, *(shard.rows for shard in manifest.shards)])
-        self._contents: dict[int, bytes | mmap.mmap] = {}
+        self._contents: dict[int, bytes | mmap.mmap | remote.RemoteFile] = {}
+        self._blocks = remote.Blocks()
 
     @classmethod
     def open(cls, folder: epath.PathLike) -> Self:
@@ -94,6 +85,13 @@ class Dataset:
         """Tokens of each row, special tokens included."""
         return np.concatenate([index["tokens"] for index in self._indexes]).astype(np.int32)
 
+    @cached_property
+    def _held(self) -> Held | None:
+        """The rows in memory, where they fit."""
+        bytes_a_token = np.int32().itemsize + self.manifest.pairs
+        size = bytes_a_token * int(self.lengths.sum()) + ID_BYTES * len(self)
+        return Held(self.lengths, self._read) if size <= _HELD_BYTES else None
+
     def place(self, row: int) -> str:
         """Returns where a row is, for messages: shard file and row in it."""
         shard = int(np.searchsorted(self._first_rows, row, side="right")) - 1
@@ -112,6 +110,10 @@ class Dataset:
             raise IndexError(
                 f"{self.folder} has rows 0 to {len(self) - 1}, not {rows.min()} to {rows.max()}"
             )
+        return self._held.gather(rows) if self._held else self._read(rows)
+
+    def _read(self, rows: np.ndarray) -> Gathered:
+        """Returns rows as they are on disk, after checking them."""
         block = self._block(rows)
         lengths = block.entries["tokens"].astype(np.int64)
         return Gathered(
@@ -136,28 +138,36 @@ class Dataset:
             entries[here] = self._indexes[shard][places[here]]
             if shard not in self._contents:
                 self._contents[shard] = self._open(int(shard))
-        payloads = []
-        ends = (entries["offset"] + entries["size"]).tolist()
-        wanted = zip(
-            shards.tolist(), entries["offset"].tolist(), ends, entries["crc"].tolist(), strict=True
-        )
-        for number, (shard, start, end, crc) in enumerate(wanted):
-            payload = self._contents[shard][start:end]
-            if tfrecord.crc32c(payload) != crc:
-                raise RecordsError(
-                    f"{self.place(int(rows[number]))} is damaged (its checksum fails);"
-                    " restore the shard or build it again"
-                )
-            payloads.append(payload)
+        ends = entries["offset"] + entries["size"]
+        wanted = zip(shards.tolist(), entries["offset"].tolist(), ends.tolist(), strict=True)
+        payloads = self._payloads(list(wanted))
+        checksums = np.fromiter(map(tfrecord.crc32c, payloads), np.uint32, len(payloads))
+        damaged = np.flatnonzero(checksums != entries["crc"])
+        if len(damaged):
+            raise RecordsError(
+                f"{self.place(int(rows[damaged[0]]))} is damaged (its checksum fails);"
+                " restore the shard or build it again"
+            )
         sizes = entries["size"].astype(np.int64)
         return _Block(
             np.frombuffer(b"".join(payloads), np.uint8), np.cumsum(sizes) - sizes, entries
         )
 
-    def _open(self, shard: int) -> bytes | mmap.mmap:
+    def _payloads(self, wanted: list[tuple[int, int, int]]) -> list[bytes]:
+        """Returns these ranges of shards: shard, first byte and the byte after the last."""
+        if not remote.is_remote(self.folder):
+            return [self._contents[shard][start:end] for shard, start, end in wanted]
+        # In the order of the files: blocks that are not here yet are then read from front to back.
+        found = {one: self._contents[one[0]][one[1] : one[2]] for one in sorted(wanted)}
+        return [found[one] for one in wanted]
+
+    def _open(self, shard: int) -> bytes | mmap.mmap | remote.RemoteFile:
         info = self.manifest.shards[shard]
-        _check_size(self.folder / info.file, info)
-        return tfrecord.content(self.folder / info.file)
+        path = self.folder / info.file
+        _check_size(path, info)
+        if remote.is_remote(self.folder):
+            return remote.RemoteFile(path, self._blocks)
+        return tfrecord.content(path)
 
     def _tokens(self, block: _Block, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
         sizes = block.entries["ids_bytes"].astype(np.int64)

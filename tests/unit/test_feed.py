@@ -3,14 +3,16 @@
 import itertools
 
 import numpy as np
+import pydantic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pd_jax import config
-from pd_jax.data import feed
+from pd_jax.data import feed, records, remote
+from pd_jax.data.held import Gathered
 from pd_jax.data.order import MIXTURE_BLOCK, Order, Permutation
-from pd_jax.data.records import Dataset, Gathered
+from pd_jax.data.records import Dataset
 from pd_jax.errors import ConfigError, PdError, RecordsError
 
 
@@ -86,6 +88,66 @@ def test_far_positions_cost_nothing_and_any_cut_gives_the_same():
     whole = order.at(np.arange(far, far + 50)).rows
     assert order.at(np.arange(far + 20, far + 30)).rows.tolist() == whole[20:30].tolist()
     assert order.at(np.array([far + 49, far])).rows.tolist() == [whole[49], whole[0]]
+
+
+@pytest.mark.parametrize(("size", "window"), [(23, 5), (20, 5), (3, 5), (5, 5), (1, 1)])
+def test_a_windowed_epoch_takes_one_window_after_the_other(size, window):
+    order = Order([size], window=window, seed=3)
+    epochs = [order.at(np.arange(n * size, (n + 1) * size)).rows for n in range(40)]
+    first_windows = set()
+    for rows in epochs:
+        assert sorted(rows.tolist()) == list(range(size))
+        windows = rows // window
+        # Each window comes as one run: it changes as often as there are windows, less one.
+        assert np.count_nonzero(np.diff(windows)) == -(-size // window) - 1
+        first_windows.add(int(windows[0]))
+    # Every window, the short one too, is first at some time, and rows within it are shuffled.
+    assert first_windows == set(range(-(-size // window)))
+    assert size == 1 or len({tuple(rows) for rows in epochs}) > 1
+    every = order.at(np.arange(40 * size)).rows
+    assert order.at(np.arange(7 * size + 1, 9 * size)).rows.tolist() == (
+        every[7 * size + 1 : 9 * size].tolist()
+    )
+
+
+def test_a_window_with_chosen_rows_is_refused():
+    with pytest.raises(pydantic.ValidationError, match="rows draws from all over a dataset"):
+        data(rows=3, window=2)
+
+
+def test_a_windowed_feed_reads_a_remote_dataset_once_an_epoch(make_dataset, record, monkeypatch):
+    dataset = make_dataset([record(n, 4) for n in range(200)], shards=(90, 110))
+    settings = data(window=50)
+    plain = feed_of([dataset], settings, steps=100)
+    assert sorted(numbers(plain[:50])) == sorted(numbers(plain[50:])) == list(range(200))
+    parts = [feed_of([dataset], settings, process_index=n, process_count=2) for n in (0, 1)]
+    for step, both in enumerate(zip(*parts, strict=True)):
+        joined = np.concatenate([part["input_ids"] for part in both])
+        np.testing.assert_array_equal(joined, plain[step]["input_ids"])
+    resumed = feed_of([dataset], settings, first_step=73, steps=75)
+    np.testing.assert_array_equal(resumed[0]["input_ids"], plain[73]["input_ids"])
+
+    asked = []
+
+    def read_range(path, begin, size):
+        asked.append((path.name, begin))
+        return path.read_bytes()[begin : begin + size]
+
+    monkeypatch.setattr(remote, "is_remote", lambda path: True)
+    monkeypatch.setattr(remote, "read_range", read_range)
+    monkeypatch.setattr(remote, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(records, "_HELD_BYTES", 0)
+    # Room for two windows of 50 rows.
+    size = sum(shard.bytes for shard in dataset.manifest.shards)
+    monkeypatch.setattr(remote, "KEPT_BYTES", size // 2)
+    far = feed_of([Dataset.open(dataset.folder)], data(window=50), steps=50, prefetch=1)
+    assert sorted(numbers(far)) == list(range(200))
+    # Neighbouring windows share the block in which they meet, and may both read it.
+    blocks = sum(-(-shard.bytes // 1000) for shard in dataset.manifest.shards)
+    assert blocks == len(set(asked)) <= len(asked) <= blocks + 4
+    asked.clear()
+    feed_of([Dataset.open(dataset.folder)], data(), steps=50, prefetch=1)
+    assert len(asked) > 4 * blocks  # without windows, blocks come and go
 
 
 def test_smaller_subsets_lie_inside_larger_ones():

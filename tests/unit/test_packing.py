@@ -1,5 +1,6 @@
 """Packed batches: the same examples in fewer rows, each encoded as if it were alone."""
 
+import dataclasses
 import functools
 import json
 
@@ -13,10 +14,13 @@ from hypothesis import strategies as st
 
 from pd_jax import config
 from pd_jax.data import feed
+from pd_jax.data.logits import LogitStore
 from pd_jax.data.packing import Packing, make_packing, pack
 from pd_jax.errors import ConfigError
 from pd_jax.models.heads import TaskModel
 from pd_jax.models.sizes import BertConfig
+from pd_jax.objectives.classify import make_classify
+from pd_jax.objectives.distill import make_distill
 from pd_jax.objectives.mlm import Vocabulary, make_mlm
 from pd_jax.stages.context import Context
 from pd_jax.stages.train import run_train
@@ -222,3 +226,49 @@ def test_objectives_that_cannot_be_packed_are_refused():
     data = {"records": "set", "batch": 16, "lengths": (16,), "packing": 4}
     with pytest.raises(pydantic.ValidationError, match="packing=4 .* set it to 1 for patient"):
         tiny.stage("set", data=data, objective={"kind": "patient", "teacher": "model"})
+
+
+def test_bucketed_examples_have_the_losses_of_padded_ones(tmp_path):
+    """Through the feed and the objectives of classify and distill, example by example."""
+    dataset = tiny.dataset(tmp_path / "set", rows=64)
+    answers = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
+    tiny.logit_store(tmp_path / "store", dataset, answers)
+    store = LogitStore.open(tmp_path / "store")
+    task = {"task": "classification", "labels": tiny.LABELS}
+    shape = dataclasses.replace(SHAPE, positions=16)
+    soft = config.Distill(temperature=2.0, hard_weight=0.25)
+    for objective in (
+        make_classify(shape, **task),
+        make_distill(soft, shape, has_labels=True, **task),
+    ):
+        # Larger weights than the first ones, whose outputs hardly differ between examples.
+        params = jax.tree.map(lambda value: 4 * value, jax.jit(objective.init)(jax.random.key(0)))
+
+        def loss(params, row, objective=objective):
+            one = {name: value[None] for name, value in row.items()}
+            total, count = objective.sums(params, one, None)["loss"]
+            return total / count
+
+        losses = jax.jit(jax.vmap(loss, in_axes=(None, 0)))
+
+        def of(lengths, params=params, losses=losses):
+            """Returns each example's loss by its tokens, and the lengths of the batches."""
+            found, seen = {}, set()
+            data = config.Data(records="set", logits="store", batch=16, lengths=lengths)
+            for batch in feed.make_feed(
+                [dataset], data, stores=[[store]], seed=1, first_step=0, steps=64,
+                process_index=0, process_count=1, prefetch=1,
+            ):  # fmt: skip
+                seen.add(batch["input_ids"].shape[1])
+                if len(found) == 64 and seen == set(lengths):
+                    return found, seen
+                ids = [tuple(row[row != 0].tolist()) for row in batch["input_ids"]]
+                found |= dict(zip(ids, np.asarray(losses(params, batch)).tolist(), strict=True))
+            return found, seen
+
+        alone, _ = of((16,))
+        bucketed, seen = of((8, 12, 16))
+        assert seen == {8, 12, 16} and alone.keys() == bucketed.keys()
+        assert len(alone) == 64 and np.std(list(alone.values())) > 1e-3
+        for ids, value in alone.items():
+            assert abs(bucketed[ids] - value) < 1e-5

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pd_jax import files
-from pd_jax.data import example, manifest, records, tfrecord
+from pd_jax.data import example, manifest, records, remote, tfrecord
 from pd_jax.errors import RecordsError
 
 
@@ -411,14 +411,25 @@ def test_finish_refuses_what_is_no_dataset(tmp_path, record, vocabulary):
     assert not (tmp_path / "manifest.json").exists()
 
 
-def test_a_remote_shard_is_read_whole(dataset, monkeypatch):
-    monkeypatch.setattr(tfrecord, "content", lambda path: path.read_bytes())
-    assert records.Dataset.open(dataset.folder).gather(np.array([7])).tokens.tolist() == [
-        101,
-        1007,
-        1007,
-        102,
-    ]
+def test_a_remote_shard_is_read_in_blocks_each_once(dataset, monkeypatch):
+    asked = []
+
+    def read_range(path, begin, size):
+        asked.append((path.name, begin))
+        return path.read_bytes()[begin : begin + size]
+
+    rows = np.array([9, 0, 7, 1])
+    wanted = dataset.gather(rows)
+    monkeypatch.setattr(remote, "is_remote", lambda path: True)
+    monkeypatch.setattr(remote, "read_range", read_range)
+    monkeypatch.setattr(remote, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(records, "_HELD_BYTES", 0)
+    opened = records.Dataset.open(dataset.folder)
+    for _ in range(2):
+        found = opened.gather(rows)
+        assert found.tokens.tolist() == wanted.tokens.tolist()
+        assert (found.example_ids == wanted.example_ids).all()
+    assert asked == sorted(set(asked)) and len(asked) > 4
 
 
 def test_frames_are_read_gzipped_or_not_and_damage_is_named(dataset, tmp_path):
