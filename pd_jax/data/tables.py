@@ -252,6 +252,10 @@ class Parquet:
                 raise SourceError(
                     f"{self._path} is not a Parquet file ({reason}); write it again"
                 ) from None
+            except UnicodeDecodeError as fault:
+                raise SourceError(
+                    f"{self._path} holds text that is not UTF-8 ({fault.reason}); write it again"
+                ) from None
 
     def row(self, item: Item) -> Row:
         """Returns an item's text, pair and label."""

@@ -134,6 +134,8 @@ class Checkpoints:
         sealed: dict[str, Any] = dict(metadata or {})
         if sealed.pop("digest", None) != files.digest_json(sealed):
             raise CheckpointError("its metadata does not match its digest")
+        if not isinstance(sealed.get("note"), dict):
+            raise CheckpointError("its metadata holds no note")
         state: Any = self._orbax.load(step, like)
         found = leaf_digests(state)
         for name, digest in sealed["digests"].items():

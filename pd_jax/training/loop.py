@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from pd_jax import config as config_lib
 from pd_jax import files
-from pd_jax.errors import DivergenceError
+from pd_jax.errors import CheckpointError, DivergenceError
 from pd_jax.parallel import distributed
 from pd_jax.parallel.sharding import put_batch
 from pd_jax.progress import Progress
@@ -161,16 +161,22 @@ def train(
 
 
 def _standing(saved: Note) -> _Standing:
-    standing = _Standing(
-        Totals(),
-        dict(saved.get("metrics", {})),
-        saved.get("best_step"),
-        saved.get("best_value"),
-        saved.get("flops", 0.0),
-        saved.get("skipped_steps", 0),
-    )
-    standing.totals.add(saved.get("totals", {}))
-    return standing
+    totals = Totals()
+    try:
+        totals.add(saved.get("totals", {}))
+        return _Standing(
+            totals,
+            dict(saved.get("metrics", {})),
+            saved.get("best_step"),
+            saved.get("best_value"),
+            saved.get("flops", 0.0),
+            saved.get("skipped_steps", 0),
+        )
+    except (AttributeError, TypeError, ValueError) as fault:
+        raise CheckpointError(
+            f"the checkpoint of step {saved.get('step')} does not say how far its stage had come "
+            f"({fault}); move it away and run the same command again"
+        ) from fault
 
 
 class _Loop:

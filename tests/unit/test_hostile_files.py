@@ -1,11 +1,14 @@
 """Files made to do harm are refused in a sentence: nothing runs, hangs, grows or leads outside."""
 
+import io
 import json
 import pathlib
 import sys
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from pd_jax.data import tfrecord
 from pd_jax.data.shards import INDEX
@@ -212,3 +215,14 @@ def test_a_checkpoint_whose_description_has_no_sense(tmp_path):
     value = json.loads(target.seeds[0])
     value["performance_metrics"] = []
     assert "checkpoint" in str(check(target, json.dumps(value).encode(), tmp_path))
+
+
+def test_parquet_text_that_is_not_utf8(tmp_path):
+    target = PARSERS["parquet_file"](tmp_path)
+    good = parquet.read_table(io.BytesIO(target.seeds[0]))
+    name = next(field.name for field in good.schema if pyarrow.types.is_string(field.type))
+    spoilt = pyarrow.array([b"a\xff"] * good.num_rows, pyarrow.binary()).view(pyarrow.string())
+    stream = io.BytesIO()
+    parquet.write_table(good.set_column(good.schema.get_field_index(name), name, spoilt), stream)
+    refusal = check(target, stream.getvalue(), tmp_path)
+    assert "holds text that is not UTF-8 (invalid start byte)" in str(refusal)
