@@ -79,15 +79,7 @@ def make_objective(stage: config_lib.TrainStage, shape: BertConfig, facts: Facts
             teacher=facts.teacher,
         )
     if isinstance(kind, config_lib.LanguageDistill):
-        assert facts.vocabulary is not None, "masking needs the vocabulary"
-        if not isinstance(facts.teacher, OnlineTeacher | StoredLanguage):
-            raise ConfigError(
-                "objective.kind='lm_distill' needs a teacher whose shape is known: name a "
-                "pre-trained model or stage in objective.teacher, or in data.logits the store of "
-                "a label stage with language"
-            )
-        _check_length(stage, facts.teacher)
-        return make_lm_distill(kind, shape, facts.vocabulary, facts.teacher)
+        return _lm_distill(kind, shape, facts, longest=stage.data.lengths[-1])
     if facts.task is None or not facts.labelled:
         raise ConfigError(
             f"objective.kind='classify' needs labels, and {facts.where} has none; "
@@ -96,11 +88,21 @@ def make_objective(stage: config_lib.TrainStage, shape: BertConfig, facts: Facts
     return make_classify(shape, task=facts.task, labels=facts.labels)
 
 
-def _check_length(stage: config_lib.TrainStage, teacher: OnlineTeacher | StoredLanguage) -> None:
-    """Raises ConfigError where rows would be cut at another place than the teacher saw them cut."""
-    last = stage.data.lengths[-1]
-    if isinstance(teacher, StoredLanguage) and teacher.length != last:
+def _lm_distill(
+    kind: config_lib.LanguageDistill, shape: BertConfig, facts: Facts, *, longest: int
+) -> Objective:
+    """Returns the triple loss over rows that are cut to `longest` tokens."""
+    assert facts.vocabulary is not None, "masking needs the vocabulary"
+    teacher = facts.teacher
+    if not isinstance(teacher, OnlineTeacher | StoredLanguage):
         raise ConfigError(
-            f"data.lengths ends in {last}, and the logit store was made of rows cut to "
+            "objective.kind='lm_distill' needs a teacher whose shape is known: name a "
+            "pre-trained model or stage in objective.teacher, or in data.logits the store of "
+            "a label stage with language"
+        )
+    if isinstance(teacher, StoredLanguage) and teacher.length != longest:
+        raise ConfigError(
+            f"data.lengths ends in {longest}, and the logit store was made of rows cut to "
             f"{teacher.length} tokens; end both alike"
         )
+    return make_lm_distill(kind, shape, facts.vocabulary, teacher)
