@@ -9,7 +9,8 @@ transformers) are left out, and said so. What each does:
 * Batches of 256 x 128 from the same TFRecord shards, shuffled: `pd_jax.data.feed`; tf.data with
   `parse_single_example` and `padded_batch`, as BERT's and Model Garden's input code; tf.data with
   `parse_example` on whole batches; a torch DataLoader with `pad_sequence` over the same tokens held
-  in memory, which neither reads nor checks nor decodes anything.
+  in memory, which neither reads nor checks nor decodes anything. We too keep a small dataset
+  once it was read; "first reading" opens it anew, so that rows are checked and decoded on the way.
 * Text to masked-language examples of 128 tokens: `build_records` with one worker; `datasets.map`
   with the fast tokenizer and grouping, as run_mlm.py. Each in a process of its own.
 * The share of padding in the batches of SST-2 and IMDb: padded, in buckets of length, and packed.
@@ -133,6 +134,11 @@ def _cases(made: _Made) -> Iterator[Case]:
             "examples",
             [
                 Peer(OURS, lambda dataset=dataset: _consume(_feed(dataset)), BATCH * STEPS),
+                Peer(
+                    f"{OURS}, first reading",
+                    lambda folder=dataset.folder: _consume(_feed(Dataset.open(folder))),
+                    BATCH * STEPS,
+                ),
                 _tensorflow("tf.data, stock", functools.partial(_tf_stock, paths)),
                 _tensorflow("tf.data, whole batches", functools.partial(_tf_batched, paths)),
                 _torch(dataset),

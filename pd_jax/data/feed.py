@@ -6,6 +6,11 @@ is cheap, and reads its own contiguous slice of them; a change of process count 
 With several lengths, the rows of a window of 64 batches are sorted by the length they are padded
 to (rows of one length stay in random order), cut into batches, and the batches are shuffled. With
 packing, a step's examples share rows of the longest length (`data/packing.py`).
+
+Batches are prefetched in threads, not in worker processes: on two cores, taking a ready batch of
+256 x 128 from a grain worker cost this process 0.7 ms of its processor, making it from rows in
+memory 0.6 to 0.9 ms, and from disk 1.4 to 1.8 ms. A worker would save nothing, hold the rows once
+more, and outlive a process that is killed.
 """
 
 import dataclasses

@@ -12,10 +12,11 @@ from etils import epath
 
 from pd_jax import pipeline
 from pd_jax.config import reading
-from pd_jax.data import tfrecord
+from pd_jax.data import manifest, tfrecord
 from pd_jax.errors import CheckpointError, PdError, no_space
 from pd_jax.models.weights import hf
 from pd_jax.stages.train import run_train
+from pd_jax.tools import build_records, command
 from pd_jax.training import loop
 from pd_jax.training.metrics import MetricsFile
 from tests import tiny
@@ -113,6 +114,39 @@ def test_training_that_meets_a_full_disk_keeps_its_checkpoint_and_goes_on_later(
     first, second = (hf.load(one / "model") for one in (undisturbed, folder))
     assert first.fingerprint == second.fingerprint
     assert lines(undisturbed) == lines(folder)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_build_that_meets_a_full_disk_keeps_its_whole_shards_and_goes_on_later(
+    disk, tmp_path, capsys, workers
+):
+    vocabulary = tiny.tokenizer(tmp_path / "vocabulary") / "vocab.txt"
+    rows = [
+        " ".join(tiny.WORDS[(7 * row + word) % 59] for word in range(20)) for row in range(2_000)
+    ]
+    (tmp_path / "a.txt").write_text("\n".join(rows) + "\n")
+    said = ["--input", str(tmp_path / "a.txt"), "--tokenizer", str(vocabulary), "--shards", "8"]
+    said += ["--workers", workers, "--output"]
+
+    def build(folder: pathlib.Path) -> int:
+        return command.run(build_records.main, [*said, str(folder)])
+
+    assert build(tmp_path / "set") == 0
+    ballast = fill(disk, but=200_000)
+    capsys.readouterr()
+    assert build(disk / "set") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "could not be written" in error and "No space left" in error
+    whole = sorted((disk / "set").glob("*.shard.json"))
+    assert 0 < len(whole) < 8
+    assert not (disk / "set" / "manifest.json").exists()
+    assert [path for path in disk.rglob(".*") if ".partial-" in path.name] == []
+    times = [path.stat().st_mtime_ns for path in whole]
+    ballast.unlink()
+    assert build(disk / "set") == 0
+    assert [path.stat().st_mtime_ns for path in whole] == times
+    one, other = (manifest.read(folder / "set") for folder in (tmp_path, disk))
+    assert one.shards == other.shards
 
 
 def test_the_metrics_files_take_whole_lines_or_none(disk):

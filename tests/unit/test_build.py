@@ -526,9 +526,16 @@ def test_workers_do_not_import_the_program_that_starts_them(tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
-@pytest.mark.parametrize("ending", ["txt", "jsonl"])
-def test_memory_is_bounded_however_long_a_line_is(tmp_path, tokenizer, ending):
-    words = " ".join(f"w{number % 200}" for number in range(2_800_000))
+@pytest.mark.parametrize(
+    ("ending", "count"),
+    [
+        ("txt", 2_800_000),
+        ("jsonl", 2_800_000),
+        pytest.param("txt", 11_000_000, marks=pytest.mark.slow),  # 50 MB
+    ],
+)
+def test_memory_is_bounded_however_long_a_line_is(tmp_path, tokenizer, ending, count):
+    words = " ".join(f"w{number % 200}" for number in range(count))
     content = json.dumps({"text": words}) if ending == "jsonl" else words
     (tmp_path / f"a.{ending}").write_text(f"{content}\n")
     tokenizer.save(tmp_path)
@@ -547,4 +554,4 @@ def test_memory_is_bounded_however_long_a_line_is(tmp_path, tokenizer, ending):
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-2]) < 300 * 1024  # kB, the most memory it ever had
     dataset = Dataset.open(tmp_path / "set")
-    assert dataset.manifest.tokens - 2 * len(dataset) == 2_800_000
+    assert dataset.manifest.tokens - 2 * len(dataset) == count

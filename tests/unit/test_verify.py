@@ -88,6 +88,13 @@ def test_missing_and_truncated_shards(dataset):
     assert len(found) == 4
 
 
+def test_a_manifest_edited_by_hand_is_refused(dataset):
+    path = dataset.folder / manifest.FILE
+    path.write_text(path.read_text().replace('"rows": 4', '"rows": 3', 1))
+    with pytest.raises(RecordsError, match=r"manifest\.json .*"):
+        verify.main([str(dataset.folder), "--workers", "1"])
+
+
 def test_an_index_of_another_shard_does_not_hide_what_the_shard_holds(dataset):
     first, second = (dataset.folder / f"set-0000{n}-of-00003.index.npy" for n in (0, 1))
     second.write_bytes(first.read_bytes())
