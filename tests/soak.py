@@ -54,11 +54,10 @@ def sample(pid: int, workdir: pathlib.Path, stage: str, began: float) -> Sample:
     process = pathlib.Path(f"/proc/{pid}")
     # The command's name, in brackets, may hold blanks; utime and stime are fields 14 and 15.
     fields = (process / "stat").read_text().rpartition(")")[2].split()
-    lines = [
-        line
-        for metrics in workdir.glob(f"stages/{stage}-*/metrics.jsonl")
-        for line in metrics.read_text().splitlines()
-    ]
+    # A stage that was run with another config before has a folder of the same name.
+    written = list(workdir.glob(f"stages/{stage}-*/metrics.jsonl"))
+    newest = max(written, key=lambda path: path.stat().st_mtime, default=None)
+    lines = newest.read_text().splitlines() if newest else []
     return Sample(
         minutes=(time.monotonic() - began) / 60,
         own_megabytes=_own_kilobytes(process) / 1024,
