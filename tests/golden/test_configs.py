@@ -64,7 +64,7 @@ def summed_up(config: dict) -> list[str]:
     return [*lines, f"cells: {len(study['cells'])}", *flattened(rest)]
 
 
-def check(name: str, lines: list[str]) -> None:
+def assert_golden(name: str, lines: list[str]) -> None:
     text = "\n".join(sorted(lines)) + "\n"
     golden = HERE / f"{name}.txt"
     if os.environ.get("UPDATE_GOLDEN"):
@@ -79,7 +79,7 @@ def test_a_config_is_what_its_golden_file_says(path, monkeypatch):
     config, _ = load(path)
     values = config.to_dict()
     lines = summed_up(values) if "study" in values else flattened(values)
-    check("_".join(path.with_suffix("").parts), lines)
+    assert_golden("_".join(path.with_suffix("").parts), lines)
 
 
 def test_every_default_is_what_the_golden_file_says():
@@ -91,7 +91,7 @@ def test_every_default_is_what_the_golden_file_says():
                 value = field.default_factory() if made else field.default
                 if value is not dataclasses.MISSING and not dataclasses.is_dataclass(value):
                     lines.append(f"{kind.__name__}.{field.name} = {json.dumps(value)}")
-    check("defaults", lines)
+    assert_golden("defaults", lines)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=str)

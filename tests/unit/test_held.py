@@ -23,7 +23,7 @@ def dataset(make_dataset, record):
     return make_dataset(rows, shards=(25, 35), task="classification", labels=("a", "b"))
 
 
-def same(one: held.Gathered, other: held.Gathered) -> None:
+def assert_same(one: held.Gathered, other: held.Gathered) -> None:
     for name in ("tokens", "lengths", "segments", "labels", "next_sentence", "example_ids"):
         mine, theirs = getattr(one, name), getattr(other, name)
         assert mine.dtype == theirs.dtype
@@ -40,7 +40,7 @@ def test_held_rows_equal_those_on_disk_and_are_read_once(dataset):
     kept = held.Held(dataset.lengths, reading)
     # None here, some here, all here; a row may come twice.
     for rows in ([7, 3, 59], [3, 4, 7, 58], [58, 59, 3], list(range(60)), [0, 0, 31]):
-        same(kept.gather(np.array(rows)), dataset._read(np.array(rows)))
+        assert_same(kept.gather(np.array(rows)), dataset._read(np.array(rows)))
     assert sorted(read) == list(range(60))
 
 
@@ -49,7 +49,7 @@ def test_what_was_taken_may_be_changed(dataset):
     first.tokens[:] = 0
     again = dataset.gather(np.array([5, 6]))
     again.labels[:] = 9
-    same(dataset.gather(np.array([5, 6])), dataset._read(np.array([5, 6])))
+    assert_same(dataset.gather(np.array([5, 6])), dataset._read(np.array([5, 6])))
 
 
 def test_threads_that_read_the_same_rows_all_get_them(dataset):
@@ -79,7 +79,7 @@ def test_a_dataset_too_large_is_read_anew_and_checked_every_time(dataset, monkey
     before = dataset.gather(np.array([3]))
     monkeypatch.setattr(records, "_HELD_BYTES", 100)
     opened = records.Dataset.open(dataset.folder)
-    same(opened.gather(np.array([3])), before)
+    assert_same(opened.gather(np.array([3])), before)
     path = dataset.folder / "set-00000-of-00002.tfrecord"
     content = bytearray(path.read_bytes())
     at = int(np.load(dataset.folder / "set-00000-of-00002.index.npy")["offset"][3])

@@ -94,7 +94,9 @@ def largest_differences(model: Any, folder: pathlib.Path, length: int) -> dict[s
     return found
 
 
-def check(settings: dict[str, Any], folder: pathlib.Path, length: int) -> float:
+def assert_same_there_and_back(
+    settings: dict[str, Any], folder: pathlib.Path, length: int
+) -> float:
     """Returns the largest of all differences, after there and back was bit for bit."""
     model = make_pretraining(settings)
     model.save_pretrained(folder / "theirs")
@@ -121,17 +123,17 @@ def check(settings: dict[str, Any], folder: pathlib.Path, length: int) -> float:
 def test_a_small_model_computes_the_same_and_comes_back(
     tmp_path: pathlib.Path, activation: str
 ) -> None:
-    check({**SMALL, "hidden_act": activation}, tmp_path, length=20)
+    assert_same_there_and_back({**SMALL, "hidden_act": activation}, tmp_path, length=20)
 
 
 def test_tiny_computes_the_same_and_comes_back(tmp_path: pathlib.Path) -> None:
-    check(named("Tiny"), tmp_path, length=24)
+    assert_same_there_and_back(named("Tiny"), tmp_path, length=24)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", NAMED)
 def test_named_sizes_compute_the_same_and_come_back(tmp_path: pathlib.Path, size: str) -> None:
-    largest = check(named(size), tmp_path, length=64)
+    largest = assert_same_there_and_back(named(size), tmp_path, length=64)
     print(f"{size}: largest difference {largest:.3g}")
 
 
