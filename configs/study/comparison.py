@@ -8,7 +8,7 @@ is fine-tuned.
 
 Run:    python -m pd_jax.main --config=configs/study/comparison.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   task=sst2|mnli size=L2_H256 teacher=L4_H256 seeds=3 pretrain=8000 teacher_pretrain=8000
+Args:   task=sst2|mnli size=L2_H128 teacher=L4_H128 seeds=3 pretrain=12000 teacher_pretrain=12000
         distill=2000 finetune=1000 smoke
 Time:   say --estimate.
 Expect: PD > PF > truncated; in the paper PD is 0.4 points above patient distillation on average.
@@ -27,7 +27,7 @@ RANKS = (
 
 def get_config(arg: str = ""):
     """Returns the study."""
-    args = pieces.arguments(arg, task="sst2", size="L2_H256")
+    args = pieces.arguments(arg, task="sst2", size="L2_H128")
     if args["smoke"]:
         args |= {"size": "L2_H32", "teacher": "L4_H32"}
     setting = pieces.Setting("comparison", args, task=args["task"])

@@ -4,7 +4,7 @@ Equally many rows of film reviews, of other reviews and of news, distilled for S
 
 Run:    python -m pd_jax.main --config=configs/study/domain.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   size=L2_H128 rows=50000 teacher=L4_H256 seeds=3 pretrain=8000 teacher_pretrain=8000
+Args:   size=L2_H128 rows=50000 teacher=L4_H128 seeds=3 pretrain=12000 teacher_pretrain=12000
         distill=2000 finetune=1000 smoke
 Time:   say --estimate.
 Expect: the farther the set, the worse PD, and the more a last fine-tuning helps (PD-F - PD).

@@ -4,7 +4,7 @@ Nothing but the order of two objectives over one text makes the difference.
 
 Run:    python -m pd_jax.main --config=configs/study/same_data.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   sizes=L2_H128+L4_H128+L2_H256 teacher=L4_H256 seeds=3 pretrain=8000 teacher_pretrain=8000
+Args:   sizes=L2_H128 teacher=L4_H128 seeds=3 pretrain=12000 teacher_pretrain=12000
         distill=2000 finetune=1000 smoke
 Time:   say --estimate.
 Expect: PD > PF and PD > distillation, although no step sees text that the other does not.

@@ -2,8 +2,8 @@
 
 Run:    python -m pd_jax.main --config=configs/study/sizes.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   task=sst2|mnli sizes=L2_H128+L4_H128+L2_H256 (or all, the paper's 24) teacher=L4_H256
-        seeds=3 pretrain=8000 teacher_pretrain=8000 distill=2000 finetune=1000 smoke
+Args:   task=sst2|mnli sizes=L2_H128 (or all, the paper's 24) teacher=L4_H128
+        seeds=3 pretrain=12000 teacher_pretrain=12000 distill=2000 finetune=1000 smoke
 Time:   say --estimate; it depends on the sizes.
 Expect: PD > PF > basic and PD > distillation at every size, once pre-training has left the plateau
         of word frequencies; basic training flat in size.

@@ -12,7 +12,7 @@ from pd_jax.config.kinds import Fraction, Positive, Reference, frozen, require
 @frozen
 class Model:
     """A BERT. `size` is `L4_H256`, or a released name: Tiny, Mini, Small, Medium, Base, Large (any
-    case).
+    case). Learned positions begin drawn like all weights, or as sinusoids (`position_init`).
     """
 
     size: str = "L4_H256"
@@ -23,6 +23,7 @@ class Model:
     dropout: Fraction = 0.1
     attention_dropout: Fraction = 0.1
     initializer_range: float = 0.02
+    position_init: Literal["normal", "sinusoidal"] = "normal"
 
 
 @frozen

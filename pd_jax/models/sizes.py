@@ -36,6 +36,7 @@ class BertConfig:
     dropout: float = 0.1
     attention_dropout: float = 0.1
     initializer_range: float = 0.02
+    position_init: str = "normal"
     norm_epsilon: float = 1e-12
     dtype: str = "float32"
     remat: bool = False
@@ -81,6 +82,7 @@ def bert_config(
         dropout=model.dropout,
         attention_dropout=model.attention_dropout,
         initializer_range=model.initializer_range,
+        position_init=model.position_init,
         dtype=compute.dtype,
         remat=compute.remat,
     )

@@ -214,3 +214,21 @@ def test_loaded_leaves_are_numpy_and_fresh_ones_the_callers() -> None:
     params, _ = begin(target, saved(DEEP), model=DEEP)
     assert isinstance(params["bert"]["pooler"]["bias"], np.ndarray)
     assert params["classifier"]["bias"] is target["classifier"]["bias"]
+
+
+def test_positions_begin_as_sinusoids_of_the_other_weights_power() -> None:
+    config = dataclasses.replace(DEEP, positions=512, initializer_range=0.05)
+
+    def first(kind: str) -> dict[str, np.ndarray]:
+        model = PretrainingModel(dataclasses.replace(config, position_init=kind))
+        params = model.init(jax.random.key(1), IDS, IDS, IDS, IDS)["params"]
+        return {path: np.asarray(leaf) for path, leaf in layout.flatten(params).items()}
+
+    drawn, waves = first("normal"), first("sinusoidal")
+    (path,) = (path for path in drawn if "position" in str(path))
+    # Hidden size 8: the third and fourth columns turn by 10,000 ** -(2 / 8) = 0.1 a position.
+    np.testing.assert_allclose(
+        waves[path][3, 2:4], 0.05 * 2**0.5 * np.array([np.sin(0.3), np.cos(0.3)]), rtol=1e-5
+    )
+    assert np.sqrt(np.mean(waves[path] ** 2)) == pytest.approx(0.05, rel=1e-3)
+    assert all(np.array_equal(drawn[other], waves[other]) for other in drawn if other != path)
