@@ -54,7 +54,7 @@ def _patient(setting: pieces.Setting, size: str, seed: int, start: dict) -> None
     teacher, records = setting.teacher(), setting.transfer("own")
     layers = int(setting.args["teacher"].split("_")[0][1:])
     states = setting.add(
-        f"states-{records[1:]}",
+        f"states_{records[1:]}",
         common.label(teacher, records, pieces.LENGTHS, states=tuple(range(layers - 1))),
     )
     stage = common.distill(
@@ -67,7 +67,7 @@ def _patient(setting: pieces.Setting, size: str, seed: int, start: dict) -> None
         evaluation=setting.evaluation(teacher),
         seed=seed,
     )
-    name = setting.add(f"{setting.task}-patient-{size}-{seed}", stage)
+    name = setting.add(f"{setting.task}_patient_{size}_{seed}", stage)
     setting.cell(name, "patient", size, seed)
 
 
@@ -78,7 +78,7 @@ def _language_student(setting: pieces.Setting, size: str) -> str:
         common.compact(size), setting.corpus("general"), setting.args["pretrain"]
     )
     return setting.add(
-        f"language-{size}",
+        f"language_{size}",
         {
             **plain,
             "objective": {"kind": "lm_distill", "teacher": teacher},

@@ -37,7 +37,7 @@ def get_config(arg: str = ""):
                     seed,
                     transfer=name,
                     rows=args["rows"],
-                    name=f"{name}-{args['rows']}_rows",
+                    name=f"{name}_{args['rows']}_rows",
                     place={"transfer": name, "similarity": similarity},
                 )
     return setting.config(

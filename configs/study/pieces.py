@@ -129,7 +129,7 @@ class Setting:
         return sizes(self.args["sizes"])
 
     def add(self, name: str, stage: dict) -> str:
-        """Adds a stage, and returns `@name`."""
+        """Adds a stage, and returns `@name`: a word, so that `--config.stages.NAME...` finds it."""
         if self.stages.setdefault(name, stage) != stage:
             raise ValueError(
                 f"two different stages are named {name!r}; say in the name what differs"
@@ -161,7 +161,7 @@ class Setting:
         source = self._task_file(name, label=True)
         labels = TASKS[self.task]["labels"]
         return self.add(
-            f"{self.task}-{name}",
+            f"{self.task}_{name}",
             common.labelled(source, self.vocabulary, LENGTHS[-1], labels),
         )
 
@@ -189,7 +189,7 @@ class Setting:
             return self.labelled("train")
         path, columns, rows = TRANSFER[name]
         return self.add(
-            f"{self.task}-{name}",
+            f"{self.task}_{name}",
             common.unlabelled(
                 self._file(path, **columns, rows=rows),
                 self.vocabulary,
@@ -203,7 +203,7 @@ class Setting:
         transfer sets.
         """
         return self.add(
-            f"corpus-{name}",
+            f"corpus_{name}",
             common.corpus(
                 self._text(name), self.vocabulary, LENGTHS[-1], exclude=self._kept_apart()
             ),
@@ -222,9 +222,9 @@ class Setting:
     def pretrained(self, size: str, corpus: str = "general") -> str:
         """Returns a pre-trained model: one of each size, shared by every seed."""
         key = "teacher_pretrain" if size == self.args["teacher"] else "pretrain"
-        suffix = "" if corpus == "general" else f"-{corpus}"
+        suffix = "" if corpus == "general" else f"_{corpus}"
         return self.add(
-            f"pretrain-{size}{suffix}",
+            f"pretrain_{size}{suffix}",
             common.pretrain_compact(common.compact(size), self.corpus(corpus), self.args[key]),
         )
 
@@ -233,7 +233,7 @@ class Setting:
         size = self.args["teacher"]
         limit = {"rows": rows} if rows else {}
         return self.add(
-            "-".join([f"{self.task}-teacher", *([f"{rows}-{seed}"] if rows else [])]),
+            "_".join([f"{self.task}_teacher", *([f"{rows}_{seed}"] if rows else [])]),
             common.finetune(
                 common.compact(size),
                 common.data(self.labelled("train"), 64, LENGTHS, **limit),
@@ -248,7 +248,7 @@ class Setting:
     def labels(self, records: str, teacher: str) -> str:
         """Returns what a teacher says of a dataset."""
         return self.add(
-            f"labels-{records[1:]}-by-{teacher[1:]}", common.label(teacher, records, LENGTHS)
+            f"labels_{records[1:]}_by_{teacher[1:]}", common.label(teacher, records, LENGTHS)
         )
 
     def evaluation(self, teacher: str | None) -> dict:
@@ -304,7 +304,7 @@ class Setting:
             "seed": seed,
         }
         parts = [part for part in (name, f"{seed}") if part]
-        stem = "-".join([self.task, "{method}", size, *parts])
+        stem = "_".join([self.task, "{method}", size, *parts])
         if method in ("basic", "PF"):
             stage = self._tuned(size, labelled, RATES["finetune"], shared)
         else:

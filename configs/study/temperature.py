@@ -32,7 +32,7 @@ def get_config(arg: str = ""):
                     seed,
                     transfer="own",
                     objective={"temperature": temperature, "hard_weight": share},
-                    name=f"t{temperature:g}-h{share:g}".replace(".", "_"),
+                    name=f"t{temperature:g}_h{share:g}".replace(".", "_"),
                     place=_place(temperature, share),
                 )
 
