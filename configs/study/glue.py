@@ -27,8 +27,8 @@ def get_config(arg: str = ""):
     for batch in batches:
         for rate in rates:
             for seed in range(args["seed"], args["seed"] + args["seeds"]):
-                written = f"{rate:.0e}".replace("e-0", "e-")
-                name = f"batch_{batch}-rate_{written}-seed_{seed}"
+                written = f"{rate:.0e}".replace("e-0", "e_")
+                name = f"batch_{batch}_rate_{written}_seed_{seed}"
                 stages[name] = glue.tuned(args, sets, batch=batch, rate=rate, seed=seed)
                 axes = {"batch": batch, "rate": rate, "seed": seed}
                 cells.append({"stage": name, "axes": axes})
