@@ -169,8 +169,9 @@ def measure(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> floa
     shapes = ahead.batch_shapes(
         stage.data.batch, length, extra=own_inputs(stage, facts, stage.data.batch)
     )
+    objective = make_objective(stage, shape, facts)
     made = ahead.lower(
-        make_objective(stage, shape, facts),
+        objective,
         stage,
         batch=shapes,
         steps=_MEASURED_STEPS,
@@ -178,16 +179,16 @@ def measure(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> floa
         platform=jax.default_backend(),
     )
     step = made.lowered.compile()
-    state, batch = (
+    frozen, state, batch = (
         jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), tree)
-        for tree in (made.state, shapes)
+        for tree in (objective.frozen, made.state, shapes)
     )
     key = rng.root_key(stage.seed)
-    state, sums = step(state, batch, key)
+    state, sums = step(frozen, state, batch, key)
     jax.block_until_ready(sums)
     began = time.monotonic()
     for _ in range(_MEASURED_STEPS):
-        state, sums = step(state, batch, key)
+        state, sums = step(frozen, state, batch, key)
     jax.block_until_ready(sums)
     return (time.monotonic() - began) / _MEASURED_STEPS
 

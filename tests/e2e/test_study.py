@@ -84,6 +84,19 @@ def test_a_grown_study_runs_only_what_is_new_and_a_changed_one_is_refused(folder
     assert all(one.seconds > 0 and one.basis.startswith("as done") for one in found)
 
 
+def test_before_anything_is_done_an_estimate_measures_a_step_of_each_kind(tmp_path):
+    write_text(tmp_path / "text")
+    config = reading.pipeline_from(study(tmp_path / "text", seeds=2, bad=False))
+    planned = pipeline.plan(config, tmp_path / "work")
+    said = []
+    found = estimate.estimate(config, planned, said=said.append)
+    trained = [one for one in found if one.basis.startswith("measured here")]
+    assert {"student-0", "student-1"} < {one.name for one in trained}
+    assert all(one.seconds > 0 for one in trained)
+    assert 0 < len(said) < len(trained)  # equal steps are measured once
+    assert "in all" in estimate.as_text(found)
+
+
 def test_two_runs_of_one_pipeline_give_the_same_metrics(folder, tmp_path):
     config = study(folder / "text", seeds=1, bad=False)
     run(tmp_path, config)
