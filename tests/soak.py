@@ -1,7 +1,8 @@
 """Trains for an hour and watches the process: memory, open files, threads and speed stay flat.
 
     python -m tests.soak                      an hour of the quick start's pre-training
-    python -m tests.soak --minutes 10 --config configs/pd/sst2.py --stages corpus,pretrain
+    python -m tests.soak --minutes 10 --config configs/pd/sst2.py \
+        --stages vocabulary,corpus_general,pretrain_L2_H128
 
 The last of the stages is watched, those before it are what it needs. When the time is over its
 process is ended by SIGTERM, so that its last save is seen, too. A level is flat where its median

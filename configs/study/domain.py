@@ -4,8 +4,8 @@ Equally many rows of film reviews, of other reviews and of news, distilled for S
 
 Run:    python -m pd_jax.main --config=configs/study/domain.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   size=L2_H128 rows=50000 teacher=L4_H128 seeds=3 pretrain=12000 teacher_pretrain=12000
-        distill=2000 finetune=1000 smoke
+Args:   size=L2_H128 rows=50000 teacher=L4_H128 seeds=3 pretrain=12000 teacher_pretrain=16000
+        distill=600 finetune=1000 smoke
 Time:   say --estimate.
 Expect: the farther the set, the worse PD, and the more a last fine-tuning helps (PD-F - PD).
 """
@@ -21,9 +21,9 @@ METHODS = ("distillation", "PD", "PD-F")
 
 def get_config(arg: str = ""):
     """Returns the study."""
-    args = pieces.arguments(arg, size="L2_H128", rows=50_000)
+    args = pieces.arguments(arg, seeds=3, size="L2_H128", rows=50_000)
     if args["smoke"]:
-        args |= {"size": pieces.SMOKE["sizes"], "rows": 40}
+        args["rows"] = 40
     setting = pieces.Setting("domain", args)
     setting.teacher_cell()
     for seed in setting.seeds:

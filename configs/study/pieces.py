@@ -17,26 +17,26 @@ HELD_OUT_ROWS = 20_000
 STEPS = {
     # As many updates on a small transfer or labelled set as on a large one: what differs is text.
     "pretrain": 12_000,
+    "teacher_pretrain": 16_000,
     "teacher": 2_000,
-    "distill": 2_000,
+    "distill": 600,
     "finetune": 1_000,
 }
 RATES = {"distill": 1e-3, "finetune": 5e-4, "again": 1e-4, "teacher": 3e-4}
 """Peak learning rates; `again` is the fine-tuning behind a distillation (PD-F)."""
 
 DEFAULTS = {
-    "sizes": "L2_H128",
     "teacher": "L4_H128",
-    "seeds": 3,
     "pretrain": STEPS["pretrain"],
-    "teacher_pretrain": STEPS["pretrain"],
+    "teacher_pretrain": STEPS["teacher_pretrain"],
     "distill": STEPS["distill"],
     "finetune": STEPS["finetune"],
     "smoke": False,
 }
-"""Arguments of every study: what two CPU cores do in an hour. `sizes=all` are the paper's 24."""
+"""Arguments of every study, besides `seeds` and a student's `size` or the students' `sizes`."""
 
 SMOKE = {
+    "size": "L2_H32",
     "sizes": "L2_H32",
     "teacher": "L2_H64",
     "seeds": 2,
@@ -90,7 +90,7 @@ def arguments(arg: str, **more) -> dict:
     args = common.parse(arg, **{**DEFAULTS, **more})
     if args["smoke"]:
         given = {part.partition("=")[0] for part in arg.split(",")}
-        args |= {name: value for name, value in SMOKE.items() if name not in given}
+        args |= {name: SMOKE[name] for name in args if name in SMOKE and name not in given}
     return args
 
 
@@ -179,7 +179,7 @@ class Setting:
     def held_out(self) -> str:
         """Returns the held-out transfer rows."""
         return self.add(
-            f"{self.task}-unseen",
+            f"{self.task}_unseen",
             common.unlabelled(self._unseen(), self.vocabulary, LENGTHS[-1]),
         )
 

@@ -5,8 +5,8 @@ as many steps: what differs is how much text they see.
 
 Run:    python -m pd_jax.main --config=configs/study/transfer_rows.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   task=sst2|mnli size=L2_H128 rows=1000+4000+16000+64000 teacher=L4_H128 seeds=3
-        pretrain=12000 teacher_pretrain=12000 distill=2000 finetune=1000 smoke
+Args:   task=sst2|mnli size=L2_H128 rows=1000+8000+64000 teacher=L4_H128 seeds=3
+        pretrain=12000 teacher_pretrain=16000 distill=600 finetune=1000 smoke
 Time:   say --estimate.
 Expect: PD > distillation for every number of rows, and a smaller slope: PD needs fewer of them.
 """
@@ -18,9 +18,9 @@ from configs.study import claims, pieces
 
 def get_config(arg: str = ""):
     """Returns the study."""
-    args = pieces.arguments(arg, task="sst2", size="L2_H128", rows="1000+4000+16000+64000")
+    args = pieces.arguments(arg, task="sst2", seeds=3, size="L2_H128", rows="1000+8000+64000")
     if args["smoke"]:
-        args |= {"size": pieces.SMOKE["sizes"], "rows": "40+80"}
+        args["rows"] = "40+80"
     setting = pieces.Setting("transfer_rows", args, task=args["task"])
     size, counts = args["size"], [int(text) for text in pieces.listed(args["rows"])]
     setting.teacher_cell()
