@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks import side_by_side
 from pd_jax import files
 
-NAMES = ("train", "label", "predict", "input", "startup")
+NAMES = ("train", "label", "predict", "input", "many", "startup")
 PAGE = pathlib.Path(__file__).parent / "README.md"
 _HEAD = """# Beside what a user would pick instead
 

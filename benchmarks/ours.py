@@ -20,7 +20,7 @@ from pd_jax.training.optim import make_optimizer, make_schedule
 from pd_jax.training.step import make_init, make_train_step
 
 OPTIMIZER = config_lib.Optimizer(learning_rate=1e-4)
-_STEPS = 100_000
+STEPS = 100_000
 """Length of the learning rate's schedule: longer than any benchmark runs."""
 
 
@@ -41,7 +41,7 @@ class Trainer:
     """A state and the jitted step that a training stage would run."""
 
     def __init__(self, objective: Objective):
-        optimizer = make_optimizer(OPTIMIZER, _STEPS)
+        optimizer = make_optimizer(OPTIMIZER, STEPS)
         init = make_init(optimizer)
 
         def first(key: jax.Array) -> Any:
@@ -50,16 +50,17 @@ class Trainer:
         self.objective = objective
         self.mesh = make_mesh(config_lib.Mesh())
         self.root = rng.root_key(0)
-        places = sharding.assign(jax.eval_shape(first, self.root), sharding.RULES, self.mesh)
+        self.places = sharding.assign(jax.eval_shape(first, self.root), sharding.RULES, self.mesh)
         self.step = make_train_step(
             objective,
             optimizer,
-            make_schedule(OPTIMIZER, _STEPS),
+            make_schedule(OPTIMIZER, STEPS),
             mesh=self.mesh,
-            state_sharding=places,
+            state_sharding=self.places,
         )
         with jax.set_mesh(self.mesh):
-            self.state = jax.jit(first, out_shardings=places)(self.root)
+            self.first = jax.jit(first, out_shardings=self.places)
+            self.state = self.first(self.root)
 
     def train(self, batches: Iterable[dict[str, np.ndarray]]) -> None:
         """Takes a step a batch, as the loop does: the sums of a step are read during the next."""

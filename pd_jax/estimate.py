@@ -24,7 +24,7 @@ from pd_jax.data import text
 from pd_jax.errors import StageError
 from pd_jax.models import sizes
 from pd_jax.parallel.mesh import mesh_for
-from pd_jax.pipeline import Planned
+from pd_jax.planning import Planned
 from pd_jax.stages.declared import declared, own_inputs
 from pd_jax.stages.objectives import make_objective
 from pd_jax.training import ahead, rng

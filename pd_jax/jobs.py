@@ -1,6 +1,7 @@
 """Work that depends on other work, done by several processes, each with its share of the cores.
 
-A process does one job after another, so that it is started and warmed up once. A job that fails, or
+Jobs of a group are done at once, by one piece of work, and what becomes of each is told apart. A
+process does one group after another, so that it is started and warmed up once. A job that fails, or
 whose process is killed, is an outcome like any other: who waits for it is left out, the rest goes
 on. Asked to stop, every process is, too, and may save first.
 """
@@ -26,10 +27,11 @@ SAVE_SECONDS = 120.0
 """How long a process that was asked to stop may take to save."""
 
 Say = Callable[[str], None]
-Work = Callable[[Say], Any]
-"""What a job does: it may tell the user something, and returns its result. For other processes it
-must be picklable.
+Work = Callable[[Say], Sequence[Any]]
+"""What the jobs of a group do: it may tell the user something, and returns the result of each, or
+the exception that ended it. For other processes it must be picklable.
 """
+Group = tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,24 +46,28 @@ class Outcome:
 
 def run(
     needs: Mapping[str, Sequence[str]],
-    work: Callable[[str], Work],
+    work: Callable[[Group], Work],
     *,
     jobs: int,
     say: Say,
+    groups: Sequence[Group] = (),
 ) -> Generator[Outcome, None, None]:
     """Yields what became of every job, as they end; the first that is ready is begun first.
 
     Args:
       needs: job -> the jobs that must succeed before it, in the order to prefer. Names that are no
         jobs are taken as done.
-      work: what a job does, asked for when it begins.
+      work: what jobs do, asked for when they begin.
       jobs: how many processes; with 1, everything happens in this one.
       say: where a line for the user goes.
+      groups: jobs to do at once, none of which needs another of its group; the rest stand alone. A
+        job whose need failed is left out, and the others of its group go on.
 
     Raises:
       Stopped, KeyboardInterrupt: this process was asked to stop; the others have stopped, too.
     """
     waiting = {name: [need for need in wanted if need in needs] for name, wanted in needs.items()}
+    group_of = {name: group for group in groups for name in group}
     done: set[str] = set()
     failed: set[str] = set()
     runner = _Here(say) if jobs == 1 else _Processes(jobs, say)
@@ -71,10 +77,16 @@ def run(
                 failed.add(name)
                 del waiting[name]
                 yield Outcome(name, lacks=lacks)
-            ready = [name for name, wanted in waiting.items() if done.issuperset(wanted)]
-            for name in ready[: runner.free]:
-                del waiting[name]
-                runner.begin(name, work(name))
+            ready = {name for name, wanted in waiting.items() if done.issuperset(wanted)}
+            left = [
+                tuple(name for name in group_of.get(first, (first,)) if name in waiting)
+                for first in waiting
+            ]
+            for group in dict.fromkeys(group for group in left if ready.issuperset(group)):
+                if runner.free:
+                    for name in group:
+                        del waiting[name]
+                    runner.begin(group, work(group))
             for outcome in runner.ended():
                 (done if outcome.fault is None else failed).add(outcome.name)
                 yield outcome
@@ -91,12 +103,21 @@ def _in_vain(waiting: Mapping[str, Sequence[str]], failed: set[str]) -> Iterator
             yield name, lacks
 
 
+def _outcomes(group: Group, results: Sequence[Any]) -> Iterator[Outcome]:
+    """Yields what became of each job of a group, by its result or exception."""
+    for name, result in zip(group, results, strict=True):
+        if isinstance(result, Exception):
+            yield Outcome(name, fault=result)
+        else:
+            yield Outcome(name, result=result)
+
+
 class _Here:
     """Does jobs in this process, one at a time."""
 
     def __init__(self, say: Say):
         self._say = say
-        self._next: tuple[str, Work] | None = None
+        self._next: tuple[Group, Work] | None = None
 
     @property
     def busy(self) -> bool:
@@ -104,20 +125,20 @@ class _Here:
 
     @property
     def free(self) -> int:
-        return 1
+        return 1 if self._next is None else 0
 
-    def begin(self, name: str, work: Work) -> None:
-        self._next = name, work
+    def begin(self, group: Group, work: Work) -> None:
+        self._next = group, work
 
     def ended(self) -> Iterator[Outcome]:
         if self._next is None:
             return
-        (name, work), self._next = self._next, None
+        (group, work), self._next = self._next, None
         try:
-            outcome = Outcome(name, result=work(self._say))
+            results = work(self._say)
         except Exception as fault:
-            outcome = Outcome(name, fault=fault)
-        yield outcome
+            results = [fault] * len(group)
+        yield from _outcomes(group, results)
 
     def stop(self) -> None:
         """There is nothing to stop."""
@@ -131,7 +152,7 @@ class _Processes:
         self._idle: list[_Worker] = []
         self._places = list(range(count))
         self._count = count
-        self._running: dict[str, _Worker] = {}
+        self._running: dict[Group, _Worker] = {}
 
     @property
     def busy(self) -> bool:
@@ -141,28 +162,28 @@ class _Processes:
     def free(self) -> int:
         return self._count - len(self._running)
 
-    def begin(self, name: str, work: Work) -> None:
+    def begin(self, group: Group, work: Work) -> None:
         worker = self._idle.pop() if self._idle else _Worker(self._places.pop(), self._count)
-        worker.connection.send((name, work))
-        self._running[name] = worker
+        worker.connection.send((group, work))
+        self._running[group] = worker
 
     def ended(self) -> Iterator[Outcome]:
-        names = {worker.connection: name for name, worker in self._running.items()}
-        for connection in multiprocessing.connection.wait(list(names)) if names else ():
-            name = names[connection]  # type: ignore[index]
-            worker = self._running[name]
+        groups = {worker.connection: group for group, worker in self._running.items()}
+        for connection in multiprocessing.connection.wait(list(groups)) if groups else ():
+            group = groups[connection]  # type: ignore[index]
+            worker = self._running[group]
             try:
                 kind, said = worker.connection.recv()
             except (EOFError, ConnectionResetError):
-                del self._running[name]
+                del self._running[group]
                 self._places.append(worker.place)
-                yield Outcome(name, fault=worker.loss(name))
+                yield from _outcomes(group, [worker.loss(name) for name in group])
                 continue
             if kind == "say":
                 self._say(said)
                 continue
-            self._idle.append(self._running.pop(name))
-            yield Outcome(name, result=said) if kind == "done" else Outcome(name, fault=said)
+            self._idle.append(self._running.pop(group))
+            yield from _outcomes(group, said)
 
     def stop(self) -> None:
         """Asks every process to stop, and returns when all have; a signal meanwhile kills them."""
@@ -237,25 +258,35 @@ def _serve(
     try:
         compilation.use_cache()
         while True:
-            name, work = connection.recv()
-            connection.send(_answer(name, work, lambda line: connection.send(("say", line))))
+            group, work = connection.recv()
+            told = _answer(group, work, lambda line: connection.send(("say", line)))
+            connection.send(("done", told))
     except (Stopped, EOFError, BrokenPipeError):
         return
 
 
-def _answer(name: str, work: Work, say: Say) -> tuple[str, Any]:
-    """Returns the job's result or fault; a bug, or a limit of the machine, is a fault as well."""
+def _answer(group: Group, work: Work, say: Say) -> list[Any]:
+    """Returns every job's result or fault; a bug, or a limit of the machine, is a fault as well."""
     try:
-        return "done", work(say)
-    except PdError as fault:
-        return "fault", fault
+        results = work(say)
     except Exception as fault:
-        traceback.print_exc()
-        said = (str(fault).strip().splitlines() or [""])[0][:300]
-        return "fault", StageError(
-            f"stage {name!r} ended by {type(fault).__name__}: {said} (the traceback is in the "
-            "output); run the same command again after mending it"
-        )
+        results = [fault] * len(group)
+    return [
+        _told(name, result) if isinstance(result, Exception) else result
+        for name, result in zip(group, results, strict=True)
+    ]
+
+
+def _told(name: str, fault: Exception) -> PdError:
+    """Returns a fault as another process can read it."""
+    if isinstance(fault, PdError):
+        return fault
+    traceback.print_exception(fault)
+    said = (str(fault).strip().splitlines() or [""])[0][:300]
+    return StageError(
+        f"stage {name!r} ended by {type(fault).__name__}: {said} (the traceback is in the "
+        "output); run the same command again after mending it"
+    )
 
 
 class _Lines(io.TextIOWrapper):

@@ -36,6 +36,13 @@ _CHANGED = flags.DEFINE_bool(
 _JOBS = flags.DEFINE_integer(
     "jobs", 1, "How many stages to run at once, in processes that share the cores.", lower_bound=1
 )
+_VMAP = flags.DEFINE_integer(
+    "vmap",
+    1,
+    "How many training stages to train by one program, where they differ in seed, learning rate "
+    "and first weights alone.",
+    lower_bound=1,
+)
 _ESTIMATE = flags.DEFINE_bool(
     "estimate", False, "Say how long what is left will take, and run nothing."
 )
@@ -58,7 +65,7 @@ def _main(argv: Sequence[str]) -> int:
     # Only now: a usage error should not wait for jax.
     import jax
 
-    from pd_jax import allocation, compilation, pipeline
+    from pd_jax import allocation, compilation, pipeline, planning
     from pd_jax.config.reading import pipeline_from
     from pd_jax.parallel import distributed
     from pd_jax.training.checkpoint import quiet_failed_saves
@@ -81,12 +88,14 @@ def _main(argv: Sequence[str]) -> int:
             jax.config.update("jax_platforms", "cpu")
         if jax.process_count() > 1:
             print(distributed.describe(), flush=True)
-            if _JOBS.value > 1:
-                raise ConfigError("--jobs goes with one process; leave it out on several hosts")
+            if max(_JOBS.value, _VMAP.value) > 1:
+                raise ConfigError(
+                    "--jobs and --vmap go with one process; leave them out on several hosts"
+                )
         if _ESTIMATE.value:
             from pd_jax import estimate
 
-            found = estimate.estimate(config, pipeline.plan(config, workdir), said=say)
+            found = estimate.estimate(config, planning.plan(config, workdir), said=say)
             print(estimate.as_text(found))
             return 0
         command = f"python -m pd_jax.main {shlex.join(sys.argv[1:])}"
@@ -98,6 +107,7 @@ def _main(argv: Sequence[str]) -> int:
                     only=_STAGES.value,
                     changed=_CHANGED.value,
                     jobs=_JOBS.value,
+                    vmap=_VMAP.value,
                     command=command,
                     say=say,
                 )

@@ -1,12 +1,10 @@
 """Runs a pipeline: its stages in order, each in a folder named by what it depends on.
 
-A stage's fingerprint is a digest of its config, of the fingerprints of the stages it reads and of
-the content of the files it reads. Equal stages are run once, whatever pipelines name them;
-`done.json`, written last, says that a folder is whole.
+Equal stages are run once, whatever pipelines name them (`planning.py`); `done.json`, written last,
+says that a folder is whole.
 """
 
 import contextlib
-import dataclasses
 import functools
 import time
 import traceback
@@ -21,79 +19,10 @@ from pd_jax import files, locks, record, versions
 from pd_jax import jobs as jobs_lib
 from pd_jax.config import reading
 from pd_jax.errors import ConfigError, PdError, StageError, did_you_mean, no_space
-from pd_jax.inputs import InputDigests
 from pd_jax.parallel import distributed
-from pd_jax.stages.context import OUTPUT, Context
+from pd_jax.planning import Planned, located, plan, together
+from pd_jax.stages.context import OUTPUT, Context, Done
 from pd_jax.stages.runners import carry_out
-
-_FORMAT = 1
-"""Raised when a stage's meaning changes such that earlier folders must not be reused."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Planned:
-    """One stage of a pipeline, resolved: what it is called, where it lives, and what it reads."""
-
-    name: str
-    stage: Any
-    inputs: tuple[str, ...]
-    fingerprint: str
-    folder: epath.Path
-
-    @property
-    def done(self) -> bool:
-        """Whether the stage has finished."""
-        return (self.folder / "done.json").exists()
-
-
-def plan(pipeline: config_lib.Pipeline, workdir: epath.Path) -> dict[str, Planned]:
-    """Returns every stage of the pipeline by name, in an order in which they can run.
-
-    Raises:
-      ConfigError: a reference to an unknown stage, or stages that wait for each other.
-      StageError: an input file that does not exist.
-    """
-    digests = InputDigests(workdir / "inputs.json")
-    planned: dict[str, Planned] = {}
-    for name in order(pipeline.stages):
-        stage = pipeline.stages[name]
-        inputs = tuple(dict.fromkeys(_stage_of(reference) for reference in _links(stage)))
-
-        def identity(reference: str, stage_name: str = name) -> str:
-            if not reference.startswith("@"):
-                return digests.of(reference, stage=stage_name)
-            source, _, inside = reference[1:].partition("/")
-            return f"@{planned[source].fingerprint}/{inside}"
-
-        described = reading.to_json(reading.map_references(stage, identity))
-        fingerprint = files.digest_json({"format": _FORMAT, "stage": described})[:12]
-        planned[name] = Planned(
-            name, stage, inputs, fingerprint, _folder(workdir, name, fingerprint)
-        )
-    digests.save()
-    return planned
-
-
-def order(stages: Mapping[str, Any]) -> list[str]:
-    """Returns the stages' names such that each follows those it reads."""
-    done: list[str] = []
-    waiting = {name: {_stage_of(link) for link in _links(stage)} for name, stage in stages.items()}
-    for name, needs in waiting.items():
-        for need in sorted(needs - set(stages)):
-            raise ConfigError(
-                f"stage {name!r} refers to @{need}, which is no stage of this pipeline "
-                f"({', '.join(stages)})" + did_you_mean(need, stages)
-            )
-    while waiting:
-        ready = [name for name, needs in waiting.items() if needs <= set(done)]
-        if not ready:
-            raise ConfigError(
-                f"these stages wait for each other: {', '.join(sorted(waiting))}; break the circle"
-            )
-        done += ready
-        for name in ready:
-            del waiting[name]
-    return done
 
 
 def run(
@@ -104,6 +33,7 @@ def run(
     changed: bool = False,
     wait: bool = False,
     jobs: int = 1,
+    vmap: int = 1,
     command: str = "",
     say: Callable[[str], None] = print,
 ) -> None:
@@ -120,6 +50,8 @@ def run(
         reused.
       wait: wait for a stage that another process runs, and take what it makes, instead of refusing.
       jobs: how many stages to run at once, each in a process of its own; 1 runs them in this one.
+      vmap: at most how many training stages to train by one program, where they differ in seed,
+        learning rate and first weights alone.
       command: how the user called, for the record.
       say: where a line for the user goes.
 
@@ -147,12 +79,22 @@ def run(
         kept.place(item.name, item.folder, done=item.name in finished)
     kept.write()
 
-    def work(name: str) -> jobs_lib.Work:
-        inputs = {need: planned[need] for need in planned[name].inputs}
+    def work(group: jobs_lib.Group) -> jobs_lib.Work:
+        items = [planned[name] for name in group]
+        inputs = {need: planned[need] for item in items for need in item.inputs}
         how = {"workdir": workdir, "wait": wait, "changed": changed}
-        return functools.partial(_run_one, planned[name], inputs, run_config=pipeline.run, **how)
+        return functools.partial(_run_group, items, inputs, run_config=pipeline.run, **how)
 
-    with contextlib.closing(jobs_lib.run(_needs(left), work, jobs=jobs, say=say)) as outcomes:
+    groups = together(left, vmap)
+    if vmap > 1:
+        say(
+            f"trained by one program: {'; '.join(', '.join(group) for group in groups)}"
+            if groups
+            else "--vmap has nothing to do: no two stages with one padded length differ in seed, "
+            "learning rate and first weights alone"
+        )
+    running = jobs_lib.run(_needs(left), work, jobs=jobs, say=say, groups=groups)
+    with contextlib.closing(running) as outcomes:
         _follow(outcomes, planned, kept, study=pipeline.study is not None, count=len(left), say=say)
 
 
@@ -222,8 +164,8 @@ def _in_order(pipeline: config_lib.Pipeline, selected: Sequence[Planned]) -> lis
     return list(found.values())
 
 
-def _run_one(
-    item: Planned,
+def _run_group(
+    items: Sequence[Planned],
     inputs: Mapping[str, Planned],
     say: Callable[[str], None],
     *,
@@ -231,33 +173,64 @@ def _run_one(
     workdir: epath.Path,
     wait: bool,
     changed: bool,
-) -> tuple[Planned, dict[str, Any]]:
-    """Returns a stage where it lives by now, and its `done.json`, which is made if missing."""
-    with _one_writer(item, wait=wait, say=say):
-        # Whoever held the lock before may have run an equal stage, under another name.
-        item = _located(item, workdir)
-        if _finished({item.name: item}):
-            return item, files.read_json(item.folder / "done.json", StageError)
-        versions.check(item.folder, item.name, changed=changed, say=say)
-        _explain_change(item, workdir, say)
-        if distributed.is_writer():
-            files.remove_partial(item.folder)
-        try:
-            return item, run_stage(item, inputs, run_config)
-        except Exception as fault:
-            said = no_space(fault)
-            if isinstance(fault, PdError) or not said:
-                raise
-            raise StageError(
-                f"stage {item.name!r} could not write all of {item.folder} ({said}); what was "
-                "finished stays: free space there and run the same command again"
-            ) from fault
+) -> list[tuple[Planned, dict[str, Any]] | Exception]:
+    """Returns each stage where it lives by now, and its `done.json`, which is made if missing; or
+    the fault that ended it.
+    """
+    with contextlib.ExitStack() as locked:
+        for item in items:
+            locked.enter_context(_one_writer(item, wait=wait, say=say))
+        # Whoever held a lock before may have run an equal stage, under another name.
+        items = [located(item, workdir) for item in items]
+        finished = _finished({item.name: item for item in items})
+        left = [item for item in items if item.name not in finished]
+        for item in left:
+            versions.check(item.folder, item.name, changed=changed, say=say)
+            _explain_change(item, workdir, say)
+            if distributed.is_writer():
+                files.remove_partial(item.folder)
+        made = iter(_run_said(left, inputs, run_config))
+        found: list[tuple[Planned, dict[str, Any]] | Exception] = []
+        for item in items:
+            if item.name in finished:
+                done = files.read_json(item.folder / "done.json", StageError)
+            else:
+                done = next(made)
+            found.append(done if isinstance(done, Exception) else (item, done))
+        return found
 
 
-def run_stage(
-    item: Planned, planned: Mapping[str, Planned], run_config: config_lib.Run
-) -> dict[str, Any]:
-    """Runs one stage whose inputs are done, marks it as done, and returns what `done.json` says."""
+def _run_said(
+    items: Sequence[Planned], inputs: Mapping[str, Planned], run_config: config_lib.Run
+) -> list[dict[str, Any] | Exception]:
+    """Returns what `run_stages` does; a fault for want of space says what to do."""
+    try:
+        found = run_stages(items, inputs, run_config) if items else []
+    except Exception as fault:
+        found = [fault] * len(items)
+    return [_with_remedy(item, one) for item, one in zip(items, found, strict=True)]
+
+
+def _with_remedy(item: Planned, found: dict[str, Any] | Exception) -> dict[str, Any] | Exception:
+    """Returns what became of a stage; a fault for want of space as one that says what to do."""
+    if not isinstance(found, Exception) or isinstance(found, PdError):
+        return found
+    if not (said := no_space(found)):
+        return found
+    full = StageError(
+        f"stage {item.name!r} could not write all of {item.folder} ({said}); what was "
+        "finished stays: free space there and run the same command again"
+    )
+    full.__cause__ = found
+    return full
+
+
+def run_stages(
+    items: Sequence[Planned], planned: Mapping[str, Planned], run_config: config_lib.Run
+) -> list[dict[str, Any] | Exception]:
+    """Runs one stage whose inputs are done, or several that go together, marks each as done, and
+    returns what its `done.json` says, or the fault that ended it.
+    """
 
     def path(reference: str) -> str:
         if not reference.startswith("@"):
@@ -266,18 +239,31 @@ def run_stage(
         output = planned[source].folder / OUTPUT[planned[source].stage.kind]
         return str(output / inside) if inside else str(output)
 
-    resolved = reading.map_references(item.stage, path)
+    resolved = [reading.map_references(item.stage, path) for item in items]
+    contexts = [Context(item.name, item.folder, run_config) for item in items]
     if distributed.is_writer():
-        item.folder.mkdir(parents=True, exist_ok=True)
-        files.write_json(item.folder / "config.json", reading.to_json(item.stage))
-        files.write_json(item.folder / "versions.json", versions.versions())
+        for item in items:
+            item.folder.mkdir(parents=True, exist_ok=True)
+            files.write_json(item.folder / "config.json", reading.to_json(item.stage))
+            files.write_json(item.folder / "versions.json", versions.versions())
     begin = time.monotonic()
-    done = carry_out(resolved, Context(item.name, item.folder, run_config))
+    ended = carry_out(resolved, contexts)
+    seconds = (time.monotonic() - begin) / len(items)
+    return [
+        done if isinstance(done, Exception) else _mark_done(item, done, planned, seconds)
+        for item, done in zip(items, ended, strict=True)
+    ]
+
+
+def _mark_done(
+    item: Planned, done: Done, planned: Mapping[str, Planned], seconds: float
+) -> dict[str, Any]:
+    """Writes a stage's `done.json`, and returns what it says."""
     found = {
         "stage": item.name,
         "kind": item.stage.kind,
         "fingerprint": item.fingerprint,
-        "seconds": round(done.seconds if done.seconds is not None else time.monotonic() - begin, 3),
+        "seconds": round(done.seconds if done.seconds is not None else seconds, 3),
         "steps": done.steps,
         "examples": done.examples,
         "parameters": done.parameters,
@@ -304,29 +290,6 @@ def _one_writer(
         writer=distributed.is_writer(),
         agree=distributed.agree,
     )
-
-
-def _links(stage: Any) -> list[str]:
-    return [reference for reference in reading.references(stage) if reference.startswith("@")]
-
-
-def _stage_of(reference: str) -> str:
-    return reference[1:].partition("/")[0]
-
-
-def _folder(workdir: epath.Path, name: str, fingerprint: str) -> epath.Path:
-    """Returns the folder of a fingerprint, under whatever name an equal stage was first run."""
-    stages = workdir / "stages"
-    own = stages / f"{name}-{fingerprint}"
-    if own.exists() or not stages.exists():
-        return own
-    equal = [path for path in stages.iterdir() if path.name.endswith(f"-{fingerprint}")]
-    return equal[0] if equal else own
-
-
-def _located(item: Planned, workdir: epath.Path) -> Planned:
-    """Returns a stage with the folder in which its fingerprint lives by now."""
-    return dataclasses.replace(item, folder=_folder(workdir, item.name, item.fingerprint))
 
 
 def _check_names(pipeline: config_lib.Pipeline, only: Sequence[str]) -> None:

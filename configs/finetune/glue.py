@@ -9,6 +9,7 @@ Args:   task=cola|sst2|mrpc|stsb|qqp|mnli|qnli|rte|wnli
         size=L4_H256 init=FOLDER (a pre-trained model with its tokenizer; from random without)
         vocabulary=FILE (without init; default $PD_JAX_DATA/vocab/vocab.txt)
         batch=32 rate=5e-5 epochs=4 length=128 seed=0 smoke
+        buckets=False pads every row to `length`, as `--vmap` needs it
 Grid:   configs/study/glue.py searches batches and rates.
 Submit: python -m pd_jax.tools.glue --help
 """
@@ -134,6 +135,7 @@ def arguments(arg: str, **more) -> dict:
         "vocabulary": "",
         "epochs": 4.0,
         "length": 128,
+        "buckets": True,
         "seed": 0,
         "smoke": False,
     }
@@ -146,7 +148,7 @@ def arguments(arg: str, **more) -> dict:
 def tuned(args: dict, sets: dict, *, batch: int, rate: float, seed: int) -> dict:
     """Returns the stage that fine-tunes on the task."""
     length = args["length"]
-    shorter = () if args["smoke"] else (32, 64, 96)
+    shorter = (32, 64, 96) if args["buckets"] and not args["smoke"] else ()
     return common.finetune(
         common.model("L2_H128" if args["smoke"] else args["size"]),
         common.data("@train", batch, (*(size for size in shorter if size < length), length)),

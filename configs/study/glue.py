@@ -6,8 +6,10 @@ development set for each task.
 Run:    python -m pd_jax.main --config=configs/study/glue.py:task=rte --workdir=runs/grid --jobs=2
         python -m pd_jax.main --jobs=2 --workdir=runs/grid \
             --config=configs/study/glue.py:task=mrpc,data=glue,size=L4_H256,init=models/mini,seeds=3
-Args:   those of configs/finetune/glue.py (task data size init vocabulary epochs length), seeds=1
-        smoke; `seed` is the first of the seeds
+        python -m pd_jax.main --vmap=8 --workdir=runs/grid \
+            --config=configs/study/glue.py:task=rte,seeds=5,buckets=False
+Args:   those of configs/finetune/glue.py (task data size init vocabulary epochs length buckets),
+        seeds=1 smoke; `seed` is the first of the seeds
 Time:   say --estimate.
 """
 

@@ -1,6 +1,6 @@
 """What each kind of stage does: kind -> runner."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pd_jax.parallel import distributed
@@ -9,7 +9,7 @@ from pd_jax.stages.context import Context, Done
 from pd_jax.stages.export import run_export
 from pd_jax.stages.label import run_label
 from pd_jax.stages.prepare import run_records, run_synthetic, run_tokenizer
-from pd_jax.stages.train import run_train
+from pd_jax.stages.train import run_together, run_train
 
 RUNNERS: Mapping[str, Callable[[Any, Context], Done]] = {
     "synthetic": run_synthetic,
@@ -25,10 +25,15 @@ _ALONE = ("synthetic", "tokenizer", "records", "export")
 """Kinds of stage that process 0 does while the others wait; all others need every process."""
 
 
-def carry_out(stage: Any, context: Context) -> Done:
-    """Returns what a stage did, on process 0; the others know only of what all did together."""
+def carry_out(stages: Sequence[Any], contexts: Sequence[Context]) -> Sequence[Done | Exception]:
+    """Returns what a stage did, or several training stages that go together (`planning.together`),
+    on process 0; the others know only of what all did together.
+    """
+    if len(stages) > 1:
+        return run_together(stages, contexts)
+    (stage,), (context,) = stages, contexts
     run = RUNNERS[stage.kind]
     if stage.kind not in _ALONE:
-        return run(stage, context)
+        return [run(stage, context)]
     done = distributed.by_writer(f"stage {context.name}", lambda: run(stage, context))
-    return Done() if done is None else done
+    return [Done() if done is None else done]

@@ -3,7 +3,7 @@ leaves.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -37,7 +37,10 @@ from pd_jax.stages.material import (
 )
 from pd_jax.stages.objectives import make_objective
 from pd_jax.training import arrays, rng
-from pd_jax.training.loop import Job, train
+from pd_jax.training.driver import train
+from pd_jax.training.job import Job, Outcome
+from pd_jax.training.loop import Member
+from pd_jax.training.many import make_many_step
 from pd_jax.training.optim import make_optimizer, make_schedule
 from pd_jax.training.state import TrainState
 from pd_jax.training.step import check_batch, make_evaluation_step, make_init, make_train_step
@@ -48,7 +51,35 @@ def run_train(stage: config_lib.TrainStage, context: Context) -> Done:
     """Trains, and writes the stage's model folder; continues from the newest checkpoint of an
     interrupted run.
     """
-    mesh = mesh_for(context.run)
+    (outcome,) = run_together([stage], [context])
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def run_together(
+    stages: Sequence[config_lib.TrainStage], contexts: Sequence[Context]
+) -> list[Done | Exception]:
+    """Trains stages that differ in seed, learning rate and first weights alone, by one program
+    (`planning.together` finds them); returns what each did, or the fault that ended it.
+    """
+    mesh = mesh_for(contexts[0].run)
+    works = [_open(*pair, mesh) for pair in zip(stages, contexts, strict=True)]
+    members = [Member(work.job(), work.context.folder, work.context.warn) for work in works]
+    found: list[Done | Exception] = []
+    for work, outcome in zip(works, train(members, contexts[0].run, mesh), strict=True):
+        if isinstance(outcome, Exception):
+            found.append(outcome)
+            continue
+        try:
+            found.append(_finish(work, outcome))
+        except Exception as fault:
+            found.append(fault)
+    return found
+
+
+def _open(stage: config_lib.TrainStage, context: Context, mesh: Mesh) -> "_Work":
+    """Returns a stage's parts, opened and checked against each other and the mesh."""
     check_batch(stage.data.batch, micro_batches=stage.compute.micro_batches, mesh=mesh)
     material = with_teacher(open_material(stage.data), stage)
     sets, final = (
@@ -62,22 +93,24 @@ def run_train(stage: config_lib.TrainStage, context: Context) -> Done:
     objective = make_objective(stage, shape, facts(material, stage))
     frozen_at = sharding.assign(objective.frozen, sharding.RULES, mesh)
     objective = dataclasses.replace(objective, frozen=arrays.place(objective.frozen, frozen_at))
-    work = _Work(stage, context, mesh, material, objective)
-    best = context.folder / "best"
-    outcome = train(work.job(sets, best), context.folder, context.run, mesh, warn=context.warn)
+    return _Work(stage, context, mesh, material, objective, sets, final)
 
+
+def _finish(work: "_Work", outcome: Outcome) -> Done:
+    """Scores a trained stage's model, writes it, and returns what the stage did."""
+    stage, context = work.stage, work.context
     params = outcome.state.params
     if outcome.best_step is not None:
-        params = arrays.place(hf.load(best / str(outcome.best_step)).params, work.params_at)
-    scored = work.evaluate(params, {**sets, **final})
+        params = arrays.place(hf.load(work.best / str(outcome.best_step)).params, work.params_at)
+    scored = work.evaluate(params, {**work.sets, **work.final})
     metrics = {**outcome.metrics, **_named(scored)}
     if distributed.is_writer():
         found = {name: evaluated.predictions for name, evaluated in scored.items()}
         predictions.write(context.folder, found)
     model = context.output("train")
     work.save_model(model, params)
-    if distributed.is_writer() and best.exists():
-        best.rmtree()
+    if distributed.is_writer() and work.best.exists():
+        work.best.rmtree()
     weights = model / hf.WEIGHTS_FILE
     return Done(
         metrics=metrics,
@@ -91,7 +124,7 @@ def run_train(stage: config_lib.TrainStage, context: Context) -> Done:
             outcome.flops,
             outcome.spans,
             seconds=outcome.seconds,
-            peak=matmul_peak(shape.dtype) * mesh.size,
+            peak=matmul_peak(work.objective.config.dtype) * work.mesh.size,
         ),
     )
 
@@ -105,6 +138,13 @@ class _Work:
     mesh: Mesh
     material: Material
     objective: Objective
+    sets: dict[str, ScoredSet]
+    final: dict[str, ScoredSet]
+
+    @property
+    def best(self) -> epath.Path:
+        """Where candidates for the best weights go."""
+        return self.context.folder / "best"
 
     @cached_property
     def rows(self) -> int:
@@ -126,22 +166,20 @@ class _Work:
     def evaluation_step(self) -> Any:
         return make_evaluation_step(self.objective, mesh=self.mesh, param_sharding=self.params_at)
 
-    def job(self, sets: dict[str, ScoredSet], best: epath.Path) -> Job:
-        """Returns the job for the loop; candidates for the best weights go to `best`."""
+    def job(self) -> Job:
+        """Returns the job for the loop."""
         stage, evaluation = self.stage, self.stage.evaluation
         optimizer = make_optimizer(stage.optimizer, self.steps)
         init = make_init(optimizer)
         state = jax.eval_shape(init, self.shapes)
         state_at = sharding.assign(state, sharding.RULES, self.mesh)
-        step = make_train_step(
-            self.objective,
-            optimizer,
-            make_schedule(stage.optimizer, self.steps),
-            mesh=self.mesh,
-            state_sharding=state_at,
-            micro_batches=stage.compute.micro_batches,
-            skip_nonfinite=self.context.run.skip_nonfinite > 0,
-        )
+        common = {
+            "mesh": self.mesh,
+            "state_sharding": state_at,
+            "micro_batches": stage.compute.micro_batches,
+            "skip_nonfinite": self.context.run.skip_nonfinite > 0,
+        }
+        schedule = make_schedule(stage.optimizer, self.steps)
 
         def first_state() -> TrainState:
             make = jax.jit(init, in_shardings=(self.params_at,), out_shardings=state_at)
@@ -150,7 +188,8 @@ class _Work:
         every = evaluation.every
         return Job(
             name=self.context.name,
-            step=step,
+            step=make_train_step(self.objective, optimizer, schedule, **common),
+            many=make_many_step(self.objective, stage.optimizer, steps=self.steps, **common),
             terms=self.objective.terms,
             state=first_state,
             like=jax.tree.map(
@@ -163,18 +202,22 @@ class _Work:
             steps=self.steps,
             batch=stage.data.batch,
             seed=stage.seed,
+            learning_rate=stage.optimizer.learning_rate,
             flops=self.flops,
-            evaluate=(lambda params: _named(self.evaluate(params, sets))) if sets else None,
+            evaluate=(lambda params: _named(self.evaluate(params, self.sets)))
+            if self.sets
+            else None,
             evaluate_every=every.in_steps(rows=self.rows, batch=stage.data.batch)
             if every
             else None,
             best=evaluation.best,
-            keep_best=lambda number, params: self.save_model(best / str(number), params),
+            keep_best=lambda number, params: self.save_model(self.best / str(number), params),
         )
 
     def flops(self, rows: int, length: int) -> float:
-        """Returns the model's operations in a step over a batch of this shape."""
+        """Returns the model's operations in a step, by the shape of this process's batch."""
         config, kind = self.objective.config, self.stage.objective
+        rows *= row_share(self.mesh)[1]
         if isinstance(kind, config_lib.MaskedLanguageModel):
             predictions = predictions_per_row(length, kind.mask_rate)
             return step_flops(config, rows=rows, length=length, predictions=predictions)

@@ -3,6 +3,9 @@
 1. evaluate the state at hand, 2. save it, with clock and position, 3. only then take the next
 batch, 4. dispatch the step, 5. read the metrics of the step before, while this one runs. The step
 number is a Python int; the loop never waits for the step it has just dispatched.
+
+A loop is a coroutine: it hands out a batch and is handed back what reads the sums of its step. Who
+drives it (`training/driver.py`) has the state on the devices.
 """
 
 import dataclasses
@@ -10,84 +13,30 @@ import faulthandler
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Generator, Mapping
 
 import jax
 import numpy as np
 from etils import epath
-from jax.sharding import Mesh
 
 from pd_jax import config as config_lib
 from pd_jax import files
 from pd_jax.errors import CheckpointError, DivergenceError
+from pd_jax.objectives.objective import Sums
 from pd_jax.parallel import distributed
-from pd_jax.parallel.sharding import put_batch
 from pd_jax.progress import Progress
-from pd_jax.training import rng
 from pd_jax.training.checkpoint import Checkpoints, Note
 from pd_jax.training.clock import Clock
+from pd_jax.training.job import Job, Outcome
 from pd_jax.training.metrics import MetricsFile, Totals, drop_from, ratios
 from pd_jax.training.signals import Stopped, StopRequest
 from pd_jax.training.state import TrainState
-from pd_jax.training.step import Step
 
 NONFINITE_FILE = "nonfinite.jsonl"
 """One line for each step whose loss or gradient was not finite, with the examples of its batch."""
 
 _AGREE_STEPS = 10
 """With several processes, how often they agree on saving and stopping (a collective)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One training stage, ready to run.
-
-    Attributes:
-      step: the jitted step. terms: the objective's loss terms.
-      state: () -> the state before the first step; called only without a checkpoint.
-      like: shapes and shardings of the state, to restore into.
-      feed: first step -> this process's batches from there on.
-      examples: step -> dataset, row and id of each example of its batch.
-      steps, batch: the stage's length, and examples a step over all processes.
-      flops: (rows, padded length) of a batch -> operations of the model in a step over it.
-      evaluate: params -> metrics by `split/quantity`, run every `evaluate_every` steps and at the
-        end; None for none.
-      best: the metric whose largest value marks the weights to keep; None keeps the last.
-      keep_best: (step, params) -> None, stores candidate weights durably.
-    """
-
-    name: str
-    step: Step
-    terms: Mapping[str, float]
-    state: Callable[[], TrainState]
-    like: TrainState
-    feed: Callable[[int], Iterator[dict[str, np.ndarray]]]
-    examples: Callable[[int], list[dict[str, str | int]]]
-    steps: int
-    batch: int
-    seed: int
-    flops: Callable[[int, int], float]
-    evaluate: Callable[[Any], dict[str, float]] | None = None
-    evaluate_every: int | None = None
-    best: str | None = None
-    keep_best: Callable[[int, Any], None] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What a finished loop leaves: the last state, last metrics, the step of the best weights
-    (None: the last), how many steps were left out because they were not finite, and what it cost:
-    seconds in all and by span, and the model's operations.
-    """
-
-    state: TrainState
-    metrics: dict[str, float]
-    best_step: int | None
-    skipped_steps: int
-    seconds: float
-    spans: Mapping[str, float]
-    flops: float
 
 
 @dataclasses.dataclass
@@ -102,62 +51,13 @@ class _Standing:
     skipped_steps: int = 0
 
 
-def train(
-    job: Job,
-    folder: epath.Path,
-    run: config_lib.Run,
-    mesh: Mesh,
-    *,
-    warn: Callable[[str], None],
-) -> Outcome:
-    """Runs a job from its newest checkpoint, or its start, to its end.
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A job, the folder of its stage, and how to tell its user something."""
 
-    Raises:
-      Stopped: a signal asked to stop, and the state was saved.
-      DivergenceError: a loss or gradient was not finite; the state before it was saved.
-      CheckpointError: a save failed, or no checkpoint can be trusted.
-    """
-    checkpoints = Checkpoints(folder / "checkpoints", keep=run.keep_checkpoints, warn=warn)
-    try:
-        with jax.set_mesh(mesh):
-            restored = checkpoints.restore(job.like)
-            state, saved = restored if restored else (job.state(), {})
-            first = int(saved.get("step", 0))
-            clock = Clock(earlier_seconds=saved.get("seconds", 0.0), earlier=saved.get("spans"))
-            standing = _standing(saved)
-            writer = None
-            if distributed.is_writer():
-                writer = MetricsFile(folder, first_step=first, tensorboard=run.tensorboard)
-                drop_from(folder / NONFINITE_FILE, first)
-            with (
-                StopRequest() as stop,
-                Progress(
-                    job.name,
-                    total=job.steps,
-                    unit="steps",
-                    start=first,
-                    shown=distributed.is_writer(),
-                ) as progress,
-            ):
-                loop = _Loop(
-                    job, folder, run, mesh, checkpoints, writer, clock, standing, stop, progress
-                )
-                state = loop.run(state, first)
-            checkpoints.wait()
-            if asked := distributed.agree(stop.number):
-                raise Stopped(asked)  # during the last steps: the stage is whole, the rest waits
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-    checkpoints.close()
-    return Outcome(
-        state,
-        standing.metrics,
-        standing.best_step,
-        standing.skipped_steps,
-        clock.seconds,
-        spans=dict(clock.sums),
-        flops=standing.flops,
-    )
+    job: Job
+    folder: epath.Path
+    warn: Callable[[str], None]
 
 
 def _standing(saved: Note) -> _Standing:
@@ -179,86 +79,113 @@ def _standing(saved: Note) -> _Standing:
         ) from fault
 
 
-class _Loop:
+Read = Callable[[], Sums]
+"""Waits for a step's sums, and returns them on the host."""
+
+_Steps = Generator[Mapping[str, np.ndarray], Read, Outcome]
+
+
+class Loop:
     """The loop's moving parts; one object a stage, used once."""
 
-    def __init__(
-        self,
-        job: Job,
-        folder: epath.Path,
-        run: config_lib.Run,
-        mesh: Mesh,
-        checkpoints: Checkpoints,
-        writer: MetricsFile | None,
-        clock: Clock,
-        standing: _Standing,
-        stop: StopRequest,
-        progress: Progress,
-    ):
-        self.job, self.folder, self.run_config, self.mesh = job, folder, run, mesh
-        self.checkpoints, self.writer, self.clock = checkpoints, writer, clock
-        self.standing, self.stop, self.progress = standing, stop, progress
-        self.root = rng.root_key(job.seed)
-        self.saved_at = time.monotonic()
+    def __init__(self, member: Member, run: config_lib.Run, *, clocks: int):
+        self.job, self.folder, self.warn = member.job, member.folder, member.warn
+        self.run_config = run
+        self._clocks = clocks
+        self.first = 0
 
-    def run(self, state: TrainState, first: int) -> TrainState:
-        """Returns the state after the last step."""
-        job, pending = self.job, None
+    def begin(self) -> TrainState:
+        """Returns the state to start from; files of the stage are set to its step."""
+        self.checkpoints = Checkpoints(
+            self.folder / "checkpoints", keep=self.run_config.keep_checkpoints, warn=self.warn
+        )
+        restored = self.checkpoints.restore(self.job.like)
+        state, saved = restored if restored else (self.job.state(), {})
+        self.first = int(saved.get("step", 0))
+        self.clock = Clock(
+            earlier_seconds=saved.get("seconds", 0.0),
+            earlier=saved.get("spans"),
+            now=lambda: time.monotonic() / self._clocks,
+        )
+        self.standing = _standing(saved)
+        self.writer = None
+        if distributed.is_writer():
+            board = self.run_config.tensorboard
+            self.writer = MetricsFile(self.folder, first_step=self.first, tensorboard=board)
+            drop_from(self.folder / NONFINITE_FILE, self.first)
+        self.saved_at = time.monotonic()
+        return state
+
+    def run(self, state: Callable[[], TrainState], stop: StopRequest, progress: Progress) -> _Steps:
+        """Yields a batch for every step, takes what reads its sums, and returns the outcome."""
+        self.state, self.stop, self.progress = state, stop, progress
+        job, first, pending = self.job, self.first, None
         feed = job.feed(first)
         for number in range(first, job.steps):
             self._alive()
             if self._due_to_evaluate(number) and number > first:
-                pending = self._read(pending, state)
-                self._evaluate(state, number)
+                pending = self._read(pending)
+                self._evaluate(number)
             wish = self._wish(number)
             if wish.save and number > first:
-                pending = self._read(pending, state)
-                self._save(state, number)
+                pending = self._read(pending)
+                self._save(number)
             if wish.stop:
-                pending = self._read(pending, state)
+                pending = self._read(pending)
                 if number > first:
-                    self._save(state, number)
+                    self._save(number)
                 self.checkpoints.wait()
                 raise Stopped(wish.stop)
             with self.clock.span("wait for data"):
-                batch = put_batch(next(feed), self.mesh)
+                batch = next(feed)
             # The first step of a session compiles; afterwards dispatching returns at once and
             # reading waits.
             with self.clock.span("compile" if number == first else "step"):
-                state, sums = job.step(state, batch, self.root)
+                read = yield batch
             self.standing.flops += job.flops(*batch["input_ids"].shape)
-            pending = self._read(pending, state, then=(number, sums))
-        self._read(pending, state)
-        self._finish(state, first)
-        return state
+            pending = self._read(pending, then=(number, read))
+        self._read(pending)
+        return self._finish(first)
 
-    def _finish(self, state: TrainState, first: int) -> None:
-        steps = self.job.steps
+    def _finish(self, first: int) -> Outcome:
+        steps, standing = self.job.steps, self.standing
         if first < steps or self.checkpoints.latest_step != steps:
-            self._evaluate(state, steps)
-            self._save(state, steps)
+            self._evaluate(steps)
+            self._save(steps)
         if self.writer is not None:
             self.clock.flush(self.folder / "spans.jsonl", steps)
+        self.checkpoints.close()
+        return Outcome(
+            self.state(),
+            standing.metrics,
+            standing.best_step,
+            standing.skipped_steps,
+            self.clock.seconds,
+            spans=dict(self.clock.sums),
+            flops=standing.flops,
+        )
 
-    def _read(self, pending: Any, state: TrainState, then: Any = None) -> Any:
+    def _read(
+        self, pending: tuple[int, Read] | None, then: tuple[int, Read] | None = None
+    ) -> tuple[int, Read] | None:
         """Adds up the pending step's metrics, writes a line when one is due, and returns what is
-        pending next. `state` is the newest there is.
+        pending next.
         """
         if pending is None:
             return then
-        number, sums = pending
+        number, read = pending
         with self.clock.span("step"):
-            sums = jax.device_get(sums)
+            sums = read()
         if sums["healthy"][0]:
             self.standing.totals.add(sums)
         else:
-            self._nonfinite(number, state)
+            self._nonfinite(number)
         done = number + 1
         if done % self.run_config.log_steps == 0 or done == self.job.steps:
             self._log(done)
         return then
 
-    def _nonfinite(self, number: int, state: TrainState) -> None:
+    def _nonfinite(self, number: int) -> None:
         """Writes down a step whose loss or gradient is not finite, and leaves it out, or ends."""
         self.standing.skipped_steps += 1
         most = self.run_config.skip_nonfinite
@@ -273,8 +200,9 @@ class _Loop:
         self.standing.skipped_steps -= 1
         if not most:
             # No update was made since: this is the state before the fault.
-            state = dataclasses.replace(state, healthy=state.healthy | ~state.healthy)
-            self._save(state, number)
+            state = self.state()
+            healthy = dataclasses.replace(state, healthy=state.healthy | ~state.healthy)
+            self._save(number, healthy)
             self.checkpoints.wait()
         shown = ", ".join(str(example["id"])[:8] for example in examples[:3])
         raise DivergenceError(
@@ -310,11 +238,12 @@ class _Loop:
         every = self.job.evaluate_every
         return every is not None and number % every == 0
 
-    def _evaluate(self, state: TrainState, number: int) -> None:
+    def _evaluate(self, number: int) -> None:
         if self.job.evaluate is None:
             return
+        params = self.state().params
         with self.clock.span("evaluate"):
-            found = self.job.evaluate(state.params)
+            found = self.job.evaluate(params)
         self.standing.metrics |= found
         if self.writer is not None:
             self.writer.write({"step": number, "seconds": round(self.clock.seconds, 3), **found})
@@ -324,9 +253,9 @@ class _Loop:
         if self.standing.best_value is None or value > self.standing.best_value:
             self.standing.best_value, self.standing.best_step = value, number
             assert self.job.keep_best is not None
-            self.job.keep_best(number, state.params)
+            self.job.keep_best(number, params)
 
-    def _save(self, state: TrainState, number: int) -> None:
+    def _save(self, number: int, state: TrainState | None = None) -> None:
         if self.checkpoints.latest_step == number:
             return
         standing = self.standing
@@ -344,7 +273,7 @@ class _Loop:
             "skipped_steps": standing.skipped_steps,
         }
         with self.clock.span("save"):
-            self.checkpoints.save(number, state, note)
+            self.checkpoints.save(number, self.state() if state is None else state, note)
         self.saved_at = time.monotonic()
 
     def _wish(self, number: int) -> "_Wish":

@@ -40,14 +40,17 @@ def decays(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(rule, params)
 
 
-def make_schedule(optimizer: config_lib.Optimizer, steps: int) -> optax.Schedule:
+def make_schedule(
+    optimizer: config_lib.Optimizer, steps: int, *, peak: jax.Array | None = None
+) -> optax.Schedule:
     """Returns step -> learning rate: linear from 0 over the warm-up, then linear to 0 at `steps`,
     or constant.
 
     The first update (step 0) has rate `peak / warm-up steps`, so that no step is wasted at rate 0.
+    `peak` stands for `optimizer.learning_rate` where one program serves several rates.
     """
     warmup = max(1, round(optimizer.warmup * steps))
-    peak = optimizer.learning_rate
+    highest = optimizer.learning_rate if peak is None else peak
 
     def schedule(step: Any) -> jax.Array:
         position = jnp.asarray(step, jnp.float32)
@@ -55,7 +58,7 @@ def make_schedule(optimizer: config_lib.Optimizer, steps: int) -> optax.Schedule
         falling = (
             (steps - position) / max(1, steps - warmup) if optimizer.schedule == "linear" else 1.0
         )
-        return peak * jnp.clip(jnp.minimum(rising, falling), 0.0, 1.0)
+        return highest * jnp.clip(jnp.minimum(rising, falling), 0.0, 1.0)
 
     return schedule
 
@@ -83,9 +86,11 @@ def _scale_by_uncorrected_adam(
     return optax.GradientTransformation(init, update)
 
 
-def make_optimizer(optimizer: config_lib.Optimizer, steps: int) -> optax.GradientTransformation:
+def make_optimizer(
+    optimizer: config_lib.Optimizer, steps: int, *, peak: jax.Array | None = None
+) -> optax.GradientTransformation:
     """Returns the chain clip -> Adam -> decoupled decay -> learning rate, for a run of `steps`
-    updates.
+    updates; `peak` as `make_schedule` takes it.
     """
     moments = (optimizer.beta1, optimizer.beta2, optimizer.epsilon)
     adam = (
@@ -99,5 +104,5 @@ def make_optimizer(optimizer: config_lib.Optimizer, steps: int) -> optax.Gradien
         else optax.identity(),
         adam,
         optax.add_decayed_weights(optimizer.weight_decay, mask=decays),
-        optax.scale_by_learning_rate(make_schedule(optimizer, steps)),
+        optax.scale_by_learning_rate(make_schedule(optimizer, steps, peak=peak)),
     )

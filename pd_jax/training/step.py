@@ -48,17 +48,15 @@ def make_init(optimizer: optax.GradientTransformation) -> Callable[[Params], Tra
     return init
 
 
-def make_train_step(
+def pure_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     *,
-    mesh: Mesh,
-    state_sharding: TrainState,
     micro_batches: int = 1,
     skip_nonfinite: bool = False,
-) -> Step:
-    """Returns `step(state, batch, root) -> (state, sums)`.
+) -> Callable[[Params, TrainState, Batch, jax.Array], tuple[TrainState, Sums]]:
+    """Returns `step(frozen, state, batch, root) -> (state, sums)`.
 
     The gradient is that of the whole batch's loss, whatever the number of micro-batches. A step
     whose loss, gradient or update is not finite changes nothing but `state.healthy`, and no later
@@ -94,6 +92,29 @@ def make_train_step(
         )
         return jax.tree.map(lambda new, old: jnp.where(healthy, new, old), after, before), sums
 
+    return step
+
+
+def make_train_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    *,
+    mesh: Mesh,
+    state_sharding: TrainState,
+    micro_batches: int = 1,
+    skip_nonfinite: bool = False,
+) -> Step:
+    """Returns `step(state, batch, root) -> (state, sums)`: `pure_step` over a mesh, its state
+    donated.
+    """
+    step = pure_step(
+        objective,
+        optimizer,
+        schedule,
+        micro_batches=micro_batches,
+        skip_nonfinite=skip_nonfinite,
+    )
     everywhere = NamedSharding(mesh, PartitionSpec())
     frozen_at = sharding.assign(objective.frozen, sharding.RULES, mesh)
     jitted = jax.jit(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from pd_jax import pipeline
+from pd_jax import pipeline, planning
 from pd_jax.config import reading
 from pd_jax.data.logits import LogitStore
 from pd_jax.data.records import Dataset
@@ -229,10 +229,10 @@ def test_one_stage_needs_its_inputs(finished, tmp_path):
 def test_a_changed_input_file_makes_its_stages_anew(tmp_path):
     write_text(tmp_path / "text")
     config = reading.pipeline_from(small_chain(tmp_path / "text"))
-    before = pipeline.plan(config, epath.Path(tmp_path / "work"))
+    before = planning.plan(config, epath.Path(tmp_path / "work"))
     path = tmp_path / "text" / "dev.tsv"
     path.write_text(path.read_text() + "good\tone more row\n")
-    after = pipeline.plan(config, epath.Path(tmp_path / "work"))
+    after = planning.plan(config, epath.Path(tmp_path / "work"))
     changed = {name for name in before if before[name].fingerprint != after[name].fingerprint}
     assert changed == {"dev", "teacher", "labels", "student"}
 
@@ -245,7 +245,7 @@ def test_equal_stages_of_other_names_share_a_folder(finished):
     config = json.loads(text)
     config["stages"] |= stages
     config["name"] = "other"
-    planned = pipeline.plan(reading.pipeline_from(config), epath.Path(folder / "work"))
+    planned = planning.plan(reading.pipeline_from(config), epath.Path(folder / "work"))
     assert all(item.done for item in planned.values())
     assert planned["words"].folder.name.startswith("vocabulary-")
 
@@ -310,7 +310,7 @@ def vocabulary_alone(tmp_path) -> dict:
 
 
 def lock_of(tmp_path, config):
-    planned = pipeline.plan(reading.pipeline_from(config), epath.Path(tmp_path / "work"))
+    planned = planning.plan(reading.pipeline_from(config), epath.Path(tmp_path / "work"))
     item = planned["vocabulary"]
     return item, tmp_path / "work" / "stages" / f"{item.fingerprint}.lock"
 

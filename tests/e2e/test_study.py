@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from pd_jax import estimate, pipeline
+from pd_jax import estimate, planning
 from pd_jax.config import reading
 from pd_jax.errors import StageError
 from tests.e2e.test_pipeline import run, small_chain, write_text
@@ -75,7 +75,7 @@ def test_a_grown_study_runs_only_what_is_new_and_a_changed_one_is_refused(folder
     assert said[0].endswith("8 done, 1 to run")
     with pytest.raises(StageError, match="stages.student-0.length.steps was 30, is 20"):
         run(folder, study(folder / "text", seeds=2, bad=False, steps=20))
-    planned = pipeline.plan(
+    planned = planning.plan(
         reading.pipeline_from(study(folder / "text", seeds=4, bad=False)), folder / "work"
     )
     config = reading.pipeline_from(study(folder / "text", seeds=4, bad=False))
@@ -102,6 +102,18 @@ def test_two_runs_of_one_pipeline_give_the_same_metrics(folder, tmp_path):
     run(tmp_path, config)
     for stage in ("teacher", "student-0"):
         assert metrics(tmp_path, stage) == metrics(folder, stage)
+
+
+@pytest.mark.slow
+def test_seeds_trained_by_one_program_give_the_same_metrics(folder, tmp_path):
+    said = run(tmp_path, study(folder / "text", seeds=2, bad=False), vmap=4)
+    assert "trained by one program: student-0, student-1" in said
+    assert set(record(tmp_path)["status"].values()) == {"done"}
+    for stage in ("student-0", "student-1", "twin"):
+        assert metrics(tmp_path, stage) == pytest.approx(metrics(folder, stage), abs=1e-5, rel=1e-5)
+    assert run(tmp_path, study(folder / "text", seeds=2, bad=False), vmap=4)[0].endswith(
+        "9 done, 0 to run"
+    )
 
 
 @pytest.mark.slow

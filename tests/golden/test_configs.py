@@ -15,7 +15,7 @@ import pytest
 
 from pd_jax import config as config_lib
 from pd_jax.config import reading
-from pd_jax.pipeline import order
+from pd_jax.planning import order
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HERE = pathlib.Path(__file__).resolve().parent

@@ -69,7 +69,7 @@ def undisturbed(data, tmp_path_factory):
 
 def fill_at(monkeypatch, disk, step: int, but: int) -> None:
     """Lets the disk fill up when training is about to begin this step, its saves being done."""
-    alive = loop._Loop._alive
+    alive = loop.Loop._alive
     seen = iter(range(10_000))
 
     def filling(self):
@@ -78,7 +78,7 @@ def fill_at(monkeypatch, disk, step: int, but: int) -> None:
             fill(disk, but=but)
         alive(self)
 
-    monkeypatch.setattr(loop._Loop, "_alive", filling)
+    monkeypatch.setattr(loop.Loop, "_alive", filling)
 
 
 # Threads of Orbax, whose save has failed, may speak to its event loop when that is closed already.
@@ -216,15 +216,15 @@ def test_the_chain_on_a_disk_that_fills_up_goes_on_where_there_is_room(disk, tmp
     config = reading.pipeline_from(small_chain(tmp_path / "text"))
     workdir = epath.Path(disk / "work")
     record = disk / "work" / "pipelines" / "chain.json"
-    run_stage = pipeline.run_stage
+    run_stages = pipeline.run_stages
 
-    def filling(item, *others):
-        if item.name == "transfer":
+    def filling(items, *others):
+        if items[0].name == "transfer":
             fill(disk, but=20_000)
-        return run_stage(item, *others)
+        return run_stages(items, *others)
 
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "run_stage", filling)
+        patched.setattr(pipeline, "run_stages", filling)
         with pytest.raises(PdError, match="No space left .*(free space|make room)"):
             pipeline.run(config, workdir, say=lambda line: None)
     json.loads(record.read_text())

@@ -44,12 +44,12 @@ def lines(folder) -> list[dict]:
 
 def stop_at(monkeypatch, step: int) -> None:
     """Asks the loop to stop before the given step, as a signal does."""
-    wish = loop._Loop._wish
+    wish = loop.Loop._wish
 
     def stopping(self, number):
         return loop._Wish(False, signal.SIGTERM) if number == step else wish(self, number)
 
-    monkeypatch.setattr(loop._Loop, "_wish", stopping)
+    monkeypatch.setattr(loop.Loop, "_wish", stopping)
 
 
 def test_stopped_and_continued_equals_undisturbed(data, tmp_path, monkeypatch):
@@ -79,13 +79,13 @@ def test_killed_by_sigkill_and_continued_equals_undisturbed(data, tmp_path):
         from pd_jax.stages.train import run_train
         from pd_jax.training import loop
         data, folder, at = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-        save = loop._Loop._alive
+        save = loop.Loop._alive
         def alive(self):
             self.count = getattr(self, "count", 0) + 1
             if self.count == at:
                 os.kill(os.getpid(), signal.SIGKILL)
             save(self)
-        loop._Loop._alive = alive
+        loop.Loop._alive = alive
         run_train(stage(data), context(folder, save_seconds=1e-6))
         """
     )

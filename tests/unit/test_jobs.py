@@ -13,9 +13,12 @@ from pd_jax.errors import StageError
 from pd_jax.training.signals import Stopped
 
 
-def work(name: str, say: jobs.Say) -> tuple[str, int]:
-    """What a job of these tests does, by the beginning of its name."""
-    say(f"began {name}")
+def work(group: jobs.Group, say: jobs.Say) -> list[tuple[str, int] | Exception]:
+    """What jobs of these tests do, by the beginning of the first one's name."""
+    name = group[0]
+    say(f"began {' and '.join(group)}")
+    if len(group) > 1:
+        return [StageError(f"{one} is bad") if one == "bad" else (one, 0) for one in group]
     if name.startswith("bad"):
         raise StageError(f"{name} is bad")
     if name.startswith("bug"):
@@ -24,11 +27,17 @@ def work(name: str, say: jobs.Say) -> tuple[str, int]:
         os.kill(os.getpid(), signal.SIGKILL)
     if name.startswith("long"):
         time.sleep(60)
-    return name, len(available_cores())
+    return [(name, len(available_cores()))]
 
 
-def outcomes(needs: dict[str, tuple[str, ...]], *, count: int, said: list[str]) -> dict:
-    found = jobs.run(needs, lambda name: functools.partial(work, name), jobs=count, say=said.append)
+def outcomes(needs, *, count: int, said: list[str], groups=()) -> dict:
+    found = jobs.run(
+        needs,
+        lambda group: functools.partial(work, group),
+        jobs=count,
+        say=said.append,
+        groups=groups,
+    )
     return {outcome.name: outcome for outcome in found}
 
 
@@ -52,12 +61,24 @@ def test_one_process_takes_the_first_that_is_ready_and_leaves_out_what_needs_a_f
     assert found["second"].result[0] == "second"
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_group_is_done_at_once_and_outlives_one_of_its_jobs(count):
+    said: list[str] = []
+    needs = {"first": (), "bad": ("first",), "b": ("first",), "c": ("bad",), "d": ("b",), "e": ()}
+    groups = (("bad", "b"), ("c", "d", "e"))
+    found = outcomes(needs, count=count, said=said, groups=groups)
+    assert said == ["began first", "began bad and b", "began d and e"]
+    assert str(found["bad"].fault) == "bad is bad"
+    assert found["c"].lacks == "bad"
+    assert [found[name].result for name in ("b", "d", "e")] == [("b", 0), ("d", 0), ("e", 0)]
+
+
 def test_a_stop_is_no_fault_of_the_job():
     def stop(say: jobs.Say) -> None:
         raise Stopped(signal.SIGTERM)
 
     with pytest.raises(Stopped):
-        list(jobs.run({"a": ()}, lambda name: stop, jobs=1, say=print))
+        list(jobs.run({"a": ()}, lambda group: stop, jobs=1, say=print))
 
 
 def test_processes_share_the_cores_and_outlive_failed_and_killed_jobs():
@@ -79,7 +100,7 @@ def test_processes_share_the_cores_and_outlive_failed_and_killed_jobs():
 def test_closing_stops_the_processes_at_once():
     said: list[str] = []
     needs = {"first": (), "long": ()}
-    found = jobs.run(needs, lambda name: functools.partial(work, name), jobs=2, say=said.append)
+    found = jobs.run(needs, lambda group: functools.partial(work, group), jobs=2, say=said.append)
     assert next(found).name == "first"
     began = time.monotonic()
     found.close()

@@ -28,6 +28,7 @@ ORDER = (
     "jobs",
     "versions",
     "record",
+    "planning",
     "pipeline",
     "estimate",
 )

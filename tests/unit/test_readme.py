@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from pd_jax.config import reading
-from pd_jax.pipeline import order
+from pd_jax.planning import order
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -32,7 +32,16 @@ def test_a_command_parses(command):
         assert subprocess.run(["bash", "-n", ROOT / words[1]], check=False).returncode == 0
     elif words[:2] == ["python", "-m"] and words[2] == "pd_jax.main":
         flags = dict((word[2:].split("=", 1) + [""])[:2] for word in words[3:])
-        known = {"config", "workdir", "stages", "changed", "distributed", "jobs", "estimate"}
+        known = {
+            "config",
+            "workdir",
+            "stages",
+            "changed",
+            "distributed",
+            "jobs",
+            "vmap",
+            "estimate",
+        }
         assert {name for name in flags if not name.startswith("config.")} <= known
         path = flags["config"].partition(":")[0]
         assert path == "configs/mine.py" or (ROOT / path).exists()

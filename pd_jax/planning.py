@@ -1,0 +1,142 @@
+"""The stages of a pipeline in an order in which they can run, each with what it depends on.
+
+A stage's fingerprint is a digest of its config, of the fingerprints of the stages it reads and of
+the content of the files it reads. Equal stages have one folder, whatever pipelines name them.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from pd_jax import config as config_lib
+from pd_jax import files
+from pd_jax.config import reading
+from pd_jax.errors import ConfigError, did_you_mean
+from pd_jax.inputs import InputDigests
+
+_FORMAT = 1
+"""Raised when a stage's meaning changes such that earlier folders must not be reused."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """One stage of a pipeline, resolved: what it is called, where it lives, and what it reads."""
+
+    name: str
+    stage: Any
+    inputs: tuple[str, ...]
+    fingerprint: str
+    folder: epath.Path
+
+    @property
+    def done(self) -> bool:
+        """Whether the stage has finished."""
+        return (self.folder / "done.json").exists()
+
+
+def plan(pipeline: config_lib.Pipeline, workdir: epath.Path) -> dict[str, Planned]:
+    """Returns every stage of the pipeline by name, in an order in which they can run.
+
+    Raises:
+      ConfigError: a reference to an unknown stage, or stages that wait for each other.
+      StageError: an input file that does not exist.
+    """
+    digests = InputDigests(workdir / "inputs.json")
+    planned: dict[str, Planned] = {}
+    for name in order(pipeline.stages):
+        stage = pipeline.stages[name]
+        inputs = tuple(dict.fromkeys(_stage_of(reference) for reference in _links(stage)))
+
+        def identity(reference: str, stage_name: str = name) -> str:
+            if not reference.startswith("@"):
+                return digests.of(reference, stage=stage_name)
+            source, _, inside = reference[1:].partition("/")
+            return f"@{planned[source].fingerprint}/{inside}"
+
+        described = reading.to_json(reading.map_references(stage, identity))
+        fingerprint = files.digest_json({"format": _FORMAT, "stage": described})[:12]
+        planned[name] = Planned(
+            name, stage, inputs, fingerprint, _folder(workdir, name, fingerprint)
+        )
+    digests.save()
+    return planned
+
+
+def order(stages: Mapping[str, Any]) -> list[str]:
+    """Returns the stages' names such that each follows those it reads."""
+    done: list[str] = []
+    waiting = {name: {_stage_of(link) for link in _links(stage)} for name, stage in stages.items()}
+    for name, needs in waiting.items():
+        for need in sorted(needs - set(stages)):
+            raise ConfigError(
+                f"stage {name!r} refers to @{need}, which is no stage of this pipeline "
+                f"({', '.join(stages)})" + did_you_mean(need, stages)
+            )
+    while waiting:
+        ready = [name for name, needs in waiting.items() if needs <= set(done)]
+        if not ready:
+            raise ConfigError(
+                f"these stages wait for each other: {', '.join(sorted(waiting))}; break the circle"
+            )
+        done += ready
+        for name in ready:
+            del waiting[name]
+    return done
+
+
+def _links(stage: Any) -> list[str]:
+    return [reference for reference in reading.references(stage) if reference.startswith("@")]
+
+
+def _stage_of(reference: str) -> str:
+    return reference[1:].partition("/")[0]
+
+
+def _folder(workdir: epath.Path, name: str, fingerprint: str) -> epath.Path:
+    """Returns the folder of a fingerprint, under whatever name an equal stage was first run."""
+    stages = workdir / "stages"
+    own = stages / f"{name}-{fingerprint}"
+    if own.exists() or not stages.exists():
+        return own
+    equal = [path for path in stages.iterdir() if path.name.endswith(f"-{fingerprint}")]
+    return equal[0] if equal else own
+
+
+def located(item: Planned, workdir: epath.Path) -> Planned:
+    """Returns a stage with the folder in which its fingerprint lives by now."""
+    return dataclasses.replace(item, folder=_folder(workdir, item.name, item.fingerprint))
+
+
+def together(items: Sequence[Planned], most: int) -> list[tuple[str, ...]]:
+    """Returns names of stages that one program can train, at most so many at once: training stages
+    that differ in seed, learning rate and first weights alone, and wait for none of each other.
+
+    Rows must have one padded length: with more, or packed, runs of other seeds have batches of
+    other shapes at the same step.
+    """
+    depths: dict[str, int] = {}
+    alike: dict[tuple[str, int], dict[str, str]] = {}
+    for item in items:
+        depths[item.name] = 1 + max((depths.get(need, 0) for need in item.inputs), default=0)
+        stage = item.stage
+        if not isinstance(stage, config_lib.TrainStage):
+            continue
+        if len(stage.data.lengths) == 1 and stage.data.packing == 1:
+            same = (_but_for_the_run(stage), depths[item.name])
+            # Of equal stages the first alone is run.
+            alike.setdefault(same, {}).setdefault(item.fingerprint, item.name)
+    groups = []
+    for found in alike.values():
+        names = list(found.values())
+        groups += [tuple(names[first : first + most]) for first in range(0, len(names), most)]
+    return [group for group in groups if len(group) > 1]
+
+
+def _but_for_the_run(stage: config_lib.TrainStage) -> str:
+    """Returns a digest of all of a stage but what may differ between runs of one program."""
+    optimizer = dataclasses.replace(stage.optimizer, learning_rate=1.0)
+    init = dataclasses.replace(stage.init, source="" if stage.init.source else None)
+    same = dataclasses.replace(stage, seed=0, optimizer=optimizer, init=init)
+    return files.digest_json(reading.to_json(same))

@@ -1,0 +1,147 @@
+"""Drives training loops: feeds their batches to the step on the devices, and gives them its sums.
+
+One run takes its own step; several that differ in seed, learning rate and first weights alone take
+theirs together, by one program (`training/many.py`).
+"""
+
+import faulthandler
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from pd_jax import config as config_lib
+from pd_jax.objectives.objective import Sums
+from pd_jax.parallel import distributed
+from pd_jax.parallel.sharding import put_batch
+from pd_jax.progress import Progress
+from pd_jax.training import rng
+from pd_jax.training.job import Job, Outcome
+from pd_jax.training.loop import Loop, Member
+from pd_jax.training.many import Together
+from pd_jax.training.signals import Stopped, StopRequest
+from pd_jax.training.state import TrainState
+
+
+class Held(Protocol):
+    """The newest states of some runs on the devices, and their next step."""
+
+    def state(self, run: int, /) -> TrainState:
+        """Returns a run's state; it is gone with the next step."""
+        ...
+
+    def step(self, batches: Sequence[Mapping[str, np.ndarray]], /) -> Callable[[int], Sums]:
+        """Dispatches a step of every run on its batch; returns what waits for a run's sums."""
+        ...
+
+
+def train(members: Sequence[Member], run: config_lib.Run, mesh: Mesh) -> list[Outcome | Exception]:
+    """Runs jobs from their newest checkpoints, or their start, to their end: one by its own step,
+    several by one program.
+
+    Jobs that go together differ in seed, learning rate and first weights alone. They need not stand
+    at the same step, and a fault of one is no other's. The clock of each counts its share of the
+    time of all; what the others do while its step is out counts as stepping.
+
+    Returns:
+      What each job left, or the fault that ended it: DivergenceError where a loss or gradient was
+      not finite (the state before it was saved), CheckpointError where a save failed or no
+      checkpoint can be trusted, and whatever else a job raised.
+
+    Raises:
+      Stopped: a signal asked to stop, and every state was saved.
+    """
+    loops = [Loop(member, run, clocks=len(members)) for member in members]
+    found: dict[int, Outcome | Exception] = {}
+    try:
+        with jax.set_mesh(mesh):
+            states = {}
+            for index, loop in enumerate(loops):
+                try:
+                    states[index] = loop.begin()
+                except Exception as fault:
+                    found[index] = fault
+            if not states:
+                return list(found.values())
+            begun = {index: loops[index] for index in states}
+            held = _hold([loop.job for loop in begun.values()], list(states.values()), mesh)
+            states.clear()  # a stack holds copies
+            with StopRequest() as stop, _progress(list(begun.values())) as progress:
+                ended = _drive(list(begun.values()), held, stop, progress)
+                found |= zip(begun, ended, strict=True)
+            if asked := distributed.agree(stop.number):
+                raise Stopped(asked)  # during the last steps: the stage is whole, the rest waits
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    return [outcome for _, outcome in sorted(found.items())]
+
+
+def _hold(jobs: Sequence[Job], states: Sequence[TrainState], mesh: Mesh) -> Held:
+    if len(jobs) == 1:
+        return _Alone(jobs[0], states[0], mesh)
+    seeds, rates = [job.seed for job in jobs], [job.learning_rate for job in jobs]
+    return Together(jobs[0].many, states, seeds=seeds, learning_rates=rates)
+
+
+def _progress(loops: Sequence[Loop]) -> Progress:
+    jobs = [loop.job for loop in loops]
+    return Progress(
+        jobs[0].name + (f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""),
+        total=jobs[0].steps,
+        unit="steps",
+        start=min(loop.first for loop in loops),
+        shown=distributed.is_writer(),
+    )
+
+
+def _drive(
+    loops: Sequence[Loop], held: Held, stop: StopRequest, progress: Progress
+) -> list[Outcome | Exception]:
+    """Returns what became of every loop. One that has ended stays in the step, and is not read."""
+    running = {
+        index: loop.run(functools.partial(held.state, index), stop, progress)
+        for index, loop in enumerate(loops)
+    }
+    found: dict[int, Outcome | Exception] = {}
+    batches: dict[int, Mapping[str, np.ndarray]] = {}
+    read: Callable[[int], Sums] | None = None
+    stopped: Stopped | None = None
+    while True:
+        for index, loop in list(running.items()):
+            try:
+                batches[index] = loop.send(functools.partial(read, index)) if read else next(loop)
+                continue
+            except StopIteration as end:
+                found[index] = end.value
+            except Exception as fault:
+                found[index] = fault
+            except Stopped as asked:
+                stopped = asked  # the others see the same signal, and save as well
+            del running[index]
+        if not running:
+            break
+        spare = batches[next(iter(running))]
+        read = held.step([batches.get(index, spare) for index in range(len(loops))])
+    if stopped is not None:
+        raise stopped
+    return [found[index] for index in range(len(loops))]
+
+
+class _Alone:
+    """The state of one run."""
+
+    def __init__(self, job: Job, state: TrainState, mesh: Mesh):
+        self._job, self._state, self._mesh = job, state, mesh
+        self._root = rng.root_key(job.seed)
+
+    def state(self, run: int) -> TrainState:
+        del run
+        return self._state
+
+    def step(self, batches: Sequence[Mapping[str, np.ndarray]]) -> Callable[[int], Sums]:
+        batch = put_batch(batches[0], self._mesh)
+        self._state, sums = self._job.step(self._state, batch, self._root)
+        return lambda run: jax.device_get(sums)

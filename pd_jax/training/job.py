@@ -1,0 +1,65 @@
+"""A training stage that is ready to run, and what it leaves."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from pd_jax.training.many import ManyStep
+from pd_jax.training.state import TrainState
+from pd_jax.training.step import Step
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One training stage, ready to run.
+
+    Attributes:
+      step: the jitted step. many: the same for several runs at once.
+      terms: the objective's loss terms.
+      state: () -> the state before the first step; called only without a checkpoint.
+      like: shapes and shardings of the state, to restore into.
+      feed: first step -> this process's batches from there on.
+      examples: step -> dataset, row and id of each example of its batch.
+      steps, batch: the stage's length, and examples a step over all processes.
+      flops: (rows, padded length) of this process's batch -> operations of the model in the step.
+      evaluate: params -> metrics by `split/quantity`, run every `evaluate_every` steps and at the
+        end; None for none.
+      best: the metric whose largest value marks the weights to keep; None keeps the last.
+      keep_best: (step, params) -> None, stores candidate weights durably.
+    """
+
+    name: str
+    step: Step
+    many: ManyStep
+    terms: Mapping[str, float]
+    state: Callable[[], TrainState]
+    like: TrainState
+    feed: Callable[[int], Iterator[dict[str, np.ndarray]]]
+    examples: Callable[[int], list[dict[str, str | int]]]
+    steps: int
+    batch: int
+    seed: int
+    learning_rate: float
+    flops: Callable[[int, int], float]
+    evaluate: Callable[[Any], dict[str, float]] | None = None
+    evaluate_every: int | None = None
+    best: str | None = None
+    keep_best: Callable[[int, Any], None] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a finished loop leaves: the last state, last metrics, the step of the best weights
+    (None: the last), how many steps were left out because they were not finite, and what it cost:
+    seconds in all and by span, and the model's operations.
+    """
+
+    state: TrainState
+    metrics: dict[str, float]
+    best_step: int | None
+    skipped_steps: int
+    seconds: float
+    spans: Mapping[str, float]
+    flops: float
