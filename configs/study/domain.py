@@ -25,6 +25,7 @@ def get_config(arg: str = ""):
     if args["smoke"]:
         args["rows"] = 40
     setting = pieces.Setting("domain", args)
+    *_, near = SIMILARITY
     setting.teacher_cell()
     for seed in setting.seeds:
         for method in ("basic", "PF"):
@@ -37,7 +38,8 @@ def get_config(arg: str = ""):
                     seed,
                     transfer=name,
                     rows=args["rows"],
-                    name=f"{name}_{args['rows']}_rows",
+                    # The near set's students are those of transfer_rows.py with as many rows.
+                    name=f"{args['rows']}_rows" if name == near else f"{name}_{args['rows']}_rows",
                     place={"transfer": name, "similarity": similarity},
                 )
     return setting.config(

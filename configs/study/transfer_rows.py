@@ -5,7 +5,7 @@ as many steps: what differs is how much text they see.
 
 Run:    python -m pd_jax.main --config=configs/study/transfer_rows.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   task=sst2|mnli size=L2_H128 rows=1000+8000+64000 teacher=L4_H128 seeds=3
+Args:   task=sst2|mnli size=L2_H128 rows=1000+7000+50000 teacher=L4_H128 seeds=3
         pretrain=12000 teacher_pretrain=16000 distill=600 finetune=1000 smoke
 Time:   say --estimate.
 Expect: PD > distillation for every number of rows, and a smaller slope: PD needs fewer of them.
@@ -18,7 +18,7 @@ from configs.study import claims, pieces
 
 def get_config(arg: str = ""):
     """Returns the study."""
-    args = pieces.arguments(arg, task="sst2", seeds=3, size="L2_H128", rows="1000+8000+64000")
+    args = pieces.arguments(arg, task="sst2", seeds=3, size="L2_H128", rows="1000+7000+50000")
     if args["smoke"]:
         args["rows"] = "40+80"
     setting = pieces.Setting("transfer_rows", args, task=args["task"])
