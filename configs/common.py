@@ -82,7 +82,9 @@ COMPACT_VOCABULARY = 4_096
 """Words of a vocabulary for small-scale pre-training: the fewer, the sooner each is learnt."""
 
 
-def pretrain_compact(model: dict, records: str, steps: int, **changes) -> dict:
+def pretrain_compact(
+    model: dict, records: str, steps: int, *, rate: float = 3e-3, **changes
+) -> dict:
     """Returns the pre-training of every small model on real text: one recipe, for all studies.
 
     With COMPACT_VOCABULARY words an L2_H128 leaves the plateau of word frequencies (a loss of 6.0)
@@ -94,7 +96,7 @@ def pretrain_compact(model: dict, records: str, steps: int, **changes) -> dict:
         {**model, "dropout": 0.0, "attention_dropout": 0.0},
         data(records, 32, (64,)),
         {"steps": steps},
-        adamw(3e-3, beta2=0.98, warmup=0.05),
+        adamw(rate, beta2=0.98, warmup=0.05),
         **changes,
     )
 

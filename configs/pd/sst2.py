@@ -2,19 +2,19 @@
 
 Run:    python -m pd_jax.main --config=configs/pd/sst2.py --workdir=runs/sst2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   size=L2_H128 teacher=L4_H128 seed=0 pretrain=12000 teacher_pretrain=16000 distill=600
-        finetune=1000 smoke, all but the first three in steps. With a GPU for some hours:
-        --config=configs/pd/sst2.py:size=L4_H256,teacher=L8_H512,pretrain=100000,teacher_pretrain=100000
+Args:   size=L2_H128 teacher=L4_H128 grow=L2_H128 seed=0 pretrain=12000 teacher_pretrain=6000
+        distill=400 finetune=1000 smoke. With a GPU for some hours: --config=configs/pd/sst2.py:\
+        size=L4_H256,teacher=L8_H256,grow=L4_H256,pretrain=100000,distill=10000,finetune=3000
 Time:   TO BE MEASURED
 """
 
 from configs import common
-from configs.study import pieces
+from configs.study import arguments, pieces
 
 
 def get_config(arg: str = ""):
     """Returns the pipeline: text, records, two pre-trainings, teacher, labels, five students."""
-    args = pieces.arguments(arg, size="L2_H128", seed=0)
+    args = arguments.read(arg, size="L2_H128", seed=0)
     setting = pieces.Setting("sst2", args)
     students = {
         method: setting.student(method, args["size"], args["seed"]) for method in pieces.METHODS

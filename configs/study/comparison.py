@@ -8,14 +8,14 @@ is fine-tuned.
 
 Run:    python -m pd_jax.main --config=configs/study/comparison.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   task=sst2|mnli size=L2_H128 teacher=L4_H128 seeds=3 pretrain=12000 teacher_pretrain=16000
-        distill=600 finetune=1000 smoke
+Args:   task=sst2|mnli size=L2_H128 teacher=L4_H128 grow=L2_H128 seeds=3 pretrain=12000
+        teacher_pretrain=6000 distill=400 finetune=1000 smoke
 Time:   say --estimate.
 Expect: PD > PF > truncated; in the paper PD is 0.4 points above patient distillation on average.
 """
 
 from configs import common
-from configs.study import claims, pieces
+from configs.study import arguments, claims, pieces
 
 RANKS = (
     ("PD", "PF"),
@@ -27,9 +27,7 @@ RANKS = (
 
 def get_config(arg: str = ""):
     """Returns the study."""
-    args = pieces.arguments(arg, task="sst2", seeds=3, size="L2_H128")
-    if args["smoke"]:
-        args["teacher"] = "L4_H32"
+    args = arguments.read(arg, task="sst2", seeds=3, size="L2_H128")
     setting = pieces.Setting("comparison", args, task=args["task"])
     size = args["size"]
     bottom = common.start_from(setting.pretrained(args["teacher"]), layers="bottom")

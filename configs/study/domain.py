@@ -4,13 +4,13 @@ Equally many rows of film reviews, of other reviews and of news, distilled for S
 
 Run:    python -m pd_jax.main --config=configs/study/domain.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   size=L2_H128 rows=50000 teacher=L4_H128 seeds=3 pretrain=12000 teacher_pretrain=16000
-        distill=600 finetune=1000 smoke
+Args:   size=L2_H128 rows=50000 teacher=L4_H128 grow=L2_H128 seeds=3 pretrain=12000
+        teacher_pretrain=6000 distill=400 finetune=1000 smoke
 Time:   say --estimate.
 Expect: the farther the set, the worse PD, and the more a last fine-tuning helps (PD-F - PD).
 """
 
-from configs.study import claims, pieces
+from configs.study import arguments, claims, pieces
 
 SIMILARITY = {"news": 0.361, "electronics": 0.434, "imdb": 0.641}
 """Spearman's correlation of word frequencies with SST-2's training set, as `tools.similarity` says
@@ -21,7 +21,7 @@ METHODS = ("distillation", "PD", "PD-F")
 
 def get_config(arg: str = ""):
     """Returns the study."""
-    args = pieces.arguments(arg, seeds=3, size="L2_H128", rows=50_000)
+    args = arguments.read(arg, seeds=3, size="L2_H128", rows=50_000)
     if args["smoke"]:
         args["rows"] = 40
     setting = pieces.Setting("domain", args)

@@ -5,8 +5,8 @@ a deeper pre-trained model of its width.
 
 Run:    python -m pd_jax.main --config=configs/study/initialisation.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   task=mnli|sst2 sizes=L2_H128 deep=4 teacher=L4_H128 seeds=3 pretrain=12000
-        teacher_pretrain=16000 distill=600 smoke
+Args:   task=mnli|sst2 sizes=L2_H128 deep=4 teacher=L4_H128 grow=L2_H128 seeds=3
+        pretrain=12000 teacher_pretrain=6000 distill=400 smoke
 Time:   say --estimate; most goes into pre-training the deep model.
 Expect: pre-trained > truncated > word embeddings >= random at the smallest depth.
 """
@@ -14,7 +14,7 @@ Expect: pre-trained > truncated > word embeddings >= random at the smallest dept
 import itertools
 
 from configs import common
-from configs.study import claims, pieces
+from configs.study import arguments, claims, pieces
 
 STARTS = ("pre-trained", "truncated", "word embeddings", "random")
 
@@ -22,7 +22,7 @@ STARTS = ("pre-trained", "truncated", "word embeddings", "random")
 def get_config(arg: str = ""):
     """Returns the study."""
     defaults = {"task": "mnli", "seeds": 3, "sizes": "L2_H128", "deep": 4}
-    args = pieces.arguments(arg, **defaults)
+    args = arguments.read(arg, **defaults)
     setting = pieces.Setting("initialisation", args, task=args["task"])
     setting.teacher_cell()
     for seed in setting.seeds:

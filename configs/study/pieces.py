@@ -9,42 +9,14 @@ import os
 from collections.abc import Iterable
 
 from configs import common
+from configs.study import arguments
 
 LENGTHS = (16, 32, 64)
 HELD_OUT_ROWS = 20_000
 """Transfer rows on which nothing is trained: every student's agreement and KL is taken there."""
 
-STEPS = {
-    # As many updates on a small transfer or labelled set as on a large one: what differs is text.
-    "pretrain": 12_000,
-    "teacher_pretrain": 16_000,
-    "teacher": 2_000,
-    "distill": 600,
-    "finetune": 1_000,
-}
 RATES = {"distill": 1e-3, "finetune": 5e-4, "again": 1e-4, "teacher": 3e-4}
 """Peak learning rates; `again` is the fine-tuning behind a distillation (PD-F)."""
-
-DEFAULTS = {
-    "teacher": "L4_H128",
-    "pretrain": STEPS["pretrain"],
-    "teacher_pretrain": STEPS["teacher_pretrain"],
-    "distill": STEPS["distill"],
-    "finetune": STEPS["finetune"],
-    "smoke": False,
-}
-"""Arguments of every study, besides `seeds` and a student's `size` or the students' `sizes`."""
-
-SMOKE = {
-    "size": "L2_H32",
-    "sizes": "L2_H32",
-    "teacher": "L2_H64",
-    "seeds": 2,
-    "pretrain": 2,
-    "teacher_pretrain": 2,
-    "distill": 2,
-    "finetune": 2,
-}
 
 METHODS = ("basic", "distillation", "PF", "PD", "PD-F")
 """By the paper's names (Turc et al. 2019, section 3); the first two begin at random."""
@@ -82,32 +54,6 @@ GENERAL = ("transfer/imdb_unsup.txt", "corpus/wiki.txt", "corpus/novels.txt")
 """What every model is pre-trained on where a study does not say otherwise."""
 
 
-def arguments(arg: str, **more) -> dict:
-    """Returns the study's arguments: what all take, `more`, and what `arg` changes.
-
-    `smoke` makes everything as small as it goes, but for what `arg` names itself.
-    """
-    args = common.parse(arg, **{**DEFAULTS, **more})
-    if args["smoke"]:
-        given = {part.partition("=")[0] for part in arg.split(",")}
-        args |= {name: SMOKE[name] for name in args if name in SMOKE and name not in given}
-    return args
-
-
-def listed(text: str) -> tuple[str, ...]:
-    """Returns the values of an argument that is a list, `a+b+c`."""
-    return tuple(text.split("+"))
-
-
-def sizes(text: str) -> tuple[str, ...]:
-    """Returns the sizes that an argument names; `all` are the paper's 24, the smallest first."""
-    if text != "all":
-        return listed(text)
-    return tuple(
-        f"L{layers}_H{hidden}" for hidden in (128, 256, 512, 768) for layers in range(2, 13, 2)
-    )
-
-
 @dataclasses.dataclass
 class Setting:
     """A study in the making. Methods that add a stage return how others refer to it, `@name`."""
@@ -126,7 +72,7 @@ class Setting:
     @property
     def sizes(self) -> tuple[str, ...]:
         """The students' sizes."""
-        return sizes(self.args["sizes"])
+        return arguments.sizes(self.args["sizes"])
 
     def add(self, name: str, stage: dict) -> str:
         """Adds a stage, and returns `@name`: a word, so that `--config.stages.NAME...` finds it."""
@@ -221,11 +167,17 @@ class Setting:
 
     def pretrained(self, size: str, corpus: str = "general") -> str:
         """Returns a pre-trained model: one of each size, shared by every seed."""
-        key = "teacher_pretrain" if size == self.args["teacher"] else "pretrain"
         suffix = "" if corpus == "general" else f"_{corpus}"
+        args, steps, more = self.args, self.args["pretrain"], {}
+        if size == args["teacher"]:
+            steps = args["teacher_pretrain"]
+            if args["grow"]:
+                start = self.pretrained(args["grow"])
+                layers = arguments.repeated_layers(args["grow"], size)
+                more = {"rate": 1.5e-3, "init": common.start_from(start, layers=layers)}
         return self.add(
             f"pretrain_{size}{suffix}",
-            common.pretrain_compact(common.compact(size), self.corpus(corpus), self.args[key]),
+            common.pretrain_compact(common.compact(size), self.corpus(corpus), steps, **more),
         )
 
     def teacher(self, *, rows: int | None = None, seed: int = 0) -> str:
@@ -237,7 +189,7 @@ class Setting:
             common.finetune(
                 common.compact(size),
                 common.data(self.labelled("train"), 64, LENGTHS, **limit),
-                {"steps": 2 if self.args["smoke"] else STEPS["teacher"]},
+                {"steps": 2 if self.args["smoke"] else arguments.STEPS["teacher"]},
                 common.adamw(RATES["teacher"]),
                 init=common.start_from(self.pretrained(size)),
                 evaluation=self.evaluation(None),

@@ -4,20 +4,20 @@ Nothing but the order of two objectives over one text makes the difference.
 
 Run:    python -m pd_jax.main --config=configs/study/same_data.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   sizes=L2_H128 teacher=L4_H128 seeds=3 pretrain=12000 teacher_pretrain=16000
-        distill=600 finetune=1000 smoke
+Args:   sizes=L2_H128 teacher=L4_H128 grow=L2_H128 seeds=3 pretrain=12000
+        teacher_pretrain=6000 distill=400 finetune=1000 smoke
 Time:   say --estimate.
 Expect: PD > PF and PD > distillation, although no step sees text that the other does not.
 """
 
-from configs.study import claims, pieces
+from configs.study import arguments, claims, pieces
 
 RANKS = (("PD", "PF"), ("PD", "distillation"), ("PF", "distillation"))
 
 
 def get_config(arg: str = ""):
     """Returns the study."""
-    setting = pieces.Setting("same_data", pieces.arguments(arg, seeds=3, sizes="L2_H128"))
+    setting = pieces.Setting("same_data", arguments.read(arg, seeds=3, sizes="L2_H128"))
     setting.teacher_cell()
     for seed in setting.seeds:
         for size in setting.sizes:

@@ -4,25 +4,26 @@ The transfer set is the labelled set's own text, so that there are hard labels t
 
 Run:    python -m pd_jax.main --config=configs/study/temperature.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   task=sst2|mnli size=L2_H128 temperatures=1+2+4 shares=0+0.5 teacher=L4_H128 seeds=3
-        pretrain=12000 teacher_pretrain=16000 distill=600 smoke
+Args:   task=sst2|mnli size=L2_H128 temperatures=1+2+4 shares=0+0.5 teacher=L4_H128
+        grow=L2_H128 seeds=3 pretrain=12000 teacher_pretrain=6000 distill=400 smoke
 Time:   say --estimate.
 Expect: no claim of the paper's; small differences.
 """
 
-from configs.study import claims, pieces
+from configs.study import arguments, claims, pieces
 
 
 def get_config(arg: str = ""):
     """Returns the study."""
-    args = pieces.arguments(
+    args = arguments.read(
         arg, task="sst2", seeds=3, size="L2_H128", temperatures="1+2+4", shares="0+0.5"
     )
     if args["smoke"]:
         args["temperatures"] = "1+2"
     setting = pieces.Setting("temperature", args, task=args["task"])
     temperatures, shares = (
-        [float(text) for text in pieces.listed(args[name])] for name in ("temperatures", "shares")
+        [float(text) for text in arguments.listed(args[name])]
+        for name in ("temperatures", "shares")
     )
     setting.teacher_cell()
     for seed in setting.seeds:

@@ -5,24 +5,24 @@ as many steps: what differs is how much text they see.
 
 Run:    python -m pd_jax.main --config=configs/study/transfer_rows.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   task=sst2|mnli size=L2_H128 rows=1000+7000+50000 teacher=L4_H128 seeds=3
-        pretrain=12000 teacher_pretrain=16000 distill=600 finetune=1000 smoke
+Args:   task=sst2|mnli size=L2_H128 rows=1000+7000+50000 teacher=L4_H128 grow=L2_H128
+        seeds=3 pretrain=12000 teacher_pretrain=6000 distill=400 finetune=1000 smoke
 Time:   say --estimate.
 Expect: PD > distillation for every number of rows, and a smaller slope: PD needs fewer of them.
 """
 
 import math
 
-from configs.study import claims, pieces
+from configs.study import arguments, claims, pieces
 
 
 def get_config(arg: str = ""):
     """Returns the study."""
-    args = pieces.arguments(arg, task="sst2", seeds=3, size="L2_H128", rows="1000+7000+50000")
+    args = arguments.read(arg, task="sst2", seeds=3, size="L2_H128", rows="1000+7000+50000")
     if args["smoke"]:
         args["rows"] = "40+80"
     setting = pieces.Setting("transfer_rows", args, task=args["task"])
-    size, counts = args["size"], [int(text) for text in pieces.listed(args["rows"])]
+    size, counts = args["size"], [int(text) for text in arguments.listed(args["rows"])]
     setting.teacher_cell()
     for seed in setting.seeds:
         for method in ("basic", "PF"):

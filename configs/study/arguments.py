@@ -1,0 +1,78 @@
+"""What a study may be told on the command line: budgets, sizes, and how small a smoke form is."""
+
+from configs import common
+
+STEPS = {
+    # As many updates on a small transfer or labelled set as on a large one: what differs is text.
+    "pretrain": 12_000,
+    "teacher_pretrain": 6_000,
+    "teacher": 2_000,
+    "distill": 400,
+    "finetune": 1_000,
+}
+
+DEFAULTS = {
+    "teacher": "L4_H128",
+    "grow": "L2_H128",
+    "pretrain": STEPS["pretrain"],
+    "teacher_pretrain": STEPS["teacher_pretrain"],
+    "distill": STEPS["distill"],
+    "finetune": STEPS["finetune"],
+    "smoke": False,
+}
+"""Arguments of every study, besides `seeds` and a student's `size` or the students' `sizes`.
+
+`grow` is the pre-trained model that the teacher begins its pre-training as, its layers repeated
+(progressive stacking, Gong et al. 2019); without one it begins at random.
+"""
+
+SMOKE = {
+    "size": "L2_H32",
+    "sizes": "L2_H32",
+    "teacher": "L4_H32",
+    "grow": "L2_H32",
+    "seeds": 2,
+    "pretrain": 2,
+    "teacher_pretrain": 2,
+    "distill": 2,
+    "finetune": 2,
+}
+
+
+def read(arg: str, **more) -> dict:
+    """Returns the study's arguments: what all take, `more`, and what `arg` changes.
+
+    `smoke` makes everything as small as it goes, but for what `arg` names itself.
+    """
+    args = common.parse(arg, **{**DEFAULTS, **more})
+    if args["smoke"]:
+        given = {part.partition("=")[0] for part in arg.split(",")}
+        args |= {name: SMOKE[name] for name in args if name in SMOKE and name not in given}
+    return args
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """Returns the values of an argument that is a list, `a+b+c`."""
+    return tuple(text.split("+"))
+
+
+def sizes(text: str) -> tuple[str, ...]:
+    """Returns the sizes that an argument names; `all` are the paper's 24, the smallest first."""
+    if text != "all":
+        return listed(text)
+    return tuple(
+        f"L{layers}_H{hidden}" for hidden in (128, 256, 512, 768) for layers in range(2, 13, 2)
+    )
+
+
+def repeated_layers(shallow: str, deep: str) -> tuple[int, ...]:
+    """Returns which layer of the shallow model each of the deep one's begins as: 0, 1, 0, 1."""
+    (fewer, width), (layers, wanted) = (
+        (int(number[1:]) for number in size.split("_")) for size in (shallow, deep)
+    )
+    if width != wanted or layers % fewer:
+        raise ValueError(
+            f"grow={shallow} cannot become {deep}: it needs as wide a model whose layers divide "
+            "the teacher's; say grow= for a teacher that begins at random"
+        )
+    return tuple(range(fewer)) * (layers // fewer)
