@@ -73,7 +73,9 @@ def compact(size: str, **changes) -> dict:
 
     BERT's initializer range of 0.02 suits a hidden size of 768. A narrow model begins with
     attention that is all but uniform, and stays long where only word frequencies are learnt:
-    0.02 * sqrt(768 / 128) = 0.05. Positions that begin as sinusoids halve that time once more.
+    0.02 * sqrt(768 / 128) = 0.05. Positions that begin as sinusoids shorten that: an L2_H128 had a
+    loss of 5.58 instead of 5.85 after 4,000 steps, and of 4.62 instead of 5.48 after 6,000 (one run
+    of each).
     """
     return model(size, initializer_range=0.05, position_init="sinusoidal", **changes)
 
@@ -87,10 +89,11 @@ def pretrain_compact(
 ) -> dict:
     """Returns the pre-training of every small model on real text: one recipe, for all studies.
 
-    With COMPACT_VOCABULARY words an L2_H128 leaves the plateau of word frequencies (a loss of 6.0)
-    within 6 to 12 million tokens, 3,000 to 6,000 steps of 2,048 tokens: 8 to 19 minutes of one CPU
-    core. A high rate, a short memory of squared gradients (beta2) and no dropout do that. So many
-    steps are needed at least; the loss then falls to 4.2 within as many again.
+    With COMPACT_VOCABULARY words an L2_H128 stays on the plateau of word frequencies (a loss of
+    5.85) for 4,000 to 5,000 steps of 2,048 tokens, ten minutes of a CPU core, and has 3.91 after
+    12,000. A high rate, a short memory of squared gradients (beta2) and no dropout do that. Deeper
+    ones stay longer: an L4_H128 had 5.76 after 11,000 steps. One whose layers begin as those of the
+    L2_H128, repeated, had 3.99 after 1,000, at half the rate.
     """
     return pretrain(
         {**model, "dropout": 0.0, "attention_dropout": 0.0},

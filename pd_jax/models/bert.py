@@ -4,7 +4,7 @@ Dropout is on when the caller passes a `dropout` stream, and off otherwise. Para
 LayerNorms are float32.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -61,11 +61,11 @@ def bounds(
     return input_mask[:, :, None] == input_mask[:, None, :], positions
 
 
-def position_initializer(config: BertConfig) -> jax.nn.initializers.Initializer:
+def position_initializer(config: BertConfig) -> Callable[..., jax.Array]:
     """Returns how the position table begins: as all weights do, or as sinusoids of equal power.
 
     Of sinusoids (Vaswani et al. 2017, section 3.5) a shift is one linear map for all positions, so
-    a narrow model finds a word's neighbours in hundreds of steps instead of thousands.
+    that queries and keys which find a word's neighbour do so at every position.
     """
     if config.position_init == "normal":
         return initializer(config)
@@ -97,7 +97,7 @@ class Embeddings(nn.Module):
         config = self.config
         init = initializer(config)
 
-        def table(name: str, size: int, init: jax.nn.initializers.Initializer) -> nn.Embed:
+        def table(name: str, size: int, init: Callable[..., jax.Array]) -> nn.Embed:
             return nn.Embed(size, config.hidden, embedding_init=init, name=name)
 
         word, position, token_type = (
