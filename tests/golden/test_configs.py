@@ -106,3 +106,13 @@ def test_a_config_has_a_command_a_smoke_form_and_stages_that_connect(path):
     assert f"--config=configs/{path}" in module.__doc__
     with pytest.raises(ValueError, match="'smokee' is unknown; this config takes"):
         load(path, "smokee")
+
+
+def test_a_teacher_grows_from_a_model_of_its_width_only():
+    sizes = pathlib.Path("study/sizes.py")
+    with pytest.raises(ValueError, match="grow=L2_H128 cannot become L4_H256: .*say grow="):
+        load(sizes, "teacher=L4_H256")
+    alone, _ = load(sizes, "teacher=L4_H256,grow=")
+    grown, _ = load(sizes, "teacher=L6_H128")
+    assert "init" not in alone.stages.pretrain_L4_H256
+    assert tuple(grown.stages.pretrain_L6_H128.init.layers) == (0, 1, 0, 1, 0, 1)
