@@ -63,58 +63,11 @@ def _main(argv: Sequence[str]) -> int:
         # Orbax tells what it does to each file, and its threads every fault, which saving raises.
         logging.set_verbosity(logging.FATAL)
     # Only now: a usage error should not wait for jax.
-    import jax
-
-    from pd_jax import allocation, compilation, pipeline, planning
-    from pd_jax.config.reading import pipeline_from
-    from pd_jax.parallel import distributed
-    from pd_jax.training.checkpoint import quiet_failed_saves
     from pd_jax.training.signals import Stopped, stop_on
 
-    def say(line: str) -> None:
-        if distributed.is_writer():
-            print(line, flush=True)
-
-    workdir = epath.Path(_WORKDIR.value)
     stop_on(signal.SIGTERM)
-    quiet_failed_saves()
     try:
-        config = pipeline_from(_CONFIG.value)
-        allocation.keep_memory()
-        distributed.initialise(cast(distributed.Mode, _DISTRIBUTED.value))
-        compilation.use_cache()
-        if _JOBS.value > 1 and not _ESTIMATE.value:
-            # The stages' processes need the accelerators; this one only waits for them.
-            jax.config.update("jax_platforms", "cpu")
-        if jax.process_count() > 1:
-            print(distributed.describe(), flush=True)
-            if max(_JOBS.value, _VMAP.value) > 1:
-                raise ConfigError(
-                    "--jobs and --vmap go with one process; leave them out on several hosts"
-                )
-        if _ESTIMATE.value:
-            from pd_jax import estimate
-
-            found = estimate.estimate(config, planning.plan(config, workdir), said=say)
-            print(estimate.as_text(found))
-            return 0
-        command = f"python -m pd_jax.main {shlex.join(sys.argv[1:])}"
-        try:
-            with distributed.leaving_with_the_lost():
-                pipeline.run(
-                    config,
-                    workdir,
-                    only=_STAGES.value,
-                    changed=_CHANGED.value,
-                    jobs=_JOBS.value,
-                    vmap=_VMAP.value,
-                    command=command,
-                    say=say,
-                )
-        except Exception as fault:
-            _report_after(fault, config, workdir)
-            raise
-        _report(config, workdir)
+        _run(epath.Path(_WORKDIR.value))
     except Stopped as stopped:
         print(f"stopped by {stopped}; run the same command again to continue", file=sys.stderr)
         return stopped.exit_code
@@ -128,6 +81,63 @@ def _main(argv: Sequence[str]) -> int:
         print(f"error: {said}", file=sys.stderr)
         return EXIT_CODE
     return 0
+
+
+def _run(workdir: epath.Path) -> None:
+    """Runs the pipeline and reports on it, or only says how long it will take."""
+    from pd_jax import estimate, pipeline, planning
+    from pd_jax.config.reading import pipeline_from
+    from pd_jax.parallel import distributed
+
+    def say(line: str) -> None:
+        if distributed.is_writer():
+            print(line, flush=True)
+
+    config = pipeline_from(_CONFIG.value)
+    _set_up()
+    if _ESTIMATE.value:
+        found = estimate.estimate(config, planning.plan(config, workdir), said=say)
+        print(estimate.as_text(found))
+        return
+    try:
+        with distributed.leaving_with_the_lost():
+            pipeline.run(
+                config,
+                workdir,
+                only=_STAGES.value,
+                changed=_CHANGED.value,
+                jobs=_JOBS.value,
+                vmap=_VMAP.value,
+                command=f"python -m pd_jax.main {shlex.join(sys.argv[1:])}",
+                say=say,
+            )
+    except Exception as fault:
+        _report_after(fault, config, workdir)
+        raise
+    _report(config, workdir)
+
+
+def _set_up() -> None:
+    """Joins the other processes; sets up memory, compilation cache and what may be said."""
+    import jax
+
+    from pd_jax import allocation, compilation
+    from pd_jax.parallel import distributed
+    from pd_jax.training.checkpoint import quiet_failed_saves
+
+    quiet_failed_saves()
+    allocation.keep_memory()
+    distributed.initialise(cast(distributed.Mode, _DISTRIBUTED.value))
+    compilation.use_cache()
+    if _JOBS.value > 1 and not _ESTIMATE.value:
+        # The stages' processes need the accelerators; this one only waits for them.
+        jax.config.update("jax_platforms", "cpu")
+    if jax.process_count() > 1:
+        print(distributed.describe(), flush=True)
+        if max(_JOBS.value, _VMAP.value) > 1:
+            raise ConfigError(
+                "--jobs and --vmap go with one process; leave them out on several hosts"
+            )
 
 
 def _report(config: "Pipeline", workdir: epath.Path) -> None:

@@ -261,20 +261,8 @@ class Setting:
             stage = self._tuned(size, labelled, RATES["finetune"], shared)
         else:
             records = self.transfer(transfer or TASKS[self.task]["transfer"])
-            stage = common.distill(
-                common.compact(size),
-                common.data(
-                    records,
-                    128,
-                    LENGTHS,
-                    logits=self.labels(records, teacher),
-                    **({"rows": rows} if rows else {}),
-                ),
-                {"steps": self.args["distill"]},
-                common.adamw(RATES["distill"]),
-                **({"objective": objective} if objective else {}),
-                **shared,
-            )
+            logits = self.labels(records, teacher)
+            stage = self._distilled(size, records, rows, logits, objective, shared)
         if method == "PD-F":
             distilled = self.add(stem.format(method="pd"), stage)
             again = {**shared, "init": common.start_from(distilled, head="keep")}
@@ -282,6 +270,25 @@ class Setting:
         found = self.add(stem.format(method=method.lower().replace("-", "_")), stage)
         self.cell(found, called or method, size, seed, **(place or {}))
         return found
+
+    def _distilled(
+        self,
+        size: str,
+        records: str,
+        rows: int | None,
+        logits: str,
+        objective: dict | None,
+        shared: dict,
+    ) -> dict:
+        limit = {"rows": rows} if rows else {}
+        return common.distill(
+            common.compact(size),
+            common.data(records, 128, LENGTHS, logits=logits, **limit),
+            {"steps": self.args["distill"]},
+            common.adamw(RATES["distill"]),
+            **({"objective": objective} if objective else {}),
+            **shared,
+        )
 
     def cell(self, stage: str, method: str, size: str, seed: int, **axes) -> None:
         """Adds a stage, `@name`, as a cell."""
