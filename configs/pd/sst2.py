@@ -3,7 +3,7 @@
 Run:    python -m pd_jax.main --config=configs/pd/sst2.py --workdir=runs/sst2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
 Args:   size=L2_H128 teacher=L4_H128 grow=L2_H128 seed=0 pretrain=12000 teacher_pretrain=6000
-        distill=400 finetune=1000 smoke. With a GPU for some hours: --config=configs/pd/sst2.py:\
+        distill=300 finetune=400 smoke. With a GPU for some hours: --config=configs/pd/sst2.py:\
         size=L4_H256,teacher=L8_H256,grow=L4_H256,pretrain=100000,distill=10000,finetune=3000
 Time:   TO BE MEASURED
 """

@@ -7,8 +7,8 @@ STEPS = {
     "pretrain": 12_000,
     "teacher_pretrain": 6_000,
     "teacher": 2_000,
-    "distill": 400,
-    "finetune": 1_000,
+    "distill": 300,
+    "finetune": 400,
 }
 
 DEFAULTS = {
