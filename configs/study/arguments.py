@@ -6,7 +6,7 @@ STEPS = {
     # As many updates on a small transfer or labelled set as on a large one: what differs is text.
     "pretrain": 12_000,
     "teacher_pretrain": 6_000,
-    "teacher": 2_000,
+    "teacher": 1_500,
     "distill": 300,
     "finetune": 400,
 }

@@ -4,7 +4,7 @@ Equally many rows of film reviews, of other reviews and of news, distilled for S
 
 Run:    python -m pd_jax.main --config=configs/study/domain.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   size=L2_H128 rows=38000 sets=news+electronics+imdb teacher=L4_H128 grow=L2_H128 seeds=3
+Args:   size=L2_H128 sets=news+electronics+imdb teacher=L4_H128 grow=L2_H128 seeds=3
         pretrain=12000 teacher_pretrain=6000 distill=300 finetune=400 smoke
 Time:   say --estimate.
 Expect: the farther the set, the worse PD, and the more a last fine-tuning helps (PD-F - PD).
@@ -21,9 +21,7 @@ METHODS = ("distillation", "PD", "PD-F")
 
 def get_config(arg: str = ""):
     """Returns the study."""
-    args = arguments.read(arg, seeds=3, size="L2_H128", rows=38_000, sets="+".join(SIMILARITY))
-    if args["smoke"]:
-        args["rows"] = 40
+    args = arguments.read(arg, seeds=3, size="L2_H128", sets="+".join(SIMILARITY))
     setting = pieces.Setting("domain", args)
     *_, near = SIMILARITY
     sets = {name: SIMILARITY[name] for name in arguments.listed(args["sets"])}
@@ -38,9 +36,7 @@ def get_config(arg: str = ""):
                     args["size"],
                     seed,
                     transfer=name,
-                    rows=args["rows"],
-                    # The near set's students are those of transfer_rows.py with as many rows.
-                    name=f"{args['rows']}_rows" if name == near else f"{name}_{args['rows']}_rows",
+                    name="" if name == near else name,  # the near set is every study's
                     place={"transfer": name, "similarity": similarity},
                 )
     return setting.config(

@@ -12,10 +12,12 @@ from configs import common
 from configs.study import arguments
 
 LENGTHS = (16, 32, 64)
+TRANSFER_ROWS = 38_000
+"""Rows of a transfer set where a study does not vary them: the default steps see each once."""
 HELD_OUT_ROWS = 20_000
 """Transfer rows on which nothing is trained: every student's agreement and KL is taken there."""
 
-RATES = {"distill": 1e-3, "finetune": 5e-4, "again": 1e-4, "teacher": 3e-4}
+RATES = {"distill": 1e-3, "finetune": 1e-3, "again": 3e-4, "teacher": 1e-3}
 """Peak learning rates; `again` is the fine-tuning behind a distillation (PD-F)."""
 
 METHODS = ("basic", "distillation", "PF", "PD", "PD-F")
@@ -133,7 +135,9 @@ class Setting:
         """Returns a transfer set by name, or `own`: the labelled set's own rows."""
         if name == "own":
             return self.labelled("train")
-        path, columns, rows = TRANSFER[name]
+        path, columns, _ = TRANSFER[name]
+        # Some are left out: those held out, and those of the evaluation sets.
+        rows = TRANSFER_ROWS + HELD_OUT_ROWS + 2_000
         return self.add(
             f"{self.task}_{name}",
             common.unlabelled(
@@ -238,7 +242,7 @@ class Setting:
           size: the student's.
           seed: of the student alone; teacher and pre-trained model are shared.
           transfer: name of the transfer set; by default the task's own.
-          rows: so many rows of the transfer set.
+          rows: so many rows of the transfer set; by default TRANSFER_ROWS, or all of its own.
           labelled: so many rows of the labelled set, by seed, for the teacher, too.
           start: how to begin, in place of the method's way.
           corpus: what the student was pre-trained on.
@@ -261,6 +265,8 @@ class Setting:
             stage = self._tuned(size, labelled, RATES["finetune"], shared)
         else:
             records = self.transfer(transfer or TASKS[self.task]["transfer"])
+            if transfer != "own" and not self.args["smoke"]:
+                rows = rows or TRANSFER_ROWS
             logits = self.labels(records, teacher)
             stage = self._distilled(size, records, rows, logits, objective, shared)
         if method == "PD-F":

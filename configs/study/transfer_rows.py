@@ -29,9 +29,8 @@ def get_config(arg: str = ""):
             setting.student(method, size, seed)
         for rows in counts:
             for method in ("distillation", "PD"):
-                setting.student(
-                    method, size, seed, rows=rows, name=f"{rows}_rows", place={"rows": rows}
-                )
+                special = "" if rows == pieces.TRANSFER_ROWS else f"{rows}_rows"
+                setting.student(method, size, seed, rows=rows, name=special, place={"rows": rows})
     places = [{"size": size, "rows": rows} for rows in counts]
     return setting.config(
         "Rows of the transfer set",
