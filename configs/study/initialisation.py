@@ -6,7 +6,7 @@ a deeper pre-trained model of its width.
 Run:    python -m pd_jax.main --config=configs/study/initialisation.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
 Args:   task=mnli|sst2 sizes=L2_H128 deep=4 teacher=L4_H128 grow=L2_H128 seeds=3
-        pretrain=12000 teacher_pretrain=6000 distill=300 smoke
+        pretrain=12000 teacher_pretrain=6000 distill=300 rate=0.001 smoke
 Time:   say --estimate; most goes into pre-training the deep model.
 Expect: pre-trained > truncated > word embeddings >= random at the smallest depth.
 """

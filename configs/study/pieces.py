@@ -17,7 +17,7 @@ TRANSFER_ROWS = 38_000
 HELD_OUT_ROWS = 20_000
 """Transfer rows on which nothing is trained: every student's agreement and KL is taken there."""
 
-RATES = {"distill": 1e-3, "finetune": 1e-3, "again": 3e-4, "teacher": 1e-3}
+RATES = {"again": 3e-4, "teacher": 1e-3}
 """Peak learning rates; `again` is the fine-tuning behind a distillation (PD-F)."""
 
 METHODS = ("basic", "distillation", "PF", "PD", "PD-F")
@@ -262,7 +262,7 @@ class Setting:
         parts = [part for part in (name, f"{seed}") if part]
         stem = "_".join([self.task, "{method}", size, *parts])
         if method in ("basic", "PF"):
-            stage = self._tuned(size, labelled, RATES["finetune"], shared)
+            stage = self._tuned(size, labelled, self.args["rate"], shared)
         else:
             records = self.transfer(transfer or TASKS[self.task]["transfer"])
             if transfer != "own" and not self.args["smoke"]:
@@ -291,7 +291,7 @@ class Setting:
             common.compact(size),
             common.data(records, 128, LENGTHS, logits=logits, **limit),
             {"steps": self.args["distill"]},
-            common.adamw(RATES["distill"]),
+            common.adamw(self.args["rate"]),
             **({"objective": objective} if objective else {}),
             **shared,
         )
