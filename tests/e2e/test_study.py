@@ -87,7 +87,7 @@ def test_a_grown_study_runs_only_what_is_new_and_a_changed_one_is_refused(folder
 def test_before_anything_is_done_an_estimate_measures_a_step_of_each_kind(tmp_path):
     write_text(tmp_path / "text")
     config = reading.pipeline_from(study(tmp_path / "text", seeds=2, bad=False))
-    planned = pipeline.plan(config, tmp_path / "work")
+    planned = planning.plan(config, tmp_path / "work")
     said = []
     found = estimate.estimate(config, planned, said=said.append)
     trained = [one for one in found if one.basis.startswith("measured here")]
