@@ -77,7 +77,7 @@ def assert_like(folder, alone) -> None:
     assert {path.name for path in folder.iterdir()} == {path.name for path in alone.iterdir()}
 
 
-def check(data, tmp_path, kind: str, together: list) -> None:
+def assert_each_as_alone(data, tmp_path, kind: str, together: list) -> None:
     """Compares every run in tmp_path/together with the same run alone."""
     for number, (stage, context) in enumerate(
         zip(stages(data, kind), contexts(tmp_path / "alone"), strict=True)
@@ -105,13 +105,13 @@ def test_stopped_and_continued_each_ends_as_alone(data, tmp_path, monkeypatch):
     saved = [tmp_path / "together" / str(number) / "checkpoints" for number in range(len(RUNS))]
     assert [sorted(path.name for path in folder.iterdir()) for folder in saved] == [["7"], ["6"]]
     together = run_together(stages(data, "classify"), contexts(tmp_path / "together"))
-    check(data, tmp_path, "classify", together)
+    assert_each_as_alone(data, tmp_path, "classify", together)
 
 
 @pytest.mark.slow
 def test_distilled_together_each_ends_as_alone(data, tmp_path):
     together = run_together(stages(data, "distill"), contexts(tmp_path / "together"))
-    check(data, tmp_path, "distill", together)
+    assert_each_as_alone(data, tmp_path, "distill", together)
 
 
 @pytest.mark.slow
