@@ -106,6 +106,7 @@ def test_two_runs_of_one_pipeline_give_the_same_metrics(folder, tmp_path):
 
 @pytest.mark.slow
 def test_seeds_trained_by_one_program_give_the_same_metrics(folder, tmp_path):
+    run(folder, study(folder / "text", seeds=2, bad=False), changed=True)
     said = run(tmp_path, study(folder / "text", seeds=2, bad=False), vmap=4)
     assert "trained by one program: student-0, student-1" in said
     assert set(record(tmp_path)["status"].values()) == {"done"}
