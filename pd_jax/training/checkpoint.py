@@ -7,6 +7,7 @@ and compared after a restore.
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,10 +25,12 @@ Note = Mapping[str, Any]
 
 
 def quiet_failed_saves() -> None:
-    """Keeps off the terminal what Orbax's threads say to its closed event loop after a failed save.
+    """Keeps off the terminal what Orbax leaves behind after a failed save: threads that speak to
+    its closed event loop, and writes that it never began.
 
     Nobody can catch that; the failure itself is raised by the save or the wait that follows it.
     """
+    warnings.filterwarnings("ignore", "coroutine 'async_serialize_from_host", RuntimeWarning)
     before = sys.unraisablehook
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:

@@ -8,11 +8,14 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
 from pd_jax import estimate, planning
 from pd_jax.config import reading
 from pd_jax.errors import StageError
+from pd_jax.parallel import mesh
+from pd_jax.stages import train
 from tests.e2e.test_pipeline import run, small_chain, write_text
 
 
@@ -105,16 +108,20 @@ def test_two_runs_of_one_pipeline_give_the_same_metrics(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_seeds_trained_by_one_program_give_the_same_metrics(folder, tmp_path):
-    run(folder, study(folder / "text", seeds=2, bad=False), changed=True)
-    said = run(tmp_path, study(folder / "text", seeds=2, bad=False), vmap=4)
+def test_seeds_trained_by_one_program_give_the_same_metrics(tmp_path, monkeypatch):
+    # On one device. Over eight, XLA adds up a stack's gradients in another order than one run's;
+    # at this chain's high rate that grows to 2e-5 (another mesh, without any stack: to 3e-5).
+    monkeypatch.setattr(train, "mesh_for", lambda run: mesh.mesh_for(run, jax.devices()[:1]))
+    write_text(tmp_path / "text")
+    config = study(tmp_path / "text", seeds=2, bad=False)
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    run(alone, config)
+    said = run(together, config, vmap=4)
     assert "trained by one program: student-0, student-1" in said
-    assert set(record(tmp_path)["status"].values()) == {"done"}
+    assert set(record(together)["status"].values()) == {"done"}
     for stage in ("student-0", "student-1", "twin"):
-        assert metrics(tmp_path, stage) == pytest.approx(metrics(folder, stage), abs=1e-5, rel=1e-5)
-    assert run(tmp_path, study(folder / "text", seeds=2, bad=False), vmap=4)[0].endswith(
-        "9 done, 0 to run"
-    )
+        assert metrics(together, stage) == pytest.approx(metrics(alone, stage), abs=1e-5, rel=1e-5)
+    assert run(together, config, vmap=4)[0].endswith("9 done, 0 to run")
 
 
 @pytest.mark.slow
