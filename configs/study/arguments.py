@@ -18,12 +18,12 @@ DEFAULTS = {
     "teacher_pretrain": STEPS["teacher_pretrain"],
     "distill": STEPS["distill"],
     "finetune": STEPS["finetune"],
-    "rate": 1e-3,
+    "rate": 0.0,
     "smoke": False,
 }
 """Arguments of every study, besides `seeds` and a student's `size` or the students' `sizes`.
 
-`rate` is every student's peak learning rate, from labels and from logits.
+`rate` is every student's peak learning rate; 0 takes each method's own (`pieces.RATES`).
 `grow` is the pre-trained model that the teacher begins its pre-training as, its layers repeated
 (progressive stacking, Gong et al. 2019); without one it begins at random.
 """
