@@ -27,9 +27,9 @@ RATES = {
 }
 """Peak learning rates, chosen as the paper chooses them, on the dev set, but for seed 0 alone.
 
-At 3e-4, 1e-3 and 3e-3 the teacher has 78.9, 79.5 and 67.5 %, PF 70.1, 75.8 and 76.4; at 1e-3 and 3e-3
-basic has 75.6 and 66.4, distillation 77.4 and 78.6, PD 77.4 and 79.7. Pre-trained weights are about
-five times as large as fresh ones, so that as large a step changes them less.
+At 3e-4, 1e-3 and 3e-3 the teacher has 78.9, 79.5 and 67.5 %, PF 70.1, 75.8 and 76.4; at 1e-3 and
+3e-3 basic has 75.6 and 66.4, distillation 77.4 and 78.6, PD 77.4 and 79.7. Pre-trained weights are
+about five times as large as fresh ones, so that as large a step changes them less.
 """
 
 METHODS = ("basic", "distillation", "PF", "PD", "PD-F")
