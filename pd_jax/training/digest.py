@@ -1,9 +1,8 @@
 """A digest of a tree of arrays, computed where the arrays are.
 
 Every element's bits and its position in the global array go through an integer hash, and the hashes
-are added modulo
-2^32 (twice, with two salts). Sums do not care how an array is laid out, so the digest is the same
-on one device and on a pod, and costs one pass over memory and no transfer.
+are added modulo 2^32 (twice, with two salts). Sums do not care how an array is laid out, so the
+digest is the same on one device and on a pod, and costs one pass over memory and no transfer.
 """
 
 from typing import Any
@@ -19,6 +18,7 @@ from pd_jax.parallel.sharding import parameter_name
 _SALTS = (0x9E3779B9, 0x85EBCA6B)
 
 
+@jax.jit
 def leaf_digest(leaf: jax.Array) -> UInt32[Array, "2"]:
     """Returns two 32-bit sums over an array's bits and positions."""
     if leaf.dtype == bool:
@@ -33,15 +33,11 @@ def leaf_digest(leaf: jax.Array) -> UInt32[Array, "2"]:
     return jnp.stack(sums)
 
 
-@jax.jit
-def _digests(leaves: list[jax.Array]) -> list[jax.Array]:
-    return [leaf_digest(leaf) for leaf in leaves]
-
-
 def leaf_digests(tree: Any) -> dict[str, str]:
     """Returns path -> 16 hexadecimal digits, for every array of a tree. Waits for the arrays."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    found = jax.device_get(_digests([leaf for _, leaf in leaves]))
+    # A program for each shape, not one for the tree: a deep model has few shapes and many arrays.
+    found = jax.device_get([leaf_digest(leaf) for _, leaf in leaves])
     return {
         parameter_name(path): f"{int(first):08x}{int(second):08x}"
         for (path, _), (first, second) in zip(leaves, found, strict=True)
