@@ -186,6 +186,11 @@ def digest_json(value: Any) -> str:
     return digest_bytes(text.encode("utf-8"))
 
 
+def digest_content(content: bytes) -> str:
+    """Returns the digest that `digest_file` returns of a file with this content."""
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
+
+
 def digest_file(path: epath.PathLike) -> str:
     """Returns the blake2b-128 digest of a file's content, read in chunks."""
     state = hashlib.blake2b(digest_size=DIGEST_BYTES)

@@ -1,12 +1,12 @@
 """Rows that were read before, decoded and side by side: a later epoch neither checks nor decodes.
 
 A small dataset is read many times over, and finding, checking and decoding a row costs several
-times what copying it does. What is kept fills as rows are drawn, so that beginning costs nothing.
+times what copying it does.
 """
 
 import dataclasses
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
@@ -38,9 +38,12 @@ class Held:
     def __init__(
         self,
         lengths: Int32[np.ndarray, " rows"],
-        read: Callable[[Int64[np.ndarray, " rows"]], Gathered],
+        read: Callable[[Int64[np.ndarray, " rows"]], Iterable[tuple[np.ndarray, Gathered]]],
     ):
-        """Holds the rows with these numbers of tokens that `read` returns."""
+        """Holds the rows with these numbers of tokens.
+
+        `read` returns numbers of rows and the rows themselves, in parts: at least those asked for.
+        """
         self._read = read
         self._lengths = lengths
         ends = np.cumsum(lengths, dtype=np.int64)
@@ -51,13 +54,10 @@ class Held:
 
     def gather(self, rows: Int64[np.ndarray, " rows"]) -> Gathered:
         """Returns these rows, in this order; raises what `read` raises of those not yet here."""
-        absent = rows[~self._here[rows]]
-        if len(absent):
-            found = self._read(absent)
+        if not self._here[rows].all():
             with self._lock:
-                self._put(absent, found)
-            if len(absent) == len(rows):
-                return found
+                for part in self._read(rows[~self._here[rows]]):
+                    self._put(*part)
         lengths = self._lengths[rows]
         places = tfrecord.spans(self._starts[rows], lengths)
         values = self._values
@@ -71,10 +71,14 @@ class Held:
         )
 
     def _put(self, rows: np.ndarray, found: Gathered) -> None:
-        places = tfrecord.spans(self._starts[rows], found.lengths)
-        for names, size, where in (
+        places: np.ndarray | slice = tfrecord.spans(self._starts[rows], found.lengths)
+        where: np.ndarray | slice = rows
+        if (np.diff(rows) == 1).all():  # then a copy in one piece will do
+            where = slice(int(rows[0]), int(rows[-1]) + 1)
+            places = slice(int(places[0]), int(places[-1]) + 1)
+        for names, size, at in (
             (_TOKEN_FEATURES, self._tokens, places),
-            (_ROW_FEATURES, len(self._lengths), rows),
+            (_ROW_FEATURES, len(self._lengths), where),
         ):
             for name in names:
                 values = getattr(found, name)
@@ -82,6 +86,6 @@ class Held:
                     continue
                 if name not in self._values:
                     self._values[name] = np.empty((size, *values.shape[1:]), values.dtype)
-                self._values[name][where] = values
+                self._values[name][at] = values
         # Last, since another thread takes without the lock what is said to be here.
         self._here[rows] = True

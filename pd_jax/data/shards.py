@@ -104,7 +104,7 @@ def write_shard(
         for record in records:
             writer.add(record, stream)
     content = writer.index_content()
-    info = writer.info(files.digest_file(path), _digest(content))
+    info = writer.info(files.digest_file(path), files.digest_content(content))
     files.write_bytes(path.parent / info.index_file, content)
     manifest.write_sealed(
         note_file(path),
@@ -334,7 +334,3 @@ def _check_shards(
 def note_file(path: epath.Path) -> epath.Path:
     """Returns where it is noted that the shard at `path` is whole, and what it was made from."""
     return path.parent / f"{path.name.removesuffix('.tfrecord')}.shard.json"
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=files.DIGEST_BYTES).hexdigest()

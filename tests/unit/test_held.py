@@ -35,13 +35,37 @@ def test_held_rows_equal_those_on_disk_and_are_read_once(dataset):
 
     def reading(rows):
         read.extend(rows.tolist())
-        return dataset._read(rows)
+        yield rows, dataset._read(rows)
 
     kept = held.Held(dataset.lengths, reading)
     # None here, some here, all here; a row may come twice.
     for rows in ([7, 3, 59], [3, 4, 7, 58], [58, 59, 3], list(range(60)), [0, 0, 31]):
         assert_same(kept.gather(np.array(rows)), dataset._read(np.array(rows)))
     assert sorted(read) == list(range(60))
+
+
+def test_a_whole_shard_is_kept_at_the_first_of_its_rows(dataset, monkeypatch):
+    read = []
+    whole = records.Dataset._whole
+    monkeypatch.setattr(
+        records.Dataset, "_whole", lambda self, shard: (read.append(shard), whole(self, shard))[1]
+    )
+    monkeypatch.setattr(records, "_ROWS_AT_ONCE", 10)
+    for rows in ([30, 59], [26, 31], [3], list(range(60))):
+        assert_same(dataset.gather(np.array(rows)), dataset._read(np.array(rows)))
+    assert read == [1, 0]
+
+
+def test_of_a_damaged_shard_the_rows_that_are_whole_are_read(dataset):
+    path = dataset.folder / "set-00001-of-00002.tfrecord"
+    content = bytearray(path.read_bytes())
+    content[int(np.load(path.with_suffix(".index.npy"))["offset"][3])] ^= 1
+    path.write_bytes(content)
+    opened = records.Dataset.open(dataset.folder)
+    assert_same(opened.gather(np.arange(28)), dataset._read(np.arange(28)))
+    with pytest.raises(RecordsError, match=r"set-00001-of-00002\.tfrecord row 3 is damaged"):
+        opened.gather(np.array([27, 28]))
+    assert_same(opened.gather(np.array([27, 59])), dataset._read(np.array([27, 59])))
 
 
 def test_what_was_taken_may_be_changed(dataset):
