@@ -6,8 +6,9 @@ Run:    python -m pd_jax.main --config=configs/study/domain.py --workdir=runs/st
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
 Args:   size=L2_H128 sets=news+electronics+imdb teacher=L4_H128 grow=L2_H128 seeds=3
         pretrain=12000 teacher_pretrain=6000 distill=300 finetune=400 rate=0 smoke
-Time:   say --estimate.
+Time:   after configs/study/sizes.py in the same workdir 25 minutes of one CPU core for each set.
 Expect: the farther the set, the worse PD, and the more a last fine-tuning helps (PD-F - PD).
+Found:  both, from news and IMDb (sets=news+imdb; results/sst2).
 """
 
 from configs.study import arguments, claims, pieces
