@@ -229,23 +229,17 @@ def run(
 ) -> dict[str, Any]:
     """Measures the cases, printing a line for each as it is done, and writes their JSON.
 
-    Cases are made one at a time: what one held is gone before the next is made.
+    Cases are made one at a time: what one held is gone before the next is made. The JSON is written
+    after each, so that a long run that is interrupted leaves those that it measured.
     """
-    before = machine()
-    found = []
-    for case in cases:
-        found.append(measure(case, repetitions=repetitions, clock=case.clock))
-        print(summary(found[-1]), flush=True)
-    result = {
-        "title": title,
-        "command": command,
-        "machine": before,
-        "load_average_after": [round(load, 2) for load in os.getloadavg()],
-        "cases": found,
-    }
+    result: dict[str, Any] = {"title": title, "command": command, "machine": machine(), "cases": []}
     output.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(output, result)
-    print(f"{title}: {len(found)} cases, {output}")
+    for case in cases:
+        result["cases"].append(measure(case, repetitions=repetitions, clock=case.clock))
+        result["load_average_after"] = [round(load, 2) for load in os.getloadavg()]
+        files.write_json(output, result)
+        print(summary(result["cases"][-1]), flush=True)
+    print(f"{title}: {len(result['cases'])} cases, {output}")
     return result
 
 
