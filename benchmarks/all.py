@@ -46,6 +46,8 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
         parts += [_line(header), _line(["-"] * len(header))]
         parts += [_row(case, mine, theirs) for case in result["cases"]]
         skipped = {name: why for case in result["cases"] for name, why in case["skipped"].items()}
+        if not result["whole"]:
+            parts.append("\nThis run was interrupted: the command has more cases.")
         parts += [f"\nSkipped: {name} ({why})." for name, why in skipped.items()]
     return "\n".join(parts) + "\n"
 
@@ -58,7 +60,7 @@ def _row(case: Mapping[str, Any], mine: str, theirs: list[str]) -> str:
     ]
     for name in theirs:
         if name not in case["peers"]:
-            cells.append("skipped")
+            cells.append("skipped" if name in case["skipped"] else "")
             continue
         times = case["peers"][name]["times"]
         cells.append(f"{times['median']:.2f} ({times['least']:.2f} to {times['greatest']:.2f})")

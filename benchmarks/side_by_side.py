@@ -230,15 +230,19 @@ def run(
     """Measures the cases, printing a line for each as it is done, and writes their JSON.
 
     Cases are made one at a time: what one held is gone before the next is made. The JSON is written
-    after each, so that a long run that is interrupted leaves those that it measured.
+    after each, so that a long run that is interrupted leaves those that it measured; only `whole`
+    says that there are no more.
     """
-    result: dict[str, Any] = {"title": title, "command": command, "machine": machine(), "cases": []}
+    result: dict[str, Any] = {"title": title, "command": command, "machine": machine()}
+    result |= {"whole": False, "cases": []}
     output.parent.mkdir(parents=True, exist_ok=True)
     for case in cases:
         result["cases"].append(measure(case, repetitions=repetitions, clock=case.clock))
         result["load_average_after"] = [round(load, 2) for load in os.getloadavg()]
         files.write_json(output, result)
         print(summary(result["cases"][-1]), flush=True)
+    result["whole"] = True
+    files.write_json(output, result)
     print(f"{title}: {len(result['cases'])} cases, {output}")
     return result
 

@@ -81,6 +81,7 @@ def test_a_result_names_machine_versions_and_command(tmp_path, capsys):
     assert written["command"] == "python -m x"
     assert written["machine"]["versions"]["jax"]
     assert written["machine"]["cores"] >= 1
+    assert written["whole"]
     assert written["cases"][0]["facts"] == {"tokens": 3}
     assert f"Steps: 1 cases, {output}" in capsys.readouterr().out
 
@@ -118,12 +119,15 @@ def test_the_page_shows_ratios_with_their_spread_and_who_was_skipped():
         "command": "python -m benchmarks.steps",
         "machine": {"processor": "P", "cores": 2, "load_average": [0.5], "versions": {"jax": "1"}},
         "load_average_after": [0.75],
+        "whole": True,
         "cases": [found],
     }
     text = benchmarks.all.page({"steps": result})
     assert "| steps, Tiny | 8 rows | 4.00 (4.00 to 4.00) |" in text.splitlines()
     assert "P, 2 cores, load 0.5 before and 0.75 after; jax 1." in text
     assert "Skipped: torch (not installed)." in text
+    assert "interrupted" not in text
+    assert "interrupted" in benchmarks.all.page({"steps": {**result, "whole": False}})
 
 
 def test_a_start_in_a_new_process_counts_and_its_fault_is_told(tmp_path):
