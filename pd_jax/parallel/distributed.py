@@ -106,7 +106,8 @@ def leaving_with_the_lost() -> Iterator[None]:
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as fault:
+    # A collective that fails while it is dispatched raises a plain ValueError.
+    except (jax.errors.JaxRuntimeError, ValueError) as fault:
         if jax.process_count() > 1 and _LOST.search(str(fault)):
             print(f"error: {str(fault).strip().splitlines()[0][:200]}", file=sys.stderr, flush=True)
             os._exit(PREEMPTED_EXIT_CODE)
