@@ -101,7 +101,7 @@ class Dataset:
 
     def place(self, row: int) -> str:
         """Returns where a row is, for messages: shard file and row in it."""
-        shard = int(np.searchsorted(self._first_rows, row, side="right")) - 1
+        shard = int(self._shards_of(np.array(row)))
         return (
             f"{self.folder / self.manifest.shards[shard].file} row {row - self._first_rows[shard]}"
         )
@@ -119,12 +119,15 @@ class Dataset:
             )
         return self._held.gather(rows) if self._held else self._read(rows)
 
+    def _shards_of(self, rows: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._first_rows, rows, side="right") - 1
+
     def _kept(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Gathered]]:
         """Yields what to keep in memory: all rows of the shards that these rows are in.
 
         Of a shard that is not what was written, these alone, so that the damaged one is named.
         """
-        shards = np.searchsorted(self._first_rows, rows, side="right") - 1
+        shards = self._shards_of(rows)
         for shard in np.unique(shards).tolist():
             content = self._whole(shard)
             if content is None:
@@ -171,7 +174,7 @@ class Dataset:
         )
 
     def _block(self, rows: np.ndarray) -> _Block:
-        shards = np.searchsorted(self._first_rows, rows, side="right") - 1
+        shards = self._shards_of(rows)
         places = rows - self._first_rows[shards]
         entries = np.empty(len(rows), INDEX)
         for shard in np.unique(shards):

@@ -22,6 +22,7 @@ import pytest
 
 from pd_jax.errors import PREEMPTED_EXIT_CODE
 from pd_jax.models.weights import hf
+from pd_jax.parallel import distributed
 from tests.e2e.test_pipeline import write_text
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -121,6 +122,23 @@ def metrics(folder: pathlib.Path, name: str) -> list[float]:
     (found,) = (folder / "stages").glob("teacher-*/metrics.jsonl")
     lines = [json.loads(line) for line in found.read_text().splitlines()]
     return [line[name] for line in lines if name in line]
+
+
+@pytest.mark.parametrize("fault", [jax.errors.JaxRuntimeError, ValueError])
+def test_a_collective_whose_peer_is_gone_ends_the_process_and_other_faults_do_not(
+    fault, monkeypatch, capsys
+):
+    def leave(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(SystemExit) as left, distributed.leaving_with_the_lost():
+        raise fault("UNKNOWN: Gloo AllGather failed: Connection closed by peer")
+    assert left.value.code == PREEMPTED_EXIT_CODE
+    assert capsys.readouterr().err.startswith("error: UNKNOWN: Gloo AllGather failed")
+    with pytest.raises(fault, match="another fault"), distributed.leaving_with_the_lost():
+        raise fault("another fault")
 
 
 @pytest.mark.slow

@@ -104,6 +104,7 @@ def test_nothing_overlaps_or_overflows_and_tables_sort(
     workdir: Any, tmp_path: pathlib.Path, width: int, scheme: str
 ) -> None:
     found = probed(with_failures(workdir), tmp_path / "profile", width=width, scheme=scheme)
+    assert_tidy(found)
     # The failed method has no value, and stays at the end whichever way the table is sorted.
     *values, last = found["falling"]
     assert last == ""
@@ -119,11 +120,11 @@ def test_nothing_overlaps_or_overflows_in_a_study(
     studies.diverge(empty, "pd-L4_H256-2")
     studies.write(empty, asked)
     page = pathlib.Path(write_report(empty.root, empty.name))
-    probed(page, tmp_path / "profile", width=width, scheme=scheme)
+    assert_tidy(probed(page, tmp_path / "profile", width=width, scheme=scheme))
 
 
 def probed(page: pathlib.Path, profile: pathlib.Path, *, width: int, scheme: str) -> dict[str, Any]:
-    """Returns what the probe finds in a page that is silent, and where nothing overlaps."""
+    """Returns what the probe finds in a page, which must be silent."""
     # The page's own policy refuses foreign scripts, so the probe goes into a copy without it.
     source = re.sub(r"<meta http-equiv=[^>]*>", "", page.read_text())
     probed = page.with_name("probed.html")
@@ -136,8 +137,12 @@ def probed(page: pathlib.Path, profile: pathlib.Path, *, width: int, scheme: str
     answer = re.search(r'<pre id="probe">(.+?)</pre>', elements)
     assert answer is not None
     found = json.loads(answer[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    return found
+
+
+def assert_tidy(found: dict[str, Any]) -> None:
+    """There are charts, of which no two texts overlap, and nothing leaves its frame."""
     assert found["drawn"] > 8
     assert found["overlaps"] == []
     assert found["outside"] == []
     assert found["overflow"] <= 0
-    return found
