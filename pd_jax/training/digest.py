@@ -37,7 +37,9 @@ def leaf_digests(tree: Any) -> dict[str, str]:
     """Returns path -> 16 hexadecimal digits, for every array of a tree. Waits for the arrays."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     # A program for each shape, not one for the tree: a deep model has few shapes and many arrays.
-    found = jax.device_get([leaf_digest(leaf) for _, leaf in leaves])
+    # One after the other: of many programs with collectives that nothing orders, the devices of a
+    # busy CPU may begin different ones and wait for each other until XLA aborts the process.
+    found = [jax.device_get(leaf_digest(leaf)) for _, leaf in leaves]
     return {
         parameter_name(path): f"{int(first):08x}{int(second):08x}"
         for (path, _), (first, second) in zip(leaves, found, strict=True)
