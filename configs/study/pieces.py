@@ -110,10 +110,9 @@ class Setting:
             found["rows"] = min(found.get("rows") or 300, 300)
         return {name: value for name, value in found.items() if value is not None}
 
-    def _task_file(self, name: str, *, label: bool) -> dict:
-        task = TASKS[self.task]
-        columns = {**task["rows"], **({"label": "label"} if label else {})}
-        return self._file(f"tasks/{task['folder']}/{name}.tsv", **columns)
+    def _task_file(self, task: str, name: str, *, label: bool) -> dict:
+        columns = {**TASKS[task]["rows"], **({"label": "label"} if label else {})}
+        return self._file(f"tasks/{TASKS[task]['folder']}/{name}.tsv", **columns)
 
     @property
     def vocabulary(self) -> str:
@@ -124,29 +123,33 @@ class Setting:
 
     def labelled(self, name: str) -> str:
         """Returns a labelled set of the task: train, dev or test."""
-        source = self._task_file(name, label=True)
+        source = self._task_file(self.task, name, label=True)
         labels = TASKS[self.task]["labels"]
         return self.add(
             f"{self.task}_{name}",
             common.labelled(source, self.vocabulary, LENGTHS[-1], labels),
         )
 
-    def _unseen(self) -> dict:
-        """Returns the held-out transfer rows: the first of the task's own transfer set."""
-        path, columns, _ = TRANSFER[TASKS[self.task]["transfer"]]
+    def _unseen(self, task: str) -> dict:
+        """Returns the held-out transfer rows: the first of a task's own transfer set."""
+        path, columns, _ = TRANSFER[TASKS[task]["transfer"]]
         rows = 100 if self.args["smoke"] else HELD_OUT_ROWS
         return {**self._file(path, **columns), "rows": rows}
 
-    def _kept_apart(self) -> tuple[dict, ...]:
-        """Returns what no transfer set and no corpus may hold."""
-        sets = (self._task_file(name, label=False) for name in TASKS[self.task]["sets"])
-        return (self._unseen(), *sets)
+    def _kept_apart(self, *tasks: str) -> tuple[dict, ...]:
+        """Returns what no text to learn from may hold where it serves these tasks."""
+        sets = (
+            self._task_file(task, name, label=False)
+            for task in tasks
+            for name in TASKS[task]["sets"]
+        )
+        return (*map(self._unseen, tasks), *sets)
 
     def held_out(self) -> str:
         """Returns the held-out transfer rows."""
         return self.add(
             f"{self.task}_unseen",
-            common.unlabelled(self._unseen(), self.vocabulary, LENGTHS[-1]),
+            common.unlabelled(self._unseen(self.task), self.vocabulary, LENGTHS[-1]),
         )
 
     def transfer(self, name: str) -> str:
@@ -162,18 +165,18 @@ class Setting:
                 self._file(path, **columns, rows=rows),
                 self.vocabulary,
                 LENGTHS[-1],
-                exclude=self._kept_apart(),
+                exclude=self._kept_apart(self.task),
             ),
         )
 
     def corpus(self, name: str) -> str:
         """Returns text to pre-train on: `general` are reviews, Wikipedia and novels, others are
-        transfer sets.
+        transfer sets. It serves every task, so that their studies share what is pre-trained on it.
         """
         return self.add(
             f"corpus_{name}",
             common.corpus(
-                self._text(name), self.vocabulary, LENGTHS[-1], exclude=self._kept_apart()
+                self._text(name), self.vocabulary, LENGTHS[-1], exclude=self._kept_apart(*TASKS)
             ),
         )
 
