@@ -16,7 +16,7 @@ from pd_jax.objectives.objective import Objective
 from pd_jax.parallel import sharding
 from pd_jax.parallel.mesh import make_mesh
 from pd_jax.training import rng
-from pd_jax.training.optim import make_optimizer, make_schedule
+from pd_jax.training.optim import make_optimizer
 from pd_jax.training.step import make_init, make_train_step
 
 OPTIMIZER = config_lib.Optimizer(learning_rate=1e-4)
@@ -54,7 +54,6 @@ class Trainer:
         self.step = make_train_step(
             objective,
             optimizer,
-            make_schedule(OPTIMIZER, STEPS),
             mesh=self.mesh,
             state_sharding=self.places,
         )

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pd_jax.models.attention import SelfAttention, dense, dropout_key, initializer
 from pd_jax.models.dropout import dropout
-from pd_jax.models.products import gelu
+from pd_jax.models.gelu import gelu
 from pd_jax.models.sizes import BertConfig
 from pd_jax.parallel.sharding import constrain_batch
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from pd_jax.models.attention import dense, dropout_key
 from pd_jax.models.bert import Bert, Encoded, norm
 from pd_jax.models.dropout import dropout
-from pd_jax.models.products import gelu
+from pd_jax.models.gelu import gelu
 from pd_jax.models.sizes import BertConfig
 
 

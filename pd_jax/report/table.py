@@ -43,6 +43,12 @@ class Row:
     seconds: float | None
     chain_seconds: float | None
 
+    def absence(self, metric: str) -> str:
+        """Returns what stands in place of a metric that the row has not."""
+        if self.seconds is None:
+            return self.status
+        return "missing" if _is_taken(self.label, metric) else notation.MISSING
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
@@ -99,7 +105,7 @@ def _row(pipeline: load.Pipeline, label: str, stage: load.Stage, metrics: Sequen
     for metric in metrics if done else ():
         value = reached.get(metric)
         if value is None or not math.isfinite(value):
-            lacking.append(metric)
+            lacking += [metric] if _is_taken(label, metric) else []
             continue
         values[metric] = value
         rows = _rows_counted(stage, metric)
@@ -122,6 +128,11 @@ def _row(pipeline: load.Pipeline, label: str, stage: load.Stage, metrics: Sequen
         seconds=done.seconds if done else None,
         chain_seconds=chain_seconds(pipeline, stage.name),
     )
+
+
+def _is_taken(label: str, metric: str) -> bool:
+    """Returns whether a row should have a metric: a teacher is held against no other."""
+    return not (is_teacher(label) and notation.quantity(metric) in ("agreement", "kl"))
 
 
 def _rows_counted(stage: load.Stage, metric: str) -> int | None:
@@ -267,7 +278,7 @@ def _notes(table: Table) -> list[str]:
 def _metric_cell(row: Row, metric: str) -> str:
     if metric in row.metrics:
         return notation.score(metric, row.metrics[metric])
-    return "missing" if row.seconds is not None else row.status
+    return row.absence(metric)
 
 
 def _seconds(value: float | None) -> str:

@@ -41,7 +41,7 @@ from pd_jax.training.driver import train
 from pd_jax.training.job import Job, Outcome
 from pd_jax.training.loop import Member
 from pd_jax.training.many import make_many_step
-from pd_jax.training.optim import make_optimizer, make_schedule
+from pd_jax.training.optim import make_optimizer
 from pd_jax.training.state import TrainState
 from pd_jax.training.step import check_batch, make_evaluation_step, make_init, make_train_step
 from pd_jax.training.utilisation import matmul_peak, utilisation
@@ -179,7 +179,6 @@ class _Work:
             "micro_batches": stage.compute.micro_batches,
             "skip_nonfinite": self.context.run.skip_nonfinite > 0,
         }
-        schedule = make_schedule(stage.optimizer, self.steps)
 
         def first_state() -> TrainState:
             make = jax.jit(init, in_shardings=(self.params_at,), out_shardings=state_at)
@@ -188,7 +187,7 @@ class _Work:
         every = evaluation.every
         return Job(
             name=self.context.name,
-            step=make_train_step(self.objective, optimizer, schedule, **common),
+            step=make_train_step(self.objective, optimizer, **common),
             many=make_many_step(self.objective, stage.optimizer, steps=self.steps, **common),
             terms=self.objective.terms,
             state=first_state,

@@ -18,7 +18,7 @@ from pd_jax.objectives.objective import Objective
 from pd_jax.parallel import hlo, sharding
 from pd_jax.parallel import mesh as mesh_lib
 from pd_jax.training import rng
-from pd_jax.training.optim import make_optimizer, make_schedule
+from pd_jax.training.optim import make_optimizer
 from pd_jax.training.state import TrainState
 from pd_jax.training.step import check_batch, make_init, make_train_step
 
@@ -94,7 +94,6 @@ def lower(
     step: Any = make_train_step(
         objective,
         optimizer,
-        make_schedule(stage.optimizer, steps),
         mesh=mesh,
         state_sharding=places,
         micro_batches=stage.compute.micro_batches,

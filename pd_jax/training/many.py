@@ -21,7 +21,7 @@ from pd_jax.objectives.objective import Batch, Objective, Params, Sums
 from pd_jax.parallel import sharding
 from pd_jax.parallel.sharding import batch_sharding
 from pd_jax.training import rng
-from pd_jax.training.optim import make_optimizer, make_schedule
+from pd_jax.training.optim import make_optimizer
 from pd_jax.training.state import TrainState
 from pd_jax.training.step import pure_step
 
@@ -67,7 +67,6 @@ def make_many_step(
         alone = pure_step(
             objective,
             make_optimizer(optimizer, steps, peak=rate),
-            make_schedule(optimizer, steps, peak=rate),
             micro_batches=micro_batches,
             skip_nonfinite=skip_nonfinite,
         )

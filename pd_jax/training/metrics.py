@@ -23,8 +23,15 @@ FILE = "metrics.jsonl"
 
 
 def ratios(sums: Mapping[str, tuple[Any, Any]], terms: Mapping[str, float]) -> dict[str, float]:
-    """Returns name -> sum / count, with `loss` as the weighted sum of the terms."""
-    means = {name: float(total) / max(float(count), 1.0) for name, (total, count) in sums.items()}
+    """Returns name -> sum / count, with `loss` as the weighted sum of the terms.
+
+    What was not taken at any step, of a count of 0, has no mean; a term that no row has is 0.
+    """
+    means = {
+        name: float(total) / max(float(count), 1.0)
+        for name, (total, count) in sums.items()
+        if count or name in terms
+    }
     if all(name in means for name in terms):
         means["loss"] = sum(weight * means[name] for name, weight in terms.items())
     return means

@@ -1,9 +1,10 @@
-"""The optimiser of BERT: AdamW with clipping, warm-up and linear decay, as one optax chain.
+"""The optimiser of BERT: AdamW with clipping, warm-up and linear decay, in one pass over memory.
 
 With `bias_correction=False` and `epsilon=1e-6` it is the `AdamWeightDecayOptimizer` of google-
 research/bert.
 """
 
+import dataclasses
 import re
 from typing import Any, NamedTuple
 
@@ -63,46 +64,89 @@ def make_schedule(
     return schedule
 
 
-class _Moments(NamedTuple):
+class Moments(NamedTuple):
+    """How many updates were made, and the running means of gradients and of their squares."""
+
+    count: Any
     first: Any
     second: Any
 
 
-def _scale_by_uncorrected_adam(
-    beta1: float, beta2: float, epsilon: float
-) -> optax.GradientTransformation:
-    """Returns Adam's direction without bias correction, as the released BERT code computes it."""
+@dataclasses.dataclass(frozen=True)
+class AdamW:
+    """Clip -> Adam -> decoupled decay -> learning rate (Loshchilov and Hutter 2019, algorithm 2).
 
-    def init(params: Any) -> _Moments:
-        return _Moments(jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params))
+    What decides about a whole step are scalars, and parameters and means are each one expression
+    of what was there before: XLA reads and writes every array once. As a chain of transformations
+    whose result is chosen afterwards it was ten passes, a third of a Tiny's step on a CPU.
+    """
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        del params
-        first = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.first, updates)
-        second = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state.second, updates)
-        direction = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + epsilon), first, second)
-        return direction, _Moments(first, second)
+    settings: config_lib.Optimizer
+    schedule: optax.Schedule
 
-    return optax.GradientTransformation(init, update)
+    def init(self, params: Any) -> Moments:
+        """Returns the means before the first update."""
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return Moments(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.zeros_like, params))
+
+    def update(
+        self,
+        grads: Any,
+        moments: Moments,
+        params: Any,
+        *,
+        norm: jax.Array,
+        healthy: jax.Array | bool = True,
+    ) -> tuple[Any, Moments]:
+        """Returns parameters and means after a step with these gradients, whose global norm is
+        `norm`; both as they were where `healthy` is false.
+        """
+        settings = self.settings
+        shrink = 1.0 if settings.clip is None else jnp.minimum(1.0, settings.clip / norm)
+        keep, learn = (
+            [jnp.where(healthy, share, idle) for share in shares]
+            for shares, idle in (
+                ((settings.beta1, settings.beta2), 1.0),
+                ((1.0 - settings.beta1, 1.0 - settings.beta2), 0.0),
+            )
+        )
+        rate = jnp.where(healthy, self.schedule(moments.count), 0.0)
+        grads = jax.tree.map(lambda g: jnp.where(healthy, shrink * g, 0.0), grads)
+        first = jax.tree.map(lambda m, g: keep[0] * m + learn[0] * g, moments.first, grads)
+        second = jax.tree.map(lambda v, g: keep[1] * v + learn[1] * g * g, moments.second, grads)
+        after = Moments(moments.count + jnp.asarray(healthy, jnp.int32), first, second)
+        steps = self._descent(after, params)
+        return jax.tree.map(lambda p, step: p - rate * step, params, steps), after
+
+    def last_update(self, moments: Moments, params: Any) -> Any:
+        """Returns by how much the newest update changed every parameter, from what it left.
+
+        The decay is of the parameters before: p' = p - rate (d + decay p), solved for p' - p.
+        """
+        rate = self.schedule(moments.count - 1)
+
+        def change(step: jax.Array, decay: bool) -> jax.Array:
+            return -rate * step / (1.0 - rate * self.settings.weight_decay * decay)
+
+        return jax.tree.map(change, self._descent(moments, params), decays(params))
+
+    def _descent(self, moments: Moments, params: Any) -> Any:
+        """Returns Adam's direction and the decay: what a rate of 1 would subtract."""
+        settings, count = self.settings, jnp.maximum(moments.count, 1)
+        up, down = (
+            1.0 - beta**count if settings.bias_correction else 1.0
+            for beta in (settings.beta1, settings.beta2)
+        )
+
+        def descent(m: jax.Array, v: jax.Array, p: jax.Array, decay: bool) -> jax.Array:
+            direction = m / (up * (jnp.sqrt(v / down) + settings.epsilon))
+            return direction + settings.weight_decay * p if decay else direction
+
+        return jax.tree.map(descent, moments.first, moments.second, params, decays(params))
 
 
 def make_optimizer(
     optimizer: config_lib.Optimizer, steps: int, *, peak: jax.Array | None = None
-) -> optax.GradientTransformation:
-    """Returns the chain clip -> Adam -> decoupled decay -> learning rate, for a run of `steps`
-    updates; `peak` as `make_schedule` takes it.
-    """
-    moments = (optimizer.beta1, optimizer.beta2, optimizer.epsilon)
-    adam = (
-        optax.scale_by_adam(*moments)
-        if optimizer.bias_correction
-        else _scale_by_uncorrected_adam(*moments)
-    )
-    return optax.chain(
-        optax.clip_by_global_norm(optimizer.clip)
-        if optimizer.clip is not None
-        else optax.identity(),
-        adam,
-        optax.add_decayed_weights(optimizer.weight_decay, mask=decays),
-        optax.scale_by_learning_rate(make_schedule(optimizer, steps, peak=peak)),
-    )
+) -> AdamW:
+    """Returns the optimiser of a run of `steps` updates; `peak` as `make_schedule` takes it."""
+    return AdamW(optimizer, make_schedule(optimizer, steps, peak=peak))

@@ -18,7 +18,13 @@ from pd_jax.parallel import sharding
 from pd_jax.parallel.mesh import row_places
 from pd_jax.parallel.sharding import batch_sharding
 from pd_jax.training import rng
+from pd_jax.training.optim import AdamW
 from pd_jax.training.state import TrainState
+
+NORM_STEPS = 10
+"""Every so many steps the norms of parameters and of their update are taken: on a CPU they cost as
+much as the optimiser itself.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Step:
         return self.jitted.trace(self.frozen, state, batch, root)
 
 
-def make_init(optimizer: optax.GradientTransformation) -> Callable[[Params], TrainState]:
+def make_init(optimizer: AdamW) -> Callable[[Params], TrainState]:
     """Returns params -> the state before the first step."""
 
     def init(params: Any) -> TrainState:
@@ -50,8 +56,7 @@ def make_init(optimizer: optax.GradientTransformation) -> Callable[[Params], Tra
 
 def pure_step(
     objective: Objective,
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
+    optimizer: AdamW,
     *,
     micro_batches: int = 1,
     skip_nonfinite: bool = False,
@@ -59,9 +64,9 @@ def pure_step(
     """Returns `step(frozen, state, batch, root) -> (state, sums)`.
 
     The gradient is that of the whole batch's loss, whatever the number of micro-batches. A step
-    whose loss, gradient or update is not finite changes nothing but `state.healthy`, and no later
-    step changes anything: the state before the fault stays at hand. With `skip_nonfinite` it
-    changes nothing but `state.step`, and later steps go on. Either way `sums["healthy"]` tells.
+    whose loss or gradient is not finite changes nothing but `state.healthy`, and no later step
+    changes anything: the state before the fault stays at hand. With `skip_nonfinite` it changes
+    nothing but `state.step`, and later steps go on. Either way `sums["healthy"]` tells.
     """
 
     def step(
@@ -71,34 +76,45 @@ def pure_step(
         batch = objective.teach(frozen, batch)
         key = rng.stream(root, "dropout", state.step)
         grads, sums = _gradients(objective, state.params, batch, key, micro_batches)
-        updates, moments = optimizer.update(grads, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        norms = {
-            "gradient_norm": optax.tree.norm(grads),
-            "parameter_norm": optax.tree.norm(params),
-            "update_norm": optax.tree.norm(updates),
-        }
-        healthy = state.healthy
-        for value in (*norms.values(), *(sums[name][0] for name in objective.terms)):
-            healthy &= jnp.isfinite(value)
-        after = TrainState(state.step + 1, params, moments, healthy)
-        sums |= {name: _single(value) for name, value in norms.items()}
-        sums |= {"learning_rate": _single(schedule(state.step)), "healthy": _single(healthy)}
-        before = TrainState(
-            state.step + skip_nonfinite,
-            state.params,
-            state.optimizer,
-            state.healthy if skip_nonfinite else healthy,
+        norm = optax.tree.norm(grads)
+        healthy = state.healthy & jnp.isfinite(norm)
+        for name in objective.terms:
+            healthy &= jnp.isfinite(sums[name][0])
+        params, moments = optimizer.update(
+            grads, state.optimizer, state.params, norm=norm, healthy=healthy
         )
-        return jax.tree.map(lambda new, old: jnp.where(healthy, new, old), after, before), sums
+        sums |= {
+            "gradient_norm": _single(norm),
+            "learning_rate": _single(optimizer.schedule(state.step)),
+            "healthy": _single(healthy),
+            **_norms(optimizer, moments, params, taken=state.step % NORM_STEPS == 0),
+        }
+        if skip_nonfinite:
+            return TrainState(state.step + 1, params, moments, state.healthy), sums
+        return TrainState(state.step + healthy.astype(jnp.int32), params, moments, healthy), sums
 
     return step
 
 
+def _norms(optimizer: AdamW, moments: Any, params: Params, *, taken: jax.Array) -> Sums:
+    """Returns the norms of the parameters and of their newest update, of nothing where not
+    `taken`.
+    """
+
+    def take() -> tuple[jax.Array, jax.Array]:
+        return optax.tree.norm(params), optax.tree.norm(optimizer.last_update(moments, params))
+
+    none = jnp.zeros((), jnp.float32)
+    found = jax.lax.cond(taken, take, lambda: (none, none))
+    count = taken.astype(jnp.float32)
+    return dict(
+        zip(("parameter_norm", "update_norm"), ((one, count) for one in found), strict=True)
+    )
+
+
 def make_train_step(
     objective: Objective,
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
+    optimizer: AdamW,
     *,
     mesh: Mesh,
     state_sharding: TrainState,
@@ -111,7 +127,6 @@ def make_train_step(
     step = pure_step(
         objective,
         optimizer,
-        schedule,
         micro_batches=micro_batches,
         skip_nonfinite=skip_nonfinite,
     )

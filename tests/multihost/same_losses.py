@@ -19,7 +19,7 @@ from pd_jax.parallel.mesh import make_mesh, row_share
 from pd_jax.stages.declared import vocabulary_of
 from pd_jax.stages.objectives import Facts, make_objective
 from pd_jax.training import rng
-from pd_jax.training.optim import make_optimizer, make_schedule
+from pd_jax.training.optim import make_optimizer
 from pd_jax.training.step import make_init, make_train_step
 
 STEPS, ROWS, LENGTH, VOCABULARY = 20, 16, 12, 64
@@ -56,7 +56,6 @@ def losses(job: str, mesh: Mesh) -> list[float]:
     )
     objective = make_objective(stage, SHAPE, FACTS)
     optimizer = make_optimizer(stage.optimizer, STEPS)
-    schedule = make_schedule(stage.optimizer, STEPS)
     init = make_init(optimizer)
     root = rng.root_key(0)
     shapes = jax.eval_shape(lambda key: init(objective.init(key)), root)
@@ -66,7 +65,7 @@ def losses(job: str, mesh: Mesh) -> list[float]:
     found = []
     with jax.set_mesh(mesh):
         state = jax.jit(lambda key: init(objective.init(key)), out_shardings=places)(root)
-        step = make_train_step(objective, optimizer, schedule, mesh=mesh, state_sharding=places)
+        step = make_train_step(objective, optimizer, mesh=mesh, state_sharding=places)
         for number in range(STEPS):
             rows = {name: values[mine] for name, values in batch(number).items()}
             state, sums = step(state, sharding.put_batch(rows, mesh), root)

@@ -1,8 +1,11 @@
 """The optimiser at its corners, against AdamW written out in NumPy."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from pd_jax import config as config_lib
@@ -46,18 +49,62 @@ def numpy_adamw(params, grads, *, steps, rate, correct):
 @pytest.mark.parametrize("correct", [True, False])
 def test_three_steps_equal_adamw_written_out(correct):
     optimizer = config_lib.Optimizer(learning_rate=0.1, warmup=0.0, bias_correction=correct)
-    transformation = make_optimizer(optimizer, 4)
+    adamw = make_optimizer(optimizer, 4)
     start = {"kernel": np.array([[1.0, -2.0]]), "bias": np.array([0.5, 0.5])}
     grads = {"kernel": np.array([[3.0, 0.2]]), "bias": np.array([-1.0, 0.0])}
     params = jax.tree.map(jnp.asarray, start)
-    state = transformation.init(params)
+    moments = adamw.init(params)
     for _ in range(3):
-        updates, state = transformation.update(jax.tree.map(jnp.asarray, grads), state, params)
-        params = jax.tree.map(jnp.add, params, updates)
+        gradients = jax.tree.map(jnp.asarray, grads)
+        params, moments = adamw.update(gradients, moments, params, norm=optax.tree.norm(gradients))
     rates = [0.1 * min(1.0, (4 - step) / 3) for step in range(3)]
     expected = numpy_adamw(start, grads, steps=3, rate=rates, correct=correct)
     for name, value in expected.items():
         np.testing.assert_allclose(params[name], value, rtol=2e-5)
+
+
+def some_tree(seed):
+    generator = np.random.default_rng(seed)
+    return {
+        "kernel": jnp.asarray(generator.normal(size=(5, 3)), jnp.float32),
+        "bias": jnp.asarray(generator.normal(size=3), jnp.float32),
+    }
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_one_pass_equals_the_chain_of_optax(clip):
+    settings = config_lib.Optimizer(learning_rate=0.02, clip=clip, weight_decay=0.1)
+    adamw = make_optimizer(settings, 12)
+    chain = optax.chain(
+        optax.identity() if clip is None else optax.clip_by_global_norm(clip),
+        optax.adamw(adamw.schedule, 0.9, 0.999, 1e-6, weight_decay=0.1, mask=decays),
+    )
+    params = expected = some_tree(0)
+    moments, state = adamw.init(params), chain.init(expected)
+    for step in range(12):
+        gradients = some_tree(step + 1)
+        before = params
+        params, moments = adamw.update(gradients, moments, params, norm=optax.tree.norm(gradients))
+        updates, state = chain.update(gradients, state, expected)
+        expected = optax.apply_updates(expected, updates)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6), params, expected)
+        changed = jax.tree.map(jnp.subtract, params, before)
+        newest = adamw.last_update(moments, params)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), newest, changed)
+
+
+@pytest.mark.parametrize("already", [0, 3])
+def test_an_unhealthy_step_changes_no_bit_of_the_optimiser_or_the_parameters(already):
+    adamw = make_optimizer(config_lib.Optimizer(learning_rate=0.1), 10)
+    params = some_tree(0)
+    moments = adamw.init(params)
+    for step in range(already):
+        params, moments = adamw.update(some_tree(step + 1), moments, params, norm=jnp.ones(()))
+    broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), params)
+    after = adamw.update(
+        broken, moments, params, norm=jnp.asarray(jnp.nan), healthy=jnp.asarray(False)
+    )
+    jax.tree.map(np.testing.assert_array_equal, after, (params, moments))
 
 
 def test_decay_covers_every_parameter_and_spares_biases_and_norms():

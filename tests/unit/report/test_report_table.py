@@ -85,6 +85,13 @@ def test_a_metric_that_is_missing_or_not_finite_is_said(workdir: Any) -> None:
     }
 
 
+def test_a_teacher_lacks_no_agreement_with_itself(workdir: Any) -> None:
+    workdir.write({"Teacher": "basic", "PD": "pd"}, metrics=("dev/accuracy", "dev/agreement"))
+    teacher, student = make(workdir).rows
+    assert not teacher.note
+    assert student.note == "It has no finite dev/agreement."
+
+
 def test_the_teacher_does_not_compete(workdir: Any) -> None:
     found = make(workdir)
     assert [row.label for row in found.methods] == ["basic", "distillation", "PF", "PD", "PD-F"]
