@@ -123,7 +123,7 @@ class AdamW:
 
         The decay is of the parameters before: p' = p - rate (d + decay p), solved for p' - p.
         """
-        rate = self.schedule(moments.count - 1)
+        rate = jnp.asarray(self.schedule(moments.count - 1))
 
         def change(step: jax.Array, decay: bool) -> jax.Array:
             return -rate * step / (1.0 - rate * self.settings.weight_decay * decay)
