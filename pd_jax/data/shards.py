@@ -105,11 +105,10 @@ def write_shard(
             writer.add(record, stream)
     content = writer.index_content()
     info = writer.info(files.digest_file(path), files.digest_content(content))
-    files.write_bytes(path.parent / info.index_file, content)
-    manifest.write_sealed(
-        note_file(path),
-        {"format": _NOTE_FORMAT, "made_from": made_from, "shard": dataclasses.asdict(info)},
-    )
+    note = {"format": _NOTE_FORMAT, "made_from": made_from, "shard": dataclasses.asdict(info)}
+    with _refusal(path):
+        files.write_bytes(path.parent / info.index_file, content)
+        manifest.write_sealed(note_file(path), note)
     return info
 
 
@@ -173,6 +172,17 @@ def finish(
 
 
 @contextmanager
+def _refusal(path: epath.Path) -> Iterator[None]:
+    """Raises RecordsError for the OSError of a block that writes the file or what belongs to it."""
+    try:
+        yield
+    except OSError as fault:
+        raise RecordsError(
+            f"{path} could not be written ({fault}); make room or choose another folder"
+        ) from fault
+
+
+@contextmanager
 def replaced(path: epath.Path) -> Iterator[IO[bytes]]:
     """Gives a stream whose content stands under `path` once the block ends well, else nowhere.
 
@@ -181,14 +191,11 @@ def replaced(path: epath.Path) -> Iterator[IO[bytes]]:
     """
     partial = files.partial(path)
     try:
-        with partial.open("wb") as stream:
-            yield stream
-            files.sync(stream)
-        partial.replace(path)
-    except OSError as fault:
-        raise RecordsError(
-            f"{path} could not be written ({fault}); make room or choose another folder"
-        ) from fault
+        with _refusal(path):
+            with partial.open("wb") as stream:
+                yield stream
+                files.sync(stream)
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 

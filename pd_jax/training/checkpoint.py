@@ -20,11 +20,6 @@ from pd_jax.errors import CheckpointError
 from pd_jax.training.digest import leaf_digests
 from pd_jax.training.state import TrainState
 
-SMALLEST_PART = 1 << 20
-"""Bytes. Replicas share the writing of an array where each has as much of it or more: in smaller
-parts Orbax spends longer on each part than on its bytes.
-"""
-
 Note = Mapping[str, Any]
 """What a checkpoint says beside the state, as JSON: step, seconds spent, best evaluation."""
 
@@ -60,7 +55,6 @@ class Checkpoints:
         try:
             self._orbax = ocp.training.Checkpointer(
                 folder,
-                context=_context(),
                 preservation_policy=newest,
                 cleanup_tmp_directories=True,
             )
@@ -170,11 +164,6 @@ class Checkpoints:
             f"({_first_line(fault)}); {kept}: "
             "free space there and run the same command again"
         )
-
-
-def _context() -> ocp.Context:
-    saving = ocp.options.ArrayOptions.Saving(min_slice_bytes_for_replica_parallel=SMALLEST_PART)
-    return ocp.Context(array_options=ocp.options.ArrayOptions(saving=saving))
 
 
 def _first_line(fault: Exception) -> str:

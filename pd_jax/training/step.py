@@ -97,8 +97,8 @@ def pure_step(
 
 
 def _norms(optimizer: AdamW, moments: Any, params: Params, *, taken: jax.Array) -> Sums:
-    """Returns the norms of the parameters and of their newest update, of nothing where not
-    `taken`.
+    """Returns the norms of the parameters and of their newest update, of nothing where not `taken`
+    and where one is beyond float32: training goes on or not by its losses and gradients.
     """
 
     def take() -> tuple[jax.Array, jax.Array]:
@@ -106,10 +106,11 @@ def _norms(optimizer: AdamW, moments: Any, params: Params, *, taken: jax.Array) 
 
     none = jnp.zeros((), jnp.float32)
     found = jax.lax.cond(taken, take, lambda: (none, none))
-    count = taken.astype(jnp.float32)
-    return dict(
-        zip(("parameter_norm", "update_norm"), ((one, count) for one in found), strict=True)
-    )
+    sums = {}
+    for name, norm in zip(("parameter_norm", "update_norm"), found, strict=True):
+        counted = taken & jnp.isfinite(norm)
+        sums[name] = jnp.where(counted, norm, 0.0), counted.astype(jnp.float32)
+    return sums
 
 
 def make_train_step(

@@ -395,3 +395,13 @@ def test_frames_are_read_gzipped_or_not_and_damage_is_named(dataset, tmp_path):
     rewrite(path, lambda content: content.__setitem__(3, 1))
     with pytest.raises(RecordsError, match="record 0 .* has a damaged length"):
         list(tfrecord.read_frames(path))
+
+
+def test_a_shard_whose_note_the_disk_refuses_is_told_by_name(tmp_path, monkeypatch):
+    def refuse(path, value):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(manifest, "write_sealed", refuse)
+    with pytest.raises(RecordsError, match=r"x-00000-of-00001.* could not be written .*No space"):
+        records.write_shard(tmp_path, "x", index=0, of=1, records=[])
+    assert records.whole_shard(tmp_path, "x", index=0, of=1) is None
