@@ -77,8 +77,8 @@ class AdamW:
     """Clip -> Adam -> decoupled decay -> learning rate (Loshchilov and Hutter 2019, algorithm 2).
 
     What decides about a whole step are scalars, and parameters and means are each one expression
-    of what was there before: XLA reads and writes every array once. As a chain of transformations
-    whose result is chosen afterwards it was ten passes, a third of a Tiny's step on a CPU.
+    of what was there before, so that XLA makes one loop of each. As a chain of transformations
+    whose result is chosen afterwards it was ten: 77 instead of 27 ms for 30,522 x 256 on one core.
     """
 
     settings: config_lib.Optimizer
