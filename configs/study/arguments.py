@@ -6,7 +6,7 @@ STEPS = {
     # As many updates on a small transfer or labelled set as on a large one: what differs is text.
     "pretrain": 12_000,
     "teacher_pretrain": 6_000,
-    "teacher": 1_500,
+    "teacher_finetune": 1_500,
     "distill": 300,
     "finetune": 400,
 }
@@ -16,6 +16,7 @@ DEFAULTS = {
     "grow": "L2_H128",
     "pretrain": STEPS["pretrain"],
     "teacher_pretrain": STEPS["teacher_pretrain"],
+    "teacher_finetune": STEPS["teacher_finetune"],
     "distill": STEPS["distill"],
     "finetune": STEPS["finetune"],
     "rate": 0.0,
@@ -36,6 +37,7 @@ SMOKE = {
     "seeds": 2,
     "pretrain": 2,
     "teacher_pretrain": 2,
+    "teacher_finetune": 2,
     "distill": 2,
     "finetune": 2,
 }

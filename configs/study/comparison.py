@@ -9,7 +9,7 @@ is fine-tuned.
 Run:    python -m pd_jax.main --config=configs/study/comparison.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
 Args:   task=sst2|mnli size=L2_H128 teacher=L4_H128 grow=L2_H128 seeds=3 pretrain=12000
-        teacher_pretrain=6000 distill=300 finetune=400 rate=0 smoke
+        teacher_pretrain=6000 teacher_finetune=1500 distill=300 finetune=400 rate=0 smoke
 Time:   say --estimate.
 Expect: PD > PF > truncated; in the paper PD is 0.4 points above patient distillation on average.
 """

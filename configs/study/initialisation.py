@@ -5,8 +5,8 @@ a deeper pre-trained model of its width.
 
 Run:    python -m pd_jax.main --config=configs/study/initialisation.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   task=mnli|sst2 sizes=L2_H128 deep=4 teacher=L4_H128 grow=L2_H128 seeds=3
-        pretrain=12000 teacher_pretrain=6000 distill=300 rate=0 smoke
+Args:   task=mnli|sst2 sizes=L2_H128 deep=4 teacher=L4_H128 grow=L2_H128 seeds=3 pretrain=12000
+        teacher_pretrain=6000 teacher_finetune=1500 distill=300 rate=0 smoke
 Time:   after configs/study/sizes.py in the same workdir 12 minutes of one CPU core, on SST-2.
 Expect: pre-trained > truncated > word embeddings >= random at the smallest depth.
 Found:  not that, on SST-2 after 25 million tokens: 79.1, 78.7, 79.4 and 80.0 % (results/sst2).

@@ -6,7 +6,8 @@ seed see the same rows, so that the intervals tell of the draw as well.
 Run:    python -m pd_jax.main --config=configs/study/labelled_rows.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
 Args:   task=sst2|mnli size=L2_H128 rows=500+2000+8000 teacher=L4_H128 grow=L2_H128 seeds=3
-        pretrain=12000 teacher_pretrain=6000 distill=300 finetune=400 rate=0 smoke
+        pretrain=12000 teacher_pretrain=6000 teacher_finetune=400 distill=300 finetune=400 rate=0
+        smoke
 Time:   say --estimate; every number and seed has a teacher of its own, and its labels.
 Expect: PD > PF > basic with the largest gaps where labels are few.
 """
@@ -18,7 +19,14 @@ RANKS = (("PD", "PF"), ("PF", "basic"), ("PD", "distillation"))
 
 def get_config(arg: str = ""):
     """Returns the study."""
-    args = arguments.read(arg, task="sst2", seeds=3, size="L2_H128", rows="500+2000+8000")
+    args = arguments.read(
+        arg,
+        task="sst2",
+        seeds=3,
+        size="L2_H128",
+        rows="500+2000+8000",
+        teacher_finetune=arguments.STEPS["finetune"],
+    )
     if args["smoke"]:
         args["rows"] = "40+80"
     setting = pieces.Setting("labelled_rows", args, task=args["task"])

@@ -216,7 +216,7 @@ class Setting:
             common.finetune(
                 common.compact(size),
                 common.data(self.labelled("train"), 64, LENGTHS, **limit),
-                {"steps": 2 if self.args["smoke"] else arguments.STEPS["teacher"]},
+                {"steps": self.args["teacher_finetune"]},
                 common.adamw(RATES["teacher"]),
                 init=common.start_from(self.pretrained(size)),
                 evaluation=self.evaluation(None),

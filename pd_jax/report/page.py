@@ -335,10 +335,10 @@ def _flat(versions: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]
 
 
 def _base(workdir: epath.Path, folder: epath.Path) -> str | None:
-    """Returns what leads from a page in `folder` to the workdir; None where no link can."""
-    if os.fspath(folder) == os.fspath(workdir):
-        return ""
-    if "://" in os.fspath(folder) + os.fspath(workdir):
-        return None
-    relative = os.path.relpath(os.fspath(workdir), os.fspath(folder)).replace(os.sep, "/")
-    return "" if relative == "." else urllib.parse.quote(relative) + "/"
+    """Returns what leads from a page in `folder` to the workdir; None for a page outside of it,
+    which may be published: there its links would lead nowhere, and tell of this machine's folders.
+    """
+    if "://" not in os.fspath(folder) + os.fspath(workdir):
+        folder, workdir = (epath.Path(os.path.abspath(path)) for path in (folder, workdir))
+    places = (folder, *folder.parents)
+    return "../" * places.index(workdir) if workdir in places else None

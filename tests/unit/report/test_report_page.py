@@ -116,13 +116,19 @@ def test_links_to_folders_hold_after_the_workdir_was_moved(
     assert str(tmp_path) not in page.source
 
 
-def test_a_page_elsewhere_finds_the_folders(workdir: Any, tmp_path: pathlib.Path) -> None:
-    output = tmp_path / "pages" / "today" / "page.html"
+def test_a_page_deep_in_the_workdir_finds_the_folders(workdir: Any) -> None:
+    output = pathlib.Path(workdir.root) / "pages" / "today" / "page.html"
     page = report(workdir, output)
     links = page.links(inside=False)
     assert links
     for href in links:
         assert (output.parent / urllib.parse.unquote(href)).exists(), href
+
+
+def test_a_page_outside_stands_alone(workdir: Any, tmp_path: pathlib.Path) -> None:
+    page = report(workdir, tmp_path / "pages" / "page.html")
+    assert page.links(inside=False) == []
+    assert len(page.links(inside=True)) > 20
 
 
 def test_equal_files_give_equal_pages(workdir: Any) -> None:
