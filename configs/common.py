@@ -1,8 +1,11 @@
 """Pieces that config files are made of: each call returns a fresh value, and changes nothing."""
 
 import os
+from collections.abc import Collection
 
 from ml_collections import config_dict
+
+from pd_jax.models.sizes import canonical
 
 
 def parse(arg: str, **defaults) -> dict:
@@ -24,13 +27,28 @@ def parse(arg: str, **defaults) -> dict:
     return found
 
 
-def teacher_and_student(arg: str, **more) -> dict:
+def one_of(known: Collection[str], value: str, name: str) -> str:
+    """Returns a value that an argument may have; raises ValueError for any other."""
+    if value not in known:
+        raise ValueError(f"config argument {name}={value}: this config knows {', '.join(known)}")
+    return value
+
+
+def shape(size: str) -> tuple[int, int]:
+    """Returns layers and hidden size of a model's size, `L4_H256` or `Mini`."""
+    layers, hidden = canonical(size).split("_")
+    return int(layers[1:]), int(hidden[1:])
+
+
+def teacher_and_student(arg: str, budgets: Collection[str], **more) -> dict:
     """Returns the arguments of a config with one teacher and one student, `more`, and what `arg`
     says; `smoke` is a budget.
     """
     pair = {"size": "L2_H128", "teacher": "L4_H128", "pretrained": ""}
     found = parse(arg, **pair, budget="cpu", seed=0, **more, smoke=False)
-    return {**found, "budget": "smoke" if found["smoke"] else found["budget"]}
+    budget = "smoke" if found["smoke"] else one_of(budgets, found["budget"], "budget")
+    sizes = {name: canonical(found[name]) for name in ("size", "teacher")}
+    return {**found, **sizes, "budget": budget}
 
 
 RUN = {

@@ -46,7 +46,7 @@ SANH_LAYERS = (0, 2, 4, 7, 9, 11)
 
 def get_config(arg: str = ""):
     """Returns the pipeline: vocabulary, records, teacher, three students (with `top_k`, five)."""
-    args = common.teacher_and_student(arg, top_k=0)
+    args = common.teacher_and_student(arg, BUDGETS, top_k=0)
     stages = {**_text(args), **_models(args)}
     rows = (
         ("Teacher", "teacher"),

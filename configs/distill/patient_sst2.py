@@ -35,14 +35,14 @@ STUDENTS = {
 
 def get_config(arg: str = ""):
     """Returns the pipeline: records, teacher, its logits and states, four students."""
-    args = common.teacher_and_student(arg)
+    args = common.teacher_and_student(arg, BUDGETS)
     budget = BUDGETS[args["budget"]]
     teacher = common.model(args["teacher"], initializer_range=0.05)
     data = common.data("@train", 64, LENGTHS)
     evaluation = {"sets": {"dev": "@dev"}, "final": {"test": "@test"}, "batch": 256}
     said = {**evaluation, "logits": {"dev": "@dev_labels"}}
     begin = common.start_from(args["pretrained"] or "@teacher", layers="bottom")
-    layers = int(args["teacher"][1:].split("_")[0])
+    layers, _ = common.shape(args["teacher"])
 
     stages = {
         **_records(common.data_folder(), budget["rows"]),

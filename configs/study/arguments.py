@@ -1,6 +1,7 @@
 """What a study may be told on the command line: budgets, sizes, and how small a smoke form is."""
 
 from configs import common
+from pd_jax.models.sizes import canonical
 
 STEPS = {
     # As many updates on a small transfer or labelled set as on a large one: what differs is text.
@@ -20,13 +21,15 @@ DEFAULTS = {
     "distill": STEPS["distill"],
     "finetune": STEPS["finetune"],
     "rate": 0.0,
+    "dtype": "float32",
     "smoke": False,
 }
 """Arguments of every study, besides `seeds` and a student's `size` or the students' `sizes`.
 
 `rate` is every student's peak learning rate; 0 takes each method's own (`pieces.RATES`).
 `grow` is the pre-trained model that the teacher begins its pre-training as, its layers repeated
-(progressive stacking, Gong et al. 2019); without one it begins at random.
+(progressive stacking, Gong et al. 2019); without one it begins at random. `dtype` is what training
+and labelling compute in, float32 or bfloat16; parameters, losses and softmaxes are float32 anyway.
 """
 
 SMOKE = {
@@ -46,13 +49,16 @@ SMOKE = {
 def read(arg: str, **more) -> dict:
     """Returns the study's arguments: what all take, `more`, and what `arg` changes.
 
-    `smoke` makes everything as small as it goes, but for what `arg` names itself.
+    `smoke` makes everything as small as it goes, but for what `arg` names itself. Sizes may be
+    named, `Mini`; they are returned as `L4_H256`.
     """
     args = common.parse(arg, **{**DEFAULTS, **more})
+    common.one_of(("float32", "bfloat16"), args["dtype"], "dtype")
     if args["smoke"]:
         given = {part.partition("=")[0] for part in arg.split(",")}
         args |= {name: SMOKE[name] for name in args if name in SMOKE and name not in given}
-    return args
+    named = {name: args[name] for name in ("size", "teacher", "grow") if args.get(name)}
+    return args | {name: canonical(size) for name, size in named.items()}
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -63,17 +69,22 @@ def listed(text: str) -> tuple[str, ...]:
 def sizes(text: str) -> tuple[str, ...]:
     """Returns the sizes that an argument names; `all` are the paper's 24, the smallest first."""
     if text != "all":
-        return listed(text)
+        return tuple(map(canonical, listed(text)))
     return tuple(
         f"L{layers}_H{hidden}" for hidden in (128, 256, 512, 768) for layers in range(2, 13, 2)
     )
 
 
+def computed_in(dtype: str, stage: dict) -> dict:
+    """Returns a stage that computes in `dtype`, where it is one that computes."""
+    if stage["kind"] == "train":
+        return {**stage, "compute": {"dtype": dtype}}
+    return {**stage, "dtype": dtype} if stage["kind"] == "label" else stage
+
+
 def repeated_layers(shallow: str, deep: str) -> tuple[int, ...]:
     """Returns which layer of the shallow model each of the deep one's begins as: 0, 1, 0, 1."""
-    (fewer, width), (layers, wanted) = (
-        (int(number[1:]) for number in size.split("_")) for size in (shallow, deep)
-    )
+    (fewer, width), (layers, wanted) = map(common.shape, (shallow, deep))
     if width != wanted or layers % fewer:
         raise ValueError(
             f"grow={shallow} cannot become {deep}: it needs as wide a model whose layers divide "

@@ -1,15 +1,17 @@
 """PF and PD beside truncation, patient and language-model distillation: the paper's Table 3.
 
 As there, the transfer set is the labelled set's own text, and students have half of the teacher's
-layers at its width. Truncated students take the bottom layers of the teacher's pre-trained model
-(Sun et al. 2019); patient ones begin so, too, and follow the teacher's layers; language-model
+layers at its width. Truncated students take the bottom layers of a model pre-trained as the
+teacher's, of another seed: where the teacher's was grown, it descends from PF's. Patient ones begin
+as the bottom layers of the teacher's own, and follow its layers (Sun et al. 2019). Language-model
 distillation (Sanh et al. 2019) takes every other layer, learns the pre-trained model's words, and
 is fine-tuned.
 
 Run:    python -m pd_jax.main --config=configs/study/comparison.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
 Args:   task=sst2|mnli size=L2_H128 teacher=L4_H128 grow=L2_H128 seeds=3 pretrain=12000
-        teacher_pretrain=6000 teacher_finetune=1500 distill=300 finetune=400 rate=0 smoke
+        teacher_pretrain=6000 teacher_finetune=1500 distill=300 finetune=400 rate=0 dtype=float32
+        smoke
 Time:   say --estimate.
 Expect: PD > PF > truncated; in the paper PD is 0.4 points above patient distillation on average.
 """
@@ -30,13 +32,16 @@ def get_config(arg: str = ""):
     args = arguments.read(arg, task="sst2", seeds=3, size="L2_H128")
     setting = pieces.Setting("comparison", args, task=args["task"])
     size = args["size"]
-    bottom = common.start_from(setting.pretrained(args["teacher"]), layers="bottom")
+    own, other = (
+        common.start_from(setting.pretrained_deep(args["teacher"], seed=seed), layers="bottom")
+        for seed in (0, 1)
+    )
     setting.teacher_cell()
     for seed in setting.seeds:
         setting.student("PF", size, seed)
         setting.student("PD", size, seed, transfer="own", name="own")
-        setting.student("PF", size, seed, start=bottom, name="truncated", called="truncated")
-        _patient(setting, size, seed, bottom)
+        setting.student("PF", size, seed, start=other, name="truncated", called="truncated")
+        _patient(setting, size, seed, own)
         start = common.start_from(_language_student(setting, size))
         called = "language-model distillation"
         setting.student("PF", size, seed, start=start, name="language", called=called)
@@ -50,7 +55,7 @@ def get_config(arg: str = ""):
 def _patient(setting: pieces.Setting, size: str, seed: int, start: dict) -> None:
     """Adds a student of patient distillation, which learns from the states of all layers."""
     teacher, records = setting.teacher(), setting.transfer("own")
-    layers = int(setting.args["teacher"].split("_")[0][1:])
+    layers, _ = common.shape(setting.args["teacher"])
     states = setting.add(
         f"states_{records[1:]}",
         common.label(teacher, records, pieces.LENGTHS, states=tuple(range(layers - 1))),
@@ -71,7 +76,7 @@ def _patient(setting: pieces.Setting, size: str, seed: int, start: dict) -> None
 
 def _language_student(setting: pieces.Setting, size: str) -> str:
     """Returns a student that has learnt the language of the teacher's pre-trained model."""
-    teacher = setting.pretrained(setting.args["teacher"])
+    teacher = setting.pretrained_deep(setting.args["teacher"])
     plain = common.pretrain_compact(
         common.compact(size), setting.corpus("general"), setting.args["pretrain"]
     )

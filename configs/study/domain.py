@@ -6,12 +6,13 @@ Run:    python -m pd_jax.main --config=configs/study/domain.py --workdir=runs/st
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
 Args:   size=L2_H128 sets=news+electronics+imdb teacher=L4_H128 grow=L2_H128 seeds=3
         pretrain=12000 teacher_pretrain=6000 teacher_finetune=1500 distill=300 finetune=400 rate=0
-        smoke
+        dtype=float32 smoke
 Time:   after configs/study/sizes.py in the same workdir 25 minutes of one CPU core for each set.
 Expect: the farther the set, the worse PD, and the more a last fine-tuning helps (PD-F - PD).
 Found:  both, from news and IMDb (sets=news+imdb; results/sst2).
 """
 
+from configs import common
 from configs.study import arguments, claims, pieces
 
 SIMILARITY = {"news": 0.361, "electronics": 0.434, "imdb": 0.641}
@@ -26,7 +27,7 @@ def get_config(arg: str = ""):
     args = arguments.read(arg, seeds=3, size="L2_H128", sets="+".join(SIMILARITY))
     setting = pieces.Setting("domain", args)
     *_, near = SIMILARITY
-    sets = {name: SIMILARITY[name] for name in arguments.listed(args["sets"])}
+    sets = _sets(args["sets"])
     setting.teacher_cell()
     for seed in setting.seeds:
         for method in ("basic", "PF"):
@@ -54,6 +55,14 @@ def get_config(arg: str = ""):
         ],
         note="Similarity is Spearman's correlation of word frequencies with the labelled set's.",
     )
+
+
+def _sets(text: str) -> dict[str, float]:
+    """Returns the transfer sets that an argument names, the farthest first."""
+    named = [common.one_of(SIMILARITY, name, "sets") for name in arguments.listed(text)]
+    if len(set(named)) < 2:
+        raise ValueError(f"config argument sets={text}: nearness needs two sets or more to compare")
+    return {name: similarity for name, similarity in SIMILARITY.items() if name in named}
 
 
 def _claims(size: str, sets: tuple[str, ...]) -> list[dict]:

@@ -1,12 +1,14 @@
 """How a distilled student begins: pre-trained, truncated, with word embeddings only, at random.
 
 The paper's Figure 5, by default on the MNLI subset. A truncated student takes the bottom layers of
-a deeper pre-trained model of its width.
+a deeper pre-trained model of its width, of another seed: where that was grown from a shallower one,
+it would else descend from the very student that it is compared with.
 
 Run:    python -m pd_jax.main --config=configs/study/initialisation.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
 Args:   task=mnli|sst2 sizes=L2_H128 deep=4 teacher=L4_H128 grow=L2_H128 seeds=3 pretrain=12000
-        teacher_pretrain=6000 teacher_finetune=1500 distill=300 rate=0 smoke
+        teacher_pretrain=6000 teacher_finetune=1500 distill=300 rate=0 dtype=float32
+        smoke
 Time:   after configs/study/sizes.py in the same workdir 12 minutes of one CPU core, on SST-2.
 Expect: pre-trained > truncated > word embeddings >= random at the smallest depth.
 Found:  not that, on SST-2 after 25 million tokens: 79.1, 78.7, 79.4 and 80.0 % (results/sst2).
@@ -51,8 +53,10 @@ def get_config(arg: str = ""):
 def _student(setting: pieces.Setting, size: str, seed: int, start: str) -> None:
     method, begin = "PD", None
     if start == "truncated":
-        deep = f"L{setting.args['deep']}_{size.split('_')[1]}"
-        begin = common.start_from(setting.pretrained(deep), layers="bottom")
+        deep = f"L{setting.args['deep']}_H{common.shape(size)[1]}"
+        teachers = deep == setting.args["teacher"]
+        source = (setting.pretrained_deep if teachers else setting.pretrained)(deep, seed=1)
+        begin = common.start_from(source, layers="bottom")
     elif start == "word embeddings":
         begin = common.start_from(setting.pretrained(size), scope="word_embeddings")
     elif start == "random":

@@ -82,6 +82,9 @@ class Setting:
     stages: dict = dataclasses.field(default_factory=dict)
     cells: list = dataclasses.field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        common.one_of(TASKS, self.task, "task")
+
     @property
     def seeds(self) -> range:
         """The seeds to repeat every student with."""
@@ -98,6 +101,8 @@ class Setting:
 
     def add(self, name: str, stage: dict) -> str:
         """Adds a stage, and returns `@name`: a word, so that `--config.stages.NAME...` finds it."""
+        if self.args["dtype"] != "float32":
+            stage = arguments.computed_in(self.args["dtype"], stage)
         if self.stages.setdefault(name, stage) != stage:
             raise ValueError(
                 f"two different stages are named {name!r}; say in the name what differs"
@@ -192,19 +197,29 @@ class Setting:
 
     # ---- models --------------------------------------------------------------------------------
 
-    def pretrained(self, size: str, corpus: str = "general") -> str:
-        """Returns a pre-trained model: one of each size, shared by every seed."""
-        suffix = "" if corpus == "general" else f"_{corpus}"
-        args, steps, more = self.args, self.args["pretrain"], {}
-        if size == args["teacher"]:
-            steps = args["teacher_pretrain"]
-            if args["grow"]:
-                start = self.pretrained(args["grow"])
-                layers = arguments.repeated_layers(args["grow"], size)
-                more = {"rate": 1.5e-3, "init": common.start_from(start, layers=layers)}
+    def pretrained(self, size: str, corpus: str = "general", *, seed: int = 0) -> str:
+        """Returns a pre-trained model: one of each size, shared by the students of every seed."""
+        parts = [corpus] if corpus != "general" else []
+        return self._pretrained(["pretrain", size, *parts], size, "pretrain", seed, corpus=corpus)
+
+    def pretrained_deep(self, size: str, *, seed: int = 0) -> str:
+        """Returns the pre-trained model of a teacher, grown from a shallower one of that seed."""
+        more, shallow = {}, self.args["grow"]
+        if shallow:
+            layers = arguments.repeated_layers(shallow, size)
+            start = self.pretrained(shallow, seed=seed)
+            more = {"rate": 1.5e-3, "init": common.start_from(start, layers=layers)}
+        return self._pretrained(["pretrain_teacher", size], size, "teacher_pretrain", seed, **more)
+
+    def _pretrained(
+        self, name: list[str], size: str, steps: str, seed: int, *, corpus: str = "general", **more
+    ) -> str:
+        named = [*name, f"seed{seed}"] if seed else name
         return self.add(
-            f"pretrain_{size}{suffix}",
-            common.pretrain_compact(common.compact(size), self.corpus(corpus), steps, **more),
+            "_".join(named),
+            common.pretrain_compact(
+                common.compact(size), self.corpus(corpus), self.args[steps], seed=seed, **more
+            ),
         )
 
     def teacher(self, *, rows: int | None = None, seed: int = 0) -> str:
@@ -218,7 +233,7 @@ class Setting:
                 common.data(self.labelled("train"), 64, LENGTHS, **limit),
                 {"steps": self.args["teacher_finetune"]},
                 common.adamw(RATES["teacher"]),
-                init=common.start_from(self.pretrained(size)),
+                init=common.start_from(self.pretrained_deep(size)),
                 evaluation=self.evaluation(None),
                 seed=seed,
             ),

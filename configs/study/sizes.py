@@ -4,7 +4,7 @@ Run:    python -m pd_jax.main --config=configs/study/sizes.py --workdir=runs/stu
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
 Args:   task=sst2|mnli sizes=L2_H128 (or all, the paper's 24) teacher=L4_H128 grow=L2_H128 seeds=3
         pretrain=12000 teacher_pretrain=6000 teacher_finetune=1500 distill=300 finetune=400 rate=0
-        smoke
+        dtype=float32 smoke
 Time:   102 minutes of one CPU core, 72 of them for the two pre-trainings; --estimate for others.
 Expect: PD > PF > basic and PD > distillation at every size, once pre-training has learnt enough;
         basic training flat in size.

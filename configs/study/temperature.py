@@ -6,7 +6,7 @@ Run:    python -m pd_jax.main --config=configs/study/temperature.py --workdir=ru
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
 Args:   task=sst2|mnli size=L2_H128 temperatures=1+2+4 shares=0+0.5 teacher=L4_H128 grow=L2_H128
         seeds=3 pretrain=12000 teacher_pretrain=6000 teacher_finetune=1500 distill=300 rate=0
-        smoke
+        dtype=float32 smoke
 Time:   say --estimate.
 Expect: no claim of the paper's; small differences.
 """

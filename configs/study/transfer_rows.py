@@ -7,7 +7,7 @@ Run:    python -m pd_jax.main --config=configs/study/transfer_rows.py --workdir=
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
 Args:   task=sst2|mnli size=L2_H128 rows=1000+6000+38000 teacher=L4_H128 grow=L2_H128 seeds=3
         pretrain=12000 teacher_pretrain=6000 teacher_finetune=1500 distill=300 finetune=400 rate=0
-        smoke
+        dtype=float32 smoke
 Time:   after configs/study/sizes.py in the same workdir 30 minutes of one CPU core, on SST-2.
 Expect: PD > distillation for every number of rows, and a smaller slope: PD needs fewer of them.
 Found:  the smaller slope; by accuracy PD > distillation is undecided, by agreement with the teacher

@@ -45,8 +45,9 @@ def _parser() -> argparse.ArgumentParser:
         "--pipeline", help="the pipeline's name; needed where the workdir has several"
     )
     parser.add_argument(
-        "--output", help="where to write the page (default: WORKDIR/report-NAME.html); outside the workdir it has "
-        "no links to stage folders, so that it can be published"
+        "--output",
+        help="where to write the page (default: WORKDIR/report-NAME.html); outside the workdir it "
+        "has no links to stage folders, so that it can be published",
     )
     parser.add_argument(
         "--format",

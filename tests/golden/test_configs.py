@@ -15,6 +15,7 @@ import pytest
 
 from pd_jax import config as config_lib
 from pd_jax.config import reading
+from pd_jax.errors import ConfigError
 from pd_jax.planning import order
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -114,5 +115,52 @@ def test_a_teacher_grows_from_a_model_of_its_width_only():
         load(sizes, "teacher=L4_H256")
     alone, _ = load(sizes, "teacher=L4_H256,grow=")
     grown, _ = load(sizes, "teacher=L6_H128")
-    assert "init" not in alone.stages.pretrain_L4_H256
-    assert tuple(grown.stages.pretrain_L6_H128.init.layers) == (0, 1, 0, 1, 0, 1)
+    assert "init" not in alone.stages.pretrain_teacher_L4_H256
+    assert tuple(grown.stages.pretrain_teacher_L6_H128.init.layers) == (0, 1, 0, 1, 0, 1)
+
+
+def test_sizes_may_be_named():
+    named, _ = load(pathlib.Path("study/sizes.py"), "teacher=Mini,grow=L2_H256,sizes=Tiny")
+    spelt, _ = load(pathlib.Path("study/sizes.py"), "teacher=L4_H256,grow=L2_H256,sizes=L2_H128")
+    assert named == spelt
+
+
+def test_a_truncated_student_does_not_descend_from_the_pretrained_one():
+    config, _ = load(pathlib.Path("study/initialisation.py"), "task=sst2")
+    ancestors, name = [], "sst2_pd_L2_H128_truncated_0"
+    while (source := config.stages[name].get("init", {}).get("source", "@")) != "@":
+        name = source.removeprefix("@")
+        ancestors.append(name)
+    assert ancestors == ["pretrain_teacher_L4_H128_seed1", "pretrain_L2_H128_seed1"]
+    assert config.stages[ancestors[-1]].seed == 1
+
+
+def test_transfer_sets_are_ordered_by_their_nearness():
+    near_first, _ = load(pathlib.Path("study/domain.py"), "sets=imdb+news")
+    far_first, _ = load(pathlib.Path("study/domain.py"), "sets=news+imdb")
+    assert near_first == far_first
+
+
+@pytest.mark.parametrize(
+    ("path", "arg", "message"),
+    [
+        ("study/domain.py", "sets=imdb", "two sets or more"),
+        ("study/domain.py", "sets=imdb+films", "sets=films.*news, electronics, imdb"),
+        ("study/sizes.py", "task=qnli", "task=qnli.*sst2, mnli"),
+        ("study/sizes.py", "dtype=float16", "dtype=float16.*float32, bfloat16"),
+        ("study/sizes.py", "teacher=Huge", "Huge.*is no size"),
+        ("distill/lm.py", "budget=tpu", "budget=tpu.*cpu, gpu"),
+    ],
+)
+def test_an_argument_out_of_range_is_told_with_what_is_known(path, arg, message):
+    with pytest.raises((ValueError, ConfigError), match=message):
+        load(pathlib.Path(path), arg)
+
+
+def test_a_study_in_bfloat16_trains_and_labels_in_it():
+    config, _ = load(pathlib.Path("study/sizes.py"), "dtype=bfloat16")
+    for name, stage in config.stages.items():
+        if stage.kind == "train":
+            assert stage.compute.dtype == "bfloat16", name
+        if stage.kind == "label":
+            assert stage.dtype == "bfloat16", name
