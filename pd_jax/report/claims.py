@@ -41,7 +41,8 @@ class Judgement:
 
     `seeds` is the mean over the claim's places, by seed; `examples` its interval over examples, or
     None where predictions are missing. `ahead` of `signs` contrasts (places times seeds) that are
-    not 0 are above it; `chance` is the sign test's probability of signs at least as unequal.
+    not 0 are above it. `chance` is the sign test's probability that as many seeds, or more, agree;
+    places of one seed share their models, and count once. A claim that two are near has none.
     """
 
     measure: str
@@ -51,7 +52,7 @@ class Judgement:
     parts: tuple[Part, ...]
     ahead: int
     signs: int
-    chance: float
+    chance: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,20 +93,16 @@ def _judgement(results: Results, claim: config_lib.Claim, measure: config_lib.Me
         judge_near(found, margin=claim.near) if claim.near is not None else judge_above(found)
         for found in (seeds.interval, examples)
     )
-    every = {
-        f"{number} {seed}": value
-        for number, part in enumerate(parts)
-        for seed, value in part.seeds.used.items()
-    }
+    every = [value for part in parts for value in part.seeds.used.values()]
     return Judgement(
         measure=name,
         verdict=both(over_seeds, over_examples),
         seeds=seeds,
         examples=examples,
         parts=parts,
-        ahead=sum(value > 0 for value in every.values()),
-        signs=sum(value != 0 for value in every.values()),
-        chance=sign_test(summarise(every)),
+        ahead=sum(value > 0 for value in every),
+        signs=sum(value != 0 for value in every),
+        chance=sign_test(seeds) if claim.near is None else None,
     )
 
 

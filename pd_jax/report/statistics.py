@@ -78,23 +78,6 @@ def summarise(values: Mapping[str, float | None]) -> Summary:
     return Summary(mean, deviation, interval, used, left_out)
 
 
-def paired_difference(
-    first: Mapping[str, float | None], second: Mapping[str, float | None]
-) -> Summary:
-    """Returns the summary of `first - second`, taken seed by seed.
-
-    A seed that only one side has, or whose value is not finite on either, is left out by name.
-    """
-    seeds = [*first, *(seed for seed in second if seed not in first)]
-    pairs = {seed: (first.get(seed), second.get(seed)) for seed in seeds}
-    return summarise(
-        {
-            seed: left - right if _finite(left) and _finite(right) else None
-            for seed, (left, right) in pairs.items()
-        }
-    )
-
-
 def sign_test(differences: Summary) -> float:
     """Returns the two-sided probability of signs at least as unequal, were both equally likely.
 

@@ -109,7 +109,10 @@ def _figure(
                 drawn.append(
                     Chart(title, _drawing(f"{key}-{number}-paper", theirs, wish, title, grey=True))
                 )
-    caption = "Whiskers: 95 % intervals over seeds. A dot leads to its stage."
+    caption = (
+        "Whiskers: 95 % intervals over seeds. A dot leads to its stage. Axes do not begin at zero, "
+        "and differ from chart to chart."
+    )
     if wish.paper:
         caption += (
             f" In grey: {wish.paper} of the paper, read from the figure "

@@ -98,7 +98,9 @@ def evidence(judgement: claims.Judgement) -> str:
         text += ", one seed"
     if judgement.seeds.left_out:
         text += f", without seed {', '.join(judgement.seeds.left_out)}"
-    signs = f"{judgement.ahead} of {judgement.signs} ahead, p = {judgement.chance:.2g}"
+    signs = f"{judgement.ahead} of {judgement.signs} ahead"
+    if judgement.chance is not None:
+        signs += f", p = {judgement.chance:.2g} by seed"
     return f"{text}, {signs}: {judgement.verdict}"
 
 

@@ -128,6 +128,7 @@ def test_a_page_deep_in_the_workdir_finds_the_folders(workdir: Any) -> None:
 def test_a_page_outside_stands_alone(workdir: Any, tmp_path: pathlib.Path) -> None:
     page = report(workdir, tmp_path / "pages" / "page.html")
     assert page.links(inside=False) == []
+    assert "Links lead" not in page.source
     assert len(page.links(inside=True)) > 20
 
 

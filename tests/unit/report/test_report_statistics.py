@@ -43,25 +43,6 @@ def test_failed_and_diverged_seeds_are_left_out_by_name() -> None:
     assert statistics.summarise({"0": None}).mean is None
 
 
-def test_paired_difference_takes_seed_by_seed() -> None:
-    first = {"0": 0.90, "1": 0.80, "2": 0.85}
-    second = {"1": 0.79, "0": 0.88, "3": 0.80}
-    found = statistics.paired_difference(first, second)
-    assert found.used == pytest.approx({"0": 0.02, "1": 0.01})
-    assert found.left_out == ("2", "3")
-    assert found.mean == pytest.approx(0.015)
-
-
-def test_pairing_removes_what_seeds_share() -> None:
-    shared = {"0": 0.60, "1": 0.75, "2": 0.90}
-    better = {seed: value + 0.01 + 0.001 * int(seed) for seed, value in shared.items()}
-    found = statistics.paired_difference(better, shared)
-    assert found.interval is not None
-    # Differences 0.010, 0.011, 0.012: deviation 0.001, half 4.3027 * 0.001 / sqrt(3).
-    assert found.interval.low == pytest.approx(0.011 - 0.0024842, abs=1e-6)
-    assert statistics.judge_above(found.interval) is Verdict.HOLDS
-
-
 @pytest.mark.parametrize(
     ("values", "probability"),
     [
