@@ -15,7 +15,26 @@ LENGTH = 32
 def get_config(arg: str = ""):
     """Returns the pipeline: text, vocabulary, records, teacher, labels, five students."""
     args = common.parse(arg, seed=0, smoke=False)
-    seed, smoke = args["seed"], args["smoke"]
+    stages = {
+        **_text_and_records(args["seed"], args["smoke"]),
+        **_models(args["seed"], args["smoke"]),
+        "compare": common.compare("@dev", (LENGTH,), {"Teacher": "@teacher", "PD": "@pd"}),
+    }
+    return common.locked(
+        {
+            "name": "quickstart",
+            "stages": stages,
+            "report": {
+                "title": "Five ways to a small student",
+                "rows": (("Teacher", "teacher"), *common.FIVE_METHODS),
+                "metrics": ("dev/accuracy", "test/accuracy"),
+            },
+        }
+    )
+
+
+def _models(seed: int, smoke: bool) -> dict:
+    """Returns the stages of two pre-trainings, the teacher and its labels, and five students."""
     student, teacher = (
         common.model(size, heads=heads, positions=64, initializer_range=0.1, dropout=0.0)
         | {"attention_dropout": 0.0}
@@ -34,53 +53,29 @@ def get_config(arg: str = ""):
             seed=seed,
         )
 
-    evaluation = {"sets": {"dev": "@dev"}, "final": {"test": "@test"}, "batch": 250}
-    labelled = common.data("@train", 32, (LENGTH,))
-    tune = common.adamw(1e-3)
-    stages = {
-        **_text_and_records(seed, smoke),
+    labelled, tuning, tune = common.data("@train", 32, (LENGTH,)), steps(200), common.adamw(1e-3)
+    begin = common.start_from("@pretrain_teacher")
+    shared = {
+        "evaluation": {"sets": {"dev": "@dev"}, "final": {"test": "@test"}, "batch": 250},
+        "seed": seed,
+    }
+    return {
         "pretrain": pretrain(student, 2_400, 6e-3),
         "pretrain_teacher": pretrain(teacher, 1_500, 3e-3),
-        "teacher": common.finetune(
-            teacher,
-            labelled,
-            steps(200),
-            tune,
-            init=common.start_from("@pretrain_teacher"),
-            evaluation=evaluation,
-            seed=seed,
-        ),
-        "labels": {
-            "kind": "label",
-            "teacher": "@teacher",
-            "records": "@transfer",
-            "lengths": (LENGTH,),
-        },
+        "teacher": common.finetune(teacher, labelled, tuning, tune, init=begin, **shared),
+        "labels": common.label("@teacher", "@transfer", (LENGTH,)),
         **common.five_methods(
             student=student,
             pretrained="@pretrain",
             transfer=common.data("@transfer", 64, (LENGTH,), logits="@labels"),
             labelled=labelled,
             distill_length=steps(150),
-            finetune_length=steps(200),
+            finetune_length=tuning,
             distill_optimizer=common.adamw(2e-3),
             finetune_optimizer=tune,
-            evaluation=evaluation,
-            seed=seed,
+            **shared,
         ),
-        "compare": common.compare("@dev", (LENGTH,), {"Teacher": "@teacher", "PD": "@pd"}),
     }
-    return common.locked(
-        {
-            "name": "quickstart",
-            "stages": stages,
-            "report": {
-                "title": "Five ways to a small student",
-                "rows": (("Teacher", "teacher"), *common.FIVE_METHODS),
-                "metrics": ("dev/accuracy", "test/accuracy"),
-            },
-        }
-    )
 
 
 def _text_and_records(seed: int, smoke: bool) -> dict:

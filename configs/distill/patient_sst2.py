@@ -31,6 +31,13 @@ STUDENTS = {
     "patient_skip": {"kind": "patient", "layers": "skip"},
     "patient_last": {"kind": "patient", "layers": "last"},
 }
+ROWS = (
+    ("Teacher", "teacher"),
+    ("Fine-tuning", "finetuned"),
+    ("Distillation, T = 5", "distilled"),
+    ("Patient distillation, skip", "patient_skip"),
+    ("Patient distillation, last", "patient_last"),
+)
 
 
 def get_config(arg: str = ""):
@@ -76,13 +83,7 @@ def get_config(arg: str = ""):
             "stages": stages,
             "report": {
                 "title": f"Patient distillation of a {args['size']} for SST-2",
-                "rows": (
-                    ("Teacher", "teacher"),
-                    ("Fine-tuning", "finetuned"),
-                    ("Distillation, T = 5", "distilled"),
-                    ("Patient distillation, skip", "patient_skip"),
-                    ("Patient distillation, last", "patient_last"),
-                ),
+                "rows": ROWS,
                 "metrics": ("dev/accuracy", "test/accuracy", "dev/agreement", "dev/kl"),
             },
             "run": {"log_steps": 100},

@@ -11,6 +11,8 @@ Time:   say --estimate.
 Expect: no claim of the paper's; small differences.
 """
 
+import itertools
+
 from configs.study import arguments, claims, pieces
 
 
@@ -40,21 +42,12 @@ def get_config(arg: str = ""):
                     place=_place(temperature, share),
                 )
 
-    def against_the_papers(temperature: float, share: float) -> dict:
-        at = f"temperature {temperature:g}, hard labels {share:g}"
-        first, second = (
-            {"method": "PD", "size": args["size"], **_place(*values)}
-            for values in ((temperature, share), (temperatures[0], shares[0]))
-        )
-        return {"text": f"{at} > the paper's loss", "contrasts": (claims.minus(first, second, at),)}
-
     return setting.config(
         "Temperature and hard labels",
         claims=[
-            against_the_papers(temperature, share)
-            for temperature in temperatures
-            for share in shares
-            if (temperature, share) != (temperatures[0], shares[0])
+            _above_the_papers(args["size"], other, (temperatures[0], shares[0]))
+            for other in itertools.product(temperatures, shares)
+            if other != (temperatures[0], shares[0])
         ],
         figures=[
             {
@@ -65,6 +58,14 @@ def get_config(arg: str = ""):
             }
         ],
     )
+
+
+def _above_the_papers(size: str, other: tuple[float, float], papers: tuple[float, float]) -> dict:
+    at = "temperature {:g}, hard labels {:g}".format(*other)
+    first, second = (
+        {"method": "PD", "size": size, **_place(*values)} for values in (other, papers)
+    )
+    return {"text": f"{at} > the paper's loss", "contrasts": (claims.minus(first, second, at),)}
 
 
 def _place(temperature: float, share: float) -> dict:
