@@ -176,7 +176,7 @@ def _teacher_faults(
                 if name == "tokens":
                     apart = apart * _in_clear_order(stored["logits"], arguments.tolerance)
                 apart = apart.reshape(len(rows), -1).max(axis=1)
-                for row in np.flatnonzero(apart > arguments.tolerance):
+                for row in np.flatnonzero(~(apart <= arguments.tolerance)):  # NaN is a fault
                     place = store.place(int(rows[row]))
                     yield f"{place} is {apart[row]:.2g} from what the teacher says ({name})"
             progress.advance(len(rows))

@@ -278,6 +278,35 @@ def test_an_export_that_computes_something_else_is_not_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_an_output_that_is_not_finite_is_no_rounding() -> None:
+    model = make_model("task", small())
+    forward = make_forward(model.config, model.params)
+    for spoilt in (np.nan, np.inf):
+
+        def program(*inputs: Any, spoilt: float = spoilt) -> dict[str, np.ndarray]:
+            logits = np.array(forward(*inputs)["logits"])
+            logits[0, 0] = spoilt
+            return {"logits": logits}
+
+        found = difference(model.config, forward, program)
+        assert found.largest == np.inf
+        assert not found.fits(np.inf)
+        assert not difference(model.config, program, program).fits(1e-5)
+
+
+def test_an_output_of_another_shape_is_not_stretched_to_ours() -> None:
+    model = make_model("task", small())
+
+    def forward(*inputs: Any) -> dict[str, np.ndarray]:
+        return {"logits": np.ones((len(inputs[0]), 3))}
+
+    def narrow(*inputs: Any) -> dict[str, np.ndarray]:
+        return {"logits": np.ones((len(inputs[0]), 1))}
+
+    with pytest.raises(WeightsError, match=r"gives logits of shape \[2, 1\] where .* \[2, 3\]"):
+        difference(model.config, forward, narrow)
+
+
 def test_a_tokenizer_larger_than_the_model_is_refused(
     folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

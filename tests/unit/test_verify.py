@@ -211,11 +211,23 @@ def test_a_sample_is_computed_again_with_the_teacher(tmp_path, capsys):
         verify.main([*arguments, "--logits", str(tmp_path / "good")])
 
 
-def tiny_teacher(folder, seed):
+def test_a_teacher_that_says_nan_is_a_fault(tmp_path, capsys):
+    dataset = tiny.dataset(tmp_path / "set", rows=4)
+    teacher = tiny_teacher(tmp_path / "teacher", seed=0, shift=3e38)  # overflows
+    values = np.zeros((4, 2), np.float32)
+    tiny.logit_store(tmp_path / "store", dataset, values, teacher=teacher.fingerprint)
+    arguments = [str(dataset.folder), "--workers", "1", "--logits", str(tmp_path / "store")]
+    with pytest.raises(LogitsError, match="^4 faults"):
+        verify.main([*arguments, "--teacher", str(tmp_path / "teacher")])
+    assert "row 0 is nan from what the teacher says (logits)" in capsys.readouterr().out
+
+
+def tiny_teacher(folder, seed, shift=0.0):
     """Writes and returns a model of one layer with random weights."""
     shape = sizes.BertConfig(vocab_size=64, hidden=8, layers=1, heads=1, intermediate=16)
     one = np.ones((1, 4), np.int32)
     params = TaskModel(shape, 2).init(jax.random.key(seed), one, one, one)["params"]
+    params = jax.tree.map(lambda leaf: leaf + shift, params)
     said = {"labels": tiny.LABELS, "task": "classification", "add": tiny.tokenizer}
     hf.save(folder, params, shape, **said)
     return hf.load(folder)

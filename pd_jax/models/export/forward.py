@@ -1,5 +1,6 @@
 """What an exported model computes, in our own words: the outputs that every format is held to."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -29,8 +30,11 @@ class Difference(NamedTuple):
     scale: float
 
     def fits(self, tolerance: float) -> bool:
-        """Returns whether it is rounding: below `tolerance`, relative to outputs above 1."""
-        return self.largest <= tolerance * max(1.0, self.scale)
+        """Returns whether it is rounding: below `tolerance`, relative to outputs above 1.
+
+        Outputs that are not finite never fit.
+        """
+        return math.isfinite(self.largest) and self.largest <= tolerance * max(1.0, self.scale)
 
 
 def make_forward(
@@ -103,14 +107,25 @@ def difference(
     ours: Callable[..., Mapping[str, Any]],
     theirs: Callable[..., Mapping[str, Any]],
 ) -> Difference:
-    """Returns the largest difference of any output over all probes, padding left out."""
+    """Returns the largest difference of any output over all probes, padding left out; infinite
+    where an output is not finite.
+
+    Raises:
+      WeightsError: an output has another shape than ours.
+    """
     largest = scale = 0.0
     for batch in probes(config):
         expected, found = ours(*batch), theirs(*batch)
         for name, value in expected.items():
             value, other = np.asarray(value), np.asarray(found[name])
+            if other.shape != value.shape:
+                raise WeightsError(
+                    f"the export gives {name} of shape {list(other.shape)} where the model gives "
+                    f"{list(value.shape)}; nothing was written, please report it as a bug of pd_jax"
+                )
             if value.ndim == 3:
                 value, other = value[batch[2] > 0], other[batch[2] > 0]
-            largest = max(largest, float(np.abs(value - other).max()))
+            finite = np.isfinite(value).all() and np.isfinite(other).all()
+            largest = max(largest, float(np.abs(value - other).max()) if finite else math.inf)
             scale = max(scale, float(np.abs(value).max()))
     return Difference(largest, scale)

@@ -1,6 +1,7 @@
 """Writes a model in another program's format, compared with ours before the folder appears."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
@@ -96,8 +97,9 @@ def export(
       card: makes the model card from the checks' sentences.
 
     Raises:
-      WeightsError: a package is not installed, the tokenizer does not fit the model, or a float32
-        export computes something else than the model.
+      WeightsError: a package is not installed, the tokenizer does not fit the model, a float32
+        export computes something else than the model, or an 8-bit one gives numbers that are not
+        finite.
     """
     if tokenizer.vocab_size > model.config.vocab_size:
         raise WeightsError(
@@ -140,7 +142,7 @@ def _write_int8(model: hf.SavedModel, folder: epath.Path, forward: programs.Prog
     path = folder / INT8_FILE
     path.write_bytes(onnx_graph.quantise((folder / ONNX_FILE).read_bytes()))
     program = programs.onnx_program(path.read_bytes())
-    return _check(model, path, "onnxruntime", forward, program, tolerance=None)
+    return _check(model, path, "onnxruntime", forward, program, tolerance=math.inf)
 
 
 def _write_stablehlo(
@@ -165,14 +167,14 @@ def _check(
     forward: programs.Program,
     program: programs.Program | None,
     *,
-    tolerance: float | None = TOLERANCE,
+    tolerance: float = TOLERANCE,
 ) -> Check:
     """Returns the comparison; raises WeightsError where it is worse than `tolerance`."""
     megabytes = path.stat().length / 1e6
     if program is None:
         return Check(path.name, megabytes, name)
     found: Difference = difference(model.config, forward, program)
-    if tolerance is not None and not found.fits(tolerance):
+    if not found.fits(tolerance):
         raise WeightsError(
             f"{path.name} computes something else than the model: {name}'s outputs differ by up to "
             f"{found.largest:.3g} where ours reach {found.scale:.3g}; nothing was written"
