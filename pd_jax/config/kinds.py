@@ -1,6 +1,7 @@
 """What the config dataclasses are made of: strict, frozen, and with references marked."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated, TypeVar, dataclass_transform
 
 import pydantic
@@ -27,6 +28,14 @@ Reference = Annotated[str, ReferenceMark()]
 
 Fraction = Annotated[float, pydantic.Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, pydantic.Field(gt=0)]
+
+
+def require_rising(lengths: Sequence[int]) -> None:
+    """Raises ValueError unless padded lengths are one or more, the shortest first."""
+    require(
+        len(lengths) > 0 and list(lengths) == sorted(set(lengths)),
+        "lengths must rise, for example (32, 64, 128)",
+    )
 
 
 def require(condition: bool, message: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from pd_jax.config.kinds import Fraction, Positive, Reference, frozen, require
+from pd_jax.config.kinds import Fraction, Positive, Reference, frozen, require, require_rising
 from pd_jax.config.study import Study
 from pd_jax.config.text import RecordsStage, Source, SyntheticStage, TokenizerStage
 from pd_jax.config.training import TrainStage
@@ -50,6 +50,7 @@ class LabelStage:
     """
 
     def __post_init__(self) -> None:
+        require_rising(self.lengths)
         require(
             self.language is None or not (self.labels or self.states or self.source),
             "language goes without labels, states and source: a masked language model reads the "
@@ -94,6 +95,7 @@ class CompareStage:
     lengths: tuple[Positive, ...]
 
     def __post_init__(self) -> None:
+        require_rising(self.lengths)
         names = [compared.name for compared in self.models]
         require(len(names) > 0, "models must name one model or more")
         require(len(set(names)) == len(names), f"models has a name twice: {', '.join(names)}")

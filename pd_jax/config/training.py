@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from pd_jax.config.kinds import Fraction, Positive, Reference, frozen, require
+from pd_jax.config.kinds import Fraction, Positive, Reference, frozen, require, require_rising
 
 
 @frozen
@@ -187,10 +187,7 @@ class Data:
             self.rows is None or self.window is None,
             "rows draws from all over a dataset, which window is there to avoid; leave out one",
         )
-        require(
-            list(self.lengths) == sorted(set(self.lengths)),
-            "lengths must rise, for example (32, 64, 128)",
-        )
+        require_rising(self.lengths)
         records = (self.records,) if isinstance(self.records, str) else self.records
         logits = (self.logits,) if isinstance(self.logits, str) else (self.logits or ())
         require(len(records) > 0, "records must name at least one dataset")

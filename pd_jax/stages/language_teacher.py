@@ -41,13 +41,18 @@ def load_language_model(stage: config_lib.LabelStage, dataset: Dataset) -> hf.Sa
             f"{stage.teacher} and {dataset.folder} have different vocabularies; build the records "
             "with the teacher's tokenizer"
         )
+    check_positions(stage, model)
+    params = with_head(model, "mlm", name=stage.teacher)
+    return dataclasses.replace(model, params=params)
+
+
+def check_positions(stage: config_lib.LabelStage, model: hf.SavedModel) -> None:
+    """Raises ConfigError where a label stage's teacher cannot read rows of its longest length."""
     if stage.lengths[-1] > model.config.positions:
         raise ConfigError(
             f"lengths ends in {stage.lengths[-1]}, and {stage.teacher} can read "
             f"{model.config.positions} tokens; shorten lengths"
         )
-    params = with_head(model, "mlm", name=stage.teacher)
-    return dataclasses.replace(model, params=params)
 
 
 def with_head(saved: hf.SavedModel, head: str, *, name: str) -> dict[str, Any]:

@@ -25,7 +25,12 @@ from pd_jax.errors import ConfigError, WeightsError
 from pd_jax.models.weights import hf
 from pd_jax.parallel import sharding
 from pd_jax.parallel.mesh import row_share
-from pd_jax.stages.language_teacher import load_language_model, make_language_predict, said
+from pd_jax.stages.language_teacher import (
+    check_positions,
+    load_language_model,
+    make_language_predict,
+    said,
+)
 from pd_jax.stages.predict import load_classifier, make_predict, predict_rows
 from pd_jax.stages.torch_teacher import TorchTeacher, load_torch
 from pd_jax.training.arrays import whole
@@ -44,7 +49,8 @@ def open_teacher(stage: config_lib.LabelStage, dataset: Dataset, mesh: Mesh) -> 
     """Returns the teacher of a label stage, ready to be asked about the dataset.
 
     Raises:
-      ConfigError: `stage.labels`, `stage.states` or `stage.language` do not fit the teacher.
+      ConfigError: `stage.labels`, `stage.states`, `stage.lengths` or `stage.language` do not fit
+        the teacher.
       WeightsError: the folder holds no trained classifier.
       SourceError: the teacher needs the rows' texts, and they cannot be found.
     """
@@ -58,6 +64,7 @@ def open_teacher(stage: config_lib.LabelStage, dataset: Dataset, mesh: Mesh) -> 
         classifier = _said(stage, foreign, layers=foreign.layers, width=foreign.width)
         return Asked(classifier, _torch_answers(foreign, dataset, stage))
     model, tokenizer = load_classifier(stage.teacher)
+    check_positions(stage, model)
     classifier = _said(stage, model, layers=model.config.layers, width=model.config.hidden)
     if tokenizer.fingerprint == dataset.manifest.tokenizer.fingerprint:
         predict = make_predict(model, mesh, dtype=stage.dtype, states=stage.states)

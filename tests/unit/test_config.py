@@ -55,9 +55,12 @@ def test_rules_between_fields():
     assert "best='dev/accuracy' must begin with" in refused(
         a=train(evaluation={"best": "dev/accuracy", "every": {"steps": 2}})
     )
-    assert "lengths must rise" in refused(
-        a=train(data={"records": "@c", "batch": 8, "lengths": (64, 32)})
-    )
+    for lengths in ((64, 32), (32, 32), ()):
+        data = {"records": "@c", "lengths": lengths}
+        assert "lengths must rise" in refused(a=train(data={**data, "batch": 8}))
+        assert "lengths must rise" in refused(a={"kind": "label", "teacher": "@t", **data})
+        named = ({"name": "t", "model": "@t"},)
+        assert "lengths must rise" in refused(a={"kind": "compare", "models": named, **data})
     assert "give init.source" in refused(a=train(init={"layers": "bottom"}))
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from pd_jax.data import labelling
 from pd_jax.data.logits import LogitStore
-from pd_jax.errors import LogitsError
+from pd_jax.errors import ConfigError, LogitsError
 from pd_jax.models import sizes
 from pd_jax.models.heads import TaskModel
 from pd_jax.models.weights import hf
@@ -122,6 +122,13 @@ def test_a_teacher_that_does_not_answer_row_for_row(dataset, tmp_path, answers, 
     with pytest.raises(LogitsError, match=message):
         run(tmp_path / "store", dataset, answers=answered)
     assert not list((tmp_path / "store").glob("*"))
+
+
+def test_a_bert_is_not_asked_for_more_tokens_than_it_can_read(dataset, tmp_path):
+    trained(tmp_path / "teacher")
+    with pytest.raises(ConfigError, match="ends in 513, and .*teacher can read 512 tokens; short"):
+        label_tool.main([*arguments(tmp_path, "store"), "--lengths=16,513"])
+    assert not list((tmp_path / "store").glob("*.tfrecord"))
 
 
 # ---- the command, and SIGKILL ------------------------------------------------------------------
