@@ -34,9 +34,14 @@ CORE = [
     "tokenizers>=0.22,<0.24",
 ]
 
+# gs:// paths: without TensorFlow, etils reads them through gcsfs, which epath alone does not bring.
+# Not in the core: gcsfs and Google's clients are 28 packages that a run on local disks never uses.
+GCS = "etils[epath,epath-gcs]>=1.12,<2"
+
 EXTRAS = {
-    "tpu": ["jax[tpu]>=0.10,<0.12"],
-    "gpu": ["jax[cuda12]>=0.10,<0.12"],
+    "gcs": [GCS],
+    "tpu": ["jax[tpu]>=0.10,<0.12", GCS],
+    "gpu": ["jax[cuda12]>=0.10,<0.12", GCS],
     # Reading TF1 checkpoints and TFDS sources that need TensorFlow's own readers.
     "tf": [
         "tensorflow-cpu>=2.20,<3; platform_system == 'Linux' and platform_machine == 'x86_64'",

@@ -97,6 +97,8 @@ def sentence_of(fault: Exception) -> str:
     """Returns the sentence for a user who met a fault outside of any stage; nothing for a bug."""
     if isinstance(fault, PdError):
         return str(fault)
+    if isinstance(fault, ImportError) and "gcsfs" in str(fault).lower():
+        return "gs:// needs gcsfs, which is not installed; pip install 'pd_jax[gcs]'"
     said = no_space(fault)
     return f"the disk is full ({said}); free space and run the same command again" if said else ""
 

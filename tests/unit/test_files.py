@@ -1,7 +1,10 @@
 """Whole files only, and what is left of those that were not finished."""
 
 import errno
+import sys
 
+import fsspec
+import pytest
 from etils import epath
 
 from pd_jax import files
@@ -43,6 +46,14 @@ def test_lines_are_appended_after_a_torn_one_was_taken_off(tmp_path):
     path.write_bytes(b"torn")
     files.append_lines(path, [])
     assert path.read_bytes() == b""
+
+
+def test_a_bucket_without_gcsfs_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(ImportError) as fault:
+        fsspec.get_filesystem_class("gs")
+    assert sentence_of(fault.value).endswith("pip install 'pd_jax[gcs]'")
+    assert sentence_of(ImportError("No module named 'torch'")) == ""
 
 
 def test_a_full_disk_is_recognised_through_what_libraries_make_of_it():
