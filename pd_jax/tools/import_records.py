@@ -18,7 +18,7 @@ from pd_jax import locks
 from pd_jax.data import foreign, manifest, tokenizers
 from pd_jax.errors import RecordsError
 from pd_jax.progress import Progress
-from pd_jax.tools import command
+from pd_jax.tools import command, options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--labels", nargs="+", default=[], metavar="LABEL", help="names of the labels, in order"
     )
-    parser.add_argument("--workers", type=int, default=1, help="processes, each with its file")
+    parser.add_argument(
+        "--workers", type=options.at_least(1), default=1, help="processes, each with its file"
+    )
     return parser
 
 

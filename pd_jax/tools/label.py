@@ -37,14 +37,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=256, help="rows a step, over all devices")
     parser.add_argument(
         "--lengths",
-        default="32,64,128",
+        type=options.numbers(1),
+        default=(32, 64, 128),
         help="padded lengths a batch may have; rows longer than the last are cut",
     )
     parser.add_argument(
         "--labels", default="", help="names of outputs called LABEL_0, LABEL_1, ..."
     )
     parser.add_argument(
-        "--states", default="", help="layers, from 0, whose first token's state is stored too"
+        "--states",
+        type=options.numbers(0),
+        default=(),
+        help="layers, from 0, whose first token's state is stored too",
     )
     texts = parser.add_argument_group(
         "texts, for a teacher with another vocabulary (default: what the records were built from)"
@@ -109,10 +113,10 @@ def _stage(args: argparse.Namespace) -> config_lib.LabelStage:
         teacher=args.teacher,
         records=args.records,
         batch=args.batch,
-        lengths=tuple(int(length) for length in args.lengths.split(",")),
+        lengths=args.lengths,
         dtype=args.dtype,
         labels=tuple(filter(None, args.labels.split(","))),
-        states=tuple(int(layer) for layer in filter(None, args.states.split(","))),
+        states=args.states,
         language=language,
         source=source,
     )

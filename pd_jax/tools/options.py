@@ -45,6 +45,18 @@ def at_least(smallest: int) -> Callable[[str], int]:
     return number
 
 
+def numbers(smallest: int) -> Callable[[str], tuple[int, ...]]:
+    """Returns an argparse type for whole numbers from `smallest` on, with commas between them; an
+    empty word has none.
+    """
+    number = at_least(smallest)
+
+    def several(given: str) -> tuple[int, ...]:
+        return tuple(number(part) for part in given.split(",")) if given else ()
+
+    return several
+
+
 def named_folder(given: str, *, name: str, example: str) -> tuple[str, str]:
     """Returns the parts of a `--model NAME=FOLDER`; raises ConfigError where one is missing."""
     called, _, folder = given.partition("=")

@@ -35,7 +35,7 @@ from pd_jax.report import plans as plans_lib
 from pd_jax.report.plans import Plan
 from pd_jax.stages.declared import declared, own_inputs, vocabulary_of
 from pd_jax.stages.objectives import Facts, make_objective
-from pd_jax.tools import command
+from pd_jax.tools import command, options
 from pd_jax.training import ahead
 
 _JOBS: dict[str, dict[str, Any]] = {
@@ -157,6 +157,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m pd_jax.tools.plan",
         description="Plan a training stage for hardware that need not be here.",
     )
+    number = options.at_least(1)
     what = parser.add_argument_group("what: a stage of a config, or sizes and jobs")
     what.add_argument("--config", help="config file, as FILE or FILE:ARG")
     what.add_argument("--stage", help="a training stage of it; needed where it has several")
@@ -165,15 +166,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--sizes", help="model sizes, L4_H256,Base, or all for the grid of 24")
     what.add_argument("--jobs", default="mlm", help=f"of {','.join(_JOBS)} (default: mlm)")
-    what.add_argument("--batch", type=int, default=256, help="global batch of --sizes")
-    what.add_argument("--length", type=int, default=128, help="tokens a row of --sizes")
-    what.add_argument("--steps", type=int, default=1_000_000, help="steps of --sizes")
-    what.add_argument("--micro-batches", type=int, default=1, help="of --sizes")
+    what.add_argument("--batch", type=number, default=256, help="global batch of --sizes")
+    what.add_argument("--length", type=number, default=128, help="tokens a row of --sizes")
+    what.add_argument("--steps", type=number, default=1_000_000, help="steps of --sizes")
+    what.add_argument("--micro-batches", type=number, default=1, help="of --sizes")
     what.add_argument("--remat", action="store_true", help="of --sizes: recompute layers")
-    what.add_argument("--vocab-size", type=int, help="where no stage or file says it")
+    what.add_argument("--vocab-size", type=number, help="where no stage or file says it")
     what.add_argument("--task", help="classification, regression or multilabel; likewise")
-    what.add_argument("--labels", type=int, default=2, help="number of labels of --task")
-    what.add_argument("--rows", type=int, help="rows of the dataset, for a length in epochs")
+    what.add_argument("--labels", type=number, default=2, help="number of labels of --task")
+    what.add_argument("--rows", type=number, help="rows of the dataset, for a length in epochs")
     where = parser.add_argument_group("where")
     where.add_argument("--topology", help="v5e:16x16, v4:16x16x16, v6e:4x4; else this machine")
     where.add_argument(

@@ -26,7 +26,7 @@ from pd_jax.data.order import Permutation
 from pd_jax.data.records import Dataset
 from pd_jax.errors import LogitsError, RecordsError
 from pd_jax.progress import Progress
-from pd_jax.tools import command
+from pd_jax.tools import command, options
 
 _SAMPLE_BATCH = 32
 
@@ -72,7 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--teacher", metavar="MODEL", help="folder of the stores' teacher")
     parser.add_argument(
-        "--sample", type=int, default=256, help="rows to compute again (default: %(default)s)"
+        "--sample",
+        type=options.at_least(1),
+        default=256,
+        help="rows to compute again (default: %(default)s)",
     )
     parser.add_argument(
         "--tolerance",
@@ -81,11 +84,13 @@ def _parser() -> argparse.ArgumentParser:
         help="largest difference of a logit (default: %(default)s, for float32 stores)",
     )
     parser.add_argument(
-        "--length", type=int, help="tokens that rows were cut to when labelled (default: not cut)"
+        "--length",
+        type=options.at_least(1),
+        help="tokens that rows were cut to when labelled (default: not cut)",
     )
     parser.add_argument(
         "--workers",
-        type=int,
+        type=options.at_least(1),
         default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
         help="processes, each reading a shard at a time (default: all cores)",
     )
