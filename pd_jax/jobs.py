@@ -20,11 +20,14 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 from pd_jax.data.workers import available_cores, light_main
-from pd_jax.errors import PdError, StageError
+from pd_jax.errors import ConfigError, PdError, StageError
 from pd_jax.training.signals import Stopped, stop_on
 
 SAVE_SECONDS = 120.0
 """How long a process that was asked to stop may take to save."""
+
+_GPU_MEMORY = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+"""Where XLA reads how much of a GPU a process takes at its start, in place of three quarters."""
 
 Say = Callable[[str], None]
 Work = Callable[[Say], Sequence[Any]]
@@ -110,6 +113,23 @@ def _outcomes(group: Group, results: Sequence[Any]) -> Iterator[Outcome]:
             yield Outcome(name, fault=result)
         else:
             yield Outcome(name, result=result)
+
+
+def check_platforms(jobs: int) -> None:
+    """Raises ConfigError where several processes cannot share what jax is told to run on."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if jobs > 1 and "tpu" in platforms.split(","):
+        raise ConfigError(
+            f"--jobs={jobs} with JAX_PLATFORMS={platforms}: one process alone can open a host's "
+            f"TPU chips; leave --jobs out, and train stages by one program with --vmap={jobs}"
+        )
+
+
+def gpu_memory(places: int) -> str:
+    """Returns the share of a GPU's memory for each of so many processes, as XLA reads it; together
+    they take what the environment grants one, or nine tenths.
+    """
+    return f"{float(os.environ.get(_GPU_MEMORY, '0.9')) / places:.3f}"
 
 
 class _Here:
@@ -306,8 +326,7 @@ def _prepare(place: int, places: int, parent: int) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, share)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # On a GPU every process would otherwise take three quarters of the memory for itself.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / places:.3f}")
+    os.environ[_GPU_MEMORY] = gpu_memory(places)
     from absl import logging
 
     logging.set_verbosity(logging.FATAL)

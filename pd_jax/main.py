@@ -121,10 +121,12 @@ def _set_up() -> None:
     """Joins the other processes; sets up memory, compilation cache and what may be said."""
     import jax
 
-    from pd_jax import allocation, compilation
+    from pd_jax import allocation, compilation, jobs
     from pd_jax.parallel import distributed
     from pd_jax.training.checkpoint import quiet_failed_saves
 
+    if not _ESTIMATE.value:
+        jobs.check_platforms(_JOBS.value)
     quiet_failed_saves()
     allocation.keep_memory()
     distributed.initialise(cast(distributed.Mode, _DISTRIBUTED.value))

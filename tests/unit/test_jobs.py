@@ -9,11 +9,11 @@ import pytest
 
 from pd_jax import jobs
 from pd_jax.data.workers import available_cores
-from pd_jax.errors import StageError
+from pd_jax.errors import ConfigError, StageError
 from pd_jax.training.signals import Stopped
 
 
-def work(group: jobs.Group, say: jobs.Say) -> list[tuple[str, int] | Exception]:
+def work(group: jobs.Group, say: jobs.Say) -> list[tuple[str, int | str] | Exception]:
     """What jobs of these tests do, by the beginning of the first one's name."""
     name = group[0]
     say(f"began {' and '.join(group)}")
@@ -27,6 +27,8 @@ def work(group: jobs.Group, say: jobs.Say) -> list[tuple[str, int] | Exception]:
         os.kill(os.getpid(), signal.SIGKILL)
     if name.startswith("long"):
         time.sleep(60)
+    if name.startswith("memory"):
+        return [(name, os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"])]
     return [(name, len(available_cores()))]
 
 
@@ -95,6 +97,24 @@ def test_processes_share_the_cores_and_outlive_failed_and_killed_jobs():
     assert found["after last"].lacks == "last"
     assert found["second"].result == ("second", max(1, len(available_cores()) // 2))
     assert "began first" in said
+
+
+def test_processes_divide_the_memory_of_a_gpu_that_one_was_granted(monkeypatch):
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    assert jobs.gpu_memory(3) == "0.300"
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")  # launch/env/gpu.sh
+    assert jobs.gpu_memory(4) == "0.230"
+    told = outcomes({"memory": ()}, count=2, said=[])
+    assert told["memory"].result == ("memory", "0.460")
+
+
+def test_several_processes_cannot_open_the_chips_of_a_tpu(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu,cpu")
+    with pytest.raises(ConfigError, match="--jobs=3 with JAX_PLATFORMS=tpu,cpu.*with --vmap=3"):
+        jobs.check_platforms(3)
+    jobs.check_platforms(1)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
+    jobs.check_platforms(3)
 
 
 def test_closing_stops_the_processes_at_once():
