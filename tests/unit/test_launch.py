@@ -125,10 +125,17 @@ def test_slurm_starts_one_task_a_gpu() -> None:
     assert planned("launch/slurm.sbatch", *JOB)[-1] == [
         "srun",
         "--kill-on-bad-exit=1",
+        "--cpus-per-task=8",
         *("bash", "launch/with_env.sh", "gpu"),
         *(".venv/bin/python", "-m", "pd_jax.main", "--distributed=on"),
         *JOB,
     ]
+
+
+def test_slurm_gives_its_tasks_the_cores_that_sbatch_was_asked_for() -> None:
+    done = bash("launch/slurm.sbatch", *JOB, "--dry-run", SLURM_CPUS_PER_TASK="3")
+    assert " srun --kill-on-bad-exit=1 --cpus-per-task=3 bash " in done.stderr
+    assert "#SBATCH --cpus-per-task=8\n" in (LAUNCH / "slurm.sbatch").read_text()
 
 
 def fake_commands(folder: pathlib.Path, **scripts: str) -> str:
@@ -296,6 +303,25 @@ def test_sky_job_recovers_and_gets_its_flags() -> None:
     given = dict(word.split("=", 1) for word in command if re.match("[A-Z]+=", word))
     assert set(given) <= set(task["envs"])
     assert shlex.split(given["ARGUMENTS"]) == [JOB[0], ODD]
+
+
+def test_sky_installs_a_python_where_the_image_has_none_of_ours(tmp_path: pathlib.Path) -> None:
+    for folder in ("launch", ".venv/bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(LAUNCH / "functions.sh", tmp_path / "launch")
+    shutil.copy(ROOT / "setup.py", tmp_path)
+    (tmp_path / ".venv/bin/python").symlink_to("/bin/true")
+    setup = yaml.safe_load((LAUNCH / "sky.yaml").read_text())["setup"]
+    olds = dict.fromkeys(("python3", "python3.11", "python3.12", "python3.13"), "exit 1")
+    path = fake_commands(tmp_path, **olds, sudo='echo "$@" >>asked')
+    done = subprocess.run(["bash", "-c", setup], cwd=tmp_path, env={"PATH": path})
+    assert done.returncode == 0
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked == ["apt-get update", "apt-get install --yes python3.11 python3.11-venv"]
+    (tmp_path / "asked").unlink()
+    path = fake_commands(tmp_path, **{"python3.12": "exit 0"})
+    assert subprocess.run(["bash", "-c", setup], cwd=tmp_path, env={"PATH": path}).returncode == 0
+    assert not (tmp_path / "asked").exists()
 
 
 def test_sky_processes_find_each_other(tmp_path: pathlib.Path) -> None:
