@@ -76,6 +76,9 @@ def initialise(mode: Mode = "auto") -> None:
     timer = threading.Timer(seconds, _give_up, [hint])
     timer.daemon = True
     timer.start()
+    # jax's preemption service would take SIGTERM from whoever handles it here, and tell only those
+    # who ask it: a notice during any stage but training would be swallowed.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             coordinator_address=explicit.address if explicit else None,

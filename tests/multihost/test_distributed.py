@@ -101,6 +101,26 @@ def test_processes_agree_and_compare(count: int) -> None:
         assert f"mine {mine}" in lines
 
 
+def test_sigterm_stays_with_whoever_handled_it_before() -> None:
+    code = """
+import os, signal, time
+from pd_jax.parallel import distributed
+from pd_jax.training.signals import Stopped, stop_on
+
+stop_on(signal.SIGTERM)
+distributed.initialise("on")
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(5)
+    print("swallowed")
+except Stopped as stopped:
+    print(stopped)
+"""
+    process = start(code, free_port(), 1, 0)
+    out, err = process.communicate(timeout=120)
+    assert out == "SIGTERM\n", err
+
+
 @pytest.mark.parametrize(
     ("index", "extra", "hint"),
     [
