@@ -4,8 +4,8 @@
 
 Checked: manifest, counts, sizes, digests, offset indexes, every checksum, every example (tokens in
 the vocabulary, labels in the label set, ids), and of a store every row's id against its dataset and
-every logit. With `--teacher`, the logits of a sample are computed again and compared. Exits 0 where
-nothing is wrong, 2 where anything is.
+every logit; stores of a dataset with faults are left out. With `--teacher`, the logits of a sample
+are computed again and compared. Exits 0 where nothing is wrong, 2 where anything is.
 """
 
 import argparse
@@ -13,12 +13,12 @@ import concurrent.futures
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from etils import epath
 
-from pd_jax import config
+from pd_jax import config, files
 from pd_jax.data import audit, manifest
 from pd_jax.data.logits import LogitStore
 from pd_jax.data.manifest import Manifest
@@ -39,23 +39,26 @@ def main(argv: Sequence[str] | None = None) -> int:
       LogitsError: where a store's dataset is not among those given.
     """
     arguments = _parser().parse_args(argv)
-    faults = rows = 0
-    datasets = [(epath.Path(folder), manifest.read(folder)) for folder in arguments.datasets]
-    for folder, found in datasets:
-        rows += found.rows
+    datasets = {epath.Path(folder): _manifest_of(folder) for folder in arguments.datasets}
+    damaged = {}
+    for folder, found in datasets.items():
         print(f"reading {folder}: {found.rows} rows in {len(found.shards)} shards", file=sys.stderr)
-        faults += _tell(_dataset_faults(folder, found, workers=arguments.workers))
-    if faults:
-        raise RecordsError(f"{faults} faults; restore the files named above or build them again")
+        damaged[folder] = _tell(_dataset_faults(folder, found, workers=arguments.workers))
+    wrong = 0
     for folder in arguments.logits:
-        store, dataset = _open_store(epath.Path(folder), datasets)
-        print(f"reading {folder}: {len(dataset)} rows of logits", file=sys.stderr)
-        broken = _tell(audit.logits_faults(store, dataset))
-        if arguments.teacher and not broken:
-            broken += _tell(_teacher_faults(store, dataset, arguments))
-        faults += broken
-    if faults:
-        raise LogitsError(f"{faults} faults; restore the files named above or label again")
+        store, of = _open_store(epath.Path(folder), datasets)
+        if damaged[of]:
+            print(f"{folder} is left out: {of} has faults", file=sys.stderr)
+        else:
+            wrong += _tell(_store_faults(store, Dataset.open(of), arguments))
+    if faults := sum(damaged.values()):
+        also = f" and {wrong} in logit stores" if wrong else ""
+        raise RecordsError(
+            f"{faults} faults{also}; restore the files named above or build them again"
+        )
+    if wrong:
+        raise LogitsError(f"{wrong} faults; restore the files named above or label again")
+    rows = sum(found.rows for found in datasets.values())
     stores = f" and {len(arguments.logits)} logit stores" if arguments.logits else ""
     print(f"no fault in {rows} rows of {len(datasets)} datasets{stores}: {arguments.datasets}")
     return 0
@@ -128,18 +131,43 @@ def _dataset_faults(folder: epath.Path, found: Manifest, workers: int) -> Iterat
                 job.cancel()
 
 
+def _manifest_of(folder: str) -> Manifest:
+    """Returns a dataset's manifest; raises RecordsError, also where the folder is a logit store."""
+    path = epath.Path(folder) / manifest.FILE
+    said = files.read_json(path, RecordsError) if path.exists() else None
+    if isinstance(said, dict) and str(said.get("format")).startswith("pd_jax logits"):
+        raise RecordsError(
+            f"{folder} is a logit store, no dataset; name its dataset here and the store behind "
+            "--logits"
+        )
+    return manifest.read(folder)
+
+
 def _open_store(
-    folder: epath.Path, datasets: Sequence[tuple[epath.Path, Manifest]]
-) -> tuple[LogitStore, Dataset]:
-    """Returns a store and the one of the datasets that it was made for."""
+    folder: epath.Path, datasets: Mapping[epath.Path, Manifest]
+) -> tuple[LogitStore, epath.Path]:
+    """Returns a store and the folder of the dataset that it was made for."""
     store = LogitStore.open(folder)
-    for path, found in datasets:
+    for path, found in datasets.items():
         if found.fingerprint == store.manifest.dataset:
-            return store, Dataset.open(path)
+            return store, path
     raise LogitsError(
         f"{folder} was made for none of the datasets given; name the one with fingerprint"
         f" {store.manifest.dataset}"
     )
+
+
+def _store_faults(
+    store: LogitStore, dataset: Dataset, arguments: argparse.Namespace
+) -> Iterator[str]:
+    """Yields the faults of a store; what its teacher says is asked where it has none."""
+    print(f"reading {store.folder}: {len(dataset)} rows of logits", file=sys.stderr)
+    whole = True
+    for fault in audit.logits_faults(store, dataset):
+        whole = False
+        yield fault
+    if arguments.teacher and whole:
+        yield from _teacher_faults(store, dataset, arguments)
 
 
 def _teacher_faults(

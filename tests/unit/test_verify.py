@@ -185,6 +185,26 @@ def test_a_store_of_a_dataset_that_was_not_given(dataset, store, make_dataset, r
         verify.main([str(other.folder), "--workers", "1", "--logits", str(store)])
 
 
+def test_a_store_in_place_of_a_dataset_is_told_from_a_damaged_one(store):
+    with pytest.raises(RecordsError, match="store is a logit store, no dataset; .*behind --logits"):
+        verify.main([str(store), "--workers", "1"])
+
+
+def test_stores_of_undamaged_datasets_are_read_beside_a_damaged_one(
+    dataset, store, tmp_path, capsys
+):
+    other = tiny.dataset(tmp_path / "other", rows=4)
+    tiny.logit_store(tmp_path / "others", other, np.zeros((4, 2), np.float32))
+    damage(shard(dataset, 1), 20)
+    damage(tmp_path / "others" / "other-00001-of-00002.tfrecord", 20)
+    stores = ["--logits", str(store), str(tmp_path / "others")]
+    with pytest.raises(RecordsError, match="^2 faults and 2 in logit stores; restore"):
+        verify.main([str(dataset.folder), str(other.folder), "--workers", "1", *stores])
+    told = capsys.readouterr()
+    assert "store is left out: " in told.err and "has faults" in told.err
+    assert "other-00001-of-00002.tfrecord row 0 is damaged" in told.out
+
+
 def test_a_sample_is_computed_again_with_the_teacher(tmp_path, capsys):
     dataset = tiny.dataset(tmp_path / "set", rows=12, shards=3)
     teacher = tiny_teacher(tmp_path / "teacher", seed=0)
