@@ -334,6 +334,30 @@ def test_a_folder_by_itself_has_no_run_to_tell_of(tmp_path: pathlib.Path) -> Non
     assert card.read_run(write.epath.Path(tmp_path) / "model") is None
 
 
+@pytest.mark.parametrize(
+    ("kind", "tag", "loader", "output"),
+    [
+        ("task", "text-classification", "AutoModelForSequenceClassification", "logits"),
+        ("pretrained", "fill-mask", "AutoModelForMaskedLM", "logits"),
+        ("encoder", "feature-extraction", "AutoModel", "last_hidden_state"),
+    ],
+)
+def test_the_card_loads_no_head_that_the_model_lacks(
+    kind: str, tag: str, loader: str, output: str
+) -> None:
+    model = make_model(kind, small())
+    made = {
+        format: card.write_card(model, None, name="m", format=format, licence=None, checks=())
+        for format in ("hf", "onnx", "stablehlo")
+    }
+    assert all(f"pipeline_tag: {tag}\n" in text for text in made.values())
+    assert f"import {loader}, AutoTokenizer" in made["hf"]
+    assert f'model = {loader}.from_pretrained("FOLDER")' in made["hf"]
+    assert f"{output} = model(**inputs).{output}" in made["hf"]
+    assert f"{output} = session.run" in made["onnx"]
+    assert f'{output} = outputs["{output}"]' in made["stablehlo"]
+
+
 def test_ten_thousand_lines_split_equally_in_transformers(
     data_folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

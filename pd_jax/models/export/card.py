@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -20,6 +20,14 @@ _METHODS = {
 }
 _LIBRARIES = {"hf": "transformers", "onnx": "onnx", "stablehlo": "jax"}
 """What runs a format, as model hubs call it."""
+
+
+class _Kind(NamedTuple):
+    """A model hub's tag for a model, the class of transformers that loads it, and its output."""
+
+    tag: str
+    loader: str
+    output: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +82,10 @@ def write_card(
       licence: an SPDX name, or None where none was given.
       checks: one sentence for each comparison that was made.
     """
-    kind = "text-classification" if "classifier" in model.params else "fill-mask"
+    kind = _kind(model)
     front = ["---", *([f"license: {licence}"] if licence else [])]
     front += [f"library_name: {_LIBRARIES[format]}"]
-    front += [f"pipeline_tag: {kind}", "tags: [bert, pd_jax]", "---"]
+    front += [f"pipeline_tag: {kind.tag}", "tags: [bert, pd_jax]", "---"]
     parts = [
         "\n".join(front),
         f"# {name}",
@@ -174,16 +182,25 @@ def _told(run: Stage, references: str | Sequence[str]) -> str:
     return ", ".join([f"{name}: {size}", f"{count:,} parameters", _method(stage.config), *scores])
 
 
+def _kind(model: SavedModel) -> _Kind:
+    """Returns what a model is to its reader; without a head there are hidden states alone."""
+    if "classifier" in model.params:
+        return _Kind("text-classification", "AutoModelForSequenceClassification", "logits")
+    if "mlm" in model.params:
+        return _Kind("fill-mask", "AutoModelForMaskedLM", "logits")
+    return _Kind("feature-extraction", "AutoModel", "last_hidden_state")
+
+
 def _use(model: SavedModel, format: str) -> str:
     """Returns Python that runs the model in the reader's own program."""
-    task = "SequenceClassification" if "classifier" in model.params else "MaskedLM"
+    kind = _kind(model)
     lines = {
         "hf": (
-            f"from transformers import AutoModelFor{task}, AutoTokenizer",
+            f"from transformers import {kind.loader}, AutoTokenizer",
             "",
-            f'model = AutoModelFor{task}.from_pretrained("FOLDER")',
+            f'model = {kind.loader}.from_pretrained("FOLDER")',
             'inputs = AutoTokenizer.from_pretrained("FOLDER")("A sentence.", return_tensors="pt")',
-            "logits = model(**inputs).logits",
+            f"{kind.output} = model(**inputs).{kind.output}",
         ),
         "onnx": (
             "import onnxruntime",
@@ -192,7 +209,7 @@ def _use(model: SavedModel, format: str) -> str:
             'session = onnxruntime.InferenceSession("FOLDER/model.onnx")',
             'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
             'inputs = tokenizer(["A sentence."], return_tensors="np")',
-            "logits = session.run(None, dict(inputs))[0]",
+            f"{kind.output} = session.run(None, dict(inputs))[0]",
         ),
         "stablehlo": (
             "import pathlib",
@@ -201,7 +218,8 @@ def _use(model: SavedModel, format: str) -> str:
             "",
             'model = export.deserialize(pathlib.Path("FOLDER/model.stablehlo").read_bytes())',
             "# int32 arrays [batch, length]",
-            'logits = model.call(input_ids, token_type_ids, attention_mask)["logits"]',
+            "outputs = model.call(input_ids, token_type_ids, attention_mask)",
+            f'{kind.output} = outputs["{kind.output}"]',
         ),
     }
     return "\n".join(lines[format])
