@@ -261,6 +261,9 @@ class _Reader:
     def read(self, wanted: _Slice) -> Batch:
         """Returns the batch of these rows, in their order or packed."""
         batch: Batch = {}
+        if not len(wanted.places.rows):  # packed rows without an example: of one, only its form
+            one = self._read_from(0, np.zeros(1, np.int64), wanted.length)
+            batch = {name: values[:0] for name, values in one.items()}
         for number in np.unique(wanted.places.datasets):
             here = np.flatnonzero(wanted.places.datasets == number)
             part = self._read_from(int(number), wanted.places.rows[here], wanted.length)

@@ -185,6 +185,32 @@ def test_a_feed_packs_the_examples_of_each_step(tmp_path):
         assert all((one[name] == other[name]).all() for name in one)
 
 
+def test_processes_without_an_example_complete_the_packed_batch(tmp_path):
+    """Of eight processes, the last get rows that no example fell into."""
+    dataset = tiny.dataset(tmp_path / "set", rows=64)
+    answers = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
+    tiny.logit_store(tmp_path / "store", dataset, answers)
+    data = config.Data(records="set", logits="store", batch=32, lengths=(128,), packing=16)
+
+    def steps(index: int, of: int):
+        return list(
+            feed.make_feed(
+                [dataset], data, stores=[[LogitStore.open(tmp_path / "store")]], seed=1,
+                first_step=0, steps=4, process_index=index, process_count=of, prefetch=1,
+                rows_multiple=8,
+            )
+        )  # fmt: skip
+
+    parts = [steps(index, 8) for index in range(8)]
+    assert not any(batch["weight"].any() for batch in parts[-1])
+    for number, whole in enumerate(steps(0, 1)):
+        assert all(part[number].keys() == whole.keys() for part in parts)
+        for name, values in whole.items():
+            joined = np.concatenate([part[number][name] for part in parts])
+            assert joined.dtype == values.dtype
+            np.testing.assert_array_equal(joined, values)
+
+
 def test_a_packed_run_has_the_losses_of_the_padded_one(tmp_path):
     """Over eight devices and two micro-batches; dropout's bits belong to places, so it is off."""
     tiny.dataset(tmp_path / "train", rows=200)
