@@ -1,11 +1,10 @@
 """Digests of the files that a pipeline reads from outside its workdir."""
 
-import glob
-
 from etils import epath
 
 from pd_jax import files
-from pd_jax.errors import StageError
+from pd_jax.data import text
+from pd_jax.errors import SourceError, StageError
 
 
 class InputDigests:
@@ -27,19 +26,15 @@ class InputDigests:
         if reference.startswith("tfds:"):
             return reference
         path = epath.Path(reference)
-        if any(mark in reference for mark in "*?["):
-            found = sorted(epath.Path(name) for name in glob.glob(reference, recursive=True))
-        elif (path / "manifest.json").exists():
+        if (path / "manifest.json").exists():
             found = [path / "manifest.json"]
         elif path.is_dir():
             found = list(files.files_below(path))
         else:
-            found = [path]
-        if not found or not all(item.exists() for item in found):
-            raise StageError(
-                f"stage {stage!r} reads {reference}, which does not exist; correct the path in the "
-                "config"
-            )
+            try:
+                found = text.expanded(reference)
+            except SourceError as fault:
+                raise StageError(f"stage {stage!r} cannot read its input: {fault}") from None
         return files.digest_json([self._digest(item) for item in found])
 
     def save(self) -> None:

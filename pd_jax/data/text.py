@@ -26,6 +26,7 @@ _FORMATS = {".txt": "text", ".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".p
 _DIVISIBLE = ("text", "tsv", "jsonl", "parquet", "tfds")
 _COLUMNED = ("tsv", "csv")
 _STRIPE_ROWS = 64
+_GLOB = re.compile(r"[*?\[]")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|[\r\n]+")
 
 T = TypeVar("T")
@@ -75,6 +76,33 @@ def source_files(source: Source) -> tuple[SourceFile, ...]:
     """
     paths = (source.path,) if isinstance(source.path, str) else source.path
     return tuple(itertools.chain.from_iterable(_files(path, source.format) for path in paths))
+
+
+def expanded(path: str) -> list[epath.Path]:
+    """Returns the files that a path or glob names, local or remote, in order of name.
+
+    A path that exists is no glob, whatever marks it has; folders that a glob matches are left out.
+
+    Raises:
+      SourceError: where it names nothing, a folder, or folders of any depth (`**`).
+    """
+    if epath.Path(path).is_dir():
+        raise SourceError(
+            f"{path} is a folder; name the files in it, for example {path.rstrip('/')}/*.txt"
+        )
+    if epath.Path(path).exists():
+        return [epath.Path(path)]
+    if "**" in path:
+        raise SourceError(f"{path} has **, which no path may have; name each level with *")
+    if not _GLOB.search(path):
+        raise SourceError(f"{path} does not exist; check the path")
+    fixed = list(itertools.takewhile(lambda part: not _GLOB.search(part), path.split("/")))
+    folder = epath.Path("/".join(fixed) or ("/" if path.startswith("/") else "."))
+    pattern = "/".join(path.split("/")[len(fixed) :])
+    found = sorted(file for file in folder.glob(pattern) if not file.is_dir())
+    if not found:
+        raise SourceError(f"{path} matches no file; check the path")
+    return found
 
 
 def split(sources: Source | Sequence[Source], shards: int = 1) -> list[list[Piece]]:
@@ -182,7 +210,7 @@ def _files(path: str, form: str) -> Iterator[SourceFile]:
         path = prepared.PREFIX + path.removeprefix(prepared.PREFIX)
         yield SourceFile(path, "tfds", False, prepared.size(path))
         return
-    for found in _expanded(path):
+    for found in expanded(path):
         zipped = found.name.endswith(".gz")
         ending = epath.Path(found.name.removesuffix(".gz")).suffix
         if form == "auto" and ending not in _FORMATS:
@@ -194,25 +222,6 @@ def _files(path: str, form: str) -> Iterator[SourceFile]:
         yield SourceFile(
             str(found), _FORMATS[ending] if form == "auto" else form, zipped, found.stat().length
         )
-
-
-def _expanded(path: str) -> list[epath.Path]:
-    """Returns the files that a path or glob names."""
-    if epath.Path(path).is_dir():
-        raise SourceError(
-            f"{path} is a folder; name the files in it, for example {path.rstrip('/')}/*.txt"
-        )
-    if epath.Path(path).exists():
-        return [epath.Path(path)]
-    if not re.search(r"[*?\[]", path):
-        raise SourceError(f"{path} does not exist; check the path")
-    fixed = list(itertools.takewhile(lambda part: not re.search(r"[*?\[]", part), path.split("/")))
-    folder = epath.Path("/".join(fixed) or ("/" if path.startswith("/") else "."))
-    pattern = "/".join(path.split("/")[len(fixed) :])
-    found = sorted(file for file in folder.glob(pattern) if not file.is_dir())
-    if not found:
-        raise SourceError(f"{path} matches no file; check the path")
-    return found
 
 
 def _divisible(file: SourceFile) -> bool:

@@ -8,7 +8,9 @@ import pytest
 from etils import epath
 
 from pd_jax import files
-from pd_jax.errors import RecordsError, no_space, sentence_of
+from pd_jax.config import Source
+from pd_jax.data import text
+from pd_jax.errors import RecordsError, StageError, no_space, sentence_of
 from pd_jax.inputs import InputDigests
 
 
@@ -35,6 +37,21 @@ def test_a_folder_is_digested_by_all_files_below_it(tmp_path):
     assert before == digest()
     (folder / "inside" / "a").write_text("other")
     assert before != digest()
+
+
+def test_a_stage_has_the_digest_of_the_very_files_that_are_read(tmp_path):
+    (tmp_path / "folder.txt").mkdir()
+    for name in ("folder.txt/c.txt", "y[1].txt", "y1.txt"):
+        (tmp_path / name).write_text(name)
+    digests = InputDigests(epath.Path(tmp_path / "inputs.json"))
+    for pattern in ("*.txt", "y[1].txt", "y?.txt", "*/*.txt"):
+        path = str(tmp_path / pattern)
+        found = [file.path for file in text.source_files(Source(path=path))]
+        expected = files.digest_json([files.digest_file(name) for name in found])
+        assert digests.of(path, stage="records") == expected
+    for pattern, message in (("**/*.txt", r"has \*\*"), ("none", "none does not exist; check")):
+        with pytest.raises(StageError, match=f"stage 'records' cannot read.*{message}"):
+            digests.of(str(tmp_path / pattern), stage="records")
 
 
 def test_lines_are_appended_after_a_torn_one_was_taken_off(tmp_path):

@@ -240,6 +240,7 @@ def test_what_is_not_there_is_said_so(tmp_path):
         ("no.txt", r"no\.txt does not exist"),
         ("*.txt", r"\*\.txt matches no file"),
         ("", "is a folder; name the files in it"),
+        ("**/*.txt", r"\*\*/\*\.txt has \*\*, which no path may have; name each level with \*"),
     ):
         with pytest.raises(SourceError, match=message):
             text.split(Source(path=f"{tmp_path}/{path}"))
