@@ -99,4 +99,10 @@ class RecordsStage:
     shards: Positive = 1
     deduplicate: bool = False
     exclude: tuple[Source, ...] = ()
-    """Rows of these evaluation sets are removed from this dataset (decontamination)."""
+    """What these evaluation sets hold is left out of this dataset (decontamination).
+
+    Texts match that differ only in case, spacing and punctuation. Rows go whose text, or whose two
+    texts together, are those of an evaluation row. Of a corpus, documents (of a table: rows) go
+    whose whole text is one of an evaluation row's texts, and so do sentences; an evaluation text of
+    several sentences inside a longer document stays.
+    """

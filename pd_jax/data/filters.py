@@ -146,6 +146,9 @@ class ShardFilter:
     def documents(self, documents: Iterable[text.Document]) -> Iterator[text.Document]:
         """Yields the documents that stay, without the sentences of evaluation sets."""
         for document in self._first(documents):
+            if key("\n".join(document.sentences)) in self._excluded:
+                self._counts["excluded"] += 1
+                continue
             kept = tuple(part for part in document.sentences if key(part) not in self._excluded)
             self._counts["excluded"] += len(document.sentences) - len(kept)
             if kept:

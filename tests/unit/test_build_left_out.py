@@ -94,6 +94,25 @@ def test_sentences_of_evaluation_sets_are_left_out_of_documents(tmp_path, tokeni
     assert rows_of(tmp_path / "set")[0] == [[CLS, E, F, SEP]]
 
 
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("a.tsv", "text\nA b! C d.\ne f. a b.\nc d. e f. e f.\n"),
+        ("a.txt", "A b!\nC d.\n\ne f.\na b.\n\nc d.\ne f.\ne f.\n"),
+    ],
+)
+def test_documents_that_are_texts_of_evaluation_sets_are_left_out(
+    tmp_path, tokenizer, name, content
+):
+    evaluation = tmp_path / "dev.tsv"
+    evaluation.write_text("text\na b. c d.\ne f\n")
+    exclude = (Source(path=str(evaluation)),)
+    manifest = build_rows(tmp_path, tokenizer, content, Corpus(), name=name, exclude=exclude)
+    # Sentences of a longer document go alone, and only where one is a whole evaluation text.
+    assert rows_of(tmp_path / "set")[0] == [[CLS, A, B, DOT, SEP], [CLS, C, D, DOT, SEP]]
+    assert manifest.arguments["left_out"] == {"duplicates": 0, "excluded": 4}
+
+
 def test_pairs_of_evaluation_sets_are_left_out_as_pairs(tmp_path, tokenizer):
     content = "one\ttwo\na b\tc d\na b\tc\na\tc d\n"
     columns = {"text": "one", "pair": "two"}
