@@ -6,6 +6,7 @@ that shares a file with others passes over their rows without decoding them.
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +19,8 @@ LABEL_SEPARATOR = "|"
 """Stands between the labels of a row that has several."""
 
 _PARQUET_ROWS = 1024
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a pair of UTF-16, which JSON can write alone and UTF-8 cannot."""
 
 
 class BrokenRowError(SourceError):
@@ -293,7 +296,7 @@ def named_row(value: Mapping[str, Any], source: Source, origin: lines.Origin, nu
     """Returns the row whose columns are named values of any kind.
 
     Raises:
-      SourceError: where a column is missing, or text is not text.
+      SourceError: where a column is missing, or text is not text or cannot be encoded.
     """
     for name in (source.text, source.pair, source.label):
         if name is not None and name not in value:
@@ -308,6 +311,11 @@ def named_row(value: Mapping[str, Any], source: Source, origin: lines.Origin, nu
             raise SourceError(
                 f"{origin.name(number)} has {kind} in column {name!r}, which must be text;"
                 " correct the row or name another column"
+            )
+        if text is not None and (half := _SURROGATE.search(text)):
+            raise SourceError(
+                f"{origin.name(number)} has \\u{ord(half[0]):04x} in column {name!r}, which is half"
+                " a character; write the whole one, or remove it"
             )
         texts.append(text)
     label = None if source.label is None else label_text(value[source.label])
