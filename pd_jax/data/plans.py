@@ -110,7 +110,8 @@ def make_plan(
     for index, (pieces, description) in enumerate(zip(divided, described, strict=True)):
         filter_ = None
         if stage.deduplicate or stage.exclude:
-            names = files.digest_json(description) if stage.deduplicate else None
+            named = [stage.examples.layout, description]  # rows have other names than documents
+            names = files.digest_json(named) if stage.deduplicate else None
             place = str(epath.Path(folder) / _FILTERS_FOLDER)
             filter_ = filters.Filter(place, index, names, settings["excluded"])
         made_from = files.digest_json({**settings, "index": index, "pieces": description})
@@ -126,25 +127,18 @@ def make_plan(
 def _excluded_digest(stage: config.RecordsStage, digests: Mapping[str, str]) -> str | None:
     if not stage.exclude:
         return None
-    return files.digest_json(
-        [
-            [_columns(source), [digests[file.path] for file in text.source_files(source)]]
-            for source in stage.exclude
-        ]
-    )
+    wholes = [text.Piece(source, text.source_files(source)) for source in stage.exclude]
+    return files.digest_json([_described(whole, digests) for whole in wholes])
 
 
 def _described(piece: text.Piece, digests: Mapping[str, str]) -> dict[str, object]:
-    """Returns what of a piece decides its text: contents and columns, but no paths."""
+    """Returns what of a piece decides its text: contents and how they are read, but no paths."""
+    named = {field.name for field in dataclasses.fields(piece.source)} - {"path", "format"}
     return {
         "files": [(digests[file.path], file.format, file.zipped) for file in piece.files],
-        "columns": _columns(piece.source),
+        "source": {name: getattr(piece.source, name) for name in named},
         "range": (piece.begin, piece.end, piece.share, piece.shares),
     }
-
-
-def _columns(source: config.Source) -> tuple[object, ...]:
-    return (source.text, source.pair, source.label, source.rows)
 
 
 def _digests(found: Mapping[str, text.SourceFile], folder: epath.Path) -> dict[str, str]:

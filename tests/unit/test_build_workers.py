@@ -78,6 +78,44 @@ def test_shards_made_from_something_else_are_made_again(tmp_path, tokenizer, cha
     assert Dataset.open(folder).manifest == second
 
 
+@pytest.mark.parametrize("change", [{"columns": ("other", "text")}, {"broken_rows": "skip"}])
+def test_shards_of_a_file_that_is_read_otherwise_are_made_again(
+    tmp_path, tokenizer, monkeypatch, change
+):
+    path, folder = tmp_path / "a.tsv", tmp_path / "set"
+    path.write_text("".join(f"w{number}\tw{number + 1}\n" for number in range(60)))
+    columns = {"columns": ("text", "other")}
+    first = stage(path, Rows(), columns=columns, shards=3)
+    second = stage(path, Rows(), columns=columns | change, shards=3)
+    build_records(first, tokenizer, folder, name="a", workers=1)
+    made = []
+    real = build.build_shard
+    monkeypatch.setattr(
+        build, "build_shard", lambda task, count: (made.append(task.index), real(task, count))[1]
+    )
+    build_records(second, tokenizer, folder, name="a", workers=1)
+    assert made == [0, 1, 2]
+
+
+def test_names_of_documents_are_not_taken_for_those_of_rows(tmp_path, tokenizer, monkeypatch):
+    path = tmp_path / "a.txt"
+    path.write_text("w1\nw2\n\nw1\nw3\n\nw1\nw2\n")
+
+    def interrupted(task, count):
+        raise RecordsError("the disk is full")
+
+    options = {"shards": 2, "deduplicate": True}
+    with monkeypatch.context() as patch, pytest.raises(RecordsError, match="disk is full"):
+        patch.setattr(build, "build_shard", interrupted)
+        build_records(
+            stage(path, Corpus(), **options), tokenizer, tmp_path / "set", name="a", workers=1
+        )
+    made = build_records(
+        stage(path, Rows(), **options), tokenizer, tmp_path / "set", name="a", workers=1
+    )
+    assert made.rows == 3 and made.arguments["left_out"]["duplicates"] == 3
+
+
 def test_a_fault_in_a_worker_is_told_as_it_is(tmp_path, tokenizer):
     path = tmp_path / "a.txt"
     path.write_bytes(b"fine\n" * 2_000 + b"\xff\n" + b"fine\n" * 2_000)
