@@ -60,12 +60,7 @@ def open_material(data: config_lib.Data) -> Material:
             f"{datasets[0].folder / 'tokenizer'} is not the tokenizer that its dataset was made "
             "with; restore it or build the dataset again"
         )
-    for store in opened:
-        if store.manifest.task != opened[0].manifest.task:
-            raise ConfigError(
-                f"{store.folder} is of task {store.manifest.task!r}, {opened[0].folder} of "
-                f"{opened[0].manifest.task!r}; name stores of one task in data.logits"
-            )
+    _check_stores(opened)
     return material
 
 
@@ -96,6 +91,8 @@ def open_sets(
             store = LogitStore.open(logits[name])
             teachers = Teachers(dataset, [store], labels=material.labels)
             _check_language(f"evaluation.logits.{name}", store, material)
+            if isinstance(material.teacher, StoredStates):
+                _check_states(f"evaluation.logits.{name}", store, material.stores[0][0])
             if not teachers.complete:
                 raise ConfigError(
                     f"evaluation.logits.{name}: {logits[name]} has rows without an answer; "
@@ -181,13 +178,44 @@ def _stored_language(material: Material) -> StoredLanguage | None:
 
 
 def _stored_states(material: Material) -> StoredStates | None:
-    for of_dataset in material.stores:
-        said = of_dataset[0].manifest
-        field = next((field for field in said.fields if field.name == "states"), None)
-        if field is not None:
-            about = said.about
-            return StoredStates(about["layers"], field.shape[-1], tuple(about["state_layers"]))
-    return None
+    """Returns the states that all stores hold alike (`_check_stores`); None for no states."""
+    if not material.stores or (found := _states_of(material.stores[0][0])) is None:
+        return None
+    layers, held, shape = found
+    return StoredStates(layers, shape[-1], tuple(held))
+
+
+def _states_of(store: LogitStore) -> tuple | None:
+    """Returns the layers of a store's teacher, those whose states it holds, and a row's shape."""
+    said = store.manifest
+    field = next((field for field in said.fields if field.name == "states"), None)
+    return field and (said.about.get("layers"), said.about.get("state_layers"), field.shape)
+
+
+def _check_stores(stores: Sequence[LogitStore]) -> None:
+    for store in stores:
+        if store.manifest.task != stores[0].manifest.task:
+            raise ConfigError(
+                f"{store.folder} is of task {store.manifest.task!r}, {stores[0].folder} of "
+                f"{stores[0].manifest.task!r}; name stores of one task in data.logits"
+            )
+        _check_states("data.logits", store, stores[0])
+
+
+def _check_states(name: str, store: LogitStore, other: LogitStore) -> None:
+    """Raises ConfigError unless both hold states of the same layers, of teachers alike, or none."""
+    if _states_of(store) != _states_of(other):
+        raise ConfigError(
+            f"{name}: {store.folder} holds {_named_states(store)}, and {other.folder} "
+            f"{_named_states(other)}; give both label stages the same states"
+        )
+
+
+def _named_states(store: LogitStore) -> str:
+    if (found := _states_of(store)) is None:
+        return "no states"
+    layers, held, shape = found
+    return f"states of {shape[-1]} numbers after layers {held} of {layers}"
 
 
 def _check_tokenizer(name: str, dataset: Dataset, material: Material) -> None:

@@ -16,6 +16,7 @@ from pd_jax.objectives.patient import choose_teacher_layers, make_patient, patie
 from pd_jax.parallel.mesh import make_mesh
 from pd_jax.stages.context import Context
 from pd_jax.stages.label import label
+from pd_jax.stages.material import open_material, open_sets, with_teacher
 from pd_jax.stages.train import run_train
 from tests import tiny
 
@@ -91,6 +92,46 @@ def test_teachers_that_do_not_fit_are_refused():
         patient(teacher=StoredStates(4, 32, (0, 1)))
     with pytest.raises(ConfigError, match="hard_weight=0.5 needs labels"):
         patient(hard_weight=0.5)
+
+
+def test_stores_with_other_states_are_refused_by_name(tmp_path):
+    params = TaskModel(SHAPE, 2).init(jax.random.key(5), *dummy_inputs())["params"]
+    named = {"labels": tiny.LABELS, "task": "classification", "add": tiny.tokenizer}
+    hf.save(tmp_path / "teacher", params, SHAPE, **named)
+    mesh = make_mesh(config_lib.Mesh())
+    for name, layers in (("first", (0, 1)), ("other", (1, 2)), ("none", ())):
+        tiny.dataset(tmp_path / name, rows=16, seed=len(name))
+        labelling = config_lib.LabelStage(
+            teacher=str(tmp_path / "teacher"),
+            records=str(tmp_path / name),
+            batch=8,
+            lengths=(16,),
+            states=layers,
+        )
+        label(labelling, epath.Path(tmp_path / f"{name}-store"), mesh, title="labelling")
+
+    def opened(*names: str, evaluated: str = "first"):
+        data = config_lib.Data(
+            records=tuple(str(tmp_path / name) for name in names),
+            logits=tuple(str(tmp_path / f"{name}-store") for name in names),
+            batch=8,
+            lengths=(16,),
+        )
+        stage = tiny.stage(tmp_path, objective={"kind": "patient"}, data=data)
+        material = with_teacher(open_material(data), stage)
+        stores = {"dev": str(tmp_path / f"{evaluated}-store")}
+        open_sets({"dev": str(tmp_path / evaluated)}, stores, material)
+        return material.teacher
+
+    assert opened("first") == StoredStates(4, 32, (0, 1))
+    first = r"and .*first-store states of 32 numbers after layers \[0, 1\] of 4; give both label"
+    with pytest.raises(ConfigError, match=f"data.logits: .*none-store holds no states, {first}"):
+        opened("first", "none")
+    second = r"other-store holds states of 32 numbers after layers \[1, 2\] of 4"
+    with pytest.raises(ConfigError, match=f"data.logits: .*{second}, {first}"):
+        opened("first", "other")
+    with pytest.raises(ConfigError, match=f"evaluation.logits.dev: .*{second}, {first}"):
+        opened("first", evaluated="other")
 
 
 def test_states_from_a_store_and_from_a_teacher_at_hand_give_the_same_student(tmp_path):
