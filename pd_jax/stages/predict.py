@@ -121,23 +121,40 @@ def predict_rows(
     max_length: int | None = None,
     dtype: str = "float32",
 ) -> Iterator[Predicted]:
-    """Yields windows of the rows with their logits; devices compute one while the host makes the
-    next.
+    """Returns windows of the rows with their logits, as `make_predict_rows` gives them."""
+    predict = make_predict_rows(model, tokenizer, batch=batch, max_length=max_length, dtype=dtype)
+    return predict(rows)
+
+
+def make_predict_rows(
+    model: hf.SavedModel,
+    tokenizer: Tokenizer,
+    *,
+    batch: int = 64,
+    max_length: int | None = None,
+    dtype: str = "float32",
+) -> Callable[[Iterable[Row]], Iterator[Predicted]]:
+    """Returns rows -> windows of them with their logits; devices compute one while the host makes
+    the next. The model is placed and compiled once, however often it is asked.
 
     Args:
       model: what `load_classifier` gives.
       tokenizer: the model's.
-      rows: texts, all with a second text or all without.
       batch: texts at once, rounded up to a multiple of the devices.
       max_length: texts are cut to so many tokens; by default to what the model can read.
       dtype: float32 or bfloat16.
+
+    The rows are texts, all with a second text or all without.
     """
     predict = _make_window_predict(
         model, tokenizer, batch=batch, max_length=max_length, dtype=dtype
     )
-    windows = _windows(iter(rows), batch)
-    for window in _ahead(map(predict, windows)):
-        yield Predicted(window.rows, _in_order(window))
+
+    def predicted(rows: Iterable[Row]) -> Iterator[Predicted]:
+        for window in _ahead(map(predict, _windows(iter(rows), batch))):
+            yield Predicted(window.rows, _in_order(window))
+
+    return predicted
 
 
 def _windows(rows: Iterator[Row], batch: int) -> Iterator[list[Row]]:

@@ -31,7 +31,7 @@ from pd_jax.stages.language_teacher import (
     make_language_predict,
     said,
 )
-from pd_jax.stages.predict import load_classifier, make_predict, predict_rows
+from pd_jax.stages.predict import load_classifier, make_predict, make_predict_rows
 from pd_jax.stages.torch_teacher import TorchTeacher, load_torch
 from pd_jax.training.arrays import whole
 
@@ -155,19 +155,14 @@ def _text_answers(
 ) -> Answers:
     """Returns how a BERT with another vocabulary answers: from the rows' texts."""
     texts = _texts(dataset, stage)
+    predict = make_predict_rows(
+        model, tokenizer, batch=stage.batch, max_length=stage.lengths[-1], dtype=stage.dtype
+    )
 
     def answers(rows: np.ndarray) -> Iterator[tuple[np.ndarray, Values]]:
         for part in _parts(rows):
-            predicted = predict_rows(
-                model,
-                tokenizer,
-                texts.of(part),
-                batch=stage.batch,
-                max_length=stage.lengths[-1],
-                dtype=stage.dtype,
-            )
             first = 0
-            for found, logits in predicted:
+            for found, logits in predict(texts.of(part)):
                 yield part[first : first + len(found)], {"logits": logits}
                 first += len(found)
 

@@ -20,6 +20,7 @@ from pd_jax.models import sizes
 from pd_jax.models.heads import TaskModel
 from pd_jax.models.weights import hf
 from pd_jax.parallel.mesh import make_mesh
+from pd_jax.stages import predict, teachers
 from pd_jax.stages.context import Context
 from pd_jax.stages.label import label
 from pd_jax.stages.predict import load_classifier, predict_rows
@@ -92,7 +93,19 @@ def test_a_foreign_teacher_is_asked_with_its_own_tokenizer(dataset, foreign, tmp
     assert "no fault in 24 rows" in capsys.readouterr().out
 
 
-def test_a_bert_with_another_vocabulary_reads_the_text(dataset, tmp_path):
+def count_traces(monkeypatch) -> list:
+    """Returns a list that grows by one whenever a model on a mesh is traced."""
+    traced = []
+    on_mesh = predict.on_mesh
+
+    def counted(forward, held, mesh):
+        return on_mesh(lambda *given: traced.append(1) or forward(*given), held, mesh)
+
+    monkeypatch.setattr(predict, "on_mesh", counted)
+    return traced
+
+
+def test_a_bert_with_another_vocabulary_reads_the_text(dataset, tmp_path, monkeypatch):
     def other_tokenizer(folder):
         (folder / "vocab.txt").write_text("\n".join(OTHER_VOCABULARY) + "\n")
 
@@ -103,7 +116,10 @@ def test_a_bert_with_another_vocabulary_reads_the_text(dataset, tmp_path):
     params = TaskModel(shape, 2).init(jax.random.key(0), one, one, one)["params"]
     named = {"labels": ("a", "b"), "task": "classification", "add": other_tokenizer}
     hf.save(tmp_path / "bert", params, shape, **named)
+    monkeypatch.setattr(teachers, "_ROWS_OF_TEXT", 3)
+    traced = count_traces(monkeypatch)
     labelled(tmp_path / "store", stage(tmp_path / "bert", dataset, labels=()))
+    assert len(traced) == 1  # of 3 shards with 3 parts each, all padded to one length
     rows = np.arange(24)
     said = LogitStore.open(tmp_path / "store").gather(rows, dataset.gather(rows).example_ids)
     source = config_lib.Source(path=str(tmp_path / "set.tsv"))
