@@ -8,11 +8,12 @@ import dataclasses
 
 from pd_jax import config as config_lib
 from pd_jax.errors import ConfigError
+from pd_jax.models.flops import step_flops
 from pd_jax.models.sizes import BertConfig
-from pd_jax.objectives.classify import make_classify
+from pd_jax.objectives.classify import make_classify, task_outputs
 from pd_jax.objectives.distill import make_distill
 from pd_jax.objectives.lm_distill import make_lm_distill
-from pd_jax.objectives.mlm import Vocabulary, make_mlm
+from pd_jax.objectives.mlm import Vocabulary, make_mlm, predictions_per_row
 from pd_jax.objectives.objective import Objective, OnlineTeacher, StoredLanguage, StoredStates
 from pd_jax.objectives.patient import make_patient
 
@@ -106,3 +107,22 @@ def _lm_distill(
             f"{teacher.length} tokens; end both alike"
         )
     return make_lm_distill(kind, shape, facts.vocabulary, teacher)
+
+
+def useful_flops(
+    kind: config_lib.Objective,
+    shape: BertConfig,
+    *,
+    task: str | None,
+    labels: tuple[str, ...],
+    rows: int,
+    length: int,
+) -> int:
+    """Returns the operations of a student in a training step over so many rows, by the head that
+    its objective trains; a teacher's are not among them.
+    """
+    if isinstance(kind, config_lib.MaskedLanguageModel | config_lib.LanguageDistill):
+        everywhere = isinstance(kind, config_lib.LanguageDistill) and kind.positions == "all"
+        predictions = length if everywhere else predictions_per_row(length, kind.mask_rate)
+        return step_flops(shape, rows=rows, length=length, predictions=predictions)
+    return step_flops(shape, rows=rows, length=length, outputs=task_outputs(task, labels))

@@ -19,10 +19,8 @@ from pd_jax.data.tokenizers import load_tokenizer
 from pd_jax.evaluation import predictions
 from pd_jax.evaluation.evaluate import Evaluated, evaluate
 from pd_jax.models import sizes
-from pd_jax.models.flops import step_flops
 from pd_jax.models.initialise import initialise
 from pd_jax.models.weights import hf
-from pd_jax.objectives.mlm import predictions_per_row
 from pd_jax.objectives.objective import Objective
 from pd_jax.parallel import distributed, sharding
 from pd_jax.parallel.mesh import check_heads, mesh_for, row_places, row_share
@@ -35,7 +33,7 @@ from pd_jax.stages.material import (
     open_sets,
     with_teacher,
 )
-from pd_jax.stages.objectives import make_objective
+from pd_jax.stages.objectives import make_objective, useful_flops
 from pd_jax.training import arrays, rng
 from pd_jax.training.driver import train
 from pd_jax.training.job import Job, Outcome
@@ -215,13 +213,13 @@ class _Work:
 
     def flops(self, rows: int, length: int) -> float:
         """Returns the model's operations in a step, by the shape of this process's batch."""
-        config, kind = self.objective.config, self.stage.objective
-        rows *= row_share(self.mesh)[1]
-        if isinstance(kind, config_lib.MaskedLanguageModel):
-            predictions = predictions_per_row(length, kind.mask_rate)
-            return step_flops(config, rows=rows, length=length, predictions=predictions)
-        return step_flops(
-            config, rows=rows, length=length, outputs=max(1, len(self.material.labels))
+        return useful_flops(
+            self.stage.objective,
+            self.objective.config,
+            task=self.material.task,
+            labels=self.material.labels,
+            rows=rows * row_share(self.mesh)[1],
+            length=length,
         )
 
     def feed(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:

@@ -25,16 +25,13 @@ from pd_jax import files
 from pd_jax.config.reading import pipeline_from
 from pd_jax.errors import ConfigError, MeshError
 from pd_jax.models import sizes
-from pd_jax.models.flops import step_flops
-from pd_jax.objectives.classify import task_outputs
-from pd_jax.objectives.mlm import predictions_per_row
 from pd_jax.parallel import mesh as mesh_lib
 from pd_jax.parallel import topology
 from pd_jax.progress import Progress
 from pd_jax.report import plans as plans_lib
 from pd_jax.report.plans import Plan
 from pd_jax.stages.declared import declared, own_inputs, vocabulary_of
-from pd_jax.stages.objectives import Facts, make_objective
+from pd_jax.stages.objectives import Facts, make_objective, useful_flops
 from pd_jax.tools import command, options
 from pd_jax.training import ahead
 
@@ -106,6 +103,9 @@ def _plan(request: Request, place: Place, arguments: argparse.Namespace) -> Plan
         mesh=place.mesh,
         platform=place.platform,
     )
+    useful = useful_flops(
+        stage.objective, shape, task=facts.task, labels=facts.labels, rows=rows, length=length
+    )
     mesh = dict(place.mesh.shape)
     plan = Plan(
         name=request.name,
@@ -116,7 +116,7 @@ def _plan(request: Request, place: Place, arguments: argparse.Namespace) -> Plan
         length=length,
         parameters=made.parameters,
         state_bytes=made.state_bytes,
-        useful_flops=_flops(stage, shape, facts) / math.prod(mesh.values()),
+        useful_flops=useful / math.prod(mesh.values()),
         memory_limit=place.chip.memory if place.chip else None,
         steps=steps,
         price=arguments.price_per_chip_hour,
@@ -130,19 +130,6 @@ def _plan(request: Request, place: Place, arguments: argparse.Namespace) -> Plan
         return dataclasses.replace(plan, fits=False, fault=str(fault))
     fits = plan.memory_limit is None or compiled.peak_bytes <= plan.memory_limit
     return dataclasses.replace(plan, fits=fits, compiled=compiled)
-
-
-def _flops(stage: config_lib.TrainStage, shape: sizes.BertConfig, facts: Facts) -> int:
-    length = stage.data.lengths[-1]
-    kind = stage.objective
-    if isinstance(kind, config_lib.MaskedLanguageModel):
-        head = {"predictions": predictions_per_row(length, kind.mask_rate)}
-    elif isinstance(kind, config_lib.LanguageDistill):
-        masked = predictions_per_row(length, kind.mask_rate)
-        head = {"predictions": length if kind.positions == "all" else masked}
-    else:
-        head = {"outputs": task_outputs(facts.task, facts.labels)}
-    return step_flops(shape, rows=stage.data.batch, length=length, **head)
 
 
 def _steps(stage: config_lib.TrainStage, rows: int | None) -> int | None:

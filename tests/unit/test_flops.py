@@ -1,5 +1,9 @@
 """The operations of a step, against a model small enough to count on paper, and against XLA."""
 
+import pathlib
+from types import SimpleNamespace
+from typing import Any
+
 import jax
 import pytest
 
@@ -9,7 +13,9 @@ from pd_jax.models.sizes import BertConfig
 from pd_jax.parallel.mesh import make_mesh
 from pd_jax.stages.declared import vocabulary_of
 from pd_jax.stages.objectives import Facts, make_objective
+from pd_jax.stages.train import _Work
 from pd_jax.training import ahead
+from tests import tiny
 
 
 def test_one_token_one_layer_on_paper() -> None:
@@ -21,6 +27,27 @@ def test_one_token_one_layer_on_paper() -> None:
     assert forward_flops(config, rows=1, length=1, outputs=3) == 2 * (160 + 12)
     assert forward_flops(config, rows=1, length=1, predictions=1) == 2 * (160 + 16 + 28 + 8)
     assert step_flops(config, rows=5, length=1, outputs=3) == 3 * 5 * 2 * 172
+
+
+@pytest.mark.parametrize(
+    ("objective", "head"),
+    [
+        ({"kind": "mlm"}, {"predictions": 10}),
+        ({"kind": "lm_distill", "positions": "masked"}, {"predictions": 10}),
+        ({"kind": "lm_distill", "positions": "all"}, {"predictions": 64}),
+        ({"kind": "distill"}, {"outputs": 3}),
+    ],
+)
+def test_every_objective_is_counted_with_its_own_head(objective: dict, head: dict) -> None:
+    stage = tiny.stage(pathlib.Path("none"), objective=objective)
+    shape = BertConfig(4000, layers=1, hidden=32, heads=2, intermediate=64)
+    work: Any = SimpleNamespace(
+        stage=stage,
+        mesh=make_mesh(config_lib.Mesh(), jax.devices()[:1]),
+        objective=SimpleNamespace(config=shape),
+        material=SimpleNamespace(task="classification", labels=("a", "b", "c")),
+    )
+    assert _Work.flops(work, 16, 64) == step_flops(shape, rows=16, length=64, **head)
 
 
 @pytest.mark.parametrize("kind", ["mlm", "classify"])
