@@ -1,11 +1,20 @@
 """Pieces that config files are made of: each call returns a fresh value, and changes nothing."""
 
 import os
+import re
 from collections.abc import Collection
 
 from ml_collections import config_dict
 
-from pd_jax.models.sizes import canonical
+RELEASED = {
+    "tiny": "L2_H128",
+    "mini": "L4_H256",
+    "small": "L4_H512",
+    "medium": "L8_H512",
+    "base": "L12_H768",
+    "large": "L24_H1024",
+}
+"""The released sizes by name; `pd_jax` knows them, too, but configs import nothing from it."""
 
 
 def parse(arg: str, **defaults) -> dict:
@@ -32,6 +41,15 @@ def one_of(known: Collection[str], value: str, name: str) -> str:
     if value not in known:
         raise ValueError(f"config argument {name}={value}: this config knows {', '.join(known)}")
     return value
+
+
+def canonical(size: str) -> str:
+    """Returns `L4_H256` for `Mini` and for itself; raises ValueError for what is no size."""
+    name = RELEASED.get(size.lower(), size.upper())
+    if not re.fullmatch(r"L[1-9]\d*_H[1-9]\d*", name):
+        names = ", ".join(known.capitalize() for known in RELEASED)
+        raise ValueError(f"size {size!r} is none: write L4_H256 (layers, hidden size) or {names}")
+    return name
 
 
 def shape(size: str) -> tuple[int, int]:

@@ -1,7 +1,6 @@
 """What a study may be told on the command line: budgets, sizes, and how small a smoke form is."""
 
 from configs import common
-from pd_jax.models.sizes import canonical
 
 STEPS = {
     # As many updates on a small transfer or labelled set as on a large one: what differs is text.
@@ -58,7 +57,7 @@ def read(arg: str, **more) -> dict:
         given = {part.partition("=")[0] for part in arg.split(",")}
         args |= {name: SMOKE[name] for name in args if name in SMOKE and name not in given}
     named = {name: args[name] for name in ("size", "teacher", "grow") if args.get(name)}
-    return args | {name: canonical(size) for name, size in named.items()}
+    return args | {name: common.canonical(size) for name, size in named.items()}
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -69,7 +68,7 @@ def listed(text: str) -> tuple[str, ...]:
 def sizes(text: str) -> tuple[str, ...]:
     """Returns the sizes that an argument names; `all` are the paper's 24, the smallest first."""
     if text != "all":
-        return tuple(map(canonical, listed(text)))
+        return tuple(map(common.canonical, listed(text)))
     return tuple(
         f"L{layers}_H{hidden}" for hidden in (128, 256, 512, 768) for layers in range(2, 13, 2)
     )
