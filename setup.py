@@ -42,7 +42,7 @@ EXTRAS = {
     "gcs": [GCS],
     "tpu": ["jax[tpu]>=0.10,<0.12", GCS],
     "gpu": ["jax[cuda12]>=0.10,<0.12", GCS],
-    # Reading TF1 checkpoints and TFDS sources that need TensorFlow's own readers.
+    # To prepare TFDS datasets, and to measure beside tf.data; pd_jax itself never imports it.
     "tf": [
         "tensorflow-cpu>=2.20,<3; platform_system == 'Linux' and platform_machine == 'x86_64'",
         "tensorflow>=2.20,<3; platform_system != 'Linux' or platform_machine != 'x86_64'",
