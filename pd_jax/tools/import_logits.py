@@ -12,8 +12,9 @@ another counts as missing, and so does a row of the dataset that no file speaks 
 """
 
 import argparse
+import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from etils import epath
 
@@ -36,12 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     dataset = Dataset.open(arguments.records)
     form = _form(arguments, dataset)
-    source = config.Source(
-        path=tuple(arguments.input),
-        format=arguments.format,
-        text=arguments.id_column or arguments.text_column,
-        pair=arguments.pair_column,
-    )
+    source = _source(arguments)
     named = ", ".join(map(str, arguments.input))
     print(
         f"importing {form.kind} of {form.outputs} outputs from {arguments.array or named} for"
@@ -81,6 +77,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _source(arguments: argparse.Namespace) -> config.Source:
+    """Returns the files that hold the answers, or name their rows."""
+    return config.Source(
+        path=tuple(arguments.input),
+        format=arguments.format,
+        text=arguments.id_column or arguments.text_column,
+        pair=arguments.pair_column,
+    )
+
+
 def _form(arguments: argparse.Namespace, dataset: Dataset) -> answers_lib.Form:
     """Returns what the arguments say of the files' columns.
 
@@ -90,61 +96,63 @@ def _form(arguments: argparse.Namespace, dataset: Dataset) -> answers_lib.Form:
     said = dataset.manifest
     task = arguments.task or said.task or "classification"
     labels = tuple(filter(None, (label.strip() for label in arguments.labels.split(","))))
-    labels = () if task == "regression" else labels or said.labels
-    columns = tuple(filter(None, arguments.columns.split(",")))
-    faults = [
-        (
-            said.task not in (None, task),
-            f"{dataset.folder} is of task {said.task}; leave --task={task} out",
-        ),
-        (
-            task != "regression" and not labels,
-            "the dataset has no labels; name those of the outputs in order with --labels",
-        ),
-        (
-            bool(said.labels) and sorted(labels) != sorted(said.labels),
-            f"{dataset.folder} has labels {', '.join(said.labels)}, not {', '.join(labels)}",
-        ),
-        (len(set(labels)) < len(labels), "--labels names a label twice"),
-        (
-            bool(columns) and len(columns) != max(1, len(labels)),
-            f"--columns names {len(columns)} columns for {max(1, len(labels))} outputs",
-        ),
-        (
-            arguments.values is not None and bool(columns),
-            "give either --values, a column of all numbers, or --columns, one for each label",
-        ),
-        (
-            (arguments.kind == "labels") != (arguments.certainty is not None),
-            "--kind labels needs --certainty, the probability that the named label is given, and"
-            " nothing else takes it",
-        ),
-        (
-            arguments.kind == "labels" and (arguments.values is None or task != "classification"),
-            "--kind labels needs --values, the column of the label, and a classification",
-        ),
-        (
-            arguments.array is not None and (arguments.values is not None or bool(columns)),
-            "--array holds the numbers; leave --values and --columns out",
-        ),
-        (
-            task == "regression" and arguments.kind != "logits",
-            "a regression has neither probabilities nor labels; leave --kind out",
-        ),
-        (
-            task == "regression" and not (arguments.values or columns or arguments.array),
-            "a regression needs --values, the column of the value",
-        ),
-        (
-            arguments.certainty is not None and not 0 < arguments.certainty < 1,
-            "--certainty must lie between 0 and 1",
-        ),
-    ]
-    for wrong, sentence in faults:
-        if wrong:
-            raise ConfigError(sentence)
-    certainty = arguments.certainty or 1.0
-    return answers_lib.Form(task, labels, arguments.kind, arguments.values, columns, certainty)
+    form = answers_lib.Form(
+        task,
+        () if task == "regression" else labels or said.labels,
+        arguments.kind,
+        arguments.values,
+        tuple(filter(None, arguments.columns.split(","))),
+        arguments.certainty or 1.0,
+    )
+    faults = itertools.chain(
+        _label_faults(form, dataset),
+        _kind_faults(form, arguments.certainty),
+        _column_faults(form, arguments.array),
+    )
+    if fault := next(faults, None):
+        raise ConfigError(fault)
+    return form
+
+
+def _label_faults(form: answers_lib.Form, dataset: Dataset) -> Iterator[str]:
+    """Yields what is wrong with the task and its labels."""
+    said, labels = dataset.manifest, form.labels
+    if said.task not in (None, form.task):
+        yield f"{dataset.folder} is of task {said.task}; leave --task={form.task} out"
+    if form.task != "regression" and not labels:
+        yield "the dataset has no labels; name those of the outputs in order with --labels"
+    if said.labels and sorted(labels) != sorted(said.labels):
+        yield f"{dataset.folder} has labels {', '.join(said.labels)}, not {', '.join(labels)}"
+    if len(set(labels)) < len(labels):
+        yield "--labels names a label twice"
+
+
+def _kind_faults(form: answers_lib.Form, certainty: float | None) -> Iterator[str]:
+    """Yields what is wrong with the kind of answer and its certainty."""
+    named = form.kind == "labels"
+    if named != (certainty is not None):
+        yield (
+            "--kind labels needs --certainty, the probability that the named label is given, and "
+            "nothing else takes it"
+        )
+    if named and (form.column is None or form.task != "classification"):
+        yield "--kind labels needs --values, the column of the label, and a classification"
+    if form.task == "regression" and form.kind != "logits":
+        yield "a regression has neither probabilities nor labels; leave --kind out"
+    if certainty is not None and not 0 < certainty < 1:
+        yield "--certainty must lie between 0 and 1"
+
+
+def _column_faults(form: answers_lib.Form, array: str | None) -> Iterator[str]:
+    """Yields what is wrong with where the numbers stand."""
+    if form.columns and len(form.columns) != form.outputs:
+        yield f"--columns names {len(form.columns)} columns for {form.outputs} outputs"
+    if form.column is not None and form.columns:
+        yield "give either --values, a column of all numbers, or --columns, one for each label"
+    if array is not None and (form.column is not None or form.columns):
+        yield "--array holds the numbers; leave --values and --columns out"
+    if form.task == "regression" and not (form.column or form.columns or array):
+        yield "a regression needs --values, the column of the value"
 
 
 def _check_missing(
