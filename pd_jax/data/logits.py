@@ -2,8 +2,9 @@
 
 A store is a folder of TFRecord shards, cut like the dataset's (`data/logit_shards.py`), and a
 sealed `manifest.json`. All records of a store have the same size, so a row's place follows from its
-number and no index is needed. A teacher of a task gives `logits` (full float32) and may give the
-`states` of its layers; a teacher of language gives what `language_fields` names.
+number and no index is needed; remote shards are read in blocks (`data/remote.py`). A teacher of a
+task gives `logits` (full float32) and may give the `states` of its layers; a teacher of language
+gives what `language_fields` names.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from etils import epath
 from jaxtyping import Float32, Int64, UInt8
 
 from pd_jax import files
-from pd_jax.data import manifest, tfrecord
+from pd_jax.data import manifest, remote
 from pd_jax.data.logit_shards import LARGEST_ROW, Field, Layout, LogitsShard, endless, unanswered
 from pd_jax.data.records import Dataset
 from pd_jax.errors import LogitsError
@@ -126,7 +127,8 @@ class LogitStore:
         self._columns = list(columns)
         self._layout = Layout(manifest.fields)
         self._first_rows = np.cumsum([0, *(shard.rows for shard in manifest.shards)])
-        self._contents: dict[int, bytes | mmap.mmap] = {}
+        self._contents: dict[int, mmap.mmap | remote.RemoteFile] = {}
+        self._blocks = remote.Blocks()
 
     @classmethod
     def open(cls, folder: epath.PathLike) -> Self:
@@ -245,13 +247,20 @@ class LogitStore:
         for shard in np.unique(shards):
             here = shards == shard
             places = rows[here] - self._first_rows[shard]
-            records[here] = self._shard(int(shard))[places]
+            records[here] = self._of_shard(int(shard), places)
         return records
 
-    def _shard(self, shard: int) -> np.ndarray:
+    def _of_shard(self, shard: int, places: np.ndarray) -> np.ndarray:
         if shard not in self._contents:
-            self._contents[shard] = tfrecord.content(self.folder / self.manifest.shards[shard].file)
-        return np.frombuffer(self._contents[shard], np.uint8).reshape(-1, self._layout.size)
+            path = self.folder / self.manifest.shards[shard].file
+            self._contents[shard] = remote.content(path, self._blocks)
+        content, size = self._contents[shard], self._layout.size
+        if isinstance(content, mmap.mmap):
+            return np.frombuffer(content, np.uint8).reshape(-1, size)[places]
+        # In the order of the file: blocks that are not here yet are then read from front to back.
+        asked, back = np.unique(places, return_inverse=True)
+        found = b"".join(content[at : at + size] for at in (asked * size).tolist())
+        return np.frombuffer(found, np.uint8).reshape(-1, size)[back]
 
 
 def _read_manifest(folder: epath.Path) -> LogitsManifest:

@@ -60,7 +60,7 @@ class Dataset:
         # Plain arrays: numpy takes rows from a memmap itself at several times the cost.
         self._indexes = [index.view(np.ndarray) for index in indexes]
         self._first_rows = np.cumsum([0, *(shard.rows for shard in manifest.shards)])
-        self._contents: dict[int, bytes | mmap.mmap | remote.RemoteFile] = {}
+        self._contents: dict[int, mmap.mmap | remote.RemoteFile] = {}
         self._blocks = remote.Blocks()
         self._damaged: set[int] = set()
 
@@ -205,13 +205,11 @@ class Dataset:
         found = {one: self._contents[one[0]][one[1] : one[2]] for one in sorted(wanted)}
         return [found[one] for one in wanted]
 
-    def _open(self, shard: int) -> bytes | mmap.mmap | remote.RemoteFile:
+    def _open(self, shard: int) -> mmap.mmap | remote.RemoteFile:
         info = self.manifest.shards[shard]
         path = self.folder / info.file
         _check_size(path, info)
-        if remote.is_remote(self.folder):
-            return remote.RemoteFile(path, self._blocks)
-        return tfrecord.content(path)
+        return remote.content(path, self._blocks)
 
     def _tokens(self, block: _Block, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
         sizes = block.entries["ids_bytes"].astype(np.int64)

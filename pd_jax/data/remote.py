@@ -4,6 +4,7 @@ Storage like this answers slowly and sends fast: a request for a row takes about
 megabytes. A feed that shuffles within windows (`data.window`) reads each block once an epoch.
 """
 
+import mmap
 import threading
 from collections import OrderedDict
 
@@ -11,8 +12,8 @@ from etils import epath
 
 BLOCK_BYTES = 1 << 23
 KEPT_BYTES = 1 << 30
-"""Of a dataset's blocks. What `data.window` covers should fit twice: a block that was dropped is
-read again whenever it is asked for."""
+"""Of a dataset's blocks, and of a logit store's. What `data.window` covers should fit twice: a
+block that was dropped is read again whenever it is asked for."""
 
 
 class Blocks:
@@ -47,6 +48,14 @@ class RemoteFile:
         parts = [self._blocks.get(self._path, number) for number in range(first, last + 1)]
         content = parts[0] if len(parts) == 1 else b"".join(parts)
         return content[begin : begin + span.stop - span.start]
+
+
+def content(path: epath.Path, blocks: Blocks) -> mmap.mmap | RemoteFile:
+    """Returns a file for random access: a local one memory-mapped, a remote one in blocks."""
+    if is_remote(path):
+        return RemoteFile(path, blocks)
+    with path.open("rb") as stream:
+        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def is_remote(path: epath.Path) -> bool:

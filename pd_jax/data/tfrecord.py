@@ -5,8 +5,6 @@ masked CRC-32C of the payload, all little-endian. Source: tensorflow/core/lib/io
 """
 
 import gzip
-import mmap
-import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -100,12 +98,3 @@ def spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
     return np.repeat(starts.astype(np.int64) - (ends - lengths), lengths) + np.arange(total)
-
-
-def content(path: epath.PathLike) -> bytes | mmap.mmap:
-    """Returns a file for random access: a local one memory-mapped, a remote one read whole."""
-    path = epath.Path(path)
-    if "://" in os.fspath(path):
-        return path.read_bytes()
-    with path.open("rb") as stream:
-        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)

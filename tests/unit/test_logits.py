@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pd_jax import config
-from pd_jax.data import example, feed, logit_shards, logits, teachers, tfrecord
+from pd_jax.data import example, feed, logit_shards, logits, remote, teachers, tfrecord
 from pd_jax.errors import LogitsError
 from tests import tiny
 
@@ -60,6 +60,32 @@ def test_logits_come_back_bit_for_bit_in_the_order_asked_for(store, dataset, val
     found = read(store, dataset, [6, 0, 3, 0])
     assert found.dtype == np.float32 and found.shape == (4, 3)
     np.testing.assert_array_equal(found, values[[6, 0, 3, 0]])
+
+
+def test_a_remote_store_is_read_in_blocks_of_which_few_are_kept(
+    store, dataset, values, monkeypatch
+):
+    asked = []
+
+    def read_range(path, begin, size):
+        asked.append((path.name, begin))
+        return path.read_bytes()[begin : begin + size]
+
+    size = LAYOUT.size
+    monkeypatch.setattr(remote, "is_remote", lambda path: True)
+    monkeypatch.setattr(remote, "read_range", read_range)
+    monkeypatch.setattr(remote, "BLOCK_BYTES", size - 1)  # a row lies in two blocks
+    monkeypatch.setattr(remote, "KEPT_BYTES", 2 * size)
+    np.testing.assert_array_equal(read(store, dataset, [6, 0, 3, 0]), values[[6, 0, 3, 0]])
+    first, second = sorted(shard.file for shard in logits.LogitStore.open(store).manifest.shards)
+    wanted = [(first, 0), (first, 1), (second, 0), (second, 1), (second, 3), (second, 4)]
+    assert asked == [(name, block * (size - 1)) for name, block in wanted]
+    opened = logits.LogitStore.open(store).check(dataset)
+    ids = dataset.gather(np.arange(7)).example_ids
+    for _ in range(2):
+        asked.clear()
+        np.testing.assert_array_equal(opened.gather(np.arange(7), ids), values)
+        assert len(asked) == 9  # every block: those of before were dropped
 
 
 def test_a_store_is_plain_tensorflow_records(store, dataset, values):
