@@ -145,22 +145,26 @@ def _blocks(
     source: config.Source, form: Form | None
 ) -> Iterator[tuple[list[tables.Row], Float64[np.ndarray, "rows outputs"]]]:
     """Yields rows with the numbers that they give; none where `form` is None."""
+    said = _said(source, form)
+    while block := list(itertools.islice(said, _ROWS_AT_ONCE)):
+        yield [row for row, _ in block], np.array([given for _, given in block], np.float64)
+
+
+def _said(source: config.Source, form: Form | None) -> Iterator[tuple[tables.Row, Sequence[float]]]:
     piece = text.Piece(source, text.source_files(source))
-    more = () if form is None else form.names
-    items = ((table, item) for table in text.tables_of(piece, more) for item in table.items())
-    while block := list(itertools.islice(items, _ROWS_AT_ONCE)):
-        rows = [table.row(item) for table, item in block]
-        outputs = 0 if form is None else form.outputs
-        given = np.empty((len(rows), outputs))
-        if form is not None:
-            for number, (table, item) in enumerate(block):
-                if not hasattr(table, "named"):
-                    raise LogitsError(
-                        f"{rows[number].where}: plain text and TFDS have no columns of numbers;"
-                        " give JSONL, CSV, TSV or Parquet"
-                    )
-                given[number] = _numbers(table.named(item), form, rows[number])  # type: ignore
-        yield rows, given
+    for table in text.tables_of(piece, () if form is None else form.names):
+        columned = table if isinstance(table, tables.NamedTable) else None
+        for item in table.items():
+            row = table.row(item)
+            if form is None:
+                yield row, ()
+            elif columned is None:
+                raise LogitsError(
+                    f"{row.where}: plain text and TFDS have no columns of numbers;"
+                    " give JSONL, CSV, TSV or Parquet"
+                )
+            else:
+                yield row, _numbers(columned.named(item), form, row)
 
 
 def _numbers(values: Mapping[str, Any], form: Form, row: tables.Row) -> list[float]:

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from pd_jax.config import Source
 from pd_jax.data import lines
@@ -61,6 +61,7 @@ class Table(Protocol):
         ...
 
 
+@runtime_checkable
 class NamedTable(Table, Protocol):
     """A table whose columns can all be had, by name."""
 
