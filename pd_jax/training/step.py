@@ -85,7 +85,7 @@ def pure_step(
         )
         sums |= {
             "gradient_norm": _single(norm),
-            "learning_rate": _single(optimizer.schedule(state.step)),
+            "learning_rate": _single(optimizer.schedule(state.optimizer.count)),
             "healthy": _single(healthy),
             **_norms(optimizer, moments, params, taken=state.step % NORM_STEPS == 0),
         }
