@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from pd_jax import config as config_lib
 from pd_jax.objectives.objective import Batch, Objective, Params, Sums
@@ -23,7 +23,7 @@ from pd_jax.parallel.sharding import batch_sharding
 from pd_jax.training import rng
 from pd_jax.training.optim import make_optimizer
 from pd_jax.training.state import TrainState
-from pd_jax.training.step import pure_step
+from pd_jax.training.step import pure_step, takes_norms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,24 +60,19 @@ def make_many_step(
     Arrays have the runs in front. A run's state and batch lie on the mesh as they would alone;
     `optimizer.learning_rate` is not read.
     """
-
-    def step(
-        frozen: Params, state: TrainState, batch: Batch, root: jax.Array, rate: Float[Array, ""]
-    ) -> tuple[TrainState, Sums]:
-        alone = pure_step(
-            objective,
-            make_optimizer(optimizer, steps, peak=rate),
-            micro_batches=micro_batches,
-            skip_nonfinite=skip_nonfinite,
-        )
-        return alone(frozen, state, batch, root)
-
+    step = _every_run(
+        objective,
+        optimizer,
+        steps=steps,
+        micro_batches=micro_batches,
+        skip_nonfinite=skip_nonfinite,
+    )
     everywhere = NamedSharding(mesh, PartitionSpec())
     frozen_at = sharding.assign(objective.frozen, sharding.RULES, mesh)
     states_at = jax.tree.map(_behind_runs, state_sharding)
     batch_at = _behind_runs(batch_sharding(mesh))
     jitted = jax.jit(
-        jax.vmap(step, in_axes=(None, 0, 0, 0, 0)),
+        step,
         in_shardings=(frozen_at, states_at, batch_at, everywhere, everywhere),
         out_shardings=(states_at, everywhere),
         donate_argnums=1,
@@ -96,6 +91,36 @@ def make_many_step(
         jax.jit(take, in_shardings=(states_at, everywhere), out_shardings=state_sharding),
         batch_at,
     )
+
+
+def _every_run(
+    objective: Objective, optimizer: config_lib.Optimizer, *, steps: int, **options: Any
+) -> Callable[[Params, TrainState, Batch, jax.Array, Float[Array, " runs"]], tuple]:
+    """Returns `step(frozen, states, batches, roots, rates) -> (states, sums)`, pure."""
+
+    def alone(
+        frozen: Params,
+        state: TrainState,
+        batch: Batch,
+        root: jax.Array,
+        rate: Float[Array, ""],
+        due: Bool[Array, ""],
+    ) -> tuple[TrainState, Sums]:
+        step = pure_step(objective, make_optimizer(optimizer, steps, peak=rate), **options)
+        return step(frozen, state, batch, root, due)
+
+    def step(
+        frozen: Params,
+        states: TrainState,
+        batches: Batch,
+        roots: jax.Array,
+        rates: Float[Array, " runs"],
+    ) -> tuple[TrainState, Sums]:
+        due = takes_norms(states.step).any()  # runs need not stand at the same step
+        every = jax.vmap(alone, in_axes=(None, 0, 0, 0, 0, None))
+        return every(frozen, states, batches, roots, rates, due)
+
+    return step
 
 
 class Together:

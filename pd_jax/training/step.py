@@ -60,17 +60,22 @@ def pure_step(
     *,
     micro_batches: int = 1,
     skip_nonfinite: bool = False,
-) -> Callable[[Params, TrainState, Batch, jax.Array], tuple[TrainState, Sums]]:
-    """Returns `step(frozen, state, batch, root) -> (state, sums)`.
+) -> Callable[..., tuple[TrainState, Sums]]:
+    """Returns `step(frozen, state, batch, root, due=None) -> (state, sums)`.
 
     The gradient is that of the whole batch's loss, whatever the number of micro-batches. A step
     whose loss or gradient is not finite changes nothing but `state.healthy`, and no later step
     changes anything: the state before the fault stays at hand. With `skip_nonfinite` it changes
-    nothing but `state.step`, and later steps go on. Either way `sums["healthy"]` tells.
+    nothing but `state.step`, and later steps go on. Either way `sums["healthy"]` tells. Where it
+    runs under `vmap`, `due` says, for all runs in common, whether any of them takes its norms.
     """
 
     def step(
-        frozen: Params, state: TrainState, batch: Batch, root: jax.Array
+        frozen: Params,
+        state: TrainState,
+        batch: Batch,
+        root: jax.Array,
+        due: jax.Array | None = None,
     ) -> tuple[TrainState, Sums]:
         batch = objective.prepare(batch, rng.stream(root, "prepare", state.step))
         batch = objective.teach(frozen, batch)
@@ -83,11 +88,12 @@ def pure_step(
         params, moments = optimizer.update(
             grads, state.optimizer, state.params, norm=norm, healthy=healthy
         )
+        taken = takes_norms(state.step)
         sums |= {
             "gradient_norm": _single(norm),
             "learning_rate": _single(optimizer.schedule(state.optimizer.count)),
             "healthy": _single(healthy),
-            **_norms(optimizer, moments, params, taken=state.step % NORM_STEPS == 0),
+            **_norms(optimizer, moments, params, taken=taken, due=taken if due is None else due),
         }
         if skip_nonfinite:
             return TrainState(state.step + 1, params, moments, state.healthy), sums
@@ -96,16 +102,26 @@ def pure_step(
     return step
 
 
-def _norms(optimizer: AdamW, moments: Any, params: Params, *, taken: jax.Array) -> Sums:
+def takes_norms(step: jax.Array) -> jax.Array:
+    """Returns whether the norms are taken at a step."""
+    return step % NORM_STEPS == 0
+
+
+def _norms(
+    optimizer: AdamW, moments: Any, params: Params, *, taken: jax.Array, due: jax.Array
+) -> Sums:
     """Returns the norms of the parameters and of their newest update, of nothing where not `taken`
     and where one is beyond float32: training goes on or not by its losses and gradients.
+
+    Nothing is worked out where not `due`, a scalar also under `vmap`: of a condition that differs
+    from run to run it would make a choice between two results.
     """
 
     def take() -> tuple[jax.Array, jax.Array]:
         return optax.tree.norm(params), optax.tree.norm(optimizer.last_update(moments, params))
 
     none = jnp.zeros((), jnp.float32)
-    found = jax.lax.cond(taken, take, lambda: (none, none))
+    found = jax.lax.cond(due, take, lambda: (none, none))
     sums = {}
     for name, norm in zip(("parameter_norm", "update_norm"), found, strict=True):
         counted = taken & jnp.isfinite(norm)

@@ -1,5 +1,7 @@
 """The step by itself, of a model of one matrix: what it reports, and what it does when."""
 
+import re
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +11,10 @@ import numpy as np
 from pd_jax import config as config_lib
 from pd_jax.models.sizes import BertConfig
 from pd_jax.objectives.objective import Objective, as_is, weighted
+from pd_jax.parallel import sharding
+from pd_jax.parallel.mesh import make_mesh
 from pd_jax.training import rng
+from pd_jax.training.many import make_many_step
 from pd_jax.training.optim import make_optimizer
 from pd_jax.training.step import make_init, pure_step
 
@@ -55,3 +60,28 @@ def test_the_rate_that_is_reported_is_the_one_applied_also_after_skipped_steps()
     schedule = optimizer.schedule
     applied = [float(schedule(count)) for count in (0, 1, 1, 2)]
     np.testing.assert_allclose(reported, applied, rtol=1e-6)
+
+
+def test_runs_of_one_program_take_norms_behind_a_branch_each_at_its_own_steps():
+    made, optimizer = objective(), make_optimizer(SETTINGS, STEPS)
+    mesh = make_mesh(config_lib.Mesh(), jax.devices()[:1])
+    states = [first(made, seed) for seed in (0, 1)]
+    at = sharding.assign(states[0], sharding.RULES, mesh)
+    many = make_many_step(made, SETTINGS, steps=STEPS, mesh=mesh, state_sharding=at)
+    alone = jax.jit(pure_step(made, optimizer))
+    # The second run is one step ahead: the norms of each are those of its own tenth step.
+    states[1], _ = alone({}, states[1], batch(7), rng.root_key(1))
+    roots, rates = jnp.stack([rng.root_key(seed) for seed in (0, 1)]), jnp.full(2, 0.1)
+    batches = jax.tree.map(lambda *rows: jnp.stack(rows), batch(0), batch(1))
+    stacked = many.stack(states)
+    traced = str(jax.make_jaxpr(many.jitted)({}, stacked, batches, roots, rates))
+    assert len(re.findall(r"\bcond\[", traced)) == 1
+    taken = []
+    for _ in range(11):
+        stacked, sums = many(stacked, batches, roots, rates)
+        for run in (0, 1):
+            states[run], expected = alone({}, states[run], batch(run), rng.root_key(run))
+            mine = jax.tree.map(lambda values, run=run: values[run], sums)
+            jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5), mine, expected)
+        taken.append(sums["update_norm"][1].tolist())
+    assert taken == [[1, 0], *[[0, 0]] * 8, [0, 1], [1, 0]]
