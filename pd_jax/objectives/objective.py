@@ -33,11 +33,12 @@ class Objective:
         the whole global batch, before any split into micro-batches, so that the draw does not
         depend on the split.
       sums: (params, prepared batch, dropout key or None) -> named (total, count) pairs, counts
-        independent of params.
+        independent of params and of what a teacher says.
       predict: (params, batch) -> the task's logits; None for objectives without a task.
       frozen: parameters that are read and never trained: an online teacher's (arrays, or their
         shapes where a step is only planned).
-      teach: (frozen, prepared batch) -> the batch with what the teacher says of it.
+      teach: (frozen, prepared batch) -> the batch with what the teacher says of it; runs on each
+        micro-batch by itself.
     """
 
     config: BertConfig

@@ -78,9 +78,8 @@ def pure_step(
         due: jax.Array | None = None,
     ) -> tuple[TrainState, Sums]:
         batch = objective.prepare(batch, rng.stream(root, "prepare", state.step))
-        batch = objective.teach(frozen, batch)
         key = rng.stream(root, "dropout", state.step)
-        grads, sums = _gradients(objective, state.params, batch, key, micro_batches)
+        grads, sums = _gradients(objective, frozen, state.params, batch, key, micro_batches)
         norm = optax.tree.norm(grads)
         healthy = state.healthy & jnp.isfinite(norm)
         for name in objective.terms:
@@ -193,14 +192,23 @@ def check_batch(batch: int, *, micro_batches: int, mesh: Mesh) -> None:
 
 
 def _gradients(
-    objective: Objective, params: Params, batch: Batch, key: jax.Array, micro_batches: int
+    objective: Objective,
+    frozen: Params,
+    params: Params,
+    batch: Batch,
+    key: jax.Array,
+    micro_batches: int,
 ) -> tuple[Any, Sums]:
-    """Returns the gradient of the batch's loss and its sums."""
+    """Returns the gradient of the batch's loss and its sums.
+
+    A teacher at hand reads one micro-batch after the other: what it says of every token of a whole
+    batch would not fit.
+    """
 
     def loss(
         params: Params, part: Batch, key: jax.Array, counts: dict | None
     ) -> tuple[jax.Array, Sums]:
-        sums = objective.sums(params, part, key)
+        sums = objective.sums(params, objective.teach(frozen, part), key)
         total = jnp.zeros((), jnp.float32)
         for name, weight in objective.terms.items():
             count = sums[name][1] if counts is None else counts[name]
@@ -210,8 +218,8 @@ def _gradients(
     if micro_batches == 1:
         return jax.grad(loss, has_aux=True)(params, batch, key, None)
 
-    # Counts do not depend on the parameters, so XLA drops this forward pass and keeps the counting.
-    whole = objective.sums(params, batch, None)
+    # Counts depend on no model, so XLA drops these forward passes and keeps the counting.
+    whole = objective.sums(params, objective.teach(frozen, batch), None)
     counts = {name: whole[name][1] for name in objective.terms}
     parts = jax.tree.map(lambda rows: _split(rows, micro_batches), batch)
 

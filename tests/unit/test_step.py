@@ -1,5 +1,6 @@
 """The step by itself, of a model of one matrix: what it reports, and what it does when."""
 
+import dataclasses
 import re
 from functools import partial
 from typing import Any
@@ -85,3 +86,44 @@ def test_runs_of_one_program_take_norms_behind_a_branch_each_at_its_own_steps():
             jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5), mine, expected)
         taken.append(sums["update_norm"][1].tolist())
     assert taken == [[1, 0], *[[0, 0]] * 8, [0, 1], [1, 0]]
+
+
+def taught(width: int) -> Objective:
+    """Returns the objective with a teacher at hand that says `width` numbers of every row."""
+    made = objective()
+
+    def sums(params: Any, batch: Any, key: Any) -> Any:
+        apart = batch["said"] - jnp.sum(
+            batch["rows"] @ params["classifier"]["kernel"], axis=-1, keepdims=True
+        )
+        pair = weighted(jnp.mean(jnp.sin(apart), axis=-1), batch["weight"])
+        return made.sums(params, batch, key) | {"soft": pair}
+
+    def teach(frozen: Any, batch: Any) -> Any:
+        return {**batch, "said": jnp.cos(batch["rows"] @ frozen["kernel"])}
+
+    taught = dataclasses.replace(made, terms={"loss": 1.0, "soft": 2.0}, sums=sums)
+    return taught.taught({"kernel": jnp.cos(jnp.arange(3.0 * width)).reshape(3, width)}, teach)
+
+
+def stepped(made: Objective, micro_batches: int):
+    """Returns the compiled step, and what it gives for a batch of 16 rows."""
+    optimizer = make_optimizer(SETTINGS, STEPS)
+    given = batch(rows=16)
+    given["weight"] = given["weight"].at[3].set(0.0)
+    arguments = (made.frozen, first(made), given, rng.root_key(0))
+    step = jax.jit(pure_step(made, optimizer, micro_batches=micro_batches))
+    compiled = step.lower(*arguments).compile()
+    return compiled, compiled(*arguments)
+
+
+def test_a_teacher_at_hand_reads_one_micro_batch_at_a_time():
+    width = 1 << 14
+    whole, (state, sums) = stepped(taught(width), 1)
+    for parts in (2, 4):
+        compiled, (parted, others) = stepped(taught(width), parts)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), sums, others)
+        close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+        jax.tree.map(close, state.optimizer.first, parted.optimizer.first)
+    assert compiled.memory_analysis().temp_size_in_bytes < 16 * width * 4  # all rows' in float32
+    assert compiled.cost_analysis()["flops"] < whole.cost_analysis()["flops"] / 2
