@@ -8,8 +8,8 @@ Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
 Args:   task=sst2|mnli size=L2_H128 rows=500+2000+8000 teacher=L4_H128 grow=L2_H128 seeds=3
         pretrain=12000 teacher_pretrain=6000 teacher_finetune=400 distill=300 finetune=400 rate=0
         dtype=float32 smoke
-Time:   after configs/study/sizes.py in the same workdir 100 minutes of one CPU core for two numbers:
-        every number and seed has a teacher of its own, and its labels.
+Time:   after configs/study/sizes.py in the same workdir 100 minutes of one CPU core for two
+        numbers: every number and seed has a teacher of its own, and its labels.
 Expect: PD > PF > basic with the largest gaps where labels are few.
 Found:  with 500 and 2,000 labels that order in agreement with the teacher; accuracies are within
         chance of each other (rows=500+2000; results/sst2).
