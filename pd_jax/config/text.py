@@ -12,8 +12,8 @@ class Source:
     """Text to read: files, a glob of files, or a TFDS name, and the columns that matter in it.
 
     `format="text"` is one sentence a line with a blank line between documents; `auto` decides by
-    the file's ending (`.txt`, `.tsv`, `.csv`, `.jsonl`, `.parquet`, each also with `.gz`;
-    `tfds:NAME`).
+    the file's ending (`.txt`, `.tsv`, `.csv`, `.jsonl`, each also with `.gz`; `.parquet`, which is
+    compressed inside; `tfds:NAME`).
     """
 
     path: Reference | tuple[Reference, ...]

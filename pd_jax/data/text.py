@@ -216,12 +216,16 @@ def _files(path: str, form: str) -> Iterator[SourceFile]:
         if form == "auto" and ending not in _FORMATS:
             known = ", ".join(_FORMATS)
             raise SourceError(
-                f"{found}: the ending {ending!r} is none of {known} (or one of them with .gz);"
-                " rename the file or give its format"
+                f"{found}: the ending {ending!r} is none of {known} (all but .parquet also with"
+                " .gz); rename the file or give its format"
             )
-        yield SourceFile(
-            str(found), _FORMATS[ending] if form == "auto" else form, zipped, found.stat().length
-        )
+        kind = _FORMATS[ending] if form == "auto" else form
+        if kind == "parquet" and zipped:
+            raise SourceError(
+                f"{found}: Parquet is compressed inside and must not be gzipped;"
+                " unpack it with gunzip"
+            )
+        yield SourceFile(str(found), kind, zipped, found.stat().length)
 
 
 def _divisible(file: SourceFile) -> bool:

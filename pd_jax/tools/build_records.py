@@ -6,9 +6,9 @@ r"""Makes a dataset of tokenised examples from text.
         --task classification --labels negative,positive --tokenizer vocab.txt --output train
 
 Inputs are files, globs, or `tfds:NAME:SPLIT`; text (one sentence a line, blank lines between
-documents), TSV, CSV, JSONL and Parquet, gzipped or not. A build that was interrupted is repeated
-with the same command and makes only the shards that are missing. With `--shard I --of N`, N
-processes on any machines that share the folder each make a part, in any order. With --beam
+documents), TSV, CSV and JSONL, gzipped or not, and Parquet. A build that was interrupted is
+repeated with the same command and makes only the shards that are missing. With `--shard I --of N`,
+N processes on any machines that share the folder each make a part, in any order. With --beam
 runner=DataflowRunner project=P region=R temp_location=gs://B, Beam's workers make the same shards.
 """
 

@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--input",
         default="-",
-        help="a .txt, .tsv, .csv, .jsonl or .parquet file (also .gz); default: standard input",
+        help="a .txt, .tsv, .csv, .jsonl (also .gz) or .parquet file; default: standard input",
     )
     parser.add_argument(
         "--input-format", choices=("text", "jsonl"), default="text", help="of standard input"

@@ -220,6 +220,8 @@ def test_broken_rows_are_skipped_where_the_source_says_so_and_counted(tmp_path, 
         ("a.txt.gz", CUT_GZIP, {}, r"a\.txt\.gz is a damaged gzip file"),
         ("a.txt.gz", "no gzip", {}, r"a\.txt\.gz is a damaged gzip file"),
         ("a.parquet", "no parquet", {}, r"a\.parquet is not a Parquet file"),
+        ("a.parquet.gz", "any", {}, r"a\.parquet\.gz: Parquet is compressed inside.*gunzip"),
+        ("a.gz", "any", {"format": "parquet"}, r"a\.gz: Parquet is compressed inside and must not"),
         ("a.tsv", "\n", {"text": "x"}, r"a\.tsv has no column 'x'"),
     ],
 )  # fmt: skip
