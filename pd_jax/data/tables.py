@@ -167,8 +167,14 @@ class Csv:
                         yield Item(first, cells)
                     first = reader.line_num + 1
             except csv.Error as fault:
+                where = self._origin.name(reader.line_num)
+                if "new-line character" in str(fault):
+                    raise SourceError(
+                        f"{where} has a carriage return that ends no line; convert the file's line"
+                        " ends, for example with tr '\\r' '\\n', or quote a cell that holds it"
+                    ) from None
                 raise SourceError(
-                    f"{self._origin.name(reader.line_num)} is not CSV ({fault});"
+                    f"{where} is not CSV ({fault});"
                     " quote cells that hold commas, quotes or line breaks"
                 ) from None
 
