@@ -23,6 +23,7 @@ from pd_jax.parallel import distributed
 from pd_jax.planning import Planned, located, plan, together
 from pd_jax.stages.context import OUTPUT, Context, Done
 from pd_jax.stages.runners import carry_out
+from pd_jax.stages.train import BEST
 
 
 def run(
@@ -258,7 +259,9 @@ def run_stages(
 def _mark_done(
     item: Planned, done: Done, planned: Mapping[str, Planned], seconds: float
 ) -> dict[str, Any]:
-    """Writes a stage's `done.json`, and returns what it says."""
+    """Writes a stage's `done.json`, removes what only an unfinished stage needs, and returns what
+    `done.json` says.
+    """
     found = {
         "stage": item.name,
         "kind": item.stage.kind,
@@ -275,6 +278,9 @@ def _mark_done(
     }
     if distributed.is_writer():
         files.write_json(item.folder / "done.json", found)
+        # Only now: a stage that is killed before must find the weights that its checkpoint names.
+        if (best := item.folder / BEST).exists():
+            best.rmtree()
     distributed.barrier(f"done {item.fingerprint}")
     return found
 

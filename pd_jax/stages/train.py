@@ -44,6 +44,11 @@ from pd_jax.training.state import TrainState
 from pd_jax.training.step import check_batch, make_evaluation_step, make_init, make_train_step
 from pd_jax.training.utilisation import matmul_peak, utilisation
 
+BEST = "best"
+"""The folder, inside the stage's own, of candidates for the best weights. A stage that is not done
+may need it again, so whoever marks it as done removes it.
+"""
+
 
 def run_train(stage: config_lib.TrainStage, context: Context) -> Done:
     """Trains, and writes the stage's model folder; continues from the newest checkpoint of an
@@ -107,8 +112,6 @@ def _finish(work: "_Work", outcome: Outcome) -> Done:
         predictions.write(context.folder, found)
     model = context.output("train")
     work.save_model(model, params)
-    if distributed.is_writer() and work.best.exists():
-        work.best.rmtree()
     weights = model / hf.WEIGHTS_FILE
     return Done(
         metrics=metrics,
@@ -142,7 +145,7 @@ class _Work:
     @property
     def best(self) -> epath.Path:
         """Where candidates for the best weights go."""
-        return self.context.folder / "best"
+        return self.context.folder / BEST
 
     @cached_property
     def rows(self) -> int:

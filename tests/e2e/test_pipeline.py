@@ -205,6 +205,19 @@ def test_a_second_run_does_nothing_and_says_so(finished):
     }
 
 
+def test_candidates_for_the_best_weights_are_gone_once_their_stage_is_done(finished):
+    folder, _ = finished
+    config = {**small_chain(folder / "text"), "name": "best", "report": {}}
+    best = {"sets": {"dev": "@dev"}, "every": {"steps": 2}, "best": "dev/accuracy"}
+    config["stages"]["teacher"] |= {"length": {"steps": 4}, "evaluation": best}
+    run(folder, config, only=("teacher",))
+    record = json.loads((folder / "work" / "pipelines" / "best.json").read_text())
+    teacher = folder / "work" / record["stages"]["teacher"]
+    assert json.loads((teacher / "done.json").read_text())["outputs"]["best_step"] in (2, 4)
+    assert (teacher / "model").exists()
+    assert not (teacher / "best").exists()
+
+
 def test_another_config_is_refused_and_then_reuses_equal_stages(finished):
     folder, _ = finished
     config = small_chain(folder / "text")

@@ -13,6 +13,7 @@ from etils import epath
 
 from pd_jax.errors import CheckpointError
 from pd_jax.models.weights import hf
+from pd_jax.stages import train
 from pd_jax.stages.context import Context
 from pd_jax.stages.train import run_train
 from pd_jax.training import loop
@@ -101,6 +102,24 @@ def test_killed_by_sigkill_and_continued_equals_undisturbed(data, tmp_path):
     first, second = (hf.load(tmp_path / name / "model") for name in ("whole", "killed"))
     assert first.fingerprint == second.fingerprint
     assert lines(tmp_path / "whole") == lines(tmp_path / "killed")
+
+
+def test_killed_after_its_model_was_written_and_continued_equals_undisturbed(
+    data, tmp_path, monkeypatch
+):
+    whole = run_train(stage(data), context(tmp_path / "whole"))
+    with monkeypatch.context() as patched:
+        # What follows the model, and `done.json` behind it, is never reached.
+        patched.setattr(train, "matmul_peak", lambda dtype: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception, match="killed"):
+            run_train(stage(data), context(tmp_path / "parts"))
+    assert (tmp_path / "parts" / "model").exists()
+    parts = run_train(stage(data), context(tmp_path / "parts"))
+    first, second = (hf.load(tmp_path / name / "model") for name in ("whole", "parts"))
+    assert first.fingerprint == second.fingerprint
+    assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+    assert whole.metrics == parts.metrics
+    assert whole.outputs["best_step"] is not None
 
 
 def test_another_mesh_continues_within_rounding(data, tmp_path, monkeypatch):
