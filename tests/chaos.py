@@ -17,6 +17,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -140,10 +141,13 @@ def run_chaos(arena: Arena, *, kills: int, seed: int) -> dict:
                     continue
             else:
                 out, _ = process.communicate(timeout=TIMEOUT_SECONDS)
-            if process.returncode and "are damaged; they were moved" not in out:
-                raise SystemExit(f"a run ended with {process.returncode}:\n{out}")
-            # A full disk may spoil a stage's only checkpoint: its user is told to begin it anew.
-            spoilt += bool(process.returncode)
+            if process.returncode:
+                # A full disk may spoil a stage's only checkpoint: its user is told to move it away.
+                told = re.search(r"checkpoints in (\S+) are damaged", out)
+                if told is None:
+                    raise SystemExit(f"a run ended with {process.returncode}:\n{out}")
+                shutil.rmtree(told[1])
+                spoilt += 1
             finished = not process.returncode
         rounds += 1
         wrong += differences(quiet, stage_digests(arena.workdir))

@@ -5,23 +5,29 @@ notice a flipped bit in the data; so every array's digest (`training/digest.py`)
 and compared after a restore.
 """
 
+import contextlib
+import errno
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from pd_jax import files
-from pd_jax.errors import CheckpointError
+from pd_jax.errors import CheckpointError, MeshError
+from pd_jax.parallel import distributed
 from pd_jax.training.digest import leaf_digests
 from pd_jax.training.state import TrainState
 
 Note = Mapping[str, Any]
 """What a checkpoint says beside the state, as JSON: step, seconds spent, best evaluation."""
+
+_NO_DAMAGE = (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM, errno.ENOMEM, errno.ENOSPC)
+_NO_DAMAGE_SAID = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+"""How XLA and tensorstore put it in text."""
 
 
 def quiet_failed_saves() -> None:
@@ -101,29 +107,30 @@ class Checkpoints:
 
     def restore(self, like: TrainState) -> tuple[TrainState, Note] | None:
         """Returns the newest checkpoint that is whole and true to its digests, laid out as `like`;
-        None without any.
+        None without any. Every process returns that of the same step.
 
-        A damaged one is reported, moved to `damaged_checkpoints/`, and the one before it is tried.
+        Once it is read, damaged ones after it are reported and moved to `damaged_checkpoints/`.
 
         Raises:
-          CheckpointError: there are checkpoints, and none can be trusted.
+          CheckpointError: there are checkpoints, and none can be read; all stay in place.
+          MeshError: another process met a fault of its machine.
+          Exception: a fault of this machine, such as want of memory; all stay in place.
         """
-        damaged = 0
-        while (step := self.latest_step) is not None:
+        damaged: dict[int, str] = {}
+        for step in reversed([known.step for known in self._orbax.checkpoints]):
             try:
-                return self._load(step, like)
-            except Exception as fault:  # whatever the damage raises in Orbax or tensorstore
-                damaged += 1
-                self._warn(
-                    f"checkpoint {self._folder / str(step)} is damaged ({_first_line(fault)}); not "
-                    "used"
-                )
-                self._set_aside(step)
+                restored = self._load(step, like)
+            except _Damaged as fault:
+                damaged[step] = str(fault)
+            else:
+                self._set_aside(damaged)
+                return restored
         if damaged:
+            reasons = "; ".join(f"{step}: {reason}" for step, reason in damaged.items())
             raise CheckpointError(
-                f"all {damaged} checkpoints in {self._folder} are damaged; they were moved to "
-                "damaged_checkpoints "
-                "beside it: run the same command again to train this stage from its start"
+                f"all {len(damaged)} checkpoints in {self._folder} are damaged or out of reach "
+                f"({reasons}) and stay where they are; mend that, or move the folder away to train "
+                "this stage from its start, and run the same command again"
             )
         return None
 
@@ -133,27 +140,37 @@ class Checkpoints:
         self._orbax.close()
 
     def _load(self, step: int, like: TrainState) -> tuple[TrainState, Note]:
-        metadata: Any = self._orbax.metadata(step).custom_metadata
-        sealed: dict[str, Any] = dict(metadata or {})
-        if sealed.pop("digest", None) != files.digest_json(sealed):
-            raise CheckpointError("its metadata does not match its digest")
-        if not isinstance(sealed.get("note"), dict):
-            raise CheckpointError("its metadata holds no note")
-        state: Any = self._orbax.load(step, like)
-        found = leaf_digests(state)
-        for name, digest in sealed["digests"].items():
-            if found.get(name) != digest:
-                raise CheckpointError(f"array {name} does not match its digest")
+        """Returns a checkpoint; raises _Damaged, or a fault of the machine, on every process."""
+        with _alike():
+            metadata: Any = self._orbax.metadata(step).custom_metadata
+            sealed: dict[str, Any] = dict(metadata or {})
+            if sealed.pop("digest", None) != files.digest_json(sealed):
+                raise CheckpointError("its metadata does not match its digest")
+            if not isinstance(sealed.get("note"), dict):
+                raise CheckpointError("its metadata holds no note")
+        with _alike():
+            state: Any = self._orbax.load(step, like)
+        with _alike():
+            found = leaf_digests(state)
+            for name, digest in sealed["digests"].items():
+                if found.get(name) != digest:
+                    raise CheckpointError(f"array {name} does not match its digest")
         return state, sealed["note"]
 
-    def _set_aside(self, step: int) -> None:
+    def _set_aside(self, damaged: Mapping[int, str]) -> None:
+        """Reports and moves checkpoints, by step and reason; every process then lists the rest."""
+        if not damaged:
+            return
+        for step, reason in damaged.items():
+            self._warn(f"checkpoint {self._folder / str(step)} is damaged ({reason}); not used")
         aside = self._folder.parent / "damaged_checkpoints"
-        if jax.process_index() == 0:
-            aside.mkdir(parents=True, exist_ok=True)
-            target = aside / str(step)
-            if target.exists():
-                target.rmtree()
-            (self._folder / str(step)).rename(target)
+        with distributed.together("moving damaged checkpoints away"):
+            for step in damaged if distributed.is_writer() else ():
+                aside.mkdir(parents=True, exist_ok=True)
+                target = aside / str(step)
+                if target.exists():
+                    target.rmtree()
+                (self._folder / str(step)).rename(target)
         self._orbax.reload()
 
     def _failed(self, step: int, fault: Exception) -> CheckpointError:
@@ -166,5 +183,51 @@ class Checkpoints:
         )
 
 
-def _first_line(fault: Exception) -> str:
+class _Damaged(Exception):
+    """Why a checkpoint cannot be read; raised on every process."""
+
+
+@contextlib.contextmanager
+def _alike() -> Iterator[None]:
+    """Ends the block alike on every process, whichever of them met a fault that may be damage.
+
+    Raises:
+      _Damaged: one did.
+      MeshError: another process met a fault of its machine; there, that fault is raised.
+    """
+    fault: Exception | None = None
+    try:
+        yield
+    except Exception as raised:  # whatever damage raises in Orbax or tensorstore
+        fault = raised
+    mine = 0 if fault is None else 1 if _may_be_damage(fault) else 2
+    worst = distributed.agree(mine)
+    if fault is not None and mine == 2:
+        raise fault
+    if worst == 2:
+        raise MeshError("reading a checkpoint failed in another process; its own message says why")
+    if worst == 1:
+        said = "another process cannot read it" if fault is None else _first_line(_cause(fault))
+        raise _Damaged(said) from fault
+
+
+def _may_be_damage(fault: BaseException | None) -> bool:
+    """Returns whether neither a fault nor what led to it says that the machine is to blame."""
+    while fault is not None:
+        if isinstance(fault, MemoryError) or any(said in str(fault) for said in _NO_DAMAGE_SAID):
+            return False
+        if isinstance(fault, OSError) and fault.errno in _NO_DAMAGE:
+            return False
+        fault = fault.__cause__ or fault.__context__
+    return True
+
+
+def _cause(fault: BaseException) -> BaseException:
+    """Returns what a fault was first: Orbax wraps it in words of its own."""
+    while fault.__cause__ is not None:
+        fault = fault.__cause__
+    return fault
+
+
+def _first_line(fault: BaseException) -> str:
     return (str(fault) or type(fault).__name__).splitlines()[0][:200]

@@ -188,3 +188,7 @@ def test_when_every_checkpoint_is_damaged_the_user_is_told(with_two_checkpoints,
         harm(with_two_checkpoints / "checkpoints" / step, flip)
     with pytest.raises(CheckpointError, match="all 2 checkpoints .* are damaged"):
         run_train(stage(data), context(with_two_checkpoints))
+    assert sorted(path.name for path in (with_two_checkpoints / "checkpoints").iterdir()) == [
+        "5",
+        "6",
+    ]
