@@ -30,6 +30,8 @@ from pd_jax.objectives.objective import (
 
 _MASKED_SHARE = 0.8
 _RANDOM_SHARE = 0.1
+_UNROLLED = 16
+"""Tokens in one turn of the loop over drawn words: one kernel each on an accelerator."""
 
 
 class Vocabulary(NamedTuple):
@@ -73,8 +75,9 @@ def mask_tokens(
     [SEP] or padding.
 
     Of the chosen, 80 % become [MASK], 10 % a uniformly drawn token, 10 % stay. With `whole_word`
-    the pieces of a word are chosen together; a word that does not fit whole into the row's budget
-    is left alone.
+    the pieces of a word are chosen together: words are drawn in turn, and one that is longer than
+    what is left of the row's budget is passed over, as in google-research/bert. Where every word is
+    longer than the budget, the first pieces of one are chosen.
     """
     batch, length = input_ids.shape
     width = predictions_per_row(length, mask_rate)
@@ -84,19 +87,15 @@ def mask_tokens(
     )
     budget = jnp.clip(jnp.round(eligible.sum(-1) * mask_rate).astype(jnp.int32), 1, width)
 
-    if whole_word:
-        starts = jnp.asarray(vocabulary.word_starts)[input_ids] | ~eligible
-        words = jnp.cumsum(starts, axis=-1) - 1
-    else:
-        words = jnp.broadcast_to(jnp.arange(length), (batch, length))
     draw = jax.random.uniform(choose_key, (batch, length))
-    score = jnp.where(eligible, jnp.take_along_axis(draw, jnp.maximum(words, 0), axis=-1), 2.0)
-    order = jnp.argsort(score, axis=-1, stable=True)[:, : width + 1]
-    chosen = jnp.arange(width) < jnp.minimum(budget, eligible.sum(-1))[:, None]
     if whole_word:
-        chosen &= ~_of_cut_word(words, eligible, order, budget)[:, :width]
+        starts = jnp.asarray(vocabulary.word_starts)[input_ids]
+        order, chosen = _draw_words(draw, starts, eligible, budget)
+    else:
+        order = jnp.argsort(jnp.where(eligible, draw, 2.0), axis=-1, stable=True)
+        chosen = jnp.arange(length) < jnp.minimum(budget, eligible.sum(-1))[:, None]
 
-    positions = order[:, :width]
+    positions, chosen = order[:, :width], chosen[:, :width]
     targets = jnp.take_along_axis(input_ids, positions, axis=-1)
     share = jax.random.uniform(replace_key, (batch, width))
     drawn = jax.random.randint(token_key, (batch, width), 0, vocabulary.size, input_ids.dtype)
@@ -112,20 +111,51 @@ def mask_tokens(
     return Masked(corrupted, positions, targets, chosen.astype(jnp.float32))
 
 
-def _of_cut_word(
-    words: Int[Array, "batch seq"],
+def _draw_words(
+    draw: Float[Array, "batch seq"],
+    starts: Bool[Array, "batch seq"],
     eligible: Bool[Array, "batch seq"],
-    order: Int[Array, "batch candidates"],
     budget: Int[Array, "batch"],
-) -> Bool[Array, "batch candidates"]:
-    """Returns which candidates belong to the word that the budget would cut in two."""
-    word_of = jnp.take_along_axis(words, order, axis=-1)
-    last = order.shape[-1] - 1
-    at_cut = jnp.take_along_axis(word_of, jnp.minimum(budget, last)[:, None], axis=-1)
-    open_cut = jnp.take_along_axis(
-        jnp.take_along_axis(eligible, order, axis=-1), jnp.minimum(budget, last)[:, None], axis=-1
+) -> tuple[Int[Array, "batch seq"], Bool[Array, "batch seq"]]:
+    """Returns every row's positions, those of chosen words in front, and which of them are chosen.
+
+    A word is drawn by the number at its first piece; the pieces behind [CLS] or [SEP] begin one.
+    """
+    places = jnp.arange(draw.shape[1])
+    starts |= ~eligible | ~jnp.pad(eligible[:, :-1], ((0, 0), (1, 0)))
+    first = jax.lax.cummax(jnp.where(starts, places, 0), axis=1)
+    behind = jax.lax.cummin(jnp.where(starts, places, len(places)), axis=1, reverse=True)
+    behind = jnp.pad(behind[:, 1:], ((0, 0), (0, 1)), constant_values=len(places))
+    score = jnp.where(eligible, jnp.take_along_axis(draw, first, axis=1), 2.0)
+    order = jnp.argsort(score, axis=1, stable=True)
+    pieces = jnp.where(eligible, behind - first, len(places) + 1)  # more than any budget
+    pieces, starts, eligible = (
+        jnp.take_along_axis(values, order, axis=1) for values in (pieces, starts, eligible)
     )
-    return (word_of == at_cut) & open_cut
+    chosen = _fill(pieces, starts, budget)
+    # Where no word fits, the one that was drawn first is longer than the budget.
+    cut = (places < budget[:, None]) & eligible
+    chosen = jnp.where(chosen.any(axis=1, keepdims=True), chosen, cut)
+    in_front = jnp.argsort(~chosen, axis=1, stable=True)
+    order, chosen = (jnp.take_along_axis(values, in_front, axis=1) for values in (order, chosen))
+    return order, chosen
+
+
+def _fill(
+    pieces: Int[Array, "batch seq"], starts: Bool[Array, "batch seq"], budget: Int[Array, "batch"]
+) -> Bool[Array, "batch seq"]:
+    """Returns which tokens belong to a word of no more `pieces` than the words before it have left
+    of the budget; the tokens of a word stand together.
+    """
+
+    def add(carry: tuple, token: tuple) -> tuple[tuple, jax.Array]:
+        left, fits = carry
+        pieces, starts = token
+        fits = jnp.where(starts, pieces <= left, fits)
+        return (left - jnp.where(starts & fits, pieces, 0), fits), fits
+
+    carry = budget, jnp.zeros_like(budget, bool)
+    return jax.lax.scan(add, carry, (pieces.T, starts.T), unroll=_UNROLLED)[1].T
 
 
 def weights_at(

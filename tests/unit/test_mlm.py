@@ -95,19 +95,73 @@ def test_the_draw_is_a_function_of_the_key():
 def test_whole_words_are_chosen_together():
     ids, mask = random_batch(512, 64)
     found = masked(ids, mask, whole_word=True)
-    rate = []
+    filled = []
     for row in range(len(ids)):
         positions = np.asarray(found.positions[row])[np.asarray(found.weights[row]) > 0]
-        eligible = np.asarray((mask[row] > 0) & (ids[row] != CLS) & (ids[row] != SEP))
-        word, words = -1, np.full(64, -1)
-        for place in range(64):
-            if eligible[place]:
-                word += bool(STARTS[int(ids[row, place])]) or place == 1
-                words[place] = word
-        for chosen in np.unique(words[positions]):
+        words = words_of(np.asarray(ids[row]), np.asarray(mask[row]))
+        counts = np.bincount(words[words >= 0])
+        budget = np.clip(np.round(counts.sum() * 0.15), 1, predictions_per_row(64, 0.15))
+        assert len(positions) <= budget
+        for chosen in np.unique(words[positions]) if counts.min(initial=64) <= budget else ():
             assert set(np.flatnonzero(words == chosen)) <= set(positions)
-        rate.append(len(positions) / max(1, eligible.sum()))
-    assert 0.11 < np.mean(rate) < 0.17
+        filled.append((len(positions), budget))
+    masked_tokens, budgets = np.sum(filled, axis=0)
+    assert masked_tokens > 0.98 * budgets
+
+
+def words_of(ids, mask) -> np.ndarray:
+    """Returns the number of the word that each token of a row is a piece of, -1 for none."""
+    word, words = -1, np.full(len(ids), -1)
+    for place, token in enumerate(ids):
+        if mask[place] and token not in (CLS, SEP):
+            word += bool(STARTS[token]) or words[place - 1] < 0
+            words[place] = word
+    return words
+
+
+def short_rows(rows: int, length: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns rows of words of 1 to `longest` pieces, between [CLS] and [SEP]."""
+    generator = np.random.default_rng(0)
+    ids = np.full((rows, length), SEP)
+    ids[:, 0] = CLS
+    for row in ids:
+        sizes = generator.integers(1, longest + 1, length)
+        pieces = np.concatenate([[4] + [6] * (size - 1) for size in sizes])  # 6 continues a word
+        row[1:-1] = pieces[: length - 2]
+    return ids, np.ones_like(ids)
+
+
+def test_a_budget_is_filled_with_the_next_words_that_fit():
+    ids, mask = short_rows(1024, 16, 3)
+    found = masked(jnp.asarray(ids), jnp.asarray(mask), whole_word=True)
+    chosen = np.asarray(found.weights) > 0
+    budget, full = 2, []  # of 14 tokens
+    for row, positions in enumerate(np.asarray(found.positions)):
+        words = words_of(ids[row], mask[row])
+        counts = np.bincount(words[words >= 0])
+        positions = positions[chosen[row]]
+        assert len(set(positions)) == len(positions) <= budget
+        if counts.min() <= budget:
+            assert len(positions) and (words[positions] >= 0).all()
+            for word in np.unique(words[positions]):
+                assert set(np.flatnonzero(words == word)) <= set(positions)
+        left = budget - len(positions)
+        others = np.delete(counts, np.unique(words[positions]))
+        assert not (others <= left).any()
+        full.append(left == 0)
+    assert np.mean(full) > 0.9
+
+
+def test_words_longer_than_the_budget_still_give_a_token():
+    row = [CLS, 4, 6, 6, 6, 6, 6, 4, 6, 6, 6, 6, 6, 6, 6, SEP]
+    ids = jnp.broadcast_to(jnp.asarray(row), (64, 16))
+    found = masked(ids, jnp.ones_like(ids), whole_word=True)
+    assert (np.asarray(found.weights).sum(-1) == 2).all()
+    used = np.asarray(found.positions)[:, :2]
+    assert {tuple(sorted(pair)) for pair in used.tolist()} == {(1, 2), (7, 8)}
+    nothing = masked(ids, jnp.zeros_like(ids), whole_word=True)
+    assert not np.asarray(nothing.weights).any()
+    np.testing.assert_array_equal(nothing.input_ids, ids)
 
 
 def small(**changes) -> BertConfig:
