@@ -116,7 +116,8 @@ def _every_run(
         roots: jax.Array,
         rates: Float[Array, " runs"],
     ) -> tuple[TrainState, Sums]:
-        due = takes_norms(states.step).any()  # runs need not stand at the same step
+        # Runs need not stand at the same step, and one that has diverged does not go on.
+        due = (takes_norms(states.step) & states.healthy).any()
         every = jax.vmap(alone, in_axes=(None, 0, 0, 0, 0, None))
         return every(frozen, states, batches, roots, rates, due)
 

@@ -58,7 +58,7 @@ def test_the_rate_that_is_reported_is_the_one_applied_also_after_skipped_steps()
         state, sums = step({}, state, given, rng.root_key(0))
         reported.append(float(sums["learning_rate"][0]))
     assert int(state.step) == 4 and int(state.optimizer.count) == 3
-    schedule = optimizer.schedule
+    schedule: Any = optimizer.schedule
     applied = [float(schedule(count)) for count in (0, 1, 1, 2)]
     np.testing.assert_allclose(reported, applied, rtol=1e-6)
 
@@ -86,6 +86,9 @@ def test_runs_of_one_program_take_norms_behind_a_branch_each_at_its_own_steps():
             jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5), mine, expected)
         taken.append(sums["update_norm"][1].tolist())
     assert taken == [[1, 0], *[[0, 0]] * 8, [0, 1], [1, 0]]
+    diverged = {"step": jnp.array([10, 11]), "healthy": jnp.array([False, True])}
+    _, sums = many(dataclasses.replace(stacked, **diverged), batches, roots, rates)
+    assert sums["parameter_norm"][0].tolist() == [0, 0]
 
 
 def taught(width: int) -> Objective:
@@ -106,14 +109,14 @@ def taught(width: int) -> Objective:
     return taught.taught({"kernel": jnp.cos(jnp.arange(3.0 * width)).reshape(3, width)}, teach)
 
 
-def stepped(made: Objective, micro_batches: int):
+def stepped(made: Objective, micro_batches: int) -> tuple[Any, Any]:
     """Returns the compiled step, and what it gives for a batch of 16 rows."""
     optimizer = make_optimizer(SETTINGS, STEPS)
     given = batch(rows=16)
     given["weight"] = given["weight"].at[3].set(0.0)
     arguments = (made.frozen, first(made), given, rng.root_key(0))
     step = jax.jit(pure_step(made, optimizer, micro_batches=micro_batches))
-    compiled = step.lower(*arguments).compile()
+    compiled: Any = step.lower(*arguments).compile()
     return compiled, compiled(*arguments)
 
 
