@@ -3,7 +3,7 @@ leaves.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -204,7 +204,7 @@ class _Work:
             seed=stage.seed,
             learning_rate=stage.optimizer.learning_rate,
             flops=self.flops,
-            evaluate=(lambda params: _named(self.evaluate(params, self.sets)))
+            evaluate=(lambda params, alive: _named(self.evaluate(params, self.sets, alive)))
             if self.sets
             else None,
             evaluate_every=every.in_steps(rows=self.rows, batch=stage.data.batch)
@@ -267,8 +267,12 @@ class _Work:
             files.write_text(self.context.folder / "parameters.txt", f"{origin}\n{table}")
         return params
 
-    def evaluate(self, params: Any, sets: dict[str, ScoredSet]) -> dict[str, Evaluated]:
-        """Returns what the model scores on every dataset, and its predictions."""
+    def evaluate(
+        self, params: Any, sets: dict[str, ScoredSet], alive: Callable[[], None] = lambda: None
+    ) -> dict[str, Evaluated]:
+        """Returns what the model scores on every dataset, and its predictions; calls `alive` for
+        every batch.
+        """
         share, shares = row_share(self.mesh)
         found: dict[str, Evaluated] = {}
         for name, scored in sets.items():
@@ -284,7 +288,7 @@ class _Work:
                 found[name] = evaluate(
                     self.evaluation_step,
                     params,
-                    batches,
+                    _telling(batches, alive),
                     self.mesh,
                     terms=self.objective.terms,
                     task=self.material.task,
@@ -305,6 +309,15 @@ class _Work:
             task=self.material.task,
             add=tokenizer.save,
         )
+
+
+def _telling(
+    batches: Iterator[dict[str, np.ndarray]], alive: Callable[[], None]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields batches, and calls `alive` before each."""
+    for batch in batches:
+        alive()
+        yield batch
 
 
 def _named(scored: Mapping[str, Evaluated]) -> dict[str, float]:

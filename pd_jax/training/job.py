@@ -24,8 +24,8 @@ class Job:
       examples: step -> dataset, row and id of each example of its batch.
       steps, batch: the stage's length, and examples a step over all processes.
       flops: (rows, padded length) of this process's batch -> operations of the model in the step.
-      evaluate: params -> metrics by `split/quantity`, run every `evaluate_every` steps and at the
-        end; None for none.
+      evaluate: (params, alive) -> metrics by `split/quantity`, run every `evaluate_every` steps and
+        at the end; None for none. It calls `alive` for every batch.
       best: the metric whose largest value marks the weights to keep; None keeps the last.
       keep_best: (step, params) -> None, stores candidate weights durably.
     """
@@ -43,7 +43,7 @@ class Job:
     seed: int
     learning_rate: float
     flops: Callable[[int, int], float]
-    evaluate: Callable[[Any], dict[str, float]] | None = None
+    evaluate: Callable[[Any, Callable[[], None]], dict[str, float]] | None = None
     evaluate_every: int | None = None
     best: str | None = None
     keep_best: Callable[[int, Any], None] | None = None

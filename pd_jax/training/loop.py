@@ -150,7 +150,9 @@ class Loop:
     def _finish(self, first: int) -> Outcome:
         steps, standing = self.job.steps, self.standing
         if first < steps or self.checkpoints.latest_step != steps:
+            self._alive()
             self._evaluate(steps)
+            self._alive()
             self._save(steps)
         if self.writer is not None:
             self.clock.flush(self.folder / "spans.jsonl", steps)
@@ -243,7 +245,7 @@ class Loop:
             return
         params = self.state().params
         with self.clock.span("evaluate"):
-            found = self.job.evaluate(params)
+            found = self.job.evaluate(params, self._alive)
         self.standing.metrics |= found
         if self.writer is not None:
             self.writer.write({"step": number, "seconds": round(self.clock.seconds, 3), **found})

@@ -80,13 +80,12 @@ def test_killed_by_sigkill_and_continued_equals_undisturbed(data, tmp_path):
         from pd_jax.stages.train import run_train
         from pd_jax.training import loop
         data, folder, at = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-        save = loop.Loop._alive
-        def alive(self):
-            self.count = getattr(self, "count", 0) + 1
-            if self.count == at:
+        due = loop.Loop._due_to_evaluate
+        def killed(self, number):
+            if number == at:
                 os.kill(os.getpid(), signal.SIGKILL)
-            save(self)
-        loop.Loop._alive = alive
+            return due(self, number)
+        loop.Loop._due_to_evaluate = killed
         run_train(stage(data), context(folder, save_seconds=1e-6))
         """
     )
@@ -96,7 +95,7 @@ def test_killed_by_sigkill_and_continued_equals_undisturbed(data, tmp_path):
         command = [sys.executable, "-c", program, str(data), str(folder), str(at)]
         return subprocess.run(command, env=environment, timeout=300, check=False).returncode
 
-    assert attempt(tmp_path / "killed", 8) == -signal.SIGKILL
+    assert attempt(tmp_path / "killed", 7) == -signal.SIGKILL
     assert attempt(tmp_path / "killed", 10_000) == 0
     run_train(stage(data), context(tmp_path / "whole"))
     first, second = (hf.load(tmp_path / name / "model") for name in ("whole", "killed"))
