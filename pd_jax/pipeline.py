@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 
@@ -18,7 +19,7 @@ from pd_jax import config as config_lib
 from pd_jax import files, locks, record, versions
 from pd_jax import jobs as jobs_lib
 from pd_jax.config import reading
-from pd_jax.errors import ConfigError, PdError, StageError, did_you_mean, no_space
+from pd_jax.errors import ConfigError, DivergenceError, PdError, StageError, did_you_mean, no_space
 from pd_jax.parallel import distributed
 from pd_jax.planning import Planned, located, plan, together
 from pd_jax.stages.context import OUTPUT, Context, Done
@@ -108,7 +109,9 @@ def _follow(
     count: int,
     say: Callable[[str], None],
 ) -> None:
-    """Records and tells what becomes of the stages; in a study raises only after the last one."""
+    """Records and tells what becomes of the stages; in a study raises only after the last one, but
+    for faults of several processes that are no divergence.
+    """
     failed = []
     for number, outcome in enumerate(outcomes, start=1):
         kept.settle(outcome)
@@ -117,7 +120,9 @@ def _follow(
             full = contextlib.suppress(OSError) if no_space(outcome.fault) else None
             with full or contextlib.nullcontext():
                 kept.write()
-            if not study:
+            diverged = isinstance(outcome.fault, DivergenceError)
+            # Any other fault need not be met by all processes, who would part ways here.
+            if not study or (jax.process_count() > 1 and not diverged):
                 raise outcome.fault
             failed.append(outcome.name)
             say(f"stage {outcome.name} failed: {outcome.fault}")

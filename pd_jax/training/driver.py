@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pd_jax import config as config_lib
+from pd_jax.errors import DivergenceError
 from pd_jax.objectives.objective import Sums
 from pd_jax.parallel import distributed
 from pd_jax.parallel.sharding import put_batch
@@ -72,11 +73,23 @@ def train(members: Sequence[Member], run: config_lib.Run, mesh: Mesh) -> list[Ou
             with StopRequest() as stop, _progress(list(begun.values())) as progress:
                 ended = _drive(list(begun.values()), held, stop, progress)
                 found |= zip(begun, ended, strict=True)
-            if asked := distributed.agree(stop.number):
+            if not _alone_at_fault(ended) and (asked := distributed.agree(stop.number)):
                 raise Stopped(asked)  # during the last steps: the stage is whole, the rest waits
     finally:
         faulthandler.cancel_dump_traceback_later()
     return [outcome for _, outcome in sorted(found.items())]
+
+
+def _alone_at_fault(outcomes: Sequence[Outcome | Exception]) -> bool:
+    """Returns whether a process of several met a fault that need not be the others'. They are in
+    their next step and wait for this one, which must end, and not wait for them.
+
+    All see that a loss is not finite.
+    """
+    return jax.process_count() > 1 and any(
+        isinstance(outcome, Exception) and not isinstance(outcome, DivergenceError)
+        for outcome in outcomes
+    )
 
 
 def _hold(jobs: Sequence[Job], states: Sequence[TrainState], mesh: Mesh) -> Held:

@@ -2,6 +2,7 @@
 on the way.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -15,15 +16,20 @@ import sys
 import textwrap
 import time
 from collections.abc import Sequence
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 
-from pd_jax.errors import PREEMPTED_EXIT_CODE
+from pd_jax import jobs, pipeline
+from pd_jax.errors import PREEMPTED_EXIT_CODE, DivergenceError, StageError
 from pd_jax.models.weights import hf
 from pd_jax.parallel import distributed
+from pd_jax.training import driver
+from tests import tiny
 from tests.e2e.test_pipeline import write_text
+from tests.multihost.test_distributed import free_port, start
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = """
@@ -139,6 +145,83 @@ def test_a_collective_whose_peer_is_gone_ends_the_process_and_other_faults_do_no
     assert capsys.readouterr().err.startswith("error: UNKNOWN: Gloo AllGather failed")
     with pytest.raises(fault, match="another fault"), distributed.leaving_with_the_lost():
         raise fault("another fault")
+
+
+class Begun:
+    """A loop that has begun, and no more."""
+
+    job = None
+
+    def __init__(self, member, run, *, clocks):
+        pass
+
+    def begin(self):
+        return "state"
+
+
+@pytest.mark.parametrize("fault", [OSError("the disk went away"), DivergenceError("not finite")])
+def test_a_process_at_fault_waits_for_the_others_only_where_all_are(fault, monkeypatch):
+    asked = []
+    monkeypatch.setattr(driver, "Loop", Begun)
+    monkeypatch.setattr(driver, "_hold", lambda *_: None)
+    monkeypatch.setattr(driver, "_progress", lambda loops: contextlib.nullcontext())
+    monkeypatch.setattr(driver, "_drive", lambda *_: [fault])
+    monkeypatch.setattr(distributed, "agree", lambda value: asked.append(value) or value)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    assert driver.train([None], tiny.run_options(), mesh) == [fault]
+    assert asked == ([0] if isinstance(fault, DivergenceError) else [])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("fault", [OSError("the disk went away"), DivergenceError("not finite")])
+def test_a_study_over_processes_goes_on_only_after_a_fault_of_all(count, fault, monkeypatch):
+    said: list[str] = []
+    outcomes = iter([jobs.Outcome("a", fault=fault), jobs.Outcome("b", lacks="a")])
+    kept = mock.Mock(faults=["a", "b"])
+    ends = count == 2 and isinstance(fault, OSError)
+    monkeypatch.setattr(jax, "process_count", lambda: count)
+    with pytest.raises(OSError if ends else StageError):
+        pipeline._follow(outcomes, {}, kept, study=True, count=2, say=said.append)
+    assert len(said) == (0 if ends else 1)
+    assert len(list(outcomes)) == (1 if ends else 0)
+
+
+FAULT = """
+import os, pathlib
+import jax
+from etils import epath
+from pd_jax.parallel import distributed
+from pd_jax.stages import train
+from pd_jax.stages.context import Context
+from tests import tiny
+
+distributed.initialise("on")
+feed = train._Work.feed
+
+def failing(self, first_step):
+    for step, batch in enumerate(feed(self, first_step)):
+        if step == 5 and jax.process_index() == 1:
+            raise OSError("the disk of process 1 went away")
+        yield batch
+
+train._Work.feed = failing
+folder = pathlib.Path(os.environ["FOLDER"])
+context = Context("job", epath.Path(folder / "job"), tiny.run_options())
+with distributed.leaving_with_the_lost():
+    train.run_train(tiny.stage(folder / "train"), context)
+"""
+
+
+@pytest.mark.slow
+def test_a_fault_of_one_process_is_told_and_ends_all(tmp_path):
+    tiny.dataset(tmp_path / "train", rows=200)
+    port = free_port()
+    processes = [start(FAULT, port, 2, index, FOLDER=str(tmp_path)) for index in range(2)]
+    errors = [process.communicate(timeout=400)[1] for process in processes]
+    assert all(process.returncode for process in processes)
+    assert "OSError: the disk of process 1 went away" in errors[1]
+    assert not (tmp_path / "job" / "model").exists()
 
 
 @pytest.mark.slow
