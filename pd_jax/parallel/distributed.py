@@ -69,6 +69,17 @@ def initialise(mode: Mode = "auto") -> None:
                 "PD_JAX_PROCESS_ID"
             )
         return
+    _join(explicit, cluster)
+    if jax.process_count() > 1:
+        sentinel.speak_if_ended(
+            f"error: process {jax.process_index()} of {jax.process_count()} was ended from outside:"
+            " another process was lost, or this one was killed; run the same command again, on all"
+            " hosts, to continue"
+        )
+
+
+def _join(explicit: Explicit | None, cluster: str | None) -> None:
+    """Joins the processes that the environment names; raises MeshError where they do not come."""
     seconds = _wait_seconds()
     hint = _hint(explicit, cluster, seconds)
     # Where the others do not come, jax aborts this process from C++ with a stack for a message: the
@@ -93,12 +104,6 @@ def initialise(mode: Mode = "auto") -> None:
         raise MeshError(f"{hint} ({str(fault).strip().splitlines()[0][:200]})") from fault
     finally:
         timer.cancel()
-    if jax.process_count() > 1:
-        sentinel.speak_if_ended(
-            f"error: process {jax.process_index()} of {jax.process_count()} was ended from outside:"
-            " another process was lost, or this one was killed; run the same command again, on all"
-            " hosts, to continue"
-        )
 
 
 @contextlib.contextmanager
