@@ -6,6 +6,7 @@ whose process is killed, is an outcome like any other: who waits for it is left 
 on. Asked to stop, every process is, too, and may save first.
 """
 
+import contextlib
 import dataclasses
 import io
 import multiprocessing
@@ -183,9 +184,19 @@ class _Processes:
         return self._count - len(self._running)
 
     def begin(self, group: Group, work: Work) -> None:
-        worker = self._idle.pop() if self._idle else _Worker(self._places.pop(), self._count)
-        worker.connection.send((group, work))
+        worker = self._take()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # `ended` tells of it
+            worker.connection.send((group, work))
         self._running[group] = worker
+
+    def _take(self) -> "_Worker":
+        """Returns an idle process, or a new one where none is left that was not killed."""
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.process.is_alive():
+                return worker
+            self._places.append(worker.place)
+        return _Worker(self._places.pop(), self._count)
 
     def ended(self) -> Iterator[Outcome]:
         groups = {worker.connection: group for group, worker in self._running.items()}

@@ -61,6 +61,37 @@ def run(
       LockError: another process runs one of the stages.
       ConfigError, StageError, and whatever a stage raises: nothing half-made is marked as done.
     """
+    kept, planned, left = _begin(pipeline, workdir, command, only=only, changed=changed, say=say)
+
+    def work(group: jobs_lib.Group) -> jobs_lib.Work:
+        items = [planned[name] for name in group]
+        inputs = {need: planned[need] for item in items for need in item.inputs}
+        how = {"workdir": workdir, "wait": wait, "changed": changed}
+        return functools.partial(_run_group, items, inputs, run_config=pipeline.run, **how)
+
+    groups = together(left, vmap)
+    if vmap > 1:
+        say(
+            f"trained by one program: {'; '.join(', '.join(group) for group in groups)}"
+            if groups
+            else "--vmap has nothing to do: no two stages with one padded length differ in seed, "
+            "learning rate and first weights alone"
+        )
+    running = jobs_lib.run(_needs(left), work, jobs=jobs, say=say, groups=groups)
+    with contextlib.closing(running) as outcomes:
+        _follow(outcomes, planned, kept, study=pipeline.study is not None, count=len(left), say=say)
+
+
+def _begin(
+    pipeline: config_lib.Pipeline,
+    workdir: epath.Path,
+    command: str,
+    *,
+    only: Sequence[str],
+    changed: bool,
+    say: Callable[[str], None],
+) -> tuple[record.Record, dict[str, Planned], list[Planned]]:
+    """Returns the run's record, written, all stages as planned, and those to run, in order."""
     _check_names(pipeline, only)
     kept = record.Record(workdir, pipeline, command)
     kept.check_unchanged(changed=changed)
@@ -80,24 +111,7 @@ def run(
     for item in planned.values():
         kept.place(item.name, item.folder, done=item.name in finished)
     kept.write()
-
-    def work(group: jobs_lib.Group) -> jobs_lib.Work:
-        items = [planned[name] for name in group]
-        inputs = {need: planned[need] for item in items for need in item.inputs}
-        how = {"workdir": workdir, "wait": wait, "changed": changed}
-        return functools.partial(_run_group, items, inputs, run_config=pipeline.run, **how)
-
-    groups = together(left, vmap)
-    if vmap > 1:
-        say(
-            f"trained by one program: {'; '.join(', '.join(group) for group in groups)}"
-            if groups
-            else "--vmap has nothing to do: no two stages with one padded length differ in seed, "
-            "learning rate and first weights alone"
-        )
-    running = jobs_lib.run(_needs(left), work, jobs=jobs, say=say, groups=groups)
-    with contextlib.closing(running) as outcomes:
-        _follow(outcomes, planned, kept, study=pipeline.study is not None, count=len(left), say=say)
+    return kept, planned, left
 
 
 def _follow(

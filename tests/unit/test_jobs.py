@@ -1,6 +1,7 @@
 """Jobs that wait for each other: in one process or several, failing, killed, and asked to stop."""
 
 import functools
+import multiprocessing
 import os
 import signal
 import time
@@ -115,6 +116,32 @@ def test_several_processes_cannot_open_the_chips_of_a_tpu(monkeypatch):
     jobs.check_platforms(1)
     monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
     jobs.check_platforms(3)
+
+
+def test_an_idle_process_that_was_killed_is_no_fault_of_the_next_job():
+    needs = {"first": (), "second": ("first",)}
+    found = jobs.run(needs, lambda group: functools.partial(work, group), jobs=2, say=print)
+    assert next(found).name == "first"
+    (idle,) = multiprocessing.active_children()
+    idle.kill()
+    idle.join()
+    (second,) = found
+    assert second.result == ("second", max(1, len(available_cores()) // 2))
+
+
+def test_a_process_killed_as_its_job_begins_is_an_outcome(monkeypatch):
+    take = jobs._Processes._take
+
+    def killed(self):
+        worker = take(self)
+        worker.process.kill()
+        worker.process.join()
+        return worker
+
+    monkeypatch.setattr(jobs._Processes, "_take", killed)
+    found = outcomes({"first": (), "second": ("first",)}, count=2, said=[])
+    assert "its process was ended by SIGKILL" in str(found["first"].fault)
+    assert found["second"].lacks == "first"
 
 
 def test_closing_stops_the_processes_at_once():
