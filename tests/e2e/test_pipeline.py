@@ -267,7 +267,7 @@ def test_equal_stages_of_other_names_share_a_folder(finished):
     ("change", "message"),
     [
         ({"teacher": {"data": {"records": "@trian"}}}, "refers to @trian.*did you mean 'train'"),
-        ({"train": {"source": {"path": "/nowhere.tsv"}}}, "'train' cannot read its input: /nowhere.tsv does not exist"),
+        ({"train": {"source": {"path": "/nowhere.tsv"}}}, "cannot read its input: /nowhere.tsv"),
         ({"labels": {"teacher": "@student"}}, "wait for each other"),
         ({"student": {"data": {"logits": None}}}, "needs data.logits"),
         ({"teacher": {"data": {"records": "@transfer"}}}, "needs labels, and .* has none"),
