@@ -164,8 +164,20 @@ def _report_after(fault: Exception, config: "Pipeline", workdir: epath.Path) -> 
         print(f"warning: no report was written: {second}", file=sys.stderr)
 
 
+def _flags(argv: list[str]) -> list[str]:
+    """Returns the arguments that are no flags; a key that the config lacks ends in one line."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError, TypeError) as fault:  # as ConfigDict's overrides raise them
+        inner = fault.args[0]  # an AttributeError holds the KeyError that it began as
+        said = inner.args[0] if isinstance(inner, Exception) else inner
+        said = " ".join(str(said).split())
+        print(f"error: a flag --config.KEY does not fit the config: {said}", file=sys.stderr)
+        sys.exit(EXIT_CODE)
+
+
 if __name__ == "__main__":
     os.environ.setdefault(
         "TF_CPP_MIN_LOG_LEVEL", "2"
     )  # XLA's C++ notices are not the user's concern
-    app.run(_main)
+    app.run(_main, flags_parser=_flags)

@@ -313,6 +313,15 @@ def test_the_command_ends_with_one_line_and_a_status(tmp_path):
     )
 
 
+@pytest.mark.parametrize("flag", ["--config.stages.pd.lenght=3", "--config.stages.teachr.seed=3"])
+def test_a_flag_for_a_key_that_is_not_there_ends_in_one_line(tmp_path, flag):
+    ended = command("--config=configs/quickstart.py", flag, f"--workdir={tmp_path}")
+    assert ended.returncode == 2
+    (line,) = ended.stderr.strip().splitlines()
+    assert line.startswith("error: a flag --config.KEY does not fit the config: ")
+    assert "Did you mean" in line
+
+
 def vocabulary_alone(tmp_path) -> dict:
     """Returns the smallest pipeline: one stage that trains a vocabulary."""
     if not (tmp_path / "text").exists():
