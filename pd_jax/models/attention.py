@@ -15,34 +15,39 @@ leaks.
 
 
 class SelfAttention(nn.Module):
-    """Scaled dot-product attention over the keys that each query is allowed, with the output
-    projection.
+    """Scaled dot-product attention of the states `asking` over those of all `states` that each is
+    allowed, with the output projection.
     """
 
     config: BertConfig
 
     @nn.compact
     def __call__(
-        self, states: Float[Array, "batch seq hidden"], allowed: Bool[Array, "batch #seq seq"]
-    ) -> Float[Array, "batch seq hidden"]:
+        self,
+        asking: Float[Array, "batch places hidden"],
+        states: Float[Array, "batch seq hidden"],
+        allowed: Bool[Array, "batch #places seq"],
+    ) -> Float[Array, "batch places hidden"]:
         config = self.config
         dtype = jnp.dtype(config.dtype)
-        batch, length, _ = states.shape
         head_size = config.hidden // config.heads
 
-        def project(name: str) -> Float[Array, "batch seq heads head"]:
-            return dense(config, config.hidden, name)(states).reshape(
-                batch, length, config.heads, head_size
-            )
+        def project(
+            name: str, states: Float[Array, "batch any hidden"]
+        ) -> Float[Array, "batch heads any head"]:
+            # Heads before tokens: on CPUs the products below run up to twice as fast for it.
+            projected = dense(config, config.hidden, name)(states)
+            return projected.reshape(*states.shape[:2], config.heads, head_size).swapaxes(1, 2)
 
-        query, key, value = project("query"), project("key"), project("value")
+        query = project("query", asking)
+        key, value = project("key", states), project("value", states)
         scores = jnp.einsum(
-            "bqhd,bkhd->bhqk", query * head_size**-0.5, key, preferred_element_type=jnp.float32
+            "bhqd,bhkd->bhqk", query * head_size**-0.5, key, preferred_element_type=jnp.float32
         )
         scores += jnp.where(allowed, 0.0, _MASKED)[:, None]
         weights = jax.nn.softmax(scores, axis=-1).astype(dtype)
         weights = dropout(weights, config.attention_dropout, dropout_key(self))
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, length, config.hidden)
+        mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, value).swapaxes(1, 2).reshape(asking.shape)
         return dense(config, config.hidden, "output")(mixed)
 
 

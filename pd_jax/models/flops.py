@@ -8,29 +8,50 @@ from pd_jax.models.sizes import BertConfig
 
 
 def forward_flops(
-    config: BertConfig, *, rows: int, length: int, predictions: int = 0, outputs: int = 0
+    config: BertConfig,
+    *,
+    rows: int,
+    length: int,
+    predictions: int = 0,
+    outputs: int = 0,
+    whole: bool = False,
 ) -> int:
     """Returns the operations of a forward pass over `rows` sequences of `length` tokens.
 
     `predictions` positions a row go through the MLM head (with NSP), or the pooled state through
-    a head of `outputs` numbers.
+    a head of `outputs` numbers. The last layer is counted at these places and the first token
+    alone, or with `whole` at all.
     """
     hidden, inner, vocabulary = config.hidden, config.intermediate, config.vocab_size
-    layer = 4 * hidden * hidden + 2 * hidden * inner + 2 * length * hidden
-    token = config.layers * layer + config.token_types * hidden
+    looked_at = 2 * hidden * hidden  # keys and values
+    renewed = 2 * hidden * hidden + 2 * hidden * inner + 2 * length * hidden
+    places = length if whole or predictions >= length else 1 + predictions
+    layers = config.layers * length * looked_at
+    layers += ((config.layers - 1) * length + places) * renewed
     head = hidden * outputs
     if predictions:
         head = 2 * hidden + predictions * (hidden * hidden + hidden * vocabulary)
-    return 2 * rows * (length * token + hidden * hidden + head)
+    return 2 * rows * (layers + length * config.token_types * hidden + hidden * hidden + head)
 
 
 def step_flops(
-    config: BertConfig, *, rows: int, length: int, predictions: int = 0, outputs: int = 0
+    config: BertConfig,
+    *,
+    rows: int,
+    length: int,
+    predictions: int = 0,
+    outputs: int = 0,
+    whole: bool = False,
 ) -> int:
     """Returns the operations of a training step: the backward pass costs two forward ones.
 
     Layers that are computed anew (`remat`) are not counted twice: this is the work that is of use.
     """
     return 3 * forward_flops(
-        config, rows=rows, length=length, predictions=predictions, outputs=outputs
+        config,
+        rows=rows,
+        length=length,
+        predictions=predictions,
+        outputs=outputs,
+        whole=whole,
     )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pd_jax.models.attention import dense, dropout_key
-from pd_jax.models.bert import Bert, Encoded, norm
+from pd_jax.models.bert import Bert, Encoded, norm, nowhere, take
 from pd_jax.models.dropout import dropout
 from pd_jax.models.gelu import gelu
 from pd_jax.models.sizes import BertConfig
@@ -56,26 +56,31 @@ class PretrainingModel(nn.Module):
         """Returns MLM logits at `positions` only, and NSP logits (0: is the next sentence, 1: is
         not), in float32.
         """
-        encoded = self.bert(input_ids, segment_ids, input_mask, starts)
-        return self.predict(encoded, positions), self.nsp(encoded.pooled).astype(jnp.float32)
+        encoded = self.bert(input_ids, segment_ids, input_mask, starts, read=positions)
+        return self.predict(encoded.sequence), self.nsp(encoded.pooled).astype(jnp.float32)
 
-    def logits_and_encoded(
+    def masked_logits(
         self, positions: Int[Array, "batch predictions"], *tokens: Any
-    ) -> tuple[Float[Array, "batch predictions vocab"], Encoded]:
-        """Returns MLM logits at `positions` only, in float32, and the batch of `tokens` (as `Bert`
-        takes them) encoded; the next-sentence head is not needed.
+    ) -> Float[Array, "batch predictions vocab"]:
+        """Returns MLM logits at `positions` only, in float32, of `tokens` (as `Bert` takes them);
+        the next-sentence head is not needed.
         """
-        encoded = self.bert(*tokens)
-        return self.predict(encoded, positions), encoded
+        return self.predict(self.bert(*tokens, read=positions).sequence)
+
+    def logits_and_sequence(
+        self, positions: Int[Array, "batch predictions"], *tokens: Any
+    ) -> tuple[Float[Array, "batch predictions vocab"], Float[Array, "batch seq hidden"]]:
+        """Returns what `masked_logits` does, and the last layer's states of every token."""
+        sequence = self.bert(*tokens).sequence
+        return self.predict(take(sequence, positions)), sequence
 
     def predict(
-        self, encoded: Encoded, positions: Int[Array, "batch predictions"]
+        self, states: Float[Array, "batch predictions hidden"]
     ) -> Float[Array, "batch predictions vocab"]:
-        """Returns the MLM logits of an encoded batch at `positions`."""
-        gathered = jnp.take_along_axis(encoded.sequence, positions[..., None], axis=1)
-        rows = gathered.reshape(-1, self.config.hidden)
+        """Returns the MLM logits of the last layer's states at some places."""
         embedding = self.bert.variables["params"]["embeddings"]["word"]["embedding"]
-        return self.mlm(rows, embedding).reshape(*positions.shape, self.config.vocab_size)
+        logits = self.mlm(states.reshape(-1, self.config.hidden), embedding)
+        return logits.reshape(*states.shape[:2], self.config.vocab_size)
 
 
 class TaskModel(nn.Module):
@@ -98,15 +103,15 @@ class TaskModel(nn.Module):
         starts: Int[Array, "batch examples"] | None = None,
     ) -> Float[Array, "batch *examples outputs"]:
         """Returns the task's logits in float32."""
-        return self.head(self.bert(input_ids, segment_ids, input_mask, starts))
+        return self.logits_and_encoded(input_ids, segment_ids, input_mask, starts)[0]
 
     def logits_and_encoded(
         self, *tokens: Any
     ) -> tuple[Float[Array, "batch *examples outputs"], Encoded]:
         """Returns the task's logits in float32, and the batch of `tokens` (as `Bert` takes them)
-        encoded.
+        encoded; of the last layer only first tokens.
         """
-        encoded = self.bert(*tokens)
+        encoded = self.bert(*tokens, read=nowhere(tokens[0]))
         return self.head(encoded), encoded
 
     def head(self, encoded: Encoded) -> Float[Array, "batch *examples outputs"]:

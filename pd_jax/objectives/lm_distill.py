@@ -85,12 +85,12 @@ def make_lm_distill(
         return {**masked, "soft_weights": masked["prediction_weights"]}
 
     def sums(params: Params, batch: Batch, key: jax.Array | None) -> Sums:
-        logits, encoded = _said(model, params, batch, key)
+        logits, sequence = _said(model, params, batch, key, states="teacher_sequence" in batch)
         found = _masked_sums(logits, batch)
         if "teacher_logits" in batch:
             found |= _soft_sums(logits, batch, temperature=objective.temperature)
         if "teacher_sequence" in batch:
-            apart = cosine_rows(encoded.sequence, batch["teacher_sequence"])
+            apart = cosine_rows(sequence, batch["teacher_sequence"])
             found["cosine_loss"] = weighted(apart, _token_weights(batch))
         return found
 
@@ -171,9 +171,9 @@ def _make_teach(teacher: OnlineTeacher, *, states: bool):
     model = PretrainingModel(teacher.config)
 
     def teach(params: Params, batch: Batch) -> Batch:
-        logits, encoded = _said(model, params, batch, None)
+        logits, sequence = _said(model, params, batch, None, states=states)
         taught = {**batch, "teacher_logits": logits}
-        return {**taught, "teacher_sequence": encoded.sequence} if states else taught
+        return {**taught, "teacher_sequence": sequence} if states else taught
 
     return teach
 
@@ -204,15 +204,18 @@ def _check_store(objective: config_lib.LanguageDistill, stored: StoredLanguage) 
             )
 
 
-def _said(model: PretrainingModel, params: Params, batch: Batch, key: jax.Array | None) -> Any:
-    """Returns the logits at a batch's positions, and the encoded batch."""
-    return model.apply(
+def _said(
+    model: PretrainingModel, params: Params, batch: Batch, key: jax.Array | None, *, states: bool
+) -> Any:
+    """Returns the logits at a batch's positions and, if asked, the last state of every token."""
+    said: Any = model.apply(
         {"params": params},
         batch["positions"],
         *tokens_of(batch),
         rngs=dropout_stream(key),
-        method="logits_and_encoded",
+        method="logits_and_sequence" if states else "masked_logits",
     )
+    return said if states else (said, None)
 
 
 def _everywhere(batch: Batch) -> Int[Array, "batch seq"]:

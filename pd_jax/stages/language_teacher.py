@@ -142,11 +142,11 @@ def make_language_predict(
             batch, keys, masking=asked, vocabulary=vocabulary, length=spoken.length
         )
         positions = jnp.where(masked.weights > 0, masked.positions, 0)
-        logits, _ = module.apply(
+        logits: Any = module.apply(
             {"params": params},
             positions,
             *tokens_of({**batch, "input_ids": masked.input_ids}),
-            method="logits_and_encoded",
+            method="masked_logits",
         )
         return language_answers(logits, masked, kept=spoken.kept, temperature=spoken.temperature)
 

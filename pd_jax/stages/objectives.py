@@ -124,5 +124,6 @@ def useful_flops(
     if isinstance(kind, config_lib.MaskedLanguageModel | config_lib.LanguageDistill):
         everywhere = isinstance(kind, config_lib.LanguageDistill) and kind.positions == "all"
         predictions = length if everywhere else predictions_per_row(length, kind.mask_rate)
-        return step_flops(shape, rows=rows, length=length, predictions=predictions)
+        compared = isinstance(kind, config_lib.LanguageDistill) and kind.cosine_weight > 0
+        return step_flops(shape, rows=rows, length=length, predictions=predictions, whole=compared)
     return step_flops(shape, rows=rows, length=length, outputs=task_outputs(task, labels))

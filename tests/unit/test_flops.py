@@ -29,11 +29,29 @@ def test_one_token_one_layer_on_paper() -> None:
     assert step_flops(config, rows=5, length=1, outputs=3) == 3 * 5 * 2 * 172
 
 
+def test_of_the_last_layer_only_what_is_read_counts_on_paper() -> None:
+    config = BertConfig(vocab_size=7, layers=2, hidden=4, heads=1, intermediate=8, positions=3)
+    # A token's keys and values are 32 products, all else of it 32 + 64 + 2 x 3 x 4 = 120; both
+    # layers have three tokens' keys and values, and the first layer all else of them.
+    shared = 6 * 32 + 3 * 120 + 3 * 8 + 16
+    assert forward_flops(config, rows=1, length=3, outputs=3) == 2 * (shared + 120 + 12)
+    mlm = forward_flops(config, rows=1, length=3, predictions=1)
+    assert mlm == 2 * (shared + 2 * 120 + 8 + 16 + 28)
+    whole = forward_flops(config, rows=1, length=3, predictions=1, whole=True)
+    assert whole == 2 * (shared + 3 * 120 + 8 + 16 + 28)
+    everywhere = forward_flops(config, rows=1, length=3, predictions=3)
+    assert everywhere == 2 * (shared + 3 * 120 + 8 + 3 * (16 + 28))
+
+
 @pytest.mark.parametrize(
     ("objective", "head"),
     [
         ({"kind": "mlm"}, {"predictions": 10}),
-        ({"kind": "lm_distill", "positions": "masked"}, {"predictions": 10}),
+        ({"kind": "lm_distill", "positions": "masked"}, {"predictions": 10, "whole": True}),
+        (
+            {"kind": "lm_distill", "positions": "masked", "cosine_weight": 0.0},
+            {"predictions": 10},
+        ),
         ({"kind": "lm_distill", "positions": "all"}, {"predictions": 64}),
         ({"kind": "distill"}, {"outputs": 3}),
     ],

@@ -75,13 +75,12 @@ def largest_differences(model: Any, folder: pathlib.Path, length: int) -> dict[s
         mlm, nsp = PretrainingModel(saved.config).apply(
             {"params": saved.params}, *inputs.values(), everywhere
         )
-        assert len(encoded.states) == len(theirs.hidden_states) == saved.config.layers + 1
+        states = [*encoded.states, encoded.sequence]
+        assert len(states) == len(theirs.hidden_states) == saved.config.layers + 1
         tokens = inputs["attention_mask"] > 0
         pairs = [
             (f"state {index}", ours[tokens], other.numpy()[tokens])
-            for index, (ours, other) in enumerate(
-                zip(encoded.states, theirs.hidden_states, strict=True)
-            )
+            for index, (ours, other) in enumerate(zip(states, theirs.hidden_states, strict=True))
         ]
         pairs += [
             ("pooler", encoded.pooled, pooled.numpy()),

@@ -1,0 +1,84 @@
+"""A last layer that renews only the places that are read gives what the whole layer gives there."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pd_jax.models.bert import Bert, first_states, firsts_of, nowhere, take
+from pd_jax.models.heads import PretrainingModel, TaskModel
+from pd_jax.models.sizes import BertConfig
+
+CONFIG = BertConfig(50, layers=3, hidden=16, heads=4, intermediate=32, positions=12)
+MASKS = {
+    "padded": ([[1] * 12, [1] * 7 + [0] * 5], None),
+    "packed": ([[1] * 4 + [2] * 5 + [3] * 3, [1] * 9 + [0] * 3], [[0, 4, 9], [0, 0, 0]]),
+}
+READ = jnp.array([[1, 5, 10, 0], [8, 2, 2, 0]])
+
+
+@pytest.fixture(params=MASKS)
+def tokens(request: pytest.FixtureRequest) -> tuple:
+    mask, starts = MASKS[request.param]
+    ids = np.random.default_rng(0).integers(1, 50, (2, 12))
+    segments = (np.arange(12) > 5) * np.ones_like(ids)
+    return ids, segments, np.array(mask), None if starts is None else jnp.array(starts)
+
+
+@pytest.fixture(scope="module")
+def params() -> dict:
+    ids = jnp.ones((1, 12), jnp.int32)
+    # Larger weights than a fresh model's, so that attention is not the same everywhere.
+    made = Bert(CONFIG).init(jax.random.key(1), ids, ids, ids)["params"]
+    return jax.tree.map(lambda leaf: 4 * leaf if leaf.ndim > 1 else leaf, made)
+
+
+@pytest.mark.parametrize("read", [READ, nowhere(READ)], ids=["places", "first tokens alone"])
+def test_states_and_gradients_are_those_of_the_whole_layer(
+    tokens: tuple, params: dict, read: jax.Array
+) -> None:
+    starts = tokens[-1]
+
+    def partly(params: dict) -> tuple:
+        found = Bert(CONFIG).apply({"params": params}, *tokens, read=read)
+        return found.sequence, found.firsts, found.pooled, first_states(found, (0, 2), starts)
+
+    def wholly(params: dict) -> tuple:
+        found = Bert(CONFIG).apply({"params": params}, *tokens)
+        last = found.sequence
+        layers = jnp.stack([firsts_of(found.states[1], starts), firsts_of(last, starts)], axis=-2)
+        return take(last, read), firsts_of(last, starts), found.pooled, layers
+
+    def mixed(outputs: tuple) -> jax.Array:
+        return sum((jnp.sum(jnp.sin(3.0 * values)) for values in outputs), jnp.zeros(()))
+
+    for one, other in zip(partly(params), wholly(params), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=2e-6)
+    one, other = (jax.grad(lambda p, f=f: mixed(f(p)))(params) for f in (partly, wholly))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4), one, other)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(other["layer_2"]["mlp_in"]))
+
+
+def test_places_as_many_as_tokens_are_read_of_the_whole_layer(tokens: tuple, params: dict) -> None:
+    read = jnp.tile(READ, 3)
+    partly, wholly = (
+        Bert(CONFIG).apply({"params": params}, *tokens, read=places) for places in (read, None)
+    )
+    np.testing.assert_array_equal(partly.sequence, take(wholly.sequence, read))
+    np.testing.assert_array_equal(partly.pooled, wholly.pooled)
+
+
+def test_both_heads_read_no_more_than_they_need(tokens: tuple) -> None:
+    """The last layer's MLP, whose width no other array has, sees the places and nothing else."""
+    ids, segments, mask, starts = tokens
+    task, words = TaskModel(CONFIG, 2), PretrainingModel(CONFIG)
+    starts_of = () if starts is None else (starts,)
+    examples = 1 if starts is None else 3
+
+    def mlp_rows(model: TaskModel | PretrainingModel, *inputs: jax.Array) -> list[int]:
+        shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+        text = jax.jit(model.apply).lower(shapes, *inputs).as_text()
+        return [places for places in (12, examples, examples + 4) if f"2x{places}x32x" in text]
+
+    assert mlp_rows(task, ids, segments, mask, *starts_of) == [12, examples]
+    assert mlp_rows(words, ids, segments, mask, READ, *starts_of) == [12, examples + 4]
