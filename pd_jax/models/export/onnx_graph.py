@@ -83,8 +83,7 @@ def build(config: BertConfig, params: Mapping[str, Any]) -> Any:
     helper, kind = graph.onnx.helper, graph.onnx.TensorProto
     states = _embeddings(graph, config, params["bert"]["embeddings"])
     bias = _mask_bias(graph)
-    for index in range(config.layers):
-        states = _layer(graph, config, f"layer_{index}", states, bias, params)
+    states = _layers(graph, config, states, bias, params)
     outputs = _outputs(graph, config, states, params)
     axes = output_axes(params)
     made = helper.make_graph(
@@ -152,35 +151,62 @@ def _mask_bias(graph: _Graph) -> str:
     return graph.node("Unsqueeze", "mask/bias", bias, graph.integers(1, 2))
 
 
+def _layers(
+    graph: _Graph, config: BertConfig, states: str, bias: str, params: Mapping[str, Any]
+) -> str:
+    """Adds the layers; of a classifier's last one no more than the first token, which is read."""
+    for index in range(config.layers):
+        asking = states
+        if "classifier" in params and index == config.layers - 1:
+            begin, end, axis = graph.integers(0), graph.integers(1), graph.integers(1)
+            asking = graph.node("Slice", "read", states, begin, end, axis)
+        states = _layer(graph, config, f"layer_{index}", asking, states, bias, params)
+    return states
+
+
 def _layer(
-    graph: _Graph, config: BertConfig, name: str, states: str, bias: str, params: Mapping[str, Any]
+    graph: _Graph,
+    config: BertConfig,
+    name: str,
+    asking: str,
+    states: str,
+    bias: str,
+    params: Mapping[str, Any],
 ) -> str:
     weights = params["bert"][name]
-    attended = _attention(graph, config, f"{name}/attention", states, bias, weights["attention"])
-    summed = graph.node("Add", f"{name}/attended", states, attended)
+    attended = _attention(
+        graph, config, f"{name}/attention", asking, states, bias, weights["attention"]
+    )
+    summed = graph.node("Add", f"{name}/attended", asking, attended)
     epsilon = config.norm_epsilon
-    states = graph.norm(f"{name}/attention_norm", summed, weights["attention_norm"], epsilon)
-    grown = graph.dense(f"{name}/mlp_in", states, weights["mlp_in"])
+    asking = graph.norm(f"{name}/attention_norm", summed, weights["attention_norm"], epsilon)
+    grown = graph.dense(f"{name}/mlp_in", asking, weights["mlp_in"])
     grown = graph.gelu(f"{name}/gelu", grown, config)
     shrunk = graph.dense(f"{name}/mlp_out", grown, weights["mlp_out"])
-    summed = graph.node("Add", f"{name}/grown", states, shrunk)
+    summed = graph.node("Add", f"{name}/grown", asking, shrunk)
     return graph.norm(f"{name}/mlp_norm", summed, weights["mlp_norm"], epsilon)
 
 
 def _attention(
-    graph: _Graph, config: BertConfig, name: str, states: str, bias: str, params: Mapping[str, Any]
+    graph: _Graph,
+    config: BertConfig,
+    name: str,
+    asking: str,
+    states: str,
+    bias: str,
+    params: Mapping[str, Any],
 ) -> str:
     head_size = config.hidden // config.heads
     split = graph.integers(0, 0, config.heads, head_size)
 
-    def heads(which: str, order: tuple[int, ...]) -> str:
+    def heads(which: str, states: str, order: tuple[int, ...]) -> str:
         flat = graph.dense(f"{name}/{which}", states, params[which])
         parts = graph.node("Reshape", f"{name}/{which}/heads", flat, split)
         return graph.node("Transpose", f"{name}/{which}/turned", parts, perm=order)
 
-    query = heads("query", (0, 2, 1, 3))
-    key = heads("key", (0, 2, 3, 1))
-    value = heads("value", (0, 2, 1, 3))
+    query = heads("query", asking, (0, 2, 1, 3))
+    key = heads("key", states, (0, 2, 3, 1))
+    value = heads("value", states, (0, 2, 1, 3))
     scaled = graph.node(
         "Mul", f"{name}/scaled", query, graph.constant("head_scale", head_size**-0.5)
     )
