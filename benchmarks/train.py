@@ -22,7 +22,7 @@ from pd_jax import config as config_lib
 from pd_jax.data.feed import make_feed
 from pd_jax.data.logits import LogitStore
 from pd_jax.data.records import Dataset
-from pd_jax.models.flops import step_flops
+from pd_jax.models.flops import forward_flops, step_flops
 from pd_jax.objectives.mlm import predictions_per_row
 
 BATCH = 32
@@ -145,14 +145,14 @@ def make_case(work: Work) -> Case:
         facts |= {"mean_tokens": round(float(lengths.mean()), 1), "longest": int(lengths.max())}
         return Case(f"{work.job}, {work.size}, {REAL[work.job]}", "examples", peers, facts)
     predictions = predictions_per_row(material.LENGTH, 0.15) if work.job == "mlm" else 0
-    flops = step_flops(
+    forward = forward_flops(
         material.shape(work.size),
         rows=1,
         length=material.LENGTH,
         predictions=predictions,
         outputs=0 if predictions else len(material.LABELS),
     )
-    facts |= {"tokens": material.LENGTH, "flops_per_example": flops}
+    facts |= {"tokens": material.LENGTH, "flops_per_example": step_flops(forward)}
     return Case(f"{work.job}, {work.size}, {material.LENGTH} tokens", "examples", peers, facts)
 
 

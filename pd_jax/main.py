@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
@@ -52,6 +53,8 @@ _DISTRIBUTED = flags.DEFINE_enum(
     ["auto", "on", "off"],
     "Whether to join other processes (auto: where a launcher says so).",
 )
+_OF_A_CONFIG = {"<module>", "get_config"}
+"""What runs when a config's file is loaded."""
 
 
 def _main(argv: Sequence[str]) -> int:
@@ -169,6 +172,9 @@ def _flags(argv: list[str]) -> list[str]:
     try:
         return app.parse_flags_with_usage(argv)
     except (AttributeError, KeyError, TypeError) as fault:  # as ConfigDict's overrides raise them
+        # The config's file is run in here, too: a fault of its own keeps its traceback.
+        if {frame.name for frame in traceback.extract_tb(fault.__traceback__)} & _OF_A_CONFIG:
+            raise
         inner = fault.args[0]  # an AttributeError holds the KeyError that it began as
         said = inner.args[0] if isinstance(inner, Exception) else inner
         said = " ".join(str(said).split())

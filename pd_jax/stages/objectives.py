@@ -8,7 +8,7 @@ import dataclasses
 
 from pd_jax import config as config_lib
 from pd_jax.errors import ConfigError
-from pd_jax.models.flops import step_flops
+from pd_jax.models.flops import forward_flops, step_flops
 from pd_jax.models.sizes import BertConfig
 from pd_jax.objectives.classify import make_classify, task_outputs
 from pd_jax.objectives.distill import make_distill
@@ -125,5 +125,10 @@ def useful_flops(
         everywhere = isinstance(kind, config_lib.LanguageDistill) and kind.positions == "all"
         predictions = length if everywhere else predictions_per_row(length, kind.mask_rate)
         compared = isinstance(kind, config_lib.LanguageDistill) and kind.cosine_weight > 0
-        return step_flops(shape, rows=rows, length=length, predictions=predictions, whole=compared)
-    return step_flops(shape, rows=rows, length=length, outputs=task_outputs(task, labels))
+        forward = forward_flops(
+            shape, rows=rows, length=length, predictions=predictions, whole=compared
+        )
+    else:
+        outputs = task_outputs(task, labels)
+        forward = forward_flops(shape, rows=rows, length=length, outputs=outputs)
+    return step_flops(forward)

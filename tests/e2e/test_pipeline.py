@@ -322,6 +322,15 @@ def test_a_flag_for_a_key_that_is_not_there_ends_in_one_line(tmp_path, flag):
     assert "Did you mean" in line
 
 
+@pytest.mark.parametrize("body", ["def get_config():\n    return None.stages\n", "None.stages\n"])
+def test_a_fault_in_the_configs_own_file_keeps_its_traceback(tmp_path, body):
+    (tmp_path / "mine.py").write_text(body)
+    ended = command(f"--config={tmp_path / 'mine.py'}", f"--workdir={tmp_path / 'runs'}")
+    assert ended.returncode == 1
+    assert "mine.py" in ended.stderr and "None.stages" in ended.stderr
+    assert "does not fit the config" not in ended.stderr
+
+
 def vocabulary_alone(tmp_path) -> dict:
     """Returns the smallest pipeline: one stage that trains a vocabulary."""
     if not (tmp_path / "text").exists():

@@ -4,7 +4,7 @@ import jax
 import pytest
 from etils import epath
 
-from pd_jax.models.flops import step_flops
+from pd_jax.models.flops import forward_flops, step_flops
 from pd_jax.models.sizes import BertConfig
 from pd_jax.stages.context import Context
 from pd_jax.stages.train import run_train
@@ -29,7 +29,7 @@ def test_a_stage_says_its_own(tmp_path):
     folder.mkdir()
     done = run_train(tiny.stage(data.folder), Context("train", folder, tiny.run_options()))
     shape = BertConfig(vocab_size=64, layers=2, hidden=32, heads=2, intermediate=128, positions=16)
-    per_step = step_flops(shape, rows=16, length=16, outputs=2)
+    per_step = step_flops(forward_flops(shape, rows=16, length=16, outputs=2))
     assert done.utilisation["flops"] == 12 * per_step
     assert 0 < done.utilisation["mfu"] < 1
     assert 0 < done.utilisation["goodput"] < 1

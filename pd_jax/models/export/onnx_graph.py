@@ -37,7 +37,8 @@ def require_onnx() -> Any:
 class _Graph:
     """Nodes and constants in the making; every method returns the name of what it adds."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: BertConfig) -> None:
+        self.config = config
         self.onnx = require_onnx()
         self.nodes: list[Any] = []
         self.constants: dict[str, Any] = {}
@@ -63,13 +64,21 @@ class _Graph:
         product = self.node("MatMul", f"{name}/product", states, kernel)
         return self.node("Add", name, product, bias)
 
-    def norm(self, name: str, states: str, params: Mapping[str, Any], epsilon: float) -> str:
+    def norm(self, name: str, states: str, params: Mapping[str, Any]) -> str:
         scale = self.constant(f"{name}/scale", params["scale"])
         bias = self.constant(f"{name}/bias", params["bias"])
-        return self.node("LayerNormalization", name, states, scale, bias, axis=-1, epsilon=epsilon)
+        return self.node(
+            "LayerNormalization",
+            name,
+            states,
+            scale,
+            bias,
+            axis=-1,
+            epsilon=self.config.norm_epsilon,
+        )
 
-    def gelu(self, name: str, states: str, config: BertConfig) -> str:
-        approximate = "tanh" if config.gelu == "tanh" else "none"
+    def gelu(self, name: str, states: str) -> str:
+        approximate = "tanh" if self.config.gelu == "tanh" else "none"
         return self.node("Gelu", name, states, approximate=approximate)
 
 
@@ -79,12 +88,12 @@ def build(config: BertConfig, params: Mapping[str, Any]) -> Any:
     Inputs are int64 [batch, length]: input_ids, token_type_ids (0 or 1), attention_mask (1 where
     there is a token).
     """
-    graph = _Graph()
+    graph = _Graph(config)
     helper, kind = graph.onnx.helper, graph.onnx.TensorProto
-    states = _embeddings(graph, config, params["bert"]["embeddings"])
+    states = _embeddings(graph, params["bert"]["embeddings"])
     bias = _mask_bias(graph)
-    states = _layers(graph, config, states, bias, params)
-    outputs = _outputs(graph, config, states, params)
+    states = _layers(graph, states, bias, params)
+    outputs = _outputs(graph, states, params)
     axes = output_axes(params)
     made = helper.make_graph(
         graph.nodes,
@@ -128,7 +137,7 @@ def quantise(model: bytes) -> bytes:
         logging.disable(logging.NOTSET)
 
 
-def _embeddings(graph: _Graph, config: BertConfig, params: Mapping[str, Any]) -> str:
+def _embeddings(graph: _Graph, params: Mapping[str, Any]) -> str:
     shape = graph.node("Shape", "embeddings/length", INPUTS[0], start=1, end=2)
     rows = graph.constant("embeddings/position", params["position"]["embedding"])
     first, axis = graph.integers(0), graph.integers(0)
@@ -139,7 +148,7 @@ def _embeddings(graph: _Graph, config: BertConfig, params: Mapping[str, Any]) ->
         found.append(graph.node("Gather", f"embeddings/{name}/rows", table, ids, axis=0))
     summed = graph.node("Add", "embeddings/summed", *found)
     summed = graph.node("Add", "embeddings/placed", summed, position)
-    return graph.norm("embeddings/norm", summed, params["norm"], config.norm_epsilon)
+    return graph.norm("embeddings/norm", summed, params["norm"])
 
 
 def _mask_bias(graph: _Graph) -> str:
@@ -151,53 +160,36 @@ def _mask_bias(graph: _Graph) -> str:
     return graph.node("Unsqueeze", "mask/bias", bias, graph.integers(1, 2))
 
 
-def _layers(
-    graph: _Graph, config: BertConfig, states: str, bias: str, params: Mapping[str, Any]
-) -> str:
+def _layers(graph: _Graph, states: str, bias: str, params: Mapping[str, Any]) -> str:
     """Adds the layers; of a classifier's last one no more than the first token, which is read."""
-    for index in range(config.layers):
+    for index in range(graph.config.layers):
         asking = states
-        if "classifier" in params and index == config.layers - 1:
+        if "classifier" in params and index == graph.config.layers - 1:
             begin, end, axis = graph.integers(0), graph.integers(1), graph.integers(1)
             asking = graph.node("Slice", "read", states, begin, end, axis)
-        states = _layer(graph, config, f"layer_{index}", asking, states, bias, params)
+        states = _layer(graph, f"layer_{index}", asking, states, bias, params)
     return states
 
 
 def _layer(
-    graph: _Graph,
-    config: BertConfig,
-    name: str,
-    asking: str,
-    states: str,
-    bias: str,
-    params: Mapping[str, Any],
+    graph: _Graph, name: str, asking: str, states: str, bias: str, params: Mapping[str, Any]
 ) -> str:
     weights = params["bert"][name]
-    attended = _attention(
-        graph, config, f"{name}/attention", asking, states, bias, weights["attention"]
-    )
+    attended = _attention(graph, f"{name}/attention", asking, states, bias, weights["attention"])
     summed = graph.node("Add", f"{name}/attended", asking, attended)
-    epsilon = config.norm_epsilon
-    asking = graph.norm(f"{name}/attention_norm", summed, weights["attention_norm"], epsilon)
+    asking = graph.norm(f"{name}/attention_norm", summed, weights["attention_norm"])
     grown = graph.dense(f"{name}/mlp_in", asking, weights["mlp_in"])
-    grown = graph.gelu(f"{name}/gelu", grown, config)
+    grown = graph.gelu(f"{name}/gelu", grown)
     shrunk = graph.dense(f"{name}/mlp_out", grown, weights["mlp_out"])
     summed = graph.node("Add", f"{name}/grown", asking, shrunk)
-    return graph.norm(f"{name}/mlp_norm", summed, weights["mlp_norm"], epsilon)
+    return graph.norm(f"{name}/mlp_norm", summed, weights["mlp_norm"])
 
 
 def _attention(
-    graph: _Graph,
-    config: BertConfig,
-    name: str,
-    asking: str,
-    states: str,
-    bias: str,
-    params: Mapping[str, Any],
+    graph: _Graph, name: str, asking: str, states: str, bias: str, params: Mapping[str, Any]
 ) -> str:
-    head_size = config.hidden // config.heads
-    split = graph.integers(0, 0, config.heads, head_size)
+    head_size = graph.config.hidden // graph.config.heads
+    split = graph.integers(0, 0, graph.config.heads, head_size)
 
     def heads(which: str, states: str, order: tuple[int, ...]) -> str:
         flat = graph.dense(f"{name}/{which}", states, params[which])
@@ -215,13 +207,13 @@ def _attention(
     weights = graph.node("Softmax", f"{name}/weights", scores, axis=-1)
     mixed = graph.node("MatMul", f"{name}/mixed", weights, value)
     turned = graph.node("Transpose", f"{name}/turned", mixed, perm=(0, 2, 1, 3))
-    joined = graph.node("Reshape", f"{name}/joined", turned, graph.integers(0, 0, config.hidden))
+    joined = graph.node(
+        "Reshape", f"{name}/joined", turned, graph.integers(0, 0, graph.config.hidden)
+    )
     return graph.dense(f"{name}/output", joined, params["output"])
 
 
-def _outputs(
-    graph: _Graph, config: BertConfig, states: str, params: Mapping[str, Any]
-) -> list[str]:
+def _outputs(graph: _Graph, states: str, params: Mapping[str, Any]) -> list[str]:
     """Adds the heads; returns the graph's outputs in the order of `output_axes`."""
     names = list(output_axes(params))
     first = graph.node("Gather", "first", states, graph.constant("zero", 0, np.int64), axis=1)
@@ -230,10 +222,8 @@ def _outputs(
         outputs = [graph.dense("classifier", pooled, params["classifier"])]
     elif "mlm" in params:
         transformed = graph.dense("mlm/transform", states, params["mlm"]["transform"])
-        transformed = graph.gelu("mlm/gelu", transformed, config)
-        transformed = graph.norm(
-            "mlm/norm", transformed, params["mlm"]["norm"], config.norm_epsilon
-        )
+        transformed = graph.gelu("mlm/gelu", transformed)
+        transformed = graph.norm("mlm/norm", transformed, params["mlm"]["norm"])
         # The decoder is the word embedding: the same constant, turned when the model is loaded.
         decoder = graph.node("Transpose", "mlm/decoder", "embeddings/word", perm=(1, 0))
         product = graph.node("MatMul", "mlm/product", transformed, decoder)
