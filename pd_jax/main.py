@@ -5,7 +5,9 @@ Run the same command again and it continues where it stopped; stages that are do
 again.
 """
 
+import argparse
 import os
+import pathlib
 import shlex
 import signal
 import sys
@@ -17,7 +19,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from pd_jax.errors import EXIT_CODE, ConfigError, PdError, no_space, sentence_of
+from pd_jax.errors import EXIT_CODE, ConfigError, PdError, did_you_mean, no_space, sentence_of
 
 if TYPE_CHECKING:
     from pd_jax.config import Pipeline
@@ -168,7 +170,10 @@ def _report_after(fault: Exception, config: "Pipeline", workdir: epath.Path) -> 
 
 
 def _flags(argv: list[str]) -> list[str]:
-    """Returns the arguments that are no flags; a key that the config lacks ends in one line."""
+    """Returns the arguments that are no flags; a config that is not there, and a key that it lacks,
+    end in one line.
+    """
+    _check_config_file(argv)
     try:
         return app.parse_flags_with_usage(argv)
     except (AttributeError, KeyError, TypeError) as fault:  # as ConfigDict's overrides raise them
@@ -179,6 +184,17 @@ def _flags(argv: list[str]) -> list[str]:
         said = inner.args[0] if isinstance(inner, Exception) else inner
         said = " ".join(str(said).split())
         print(f"error: a flag --config.KEY does not fit the config: {said}", file=sys.stderr)
+        sys.exit(EXIT_CODE)
+
+
+def _check_config_file(argv: list[str]) -> None:
+    """Ends in one line where the config's file is not there, which absl tells by a traceback."""
+    named = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    named.add_argument("--config", default="")
+    path = named.parse_known_args(argv[1:])[0].config.partition(":")[0]
+    if path and not os.path.isfile(path):
+        here = [str(found) for found in pathlib.Path("configs").glob("**/*.py")]
+        print(f"error: --config={path}: no such file{did_you_mean(path, here)}", file=sys.stderr)
         sys.exit(EXIT_CODE)
 
 

@@ -322,6 +322,16 @@ def test_a_flag_for_a_key_that_is_not_there_ends_in_one_line(tmp_path, flag):
     assert "Did you mean" in line
 
 
+@pytest.mark.parametrize("more", [[], ["--config.run.log_steps=3"]])
+def test_a_config_that_is_not_there_ends_in_one_line(tmp_path, more):
+    ended = command("--config=configs/study/size.py:seeds=2", f"--workdir={tmp_path}", *more)
+    assert ended.returncode == 2
+    assert ended.stderr.strip() == (
+        "error: --config=configs/study/size.py: no such file; "
+        "did you mean 'configs/study/sizes.py'?"
+    )
+
+
 @pytest.mark.parametrize("body", ["def get_config():\n    return None.stages\n", "None.stages\n"])
 def test_a_fault_in_the_configs_own_file_keeps_its_traceback(tmp_path, body):
     (tmp_path / "mine.py").write_text(body)
