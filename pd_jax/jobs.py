@@ -117,7 +117,10 @@ def _outcomes(group: Group, results: Sequence[Any]) -> Iterator[Outcome]:
 
 
 def check_platforms(jobs: int) -> None:
-    """Raises ConfigError where several processes cannot share what jax is told to run on."""
+    """Raises ConfigError where several processes cannot share what jax is told to run on, or its
+    memory.
+    """
+    gpu_memory(jobs)
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if jobs > 1 and "tpu" in platforms.split(","):
         raise ConfigError(
@@ -129,8 +132,17 @@ def check_platforms(jobs: int) -> None:
 def gpu_memory(places: int) -> str:
     """Returns the share of a GPU's memory for each of so many processes, as XLA reads it; together
     they take what the environment grants one, or nine tenths.
+
+    Raises:
+      ConfigError: where the environment grants what is no number.
     """
-    return f"{float(os.environ.get(_GPU_MEMORY, '0.9')) / places:.3f}"
+    granted = os.environ.get(_GPU_MEMORY, "0.9")
+    try:
+        return f"{float(granted) / places:.3f}"
+    except ValueError:
+        raise ConfigError(
+            f"{_GPU_MEMORY}={granted!r} is no number; set it to a share of a GPU's memory, like 0.9"
+        ) from None
 
 
 class _Here:

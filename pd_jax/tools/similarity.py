@@ -72,10 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--transfer", nargs="+", required=True, metavar="PATH", help="transfer sets, one each")
     add("--transfer-text-column", default="text", metavar="NAME", help="default: %(default)s")
     add("--transfer-pair-column", metavar="NAME", help="column of second texts")
-    add("--vocabulary", type=int, default=10_000, help="n-grams to rank (default: %(default)s)")
-    add("--sample-rows", type=int, default=100_000, help="rows of each set, drawn evenly")
+    count = options.at_least(1)
+    add("--vocabulary", type=count, default=10_000, help="n-grams to rank (default: %(default)s)")
+    add("--sample-rows", type=count, default=100_000, help="rows of each set, drawn evenly")
     add("--seed", type=int, default=0, help="decides which rows are drawn")
-    add("--select", type=int, metavar="N", help="write the N rows nearest to the labelled set")
+    add("--select", type=count, metavar="N", help="write the N rows nearest to the labelled set")
     add("--output", metavar="FILE", help="where they go: a line each, or TSV if they are pairs")
     return parser
 

@@ -109,6 +109,12 @@ def test_processes_divide_the_memory_of_a_gpu_that_one_was_granted(monkeypatch):
     assert told["memory"].result == ("memory", "0.460")
 
 
+def test_a_share_of_memory_that_is_no_number_is_refused_before_anything_runs(monkeypatch):
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "90%")
+    with pytest.raises(ConfigError, match="XLA_PYTHON_CLIENT_MEM_FRACTION='90%' is no number"):
+        jobs.check_platforms(2)
+
+
 def test_several_processes_cannot_open_the_chips_of_a_tpu(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "tpu,cpu")
     with pytest.raises(ConfigError, match="--jobs=3 with JAX_PLATFORMS=tpu,cpu.*with --vmap=3"):

@@ -160,3 +160,11 @@ def test_the_command_refuses_what_does_not_fit(sets, capsys, arguments, message)
     both_ = (sets / "films.txt", sets / "films.txt")
     assert run("--labelled", sets / "films.txt", "--transfer", *both_, *arguments) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--select", "--vocabulary", "--sample-rows"])
+def test_the_command_counts_from_one(sets, capsys, option):
+    films = sets / "films.txt"
+    with pytest.raises(SystemExit):
+        run("--labelled", films, "--transfer", films, option, "0")
+    assert f"argument {option}: '0' is no whole number from 1 on" in capsys.readouterr().err
