@@ -84,10 +84,7 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
                 f"({rows.shape[0]} % {places} = {rows.shape[0] % places}); make the batch a "
                 "multiple of run.mesh.data x run.mesh.fsdp"
             )
-    where = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(where, rows) for name, rows in batch.items()
-    }
+    return jax.make_array_from_process_local_data(batch_sharding(mesh), dict(batch))
 
 
 def assign(shapes: Any, rules: Rules, mesh: Mesh) -> Any:
