@@ -35,21 +35,18 @@ def get_config(arg: str = ""):
                 special = "" if rows == pieces.TRANSFER_ROWS else f"{rows}_rows"
                 setting.student(method, size, seed, rows=rows, name=special, place={"rows": rows})
     places = [{"size": size, "rows": rows} for rows in counts]
+    by_rows = [
+        claims.better("PD", "distillation", [place], text=f"PD > distillation at {rows:,} rows")
+        for place, rows in zip(places, counts, strict=True)
+    ]
+    slopes = {
+        "text": "distillation gains more from more rows than PD does",
+        "contrasts": (_slopes(size, counts),),
+    }
+    over_all = claims.better("PD", "distillation", places)
     return setting.config(
         "Rows of the transfer set",
-        claims=[
-            claims.better("PD", "distillation", places),
-            *(
-                claims.better(
-                    "PD", "distillation", [place], text=f"PD > distillation at {rows:,} rows"
-                )
-                for place, rows in zip(places, counts, strict=True)
-            ),
-            {
-                "text": "distillation gains more from more rows than PD does",
-                "contrasts": (_slopes(size, counts),),
-            },
-        ],
+        claims=[over_all, *by_rows, slopes] if len(counts) > 1 else by_rows,
         figures=[
             {"title": "Rows of the transfer set", "x": "rows", "scale": "log", "paper": "Figure 8"}
         ],
@@ -62,7 +59,7 @@ def _slopes(size: str, counts: list[int]) -> dict:
     """
     doublings = [math.log2(rows) for rows in counts]
     mean = sum(doublings) / len(doublings)
-    spread = sum((x - mean) ** 2 for x in doublings) or 1.0
+    spread = sum((x - mean) ** 2 for x in doublings) or 1.0  # of one number there is no slope
     terms = tuple(
         {"weight": sign * (x - mean) / spread, "axes": {"method": method, "size": size, "rows": n}}
         for sign, method in ((1.0, "distillation"), (-1.0, "PD"))

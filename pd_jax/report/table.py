@@ -286,8 +286,11 @@ def _seconds(value: float | None) -> str:
 
 
 def _printable(text: str) -> str:
-    """Returns text without the characters that would steer a terminal."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+    """Returns text without the characters that would steer a terminal; every space is a plain one,
+    such as the narrow one between thousands, which Python does not count as printable.
+    """
+    plain = (" " if unicodedata.category(one) == "Zs" else one for one in text)
+    return "".join(one if one.isprintable() else "\ufffd" for one in plain)
 
 
 def _width(text: str) -> int:

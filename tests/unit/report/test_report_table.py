@@ -56,6 +56,14 @@ def test_text_of_wide_letters_and_control_characters_is_aligned(empty: Any) -> N
     assert [line.index("L2_H128") for line in lines] == [8 + 2 - 2, 8 + 2, 8 + 2]
 
 
+def test_thousands_stand_apart_in_a_terminal() -> None:
+    assert table.aligned([["rows"], [notation.grouped(38_000)]], names=0) == [
+        "  rows",
+        "------",
+        "38 000",
+    ]
+
+
 def test_a_failed_row_keeps_its_place_and_says_why(workdir: Any) -> None:
     (workdir.folder("pd") / "done.json").unlink()
     workdir.status["pd"] = "failed"
