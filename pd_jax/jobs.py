@@ -120,9 +120,11 @@ def check_platforms(jobs: int) -> None:
     """Raises ConfigError where several processes cannot share what jax is told to run on, or its
     memory.
     """
+    if jobs == 1:
+        return
     gpu_memory(jobs)
     platforms = os.environ.get("JAX_PLATFORMS", "")
-    if jobs > 1 and "tpu" in platforms.split(","):
+    if "tpu" in platforms.split(","):
         raise ConfigError(
             f"--jobs={jobs} with JAX_PLATFORMS={platforms}: one process alone can open a host's "
             f"TPU chips; leave --jobs out, and train stages by one program with --vmap={jobs}"

@@ -189,10 +189,13 @@ def _flags(argv: list[str]) -> list[str]:
 
 def _check_config_file(argv: list[str]) -> None:
     """Ends in one line where the config's file is not there, which absl tells by a traceback."""
-    named = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    named.add_argument("--config", default="")
-    path = named.parse_known_args(argv[1:])[0].config.partition(":")[0]
-    if path and not os.path.isfile(path):
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", nargs="?")
+    named = parser.parse_known_args(argv[1:])[0].config
+    if named is None:  # not given, or without a value, which absl tells in one line
+        return
+    path = named.partition(":")[0]
+    if not os.path.isfile(path):
         here = [str(found) for found in pathlib.Path("configs").glob("**/*.py")]
         print(f"error: --config={path}: no such file{did_you_mean(path, here)}", file=sys.stderr)
         sys.exit(EXIT_CODE)

@@ -61,8 +61,8 @@ def read(arg: str, **more) -> dict:
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """Returns the values of an argument that is a list, `a+b+c`."""
-    return tuple(text.split("+"))
+    """Returns the values of an argument that is a list, `a+b+c`, each once."""
+    return tuple(dict.fromkeys(text.split("+")))
 
 
 def sizes(text: str) -> tuple[str, ...]:

@@ -34,23 +34,29 @@ def get_config(arg: str = ""):
             for method in ("distillation", "PD"):
                 special = "" if rows == pieces.TRANSFER_ROWS else f"{rows}_rows"
                 setting.student(method, size, seed, rows=rows, name=special, place={"rows": rows})
+    return setting.config(
+        "Rows of the transfer set",
+        claims=_claims(size, counts),
+        figures=[
+            {"title": "Rows of the transfer set", "x": "rows", "scale": "log", "paper": "Figure 8"}
+        ],
+    )
+
+
+def _claims(size: str, counts: list[int]) -> list[dict]:
+    """Returns the claims at each number of rows and, where there are several, over all of them."""
     places = [{"size": size, "rows": rows} for rows in counts]
     by_rows = [
         claims.better("PD", "distillation", [place], text=f"PD > distillation at {rows:,} rows")
         for place, rows in zip(places, counts, strict=True)
     ]
+    if len(counts) == 1:
+        return by_rows
     slopes = {
         "text": "distillation gains more from more rows than PD does",
         "contrasts": (_slopes(size, counts),),
     }
-    over_all = claims.better("PD", "distillation", places)
-    return setting.config(
-        "Rows of the transfer set",
-        claims=[over_all, *by_rows, slopes] if len(counts) > 1 else by_rows,
-        figures=[
-            {"title": "Rows of the transfer set", "x": "rows", "scale": "log", "paper": "Figure 8"}
-        ],
-    )
+    return [claims.better("PD", "distillation", places), *by_rows, slopes]
 
 
 def _slopes(size: str, counts: list[int]) -> dict:
@@ -59,7 +65,7 @@ def _slopes(size: str, counts: list[int]) -> dict:
     """
     doublings = [math.log2(rows) for rows in counts]
     mean = sum(doublings) / len(doublings)
-    spread = sum((x - mean) ** 2 for x in doublings) or 1.0  # of one number there is no slope
+    spread = sum((x - mean) ** 2 for x in doublings)
     terms = tuple(
         {"weight": sign * (x - mean) / spread, "axes": {"method": method, "size": size, "rows": n}}
         for sign, method in ((1.0, "distillation"), (-1.0, "PD"))

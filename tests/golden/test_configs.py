@@ -137,6 +137,16 @@ def test_a_truncated_student_does_not_descend_from_the_pretrained_one():
     assert config.stages[ancestors[-1]].seed == 1
 
 
+def test_one_number_of_transfer_rows_makes_one_claim():
+    path = pathlib.Path("study/transfer_rows.py")
+    one, twice, several = (
+        [claim["text"] for claim in load(path, f"rows={rows}")[0].study.claims]
+        for rows in ("1000", "1000+1000", "1000+6000")
+    )
+    assert one == twice == ["PD > distillation at 1,000 rows"]
+    assert len(several) == 4 and one[0] in several
+
+
 def test_transfer_sets_are_ordered_by_their_nearness():
     near_first, _ = load(pathlib.Path("study/domain.py"), "sets=imdb+news")
     far_first, _ = load(pathlib.Path("study/domain.py"), "sets=news+imdb")
