@@ -197,10 +197,16 @@ class Setting:
 
     # ---- models --------------------------------------------------------------------------------
 
-    def pretrained(self, size: str, corpus: str = "general", *, seed: int = 0) -> str:
+    def pretrained(
+        self, size: str, corpus: str = "general", *, seed: int = 0, steps: int | None = None
+    ) -> str:
         """Returns a pre-trained model: one of each size, shared by the students of every seed."""
+        usual = self.args["pretrain"]
         parts = [corpus] if corpus != "general" else []
-        return self._pretrained(["pretrain", size, *parts], size, "pretrain", seed, corpus=corpus)
+        if steps not in (None, usual):
+            parts.append(f"{steps}_steps")
+        name = ["pretrain", size, *parts]
+        return self._pretrained(name, size, steps or usual, seed, corpus=corpus)
 
     def pretrained_deep(self, size: str, *, seed: int = 0) -> str:
         """Returns the pre-trained model of a teacher, grown from a shallower one of that seed."""
@@ -209,16 +215,17 @@ class Setting:
             layers = arguments.repeated_layers(shallow, size)
             start = self.pretrained(shallow, seed=seed)
             more = {"rate": 1.5e-3, "init": common.start_from(start, layers=layers)}
-        return self._pretrained(["pretrain_teacher", size], size, "teacher_pretrain", seed, **more)
+        steps = self.args["teacher_pretrain"]
+        return self._pretrained(["pretrain_teacher", size], size, steps, seed, **more)
 
     def _pretrained(
-        self, name: list[str], size: str, steps: str, seed: int, *, corpus: str = "general", **more
+        self, name: list[str], size: str, steps: int, seed: int, *, corpus: str = "general", **more
     ) -> str:
         named = [*name, f"seed{seed}"] if seed else name
         return self.add(
             "_".join(named),
             common.pretrain_compact(
-                common.compact(size), self.corpus(corpus), self.args[steps], seed=seed, **more
+                common.compact(size), self.corpus(corpus), steps, seed=seed, **more
             ),
         )
 

@@ -47,10 +47,11 @@ def compare_models(stage: config_lib.CompareStage) -> Sequence[Measured]:
                 f"{item.name} ({item.model}) and records {dataset.folder} have different "
                 "vocabularies; build the records with the models' tokenizer"
             )
-        if stage.lengths[-1] > models[item.name].config.positions:
+        positions = models[item.name].config.positions
+        if stage.lengths[-1] > positions:
             raise ConfigError(
-                f"lengths reach {stage.lengths[-1]} tokens, and {item.name} can read "
-                f"{models[item.name].config.positions}; shorten lengths"
+                f"{item.name} can read {positions} tokens, and rows are cut at "
+                f"{stage.lengths[-1]}; cut them at {positions} or fewer"
             )
 
     runs = len(stage.programs) + ("jax" in stage.programs) * (len(devices()) - 1)

@@ -50,8 +50,8 @@ def check_positions(stage: config_lib.LabelStage, model: hf.SavedModel) -> None:
     """Raises ConfigError where a label stage's teacher cannot read rows of its longest length."""
     if stage.lengths[-1] > model.config.positions:
         raise ConfigError(
-            f"lengths ends in {stage.lengths[-1]}, and {stage.teacher} can read "
-            f"{model.config.positions} tokens; shorten lengths"
+            f"{stage.teacher} can read {model.config.positions} tokens, and rows are cut at "
+            f"{stage.lengths[-1]}; cut them at {model.config.positions} or fewer"
         )
 
 

@@ -1,0 +1,78 @@
+"""How much pre-training a student needs: the paper pre-trains once, and long.
+
+One teacher and its logits serve every student; students differ in the steps of masked language
+modelling before they learn the task, on the same text, each with a schedule of its own.
+
+Run:    python -m pd_jax.main --config=configs/study/pretraining.py --workdir=runs/study --jobs=2
+Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
+Args:   task=sst2|mnli size=L2_H128 lengths=3000+12000+36000 teacher=L4_H128 grow=L2_H128 seeds=3
+        pretrain=12000 teacher_pretrain=6000 teacher_finetune=1500 distill=300 finetune=400 rate=0
+        dtype=float32 smoke
+        `pretrain` are the steps of the model that the teacher is grown from.
+Time:   after configs/study/sizes.py in the same workdir as long as its pre-trainings, 55 minutes
+        of one CPU core for 36,000 steps, and 15 minutes.
+Expect: PF and PD gain by each tripling, PF more; PF > basic and PD > distillation once they are
+        long enough.
+"""
+
+import itertools
+
+from configs import common
+from configs.study import arguments, claims, pieces
+
+
+def get_config(arg: str = ""):
+    """Returns the study."""
+    args = arguments.read(arg, task="sst2", seeds=3, size="L2_H128", lengths="3000+12000+36000")
+    if args["smoke"]:
+        args["lengths"] = "2+4"
+    setting = pieces.Setting("pretraining", args, task=args["task"])
+    size = args["size"]
+    lengths = sorted(int(text) for text in arguments.listed(args["lengths"]))
+    setting.teacher_cell()
+    for seed in setting.seeds:
+        for method in ("basic", "distillation"):
+            setting.student(method, size, seed)
+        for steps, method in itertools.product(lengths, ("PF", "PD")):
+            setting.student(
+                method,
+                size,
+                seed,
+                start=common.start_from(setting.pretrained(size, steps=steps)),
+                name=f"{steps}_steps",
+                place={"pre-training": steps},
+            )
+    return setting.config(
+        "Steps of pre-training",
+        claims=_claims(size, lengths),
+        figures=[{"title": "Steps of pre-training", "x": "pre-training", "scale": "log"}],
+    )
+
+
+def _claims(size: str, lengths: list[int]) -> list[dict]:
+    """Returns the paper's order after each length, and what the longest gains on the shortest."""
+
+    def after(method: str, steps: int) -> dict:
+        return {"method": method, "size": size, "pre-training": steps}
+
+    ordered = [
+        {
+            "text": f"{first} > {second} after {steps:,} steps",
+            "contrasts": (claims.minus(after(first, steps), other, f"{steps:,} steps"),),
+        }
+        for steps in lengths
+        for first, second, other in (
+            ("PF", "basic", {"method": "basic", "size": size}),
+            ("PD", "distillation", {"method": "distillation", "size": size}),
+            ("PD", "PF", after("PF", steps)),
+        )
+    ]
+    gains = [
+        {
+            "text": f"{method} gains by {longer:,} in place of {shorter:,} steps",
+            "contrasts": (claims.minus(after(method, longer), after(method, shorter), method),),
+        }
+        for method in ("PF", "PD")
+        for shorter, longer in itertools.pairwise(lengths)
+    ]
+    return [*ordered, *gains]
