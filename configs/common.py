@@ -1,5 +1,6 @@
 """Pieces that config files are made of: each call returns a fresh value, and changes nothing."""
 
+import math
 import os
 import re
 from collections.abc import Collection
@@ -109,11 +110,18 @@ def compact(size: str, **changes) -> dict:
 
     BERT's initializer range of 0.02 suits a hidden size of 768. A narrow model begins with
     attention that is all but uniform, and stays long where only word frequencies are learnt:
-    0.02 * sqrt(768 / 128) = 0.05. Positions that begin as sinusoids shorten that: an L2_H128 had a
-    loss of 5.58 instead of 5.85 after 4,000 steps, and of 4.62 instead of 5.48 after 6,000 (one run
-    of each).
+    0.02 * sqrt(768 / 128) = 0.05 (`initializer_range`). Positions that begin as sinusoids shorten
+    that: an L2_H128 had a loss of 5.58 instead of 5.85 after 4,000 steps, and of 4.62 instead of
+    5.48 after 6,000 (one run of each).
     """
-    return model(size, initializer_range=0.05, position_init="sinusoidal", **changes)
+    return model(
+        size, initializer_range=initializer_range(size), position_init="sinusoidal", **changes
+    )
+
+
+def initializer_range(size: str) -> float:
+    """Returns BERT's initializer range, 0.02 at a hidden size of 768, at that of a size."""
+    return round(0.02 * math.sqrt(768 / shape(size)[1]), 2)
 
 
 COMPACT_VOCABULARY = 4_096

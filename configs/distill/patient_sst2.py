@@ -44,7 +44,10 @@ def get_config(arg: str = ""):
     """Returns the pipeline: records, teacher, its logits and states, four students."""
     args = common.teacher_and_student(arg, BUDGETS)
     budget = BUDGETS[args["budget"]]
-    teacher = common.model(args["teacher"], initializer_range=0.05)
+    student, teacher = (
+        common.model(args[size], initializer_range=common.initializer_range(args[size]))
+        for size in ("size", "teacher")
+    )
     data = common.data("@train", 64, LENGTHS)
     evaluation = {"sets": {"dev": "@dev"}, "final": {"test": "@test"}, "batch": 256}
     said = {**evaluation, "logits": {"dev": "@dev_labels"}}
@@ -68,7 +71,7 @@ def get_config(arg: str = ""):
     for name, objective in STUDENTS.items():
         make = common.distill if objective else common.finetune
         stages[name] = make(
-            common.model(args["size"], initializer_range=0.05),
+            student,
             {**data, "logits": "@labels"} if objective else data,
             {"epochs": budget["student"]},
             common.adamw(3e-4),

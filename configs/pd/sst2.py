@@ -36,7 +36,7 @@ def get_config(arg: str = ""):
             "report": {
                 "title": f"Five ways to a {args['size']} for SST-2",
                 "rows": tuple((name, stage[1:]) for name, stage in rows.items()),
-                "metrics": ("dev/accuracy", "test/accuracy"),
+                "metrics": ("test/accuracy", "dev/accuracy"),
                 "reference": "SST-2",
             },
             "run": {"log_steps": 100},

@@ -32,6 +32,9 @@ and labelling compute in, float32 or bfloat16; parameters, losses and softmaxes 
 """
 
 SMOKE = {
+    "rows": "40+80",
+    "lengths": "2+4",
+    "temperatures": "1+2",
     "size": "L2_H32",
     "sizes": "L2_H32",
     "teacher": "L4_H32",

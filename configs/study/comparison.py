@@ -4,8 +4,12 @@ As there, the transfer set is the labelled set's own text, and students have hal
 layers at its width. Truncated students take the bottom layers of a model pre-trained as the
 teacher's, of another seed: where the teacher's was grown, it descends from PF's. Patient ones begin
 as the bottom layers of the teacher's own, and follow its layers (Sun et al. 2019). Language-model
-distillation (Sanh et al. 2019) takes every other layer, learns the pre-trained model's words, and
-is fine-tuned.
+distillation (Sanh et al. 2019) takes every other layer, learns the pre-trained model's words at
+masked places for as many steps as that model was trained, and is fine-tuned.
+
+By default PF and PD come of 12,000 steps of pre-training, truncated and patient students of 18,000
+(12,000 as the shallower model, 6,000 as the deeper), and those of language-model distillation of
+24,000.
 
 Run:    python -m pd_jax.main --config=configs/study/comparison.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
@@ -62,9 +66,9 @@ def _patient(setting: pieces.Setting, size: str, seed: int, start: dict) -> None
     )
     stage = common.distill(
         common.compact(size),
-        common.data(records, 64, pieces.LENGTHS, logits=states),
+        common.data(records, 128, pieces.LENGTHS, logits=states),
         {"steps": setting.args["distill"]},
-        common.adamw(setting.rate("PD")),
+        common.adamw(setting.rate("patient")),
         objective={"kind": "patient"},
         init=start,
         evaluation=setting.evaluation(teacher),
@@ -78,13 +82,13 @@ def _language_student(setting: pieces.Setting, size: str) -> str:
     """Returns a student that has learnt the language of the teacher's pre-trained model."""
     teacher = setting.pretrained_deep(setting.args["teacher"])
     plain = common.pretrain_compact(
-        common.compact(size), setting.corpus("general"), setting.args["pretrain"]
+        common.compact(size), setting.corpus("general"), setting.args["teacher_pretrain"]
     )
     return setting.add(
         f"language_{size}",
         {
             **plain,
-            "objective": {"kind": "lm_distill", "teacher": teacher},
+            "objective": {"kind": "lm_distill", "teacher": teacher, "positions": "masked"},
             "init": common.start_from(teacher, layers="every_other"),
         },
     )

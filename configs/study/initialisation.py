@@ -2,7 +2,9 @@
 
 The paper's Figure 5, by default on the MNLI subset. A truncated student takes the bottom layers of
 a deeper pre-trained model of its width, of another seed: where that was grown from a shallower one,
-it would else descend from the very student that it is compared with.
+as the teacher's size is, it would else descend from the very student that it is compared with. At
+the smallest size a student of that other seed's pre-training stands beside: what truncation adds to
+it are the steps as part of the deeper model (by default 12,000 steps, and 6,000).
 
 Run:    python -m pd_jax.main --config=configs/study/initialisation.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
@@ -22,6 +24,7 @@ from configs import common
 from configs.study import arguments, claims, pieces
 
 STARTS = ("pre-trained", "truncated", "word embeddings", "random")
+OTHER = "pre-trained, other seed"
 
 
 def get_config(arg: str = ""):
@@ -30,15 +33,16 @@ def get_config(arg: str = ""):
     args = arguments.read(arg, **defaults)
     setting = pieces.Setting("initialisation", args, task=args["task"])
     setting.teacher_cell()
+    smallest = setting.sizes[0]
     for seed in setting.seeds:
         for size in setting.sizes:
-            for start in STARTS:
+            for start in (*STARTS, OTHER) if size == smallest else STARTS:
                 _student(setting, size, seed, start)
-    smallest = setting.sizes[0]
     return setting.config(
         "What a student begins with",
         claims=[
             *(_above(first, second, smallest) for first, second in itertools.pairwise(STARTS)),
+            _above("truncated", OTHER, smallest),
             _above("pre-trained", "random", *setting.sizes),
         ],
         figures=[
@@ -54,8 +58,13 @@ def get_config(arg: str = ""):
 
 def _student(setting: pieces.Setting, size: str, seed: int, start: str) -> None:
     method, begin = "PD", None
-    if start == "truncated":
-        deep = f"L{setting.args['deep']}_H{common.shape(size)[1]}"
+    if start == OTHER:
+        begin = common.start_from(setting.pretrained(size, seed=1))
+    elif start == "truncated":
+        layers, hidden = common.shape(size)
+        if setting.args["deep"] <= layers:
+            raise ValueError(f"config argument deep={setting.args['deep']}: no deeper than {size}")
+        deep = f"L{setting.args['deep']}_H{hidden}"
         teachers = deep == setting.args["teacher"]
         source = (setting.pretrained_deep if teachers else setting.pretrained)(deep, seed=1)
         begin = common.start_from(source, layers="bottom")
@@ -63,7 +72,7 @@ def _student(setting: pieces.Setting, size: str, seed: int, start: str) -> None:
         begin = common.start_from(setting.pretrained(size), scope="word_embeddings")
     elif start == "random":
         method = "distillation"
-    special = "" if start in ("pre-trained", "random") else start.replace(" ", "_")
+    special = {"pre-trained": "", "random": "", OTHER: "seed1"}.get(start, start.replace(" ", "_"))
     setting.student(method, size, seed, start=begin, name=special, place={"start": start})
 
 

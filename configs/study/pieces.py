@@ -24,6 +24,7 @@ RATES = {
     "PF": 3e-3,
     "PD": 3e-3,
     "PD-F": 3e-4,  # of its last fine-tuning
+    "patient": 3e-3,
 }
 """Peak learning rates, chosen as the paper chooses them, on the dev set, but for seed 0 alone.
 
@@ -58,8 +59,8 @@ TASKS = {
     },
 }
 TRANSFER = {
-    # Name: files, columns, rows to read at most.
-    "imdb": ("transfer/imdb_unsup.txt", {}, 160_000),
+    # Name: file, columns, and so many of its documents as hold the sentences of a transfer set.
+    "imdb": ("transfer/imdb_unsup.txt", {}, 5_070),
     "electronics": ("transfer/amazon_electronics_kitchen_unlabelled.txt", {}, None),
     "news": ("transfer/reuters_news_unlabelled.txt", {}, None),
     "captions": (
@@ -177,8 +178,8 @@ class Setting:
         )
 
     def corpus(self, name: str) -> str:
-        """Returns text to pre-train on: `general` are reviews, Wikipedia and novels, others are
-        transfer sets. It serves every task, so that their studies share what is pre-trained on it.
+        """Returns text to pre-train on: `general` are reviews, Wikipedia and novels, others are the
+        documents of a transfer set. It serves every task, so that their studies share it.
         """
         return self.add(
             f"corpus_{name}",
@@ -189,8 +190,8 @@ class Setting:
 
     def _text(self, name: str) -> dict | tuple[dict, ...]:
         if name != "general":
-            path, columns, rows = TRANSFER[name]
-            return self._file(path, **columns, rows=rows)
+            path, columns, documents = TRANSFER[name]
+            return self._file(path, **columns, rows=documents)
         # Rows of running text are documents, of which a few are much.
         limit = {"rows": 3} if self.args["smoke"] else {}
         return tuple({**self._file(path), **limit} for path in GENERAL)

@@ -24,8 +24,6 @@ from configs.study import arguments, claims, pieces
 def get_config(arg: str = ""):
     """Returns the study."""
     args = arguments.read(arg, task="sst2", seeds=3, size="L2_H128", lengths="3000+12000+36000")
-    if args["smoke"]:
-        args["lengths"] = "2+4"
     setting = pieces.Setting("pretraining", args, task=args["task"])
     size = args["size"]
     lengths = sorted(int(text) for text in arguments.listed(args["lengths"]))

@@ -1,6 +1,7 @@
 """The same text for both steps, D_LM = D_T: the paper's Figure 10, on SST-2 with film reviews.
 
-Nothing but the order of two objectives over one text makes the difference.
+The students are pre-trained on the documents whose sentences are the transfer set. Nothing but the
+order of two objectives over one text makes the difference.
 
 Run:    python -m pd_jax.main --config=configs/study/same_data.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
@@ -10,7 +11,6 @@ Args:   sizes=L2_H128 teacher=L4_H128 grow=L2_H128 seeds=3 pretrain=12000 teache
 Time:   after configs/study/sizes.py in the same workdir 40 minutes of one CPU core, 28 of them to
         pre-train.
 Expect: PD > PF and PD > distillation, although no step sees text that the other does not.
-Found:  PD > PF by 3 points; PD > distillation is undecided (results/sst2).
 """
 
 from configs.study import arguments, claims, pieces

@@ -5,6 +5,8 @@ Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
 Args:   task=sst2|mnli sizes=L2_H128 (or all, the paper's 24) teacher=L4_H128 grow=L2_H128 seeds=3
         pretrain=12000 teacher_pretrain=6000 teacher_finetune=1500 distill=300 finetune=400 rate=0
         dtype=float32 smoke
+        Rates were chosen for L2_H128 (`pieces.RATES`) and lengths of pre-training, too: for other
+        sizes search them, `rate=` and `pretrain=`; a deeper student from random weights needs more.
 Time:   102 minutes of one CPU core, 72 of them for the two pre-trainings; --estimate for others.
 Expect: PD > PF > basic and PD > distillation at every size, once pre-training has learnt enough;
         basic training flat in size.
@@ -53,4 +55,5 @@ def get_config(arg: str = ""):
                 "paper": "SST-2 by depth and width" if args["task"] == "sst2" else "",
             }
         ],
+        note="Rates and lengths of training were chosen for L2_H128.",
     )

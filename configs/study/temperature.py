@@ -15,40 +15,39 @@ import itertools
 
 from configs.study import arguments, claims, pieces
 
+PAPERS = (1.0, 0.0)
+"""The paper's loss: temperature 1, and the teacher's word alone."""
+
 
 def get_config(arg: str = ""):
     """Returns the study."""
     args = arguments.read(
         arg, task="sst2", seeds=3, size="L2_H128", temperatures="1+2+4", shares="0+0.5"
     )
-    if args["smoke"]:
-        args["temperatures"] = "1+2"
     setting = pieces.Setting("temperature", args, task=args["task"])
     temperatures, shares = (
         [float(text) for text in arguments.listed(args[name])]
         for name in ("temperatures", "shares")
     )
+    losses = tuple(itertools.product(temperatures, shares))
+    if PAPERS not in losses:
+        raise ValueError(
+            "config arguments temperatures= and shares= lack 1 and 0, the paper's loss"
+        )
     setting.teacher_cell()
-    for seed in setting.seeds:
-        for temperature in temperatures:
-            for share in shares:
-                setting.student(
-                    "PD",
-                    args["size"],
-                    seed,
-                    transfer="own",
-                    objective={"temperature": temperature, "hard_weight": share},
-                    name=f"t{temperature:g}_h{share:g}".replace(".", "_"),
-                    place=_place(temperature, share),
-                )
-
+    for seed, (temperature, share) in itertools.product(setting.seeds, losses):
+        setting.student(
+            "PD",
+            args["size"],
+            seed,
+            transfer="own",
+            objective={"temperature": temperature, "hard_weight": share},
+            name=f"t{temperature:g}_h{share:g}".replace(".", "_"),
+            place=_place(temperature, share),
+        )
     return setting.config(
         "Temperature and hard labels",
-        claims=[
-            _above_the_papers(args["size"], other, (temperatures[0], shares[0]))
-            for other in itertools.product(temperatures, shares)
-            if other != (temperatures[0], shares[0])
-        ],
+        claims=[_above_the_papers(args["size"], *other) for other in losses if other != PAPERS],
         figures=[
             {
                 "title": "Temperature and hard labels",
@@ -60,10 +59,10 @@ def get_config(arg: str = ""):
     )
 
 
-def _above_the_papers(size: str, other: tuple[float, float], papers: tuple[float, float]) -> dict:
-    at = "temperature {:g}, hard labels {:g}".format(*other)
+def _above_the_papers(size: str, temperature: float, share: float) -> dict:
+    at = f"temperature {temperature:g}, hard labels {share:g}"
     first, second = (
-        {"method": "PD", "size": size, **_place(*values)} for values in (other, papers)
+        {"method": "PD", "size": size, **_place(*loss)} for loss in ((temperature, share), PAPERS)
     )
     return {"text": f"{at} > the paper's loss", "contrasts": (claims.minus(first, second, at),)}
 

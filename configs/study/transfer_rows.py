@@ -22,8 +22,6 @@ from configs.study import arguments, claims, pieces
 def get_config(arg: str = ""):
     """Returns the study."""
     args = arguments.read(arg, task="sst2", seeds=3, size="L2_H128", rows="1000+6000+38000")
-    if args["smoke"]:
-        args["rows"] = "40+80"
     setting = pieces.Setting("transfer_rows", args, task=args["task"])
     size, counts = args["size"], [int(text) for text in arguments.listed(args["rows"])]
     setting.teacher_cell()

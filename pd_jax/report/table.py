@@ -24,8 +24,8 @@ class Row:
     """One method.
 
     `seconds` is the stage's own work; `chain_seconds` adds every stage that it needs, each once,
-    and is None where one of them has no result. `metrics` holds only finite values; `intervals` is
-    over examples.
+    and is None where one of them has no result. `metrics` holds only finite values, `lacking` names
+    those that the stage should have and has not; `intervals` is over examples.
     """
 
     label: str
@@ -37,6 +37,7 @@ class Row:
     parameters: int | None
     megabytes: float | None
     metrics: Mapping[str, float]
+    lacking: tuple[str, ...]
     intervals: Mapping[str, Interval]
     steps: int | None
     examples: int | None
@@ -47,7 +48,7 @@ class Row:
         """Returns what stands in place of a metric that the row has not."""
         if self.seconds is None:
             return self.status
-        return "missing" if _is_taken(self.label, metric) else notation.MISSING
+        return "missing" if metric in self.lacking else notation.MISSING
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +106,9 @@ def _row(pipeline: load.Pipeline, label: str, stage: load.Stage, metrics: Sequen
     for metric in metrics if done else ():
         value = reached.get(metric)
         if value is None or not math.isfinite(value):
-            lacking += [metric] if _is_taken(label, metric) else []
+            # Only a stage that is scored against a teacher's logits has these at all.
+            by_teacher = notation.quantity(metric) in ("agreement", "kl")
+            lacking += [metric] if metric in reached or not by_teacher else []
             continue
         values[metric] = value
         rows = _rows_counted(stage, metric)
@@ -122,17 +125,13 @@ def _row(pipeline: load.Pipeline, label: str, stage: load.Stage, metrics: Sequen
         parameters=done.parameters if done else None,
         megabytes=done.megabytes if done else None,
         metrics=values,
+        lacking=tuple(lacking),
         intervals=intervals,
         steps=done.steps if done else None,
         examples=done.examples if done else None,
         seconds=done.seconds if done else None,
         chain_seconds=chain_seconds(pipeline, stage.name),
     )
-
-
-def _is_taken(label: str, metric: str) -> bool:
-    """Returns whether a row should have a metric: a teacher is held against no other."""
-    return not (is_teacher(label) and notation.quantity(metric) in ("agreement", "kl"))
 
 
 def _rows_counted(stage: load.Stage, metric: str) -> int | None:

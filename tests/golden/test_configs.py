@@ -120,6 +120,20 @@ def test_a_teacher_grows_from_a_model_of_its_width_only():
     assert tuple(grown.stages.pretrain_teacher_L6_H128.init.layers) == (0, 1, 0, 1, 0, 1)
 
 
+def test_a_study_without_its_own_reference_is_refused():
+    with pytest.raises(
+        ValueError, match="temperatures= and shares= lack 1 and 0, the paper's loss"
+    ):
+        load(pathlib.Path("study/temperature.py"), "temperatures=2+4")
+    with pytest.raises(ValueError, match="deep=2: no deeper than L2_H128"):
+        load(pathlib.Path("study/initialisation.py"), "deep=2")
+
+
+def test_a_smoke_run_takes_what_is_named():
+    study, _ = load(pathlib.Path("study/transfer_rows.py"), "smoke,rows=10+20")
+    assert {cell["axes"].get("rows") for cell in study.study.cells} == {None, 10, 20}
+
+
 def test_sizes_may_be_named():
     named, _ = load(pathlib.Path("study/sizes.py"), "teacher=Mini,grow=L2_H256,sizes=Tiny")
     spelt, _ = load(pathlib.Path("study/sizes.py"), "teacher=L4_H256,grow=L2_H256,sizes=L2_H128")

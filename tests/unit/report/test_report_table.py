@@ -93,11 +93,17 @@ def test_a_metric_that_is_missing_or_not_finite_is_said(workdir: Any) -> None:
     }
 
 
-def test_a_teacher_lacks_no_agreement_with_itself(workdir: Any) -> None:
-    workdir.write({"Teacher": "basic", "PD": "pd"}, metrics=("dev/accuracy", "dev/agreement"))
-    teacher, student = make(workdir).rows
-    assert not teacher.note
+def test_who_is_held_against_no_teacher_lacks_no_agreement(workdir: Any) -> None:
+    path = workdir.folder("pd") / "done.json"
+    done = json.loads(path.read_text())
+    done["metrics"]["dev/agreement"] = None
+    path.write_text(json.dumps(done))
+    workdir.write({"Basic": "basic", "PD": "pd"}, metrics=("dev/accuracy", "dev/agreement"))
+    basic, student = make(workdir).rows
+    assert not basic.note
+    assert basic.absence("dev/agreement") == "\N{EN DASH}"
     assert student.note == "It has no finite dev/agreement."
+    assert student.absence("dev/agreement") == "missing"
 
 
 def test_the_teacher_does_not_compete(workdir: Any) -> None:
