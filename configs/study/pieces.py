@@ -1,21 +1,17 @@
-"""What the studies share: the real data, one recipe for every kind of stage, and the grid.
+"""What the studies share: one recipe for every kind of stage, and the grid.
 
 A `Setting` collects the stages of a study as they are asked for: equal ones once, under one name.
 The same name for another stage is an error, so that a name says all that is special of a stage.
 """
 
 import dataclasses
-import os
 from collections.abc import Iterable
 
 from configs import common
 from configs.study import arguments
+from configs.study.sources import TASKS, TRANSFER_ROWS, Sources
 
 LENGTHS = (16, 32, 64)
-TRANSFER_ROWS = 38_000
-"""Rows of a transfer set where a study does not vary them: the default steps see each once."""
-HELD_OUT_ROWS = 20_000
-"""Transfer rows on which nothing is trained: every student's agreement and KL is taken there."""
 
 RATES = {
     "teacher": 1e-3,
@@ -37,40 +33,6 @@ machine, after another pre-training, distillation has 78.3 at 3e-3 and 56.5 at 6
 
 METHODS = ("basic", "distillation", "PF", "PD", "PD-F")
 """By the paper's names (Turc et al. 2019, section 3); the first two begin at random."""
-
-TASKS = {
-    "sst2": {
-        "labels": ("0", "1"),
-        "rows": {"text": "text"},
-        "folder": "sst2",
-        "sets": ("dev", "test"),
-        "judged": ("test",),
-        "transfer": "imdb",
-        "reference": "SST-2",
-    },
-    "mnli": {
-        "labels": ("entailment", "neutral", "contradiction"),
-        "rows": {"text": "text_a", "pair": "text_b"},
-        "folder": "mnli_subset",
-        "sets": ("dev",),
-        "judged": ("dev",),
-        "transfer": "captions",
-        "reference": "MNLI",
-    },
-}
-TRANSFER = {
-    # Name: file, columns, and so many of its documents as hold the sentences of a transfer set.
-    "imdb": ("transfer/imdb_unsup.txt", {}, 5_070),
-    "electronics": ("transfer/amazon_electronics_kitchen_unlabelled.txt", {}, None),
-    "news": ("transfer/reuters_news_unlabelled.txt", {}, None),
-    "captions": (
-        "transfer/nli_pairs_unlabelled.tsv",
-        {"text": "text_a", "pair": "text_b"},
-        None,
-    ),
-}
-GENERAL = ("transfer/imdb_unsup.txt", "corpus/wiki.txt", "corpus/novels.txt")
-"""What every model is pre-trained on where a study does not say otherwise."""
 
 
 @dataclasses.dataclass
@@ -112,89 +74,44 @@ class Setting:
 
     # ---- text ----------------------------------------------------------------------------------
 
-    def _file(self, path: str, **columns) -> dict:
-        found = {"path": os.path.join(common.data_folder(), *path.split("/")), **columns}
-        if self.args["smoke"]:
-            found["rows"] = min(found.get("rows") or 300, 300)
-        return {name: value for name, value in found.items() if value is not None}
-
-    def _task_file(self, task: str, name: str, *, label: bool) -> dict:
-        columns = {**TASKS[task]["rows"], **({"label": "label"} if label else {})}
-        return self._file(f"tasks/{TASKS[task]['folder']}/{name}.tsv", **columns)
+    @property
+    def sources(self) -> Sources:
+        """Where the study's text comes from."""
+        return Sources(self.args["smoke"])
 
     @property
     def vocabulary(self) -> str:
         """The vocabulary of all records, from the general text."""
-        return self.add(
-            "vocabulary", common.tokenizer(self._text("general"), common.COMPACT_VOCABULARY)
-        )
+        text = self.sources.corpus("general")
+        return self.add("vocabulary", common.tokenizer(text, common.COMPACT_VOCABULARY))
 
     def labelled(self, name: str) -> str:
         """Returns a labelled set of the task: train, dev or test."""
-        source = self._task_file(self.task, name, label=True)
-        labels = TASKS[self.task]["labels"]
-        return self.add(
-            f"{self.task}_{name}",
-            common.labelled(source, self.vocabulary, LENGTHS[-1], labels),
-        )
-
-    def _unseen(self, task: str) -> dict:
-        """Returns the held-out transfer rows: the first of a task's own transfer set."""
-        path, columns, _ = TRANSFER[TASKS[task]["transfer"]]
-        rows = 100 if self.args["smoke"] else HELD_OUT_ROWS
-        return {**self._file(path, **columns), "rows": rows}
-
-    def _kept_apart(self, *tasks: str) -> tuple[dict, ...]:
-        """Returns what no text to learn from may hold where it serves these tasks."""
-        sets = (
-            self._task_file(task, name, label=False)
-            for task in tasks
-            for name in TASKS[task]["sets"]
-        )
-        return (*map(self._unseen, tasks), *sets)
+        source, labels = self.sources.labelled(self.task, name), TASKS[self.task]["labels"]
+        stage = common.labelled(source, self.vocabulary, LENGTHS[-1], labels)
+        return self.add(f"{self.task}_{name}", stage)
 
     def held_out(self) -> str:
         """Returns the held-out transfer rows."""
-        return self.add(
-            f"{self.task}_unseen",
-            common.unlabelled(self._unseen(self.task), self.vocabulary, LENGTHS[-1]),
-        )
+        source = self.sources.held_out(self.task)
+        stage = common.unlabelled(source, self.vocabulary, LENGTHS[-1])
+        return self.add(f"{self.task}_unseen", stage)
 
     def transfer(self, name: str) -> str:
         """Returns a transfer set by name, or `own`: the labelled set's own rows."""
         if name == "own":
             return self.labelled("train")
-        path, columns, _ = TRANSFER[name]
-        # Some are left out: those held out, and those of the evaluation sets.
-        rows = TRANSFER_ROWS + HELD_OUT_ROWS + 2_000
-        return self.add(
-            f"{self.task}_{name}",
-            common.unlabelled(
-                self._file(path, **columns, rows=rows),
-                self.vocabulary,
-                LENGTHS[-1],
-                exclude=self._kept_apart(self.task),
-            ),
-        )
+        apart = self.sources.kept_apart(self.task)
+        source = self.sources.transfer(name)
+        stage = common.unlabelled(source, self.vocabulary, LENGTHS[-1], exclude=apart)
+        return self.add(f"{self.task}_{name}", stage)
 
     def corpus(self, name: str) -> str:
-        """Returns text to pre-train on: `general` are reviews, Wikipedia and novels, others are the
-        documents of a transfer set. It serves every task, so that their studies share it.
-        """
-        return self.add(
-            f"corpus_{name}",
-            common.corpus(
-                self._text(name), self.vocabulary, LENGTHS[-1], exclude=self._kept_apart(*TASKS)
-            ),
-        )
-
-    def _text(self, name: str) -> dict | tuple[dict, ...]:
-        if name != "general":
-            path, columns, documents = TRANSFER[name]
-            return self._file(path, **columns, rows=documents)
-        # Rows of running text are documents, of which a few are much.
-        limit = {"rows": 3} if self.args["smoke"] else {}
-        return tuple({**self._file(path), **limit} for path in GENERAL)
+        """Returns text to pre-train on. It serves every task, so that their studies share it."""
+        apart = self.sources.kept_apart(*TASKS)
+        source = self.sources.corpus(name)
+        stage = common.corpus(source, self.vocabulary, LENGTHS[-1], exclude=apart)
+        return self.add(f"corpus_{name}", stage)
 
     # ---- models --------------------------------------------------------------------------------
 

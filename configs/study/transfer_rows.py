@@ -16,7 +16,7 @@ Found:  the smaller slope; PD > distillation at 1,000 rows by 3.2 points (rows=1
 
 import math
 
-from configs.study import arguments, claims, pieces
+from configs.study import arguments, claims, pieces, sources
 
 
 def get_config(arg: str = ""):
@@ -30,7 +30,7 @@ def get_config(arg: str = ""):
             setting.student(method, size, seed)
         for rows in counts:
             for method in ("distillation", "PD"):
-                special = "" if rows == pieces.TRANSFER_ROWS else f"{rows}_rows"
+                special = "" if rows == sources.TRANSFER_ROWS else f"{rows}_rows"
                 setting.student(method, size, seed, rows=rows, name=special, place={"rows": rows})
     return setting.config(
         "Rows of the transfer set",

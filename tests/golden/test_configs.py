@@ -21,7 +21,7 @@ from pd_jax.planning import order
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HERE = pathlib.Path(__file__).resolve().parent
-SHARED = {"common.py", "arguments.py", "pieces.py", "claims.py", "__init__.py"}
+SHARED = {"common.py", "arguments.py", "pieces.py", "sources.py", "claims.py", "__init__.py"}
 CONFIGS = sorted(
     path.relative_to(ROOT / "configs")
     for path in (ROOT / "configs").rglob("*.py")
