@@ -77,6 +77,7 @@ class ReportError(PdError):
 
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _NO_SPACE_SAID = ("No space left on device", "Disk quota exceeded", "os error 28", "os error 122")
 """How libraries put it that wrap the system's error in text (Rust, C++)."""
 
@@ -99,6 +100,8 @@ def sentence_of(fault: Exception) -> str:
         return str(fault)
     if isinstance(fault, ImportError) and "gcsfs" in str(fault).lower():
         return "gs:// needs gcsfs, which is not installed; pip install 'pd_jax[gcs]'"
+    if isinstance(fault, OSError) and fault.errno in _NO_ACCESS and fault.filename:
+        return f"{fault.filename}: {fault.strerror}; mend its rights or name another place"
     said = no_space(fault)
     return f"the disk is full ({said}); free space and run the same command again" if said else ""
 

@@ -15,6 +15,8 @@ from typing import IO, Any
 
 from etils import epath
 
+from pd_jax.errors import PdError
+
 DIGEST_BYTES = 16
 _CHUNK = 1 << 20
 _PROCESS = secrets.token_hex(4)
@@ -101,12 +103,25 @@ def write_json(path: epath.PathLike, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def whole_folder(folder: epath.PathLike) -> Iterator[epath.Path]:
+def whole_folder(
+    folder: epath.PathLike, *, known_by: str, error: type[PdError]
+) -> Iterator[epath.Path]:
     """Yields a folder to write in, which takes the place of `folder` when the block ends well.
 
     Where the block raises, nothing of it is left and an older `folder` stays as it was.
+
+    Args:
+      folder: where the whole is to be.
+      known_by: a file that every folder of this kind has.
+      error: raised where `folder` holds something else: it would be lost.
     """
     folder = epath.Path(folder)
+    held = list(folder.iterdir()) if folder.exists() else []
+    if held and (any(path.is_dir() for path in held) or not (folder / known_by).exists()):
+        raise error(
+            f"{folder} holds {held[0].name} and is no folder of the kind to be written, which would"
+            " replace all of it; name a folder of its own"
+        )
     unfinished = partial(folder)
     old = folder.parent / f".{folder.name}.replaced-{os.getpid()}-{_PROCESS}"
     unfinished.mkdir(parents=True, exist_ok=True)

@@ -83,6 +83,10 @@ class Rows:
             f"task={self.task!r} needs labels: name them in order, for example labels=('negative', "
             "'positive')",
         )
+        require(
+            len(set(self.labels)) == len(self.labels),
+            f"labels={self.labels} names one twice; name each once, in the order of the outputs",
+        )
 
 
 @frozen
@@ -96,7 +100,10 @@ class RecordsStage:
     tokenizer: Reference
     examples: Annotated[Corpus | Rows, pydantic.Field(discriminator="layout")]
     max_length: Positive = 128
-    shards: Positive = 1
+    shards: Positive | None = None
+    """Each is made by one process, and made or labelled again alone; by default one for about 8 MB
+    of text.
+    """
     deduplicate: bool = False
     exclude: tuple[Source, ...] = ()
     """What these evaluation sets hold is left out of this dataset (decontamination).

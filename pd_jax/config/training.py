@@ -7,6 +7,20 @@ from typing import Annotated, Literal
 import pydantic
 
 from pd_jax.config.kinds import Fraction, Positive, Reference, frozen, require, require_rising
+from pd_jax.errors import did_you_mean
+
+SCORES = (
+    "accuracy",
+    "label_accuracy",
+    "f1",
+    "matthews",
+    "pearson",
+    "spearman",
+    "agreement",
+    "mlm_accuracy",
+    "nsp_accuracy",
+)
+"""What an evaluation set may have of which more is better; which of them depends on its task."""
 
 
 @frozen
@@ -259,9 +273,14 @@ class Evaluation:
             not strange, f"logits names {', '.join(strange)}, which is neither in sets nor in final"
         )
         if self.best is not None:
+            name, _, score = self.best.partition("/")
             require(
-                self.best.split("/")[0] in self.sets,
-                f"best={self.best!r} must begin with the name of one of sets",
+                name in self.sets, f"best={self.best!r} must begin with the name of one of sets"
+            )
+            require(
+                score in SCORES,
+                f"best={self.best!r} must end in a score of which more is better, "
+                f"{', '.join(SCORES)}{did_you_mean(score, SCORES)}",
             )
             require(self.every is not None, "best needs every: say how often to evaluate")
 

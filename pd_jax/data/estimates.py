@@ -13,8 +13,6 @@ from pd_jax.data.tokenizers import Tokenizer
 _SAMPLE_BYTES = 1 << 18
 _SAMPLES = 16
 _PASSES = 2
-_SHARD_BYTES = 1 << 23
-_MOST_SHARDS = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +59,3 @@ def estimate(stage: config.RecordsStage, tokenizer: Tokenizer) -> Estimate:
 def source_bytes(sources: tuple[config.Source, ...]) -> int:
     """Returns the sum of the sizes of the sources' files."""
     return sum(file.size for source in sources for file in text.source_files(source))
-
-
-def default_shards(sources: tuple[config.Source, ...]) -> int:
-    """Returns a number of shards that suits the size of the sources, whatever the machine."""
-    return min(_MOST_SHARDS, max(1, -(-source_bytes(sources) // _SHARD_BYTES)))

@@ -214,13 +214,21 @@ def _tokenised(block: Sequence[Document], tokenizer: Tokenizer) -> list[list[Tok
     return [document for document in documents if document]
 
 
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 class _LabelReader:
     """Turns a row's label from text into what the task trains on."""
 
     def __init__(self, layout: Rows):
         self._task, self._labels = layout.task, layout.labels
         self._numbers = {label: number for number, label in enumerate(layout.labels)}
-        if not any(label.isdigit() for label in layout.labels):
+        if not any(map(_is_number, layout.labels)):
             # Public sets often give a class by its number where its name is known from elsewhere.
             self._numbers |= {str(number): number for number in range(len(layout.labels))}
 

@@ -1,6 +1,7 @@
 """What makes each shard of a dataset: its pieces of text, and digests of whatever decides it."""
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -17,6 +18,10 @@ _SHORTEST = 8
 _FILTERS_FOLDER = "left_out"
 _SOURCES_FILE = "sources.json"
 _SETTLED_SECONDS = 5.0
+_SHARD_BYTES = 1 << 23
+_MOST_SHARDS = 1024
+_MOST_READERS = 8
+"""Of text that every shard with a part in it must read from its top."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +71,31 @@ def sources_of(source: config.Source | tuple[config.Source, ...]) -> tuple[confi
     return (source,) if isinstance(source, config.Source) else source
 
 
+def with_shards(stage: config.RecordsStage) -> config.RecordsStage:
+    """Returns the stage with a number of shards; by default it follows from the size of the sources
+    alone, whatever the machine.
+
+    Raises:
+      SourceError: where sources are missing.
+    """
+    if stage.shards is not None:
+        return stage
+    wanted = sum(
+        min(size / _SHARD_BYTES, limit)
+        for source in sources_of(stage.source)
+        for size, limit in _sizes(source)
+    )
+    return dataclasses.replace(stage, shards=min(_MOST_SHARDS, max(1, math.ceil(wanted))))
+
+
+def _sizes(source: config.Source) -> list[tuple[int, int]]:
+    """Returns the sizes of a source's files, each with the most shards to divide it into."""
+    found = text.source_files(source)
+    if source.rows is not None:
+        return [(sum(file.size for file in found), _MOST_READERS)]
+    return [(file.size, _MOST_SHARDS if text.divisible(file) else _MOST_READERS) for file in found]
+
+
 def check(stage: config.RecordsStage) -> None:
     """Raises ConfigError where task and columns do not fit each other."""
     layout = stage.examples
@@ -93,6 +123,7 @@ def make_plan(
     Raises:
       SourceError: where sources are missing or hold nothing.
     """
+    stage = with_shards(stage)
     divided = text.split(sources_of(stage.source), stage.shards)
     found = {file.path: file for pieces in divided for piece in pieces for file in piece.files}
     excluded = {file.path: file for source in stage.exclude for file in text.source_files(source)}

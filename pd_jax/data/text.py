@@ -131,7 +131,7 @@ def split(sources: Source | Sequence[Source], shards: int = 1) -> list[list[Piec
             i for i in range(shards) if max(bounds[i], start) < min(bounds[i + 1], start + size)
         ]
         for order, shard in enumerate(held):
-            if unit.source.rows is None and _divisible(unit.files[0]):
+            if unit.source.rows is None and divisible(unit.files[0]):
                 begin, end = (min(max(bounds[i] - start, 0), size) for i in (shard, shard + 1))
                 result[shard].append(dataclasses.replace(unit, begin=begin, end=end))
             else:
@@ -228,7 +228,8 @@ def _files(path: str, form: str) -> Iterator[SourceFile]:
         yield SourceFile(str(found), kind, zipped, found.stat().length)
 
 
-def _divisible(file: SourceFile) -> bool:
+def divisible(file: SourceFile) -> bool:
+    """Returns whether a reader can start anywhere in a file."""
     return file.format in _DIVISIBLE and not file.zipped
 
 

@@ -21,7 +21,7 @@ import time
 from collections.abc import Sequence
 
 from pd_jax import config, locks
-from pd_jax.data import beam, estimates
+from pd_jax.data import beam, estimates, plans
 from pd_jax.data import workers as pool
 from pd_jax.data.build import Run, Share, build_share
 from pd_jax.data.manifest import Manifest
@@ -132,17 +132,16 @@ def _stage(arguments: argparse.Namespace) -> config.RecordsStage:
         text=arguments.exclude_text_column or arguments.text_column,
         pair=arguments.exclude_pair_column,
     )
-    return config.RecordsStage(
+    stage = config.RecordsStage(
         source=source,
         tokenizer=arguments.tokenizer,
         examples=examples,
         max_length=arguments.max_length,
-        shards=estimates.default_shards((source,))
-        if arguments.shards is None
-        else arguments.shards,
+        shards=arguments.shards,
         deduplicate=arguments.deduplicate,
         exclude=tuple(dataclasses.replace(excluded, path=path) for path in arguments.exclude),
     )
+    return plans.with_shards(stage)
 
 
 def _runner(arguments: argparse.Namespace, workers: int) -> Run:

@@ -57,7 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _fingerprint(source, arguments.array),
         form.task,
         form.labels,
-        settings={"form": [form.kind, form.column, *form.columns, form.certainty]},
+        settings={
+            "form": [form.kind, form.column, *form.columns, form.certainty],
+            "joined by": [arguments.id_column, source.text, source.pair],
+        },
         complete=missing == 0,
     )
     with locks.held(f"{arguments.output}/.lock", f"the logit store in {arguments.output}"):

@@ -21,7 +21,7 @@ from etils import epath
 
 from pd_jax import config as config_lib
 from pd_jax import files
-from pd_jax.errors import CheckpointError, DivergenceError
+from pd_jax.errors import CheckpointError, ConfigError, DivergenceError
 from pd_jax.objectives.objective import Sums
 from pd_jax.parallel import distributed
 from pd_jax.progress import Progress
@@ -251,6 +251,11 @@ class Loop:
             self.writer.write({"step": number, "seconds": round(self.clock.seconds, 3), **found})
         if self.job.best is None:
             return
+        if self.job.best not in found:
+            raise ConfigError(
+                f"best={self.job.best!r}, and the evaluation has {', '.join(sorted(found))}; "
+                "name one of these"
+            )
         value = found[self.job.best]
         if self.standing.best_value is None or value > self.standing.best_value:
             self.standing.best_value, self.standing.best_step = value, number

@@ -102,6 +102,7 @@ def test_regression_and_several_labels(tmp_path, tokenizer):
 
 BINARY = Rows(task="classification", labels=("0", "1"))
 NAMED = Rows(task="classification", labels=("no", "yes"))
+SIGNED = Rows(task="classification", labels=("+1", "-1"))
 SEVERAL = Rows(task="multilabel", labels=("x", "y"))
 
 
@@ -110,6 +111,7 @@ SEVERAL = Rows(task="multilabel", labels=("x", "y"))
     [
         (BINARY, "a\t0\nb\t2\n", r"rows\.tsv:3: label '2' is none of '0', '1'"),
         (NAMED, "a\tmaybe\n", r"rows\.tsv:2: label 'maybe' is none of 'no', 'yes'"),
+        (SIGNED, "a\t1\n", r"rows\.tsv:2: label '1' is none of '\+1', '-1'"),
         (NAMED, "a\t2\n", r"rows\.tsv:2: label '2' is none of 'no', 'yes'"),
         (SEVERAL, "a\tx|q\n", r"rows\.tsv:2: label 'q' is none of 'x', 'y'"),
         (Rows(task="regression"), "a\thigh\n", r"rows\.tsv:2: label 'high' is no number"),

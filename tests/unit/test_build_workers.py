@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from pd_jax.config import Corpus, Rows
-from pd_jax.data import build, tokenizers
+from pd_jax.config import Corpus, RecordsStage, Rows, Source
+from pd_jax.data import build, plans, tokenizers
 from pd_jax.data import workers as pool
 from pd_jax.data.build import build_records
 from pd_jax.data.records import Dataset
@@ -267,3 +267,21 @@ def test_memory_is_bounded_however_long_a_line_is(tmp_path, tokenizer, ending, c
     assert int(done.stdout.split()[-2]) < 300 * 1024  # kB, the most memory it ever had
     dataset = Dataset.open(tmp_path / "set")
     assert dataset.manifest.tokens - 2 * len(dataset) == count
+
+
+def test_shards_follow_from_the_size_of_the_text_alone(tmp_path):
+    path = tmp_path / "a.txt"
+    with path.open("wb") as stream:
+        stream.truncate(200 << 20)  # a hole of so many bytes
+    path.with_suffix(".csv").hardlink_to(path)
+
+    def shards(**changes) -> int | None:
+        source = Source(**{"path": str(path), **changes})
+        made = RecordsStage(source=source, tokenizer="unused", examples=Rows())
+        return plans.with_shards(made).shards
+
+    assert shards() == 25
+    # What each shard must read from its top is divided less.
+    assert shards(rows=1_000) == shards(path=str(path.with_suffix(".csv"))) == 8
+    path.write_text("a\n")
+    assert shards() == 1

@@ -55,6 +55,15 @@ def test_rules_between_fields():
     assert "best='dev/accuracy' must begin with" in refused(
         a=train(evaluation={"best": "dev/accuracy", "every": {"steps": 2}})
     )
+    for best, message in (
+        ("dev/acuracy", "did you mean 'accuracy'?"),
+        ("dev/loss", "a score of which more is better"),
+    ):
+        scored = {"sets": {"dev": "@c"}, "best": best, "every": {"steps": 2}}
+        assert message in refused(a=train(evaluation=scored))
+    twice = {"task": "classification", "labels": ("no", "yes", "no")}
+    rows = {"kind": "records", "source": {"path": "a.tsv", "label": "y"}, "tokenizer": "vocab.txt"}
+    assert "names one twice" in refused(a={**rows, "examples": {"layout": "rows", **twice}})
     for lengths in ((64, 32), (32, 32), ()):
         data = {"records": "@c", "lengths": lengths}
         assert "lengths must rise" in refused(a=train(data={**data, "batch": 8}))

@@ -83,5 +83,27 @@ def test_a_full_disk_is_recognised_through_what_libraries_make_of_it():
     assert no_space(OSError(errno.EACCES, "Permission denied", "/a")) == ""
     assert no_space(None) == ""
     assert sentence_of(full).startswith("the disk is full (")
+    locked = PermissionError(errno.EACCES, "Permission denied", "/a")
+    assert sentence_of(locked) == "/a: Permission denied; mend its rights or name another place"
     assert sentence_of(RecordsError("x is damaged")) == "x is damaged"
     assert sentence_of(KeyError("bug")) == ""
+
+
+def test_a_folder_takes_the_place_of_its_like_alone(tmp_path):
+    place = tmp_path / "models"
+
+    def write(content):
+        with files.whole_folder(place, known_by="config.json", error=StageError) as folder:
+            (folder / "config.json").write_text(content)
+
+    write("1")
+    write("2")
+    assert (place / "config.json").read_text() == "2"
+    (place / "other").mkdir()
+    with pytest.raises(StageError, match=r"models holds \w+.* name a folder of its own"):
+        write("3")
+    (place / "other").rmdir()
+    (place / "config.json").rename(place / "notes.txt")
+    with pytest.raises(StageError, match=r"models holds notes\.txt"):
+        write("3")
+    assert [path.name for path in place.iterdir()] == ["notes.txt"]

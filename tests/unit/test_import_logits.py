@@ -100,6 +100,17 @@ def test_pairs_are_joined_by_both_texts(tmp_path):
         run(tmp_path, *arguments, "--text-column", "one", output="other")
 
 
+def test_another_column_to_join_by_is_another_store(dataset, tmp_path):
+    other = TEXTS[1:] + ["elsewhere"]
+    rows = [
+        {"a": TEXTS[n], "b": other[n], "scores": LOGITS[n].tolist()} for n in range(11)
+    ]  # of both, one row has no answer
+    given = ("--input", jsonl(tmp_path / "a.jsonl", rows), *LISTED, "--allow-missing", "1")
+    run(tmp_path, *given, "--text-column", "a")
+    with pytest.raises(LogitsError, match="holds a finished store of another"):
+        run(tmp_path, *given, "--text-column", "b")
+
+
 def test_labels_are_mapped_by_name(dataset, tmp_path):
     swapped = ("--labels", "many,few", "--values", "scores")
     folder = run(tmp_path, "--input", jsonl(tmp_path / "a.jsonl", rows_of()), *swapped)

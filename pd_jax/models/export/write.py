@@ -109,8 +109,9 @@ def export(
     if int8 and format != "onnx":
         raise WeightsError(f"--int8 is known for onnx only, not for {format}; leave it out")
     forward = programs.jax_program(model.config, model.params, programs.host_device())
-    with files.whole_folder(folder) as partial:
+    with files.whole_folder(folder, known_by=hf.CONFIG_FILE, error=WeightsError) as partial:
         tokenizer.save(partial)
+        hf.fit_tokenizer(partial, model.config)
         values = hf_config.values_of(
             model.config, model.params, labels=model.labels, task=model.task
         )

@@ -21,6 +21,7 @@ from pd_jax.models.sizes import BertConfig
 from pd_jax.models.weights import hf_config, layout, pickles
 
 WEIGHTS_FILE, PICKLED_FILE, CONFIG_FILE = "model.safetensors", "pytorch_model.bin", "config.json"
+_TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
 _PREFIXES = {
     "bert.pooler.": "pooler",
@@ -107,13 +108,25 @@ def save(
 
     Raises:
       WeightsError: parameters that are missing, left over, or of another shape than the config
-        says.
+        says; `folder` holds something else than a model.
     """
-    with files.whole_folder(folder) as partial:
+    with files.whole_folder(folder, known_by=CONFIG_FILE, error=WeightsError) as partial:
         digest = write(partial, params, config, labels=labels, task=task)
         if add is not None:
             add(partial)
+            fit_tokenizer(partial, config)
     return digest
+
+
+def fit_tokenizer(folder: epath.Path, config: BertConfig) -> None:
+    """Writes into a tokenizer's config, if there is one, how many tokens the model beside it takes.
+
+    Without it, transformers' pipelines do not know where to cut long texts.
+    """
+    path = folder / _TOKENIZER_CONFIG_FILE
+    if path.exists():
+        values = files.read_object(path, WeightsError)
+        files.write_json(path, {**values, "model_max_length": config.positions})
 
 
 def write(
