@@ -27,8 +27,10 @@ from pd_jax.training.signals import Stopped, stop_on
 SAVE_SECONDS = 120.0
 """How long a process that was asked to stop may take to save."""
 
-_GPU_MEMORY = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+_GPU_MEMORY = "XLA_CLIENT_MEM_FRACTION"
 """Where XLA reads how much of a GPU a process takes at its start, in place of three quarters."""
+_GPU_MEMORY_ONCE = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+"""Its name of before, which XLA reads too, but not beside the other."""
 
 Say = Callable[[str], None]
 Work = Callable[[Say], Sequence[Any]]
@@ -138,12 +140,13 @@ def gpu_memory(places: int) -> str:
     Raises:
       ConfigError: where the environment grants what is no number.
     """
-    granted = os.environ.get(_GPU_MEMORY, "0.9")
+    name = _GPU_MEMORY_ONCE if _GPU_MEMORY_ONCE in os.environ else _GPU_MEMORY
+    granted = os.environ.get(name, "0.9")
     try:
         return f"{float(granted) / places:.3f}"
     except ValueError:
         raise ConfigError(
-            f"{_GPU_MEMORY}={granted!r} is no number; set it to a share of a GPU's memory, like 0.9"
+            f"{name}={granted!r} is no number; set it to a share of a GPU's memory, like 0.9"
         ) from None
 
 
@@ -296,10 +299,12 @@ def _serve(
     """Does what comes over the connection until asked to stop."""
     _prepare(place, places, parent)
     from pd_jax import compilation
+    from pd_jax.allocation import keep_memory
     from pd_jax.training.checkpoint import quiet_failed_saves
 
     stop_on(signal.SIGTERM)
     quiet_failed_saves()
+    keep_memory()
     try:
         compilation.use_cache()
         while True:
@@ -352,6 +357,7 @@ def _prepare(place: int, places: int, parent: int) -> None:
         os.sched_setaffinity(0, share)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ[_GPU_MEMORY] = gpu_memory(places)
+    os.environ.pop(_GPU_MEMORY_ONCE, None)
     from absl import logging
 
     logging.set_verbosity(logging.FATAL)

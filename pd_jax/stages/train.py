@@ -270,15 +270,17 @@ class _Work:
     def evaluate(
         self, params: Any, sets: dict[str, ScoredSet], alive: Callable[[], None] = lambda: None
     ) -> dict[str, Evaluated]:
-        """Returns what the model scores on every dataset, and its predictions; calls `alive` for
-        every batch.
+        """Returns what the model scores on every dataset, and its predictions, in batches of at
+        least the size asked for that divide over the mesh; calls `alive` for every batch.
         """
         share, shares = row_share(self.mesh)
+        places = row_places(self.mesh)
+        batch = -(-self.stage.evaluation.batch // places) * places
         found: dict[str, Evaluated] = {}
         for name, scored in sets.items():
             batches = evaluation_batches(
                 scored.dataset,
-                batch=self.stage.evaluation.batch,
+                batch=batch,
                 lengths=self.stage.data.lengths,
                 teachers=scored.teachers,
                 process_index=share,

@@ -11,6 +11,7 @@ drives it (`training/driver.py`) has the state on the devices.
 import dataclasses
 import faulthandler
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -257,6 +258,8 @@ class Loop:
                 "name one of these"
             )
         value = found[self.job.best]
+        if math.isnan(value):
+            return
         if self.standing.best_value is None or value > self.standing.best_value:
             self.standing.best_value, self.standing.best_step = value, number
             assert self.job.keep_best is not None

@@ -23,7 +23,7 @@ from pd_jax.parallel.sharding import batch_sharding
 from pd_jax.training import rng
 from pd_jax.training.optim import make_optimizer
 from pd_jax.training.state import TrainState
-from pd_jax.training.step import pure_step, takes_norms
+from pd_jax.training.step import branches, pure_step, takes_norms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +66,7 @@ def make_many_step(
         steps=steps,
         micro_batches=micro_batches,
         skip_nonfinite=skip_nonfinite,
+        branch=branches(mesh),
     )
     everywhere = NamedSharding(mesh, PartitionSpec())
     frozen_at = sharding.assign(objective.frozen, sharding.RULES, mesh)

@@ -60,6 +60,7 @@ def pure_step(
     *,
     micro_batches: int = 1,
     skip_nonfinite: bool = False,
+    branch: bool = True,
 ) -> Callable[..., tuple[TrainState, Sums]]:
     """Returns `step(frozen, state, batch, root, due=None) -> (state, sums)`.
 
@@ -68,6 +69,7 @@ def pure_step(
     changes anything: the state before the fault stays at hand. With `skip_nonfinite` it changes
     nothing but `state.step`, and later steps go on. Either way `sums["healthy"]` tells. Where it
     runs under `vmap`, `due` says, for all runs in common, whether any of them takes its norms.
+    Without `branch` norms are worked out at every step, and counted at the same ones.
     """
 
     def step(
@@ -92,7 +94,14 @@ def pure_step(
             "gradient_norm": _single(norm),
             "learning_rate": _single(optimizer.schedule(state.optimizer.count)),
             "healthy": _single(healthy),
-            **_norms(optimizer, moments, params, taken=taken, due=taken if due is None else due),
+            **_norms(
+                optimizer,
+                moments,
+                params,
+                taken=taken,
+                due=taken if due is None else due,
+                branch=branch,
+            ),
         }
         if skip_nonfinite:
             return TrainState(state.step + 1, params, moments, state.healthy), sums
@@ -101,26 +110,39 @@ def pure_step(
     return step
 
 
+def branches(mesh: Mesh) -> bool:
+    """Returns whether leaving work out by a condition pays: before one, XLA makes the host of a GPU
+    wait for all that was asked of it.
+    """
+    return mesh.devices.flat[0].platform != "gpu"
+
+
 def takes_norms(step: jax.Array) -> jax.Array:
     """Returns whether the norms are taken at a step."""
     return step % NORM_STEPS == 0
 
 
 def _norms(
-    optimizer: AdamW, moments: Any, params: Params, *, taken: jax.Array, due: jax.Array
+    optimizer: AdamW,
+    moments: Any,
+    params: Params,
+    *,
+    taken: jax.Array,
+    due: jax.Array,
+    branch: bool,
 ) -> Sums:
     """Returns the norms of the parameters and of their newest update, of nothing where not `taken`
     and where one is beyond float32: training goes on or not by its losses and gradients.
 
-    Nothing is worked out where not `due`, a scalar also under `vmap`: of a condition that differs
-    from run to run it would make a choice between two results.
+    With `branch` nothing is worked out where not `due`, a scalar also under `vmap`: of a condition
+    that differs from run to run it would make a choice between two results.
     """
 
     def take() -> tuple[jax.Array, jax.Array]:
         return optax.tree.norm(params), optax.tree.norm(optimizer.last_update(moments, params))
 
     none = jnp.zeros((), jnp.float32)
-    found = jax.lax.cond(due, take, lambda: (none, none))
+    found = jax.lax.cond(due, take, lambda: (none, none)) if branch else take()
     sums = {}
     for name, norm in zip(("parameter_norm", "update_norm"), found, strict=True):
         counted = taken & jnp.isfinite(norm)
@@ -145,6 +167,7 @@ def make_train_step(
         optimizer,
         micro_batches=micro_batches,
         skip_nonfinite=skip_nonfinite,
+        branch=branches(mesh),
     )
     everywhere = NamedSharding(mesh, PartitionSpec())
     frozen_at = sharding.assign(objective.frozen, sharding.RULES, mesh)

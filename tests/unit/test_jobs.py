@@ -3,6 +3,7 @@
 import functools
 import multiprocessing
 import os
+import resource
 import signal
 import time
 
@@ -29,8 +30,20 @@ def work(group: jobs.Group, say: jobs.Say) -> list[tuple[str, int | str] | Excep
     if name.startswith("long"):
         time.sleep(600)  # outlives the start of every other process, on a slow machine, too
     if name.startswith("memory"):
-        return [(name, os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"])]
+        assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ  # XLA takes one of both names
+        return [(name, os.environ["XLA_CLIENT_MEM_FRACTION"])]
+    if name.startswith("pages"):
+        return [(name, page_faults())]
     return [(name, len(available_cores()))]
+
+
+def page_faults() -> int:
+    """Returns how many page faults 64 MB cost that are taken a second time."""
+    before = []
+    for _ in range(3):
+        before.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+        bytes(b"x" * (1 << 26))
+    return before[-1] - before[-2]
 
 
 def outcomes(needs, *, count: int, said: list[str], groups=()) -> dict:
@@ -101,12 +114,21 @@ def test_processes_share_the_cores_and_outlive_failed_and_killed_jobs():
 
 
 def test_processes_divide_the_memory_of_a_gpu_that_one_was_granted(monkeypatch):
-    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    names = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
     assert jobs.gpu_memory(3) == "0.300"
-    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")  # launch/env/gpu.sh
-    assert jobs.gpu_memory(4) == "0.230"
-    told = outcomes({"memory": ()}, count=2, said=[])
-    assert told["memory"].result == ("memory", "0.460")
+    for name in names:
+        monkeypatch.setenv(name, "0.92")  # launch/env/gpu.sh sets the first
+        assert jobs.gpu_memory(4) == "0.230"
+        told = outcomes({"memory": ()}, count=2, said=[])
+        assert told["memory"].result == ("memory", "0.460")
+        monkeypatch.delenv(name)
+
+
+def test_every_process_keeps_its_memory(monkeypatch):
+    told = outcomes({"pages": ()}, count=2, said=[])
+    assert told["pages"].result[1] < 1_000  # 16,384 where the 64 MB are mapped anew
 
 
 def test_a_share_of_memory_that_is_no_number_is_refused_before_anything_runs(monkeypatch):

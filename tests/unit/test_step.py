@@ -91,6 +91,21 @@ def test_runs_of_one_program_take_norms_behind_a_branch_each_at_its_own_steps():
     assert sums["parameter_norm"][0].tolist() == [0, 0]
 
 
+def test_without_a_branch_norms_are_counted_at_the_same_steps():
+    made, optimizer = objective(), make_optimizer(SETTINGS, STEPS)
+    found = []
+    for branch in (True, False):
+        step, state, norms = jax.jit(pure_step(made, optimizer, branch=branch)), first(made, 0), []
+        for number in range(11):
+            state, sums = step({}, state, batch(number), rng.root_key(0))
+            norms.append([np.asarray(sums[name]) for name in ("parameter_norm", "update_norm")])
+        traced = str(jax.make_jaxpr(step)({}, state, batch(0), rng.root_key(0)))
+        assert ("cond[" in traced) == branch
+        found.append(np.array(norms))
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-6)
+    assert found[0][:, 0, 1].tolist() == [1, *[0] * 9, 1]
+
+
 def taught(width: int) -> Objective:
     """Returns the objective with a teacher at hand that says `width` numbers of every row."""
     made = objective()
