@@ -26,7 +26,7 @@ from pd_jax.models import sizes
 from pd_jax.parallel.mesh import mesh_for
 from pd_jax.planning import Planned
 from pd_jax.stages.declared import declared, own_inputs
-from pd_jax.stages.objectives import make_objective
+from pd_jax.stages.objectives import Facts, make_objective
 from pd_jax.training import ahead, rng
 
 _MEASURED_STEPS = 3
@@ -155,14 +155,31 @@ class _Steps:
         return sum(source.rows or sum(1 for _ in text.rows(source)) for source in sources)
 
 
-def measure(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> float:
-    """Returns the seconds of a stage's step on this machine, on a batch of a middle length."""
+def _declared(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> Facts:
+    """Returns what a stage will read; raises StageError where that does not give its shapes."""
     facts = declared(pipeline, stage)
     if facts.vocabulary is None:
         raise StageError(
-            "--estimate cannot tell the size of a vocabulary that is no stage and no vocab.txt; "
-            "build the records first"
+            f"--estimate cannot tell the size of the vocabulary of {facts.where}; name in "
+            "data.records a records stage whose tokenizer is a stage or a file that is there"
         )
+    masked = config_lib.MaskedLanguageModel | config_lib.LanguageDistill
+    if facts.task is None and not isinstance(stage.objective, masked):
+        raise StageError(
+            f"--estimate cannot tell the task that objective.kind={stage.objective.kind!r} learns "
+            f"on {facts.where}; name as teacher a training stage or a folder that is there"
+        )
+    return facts
+
+
+def measure(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> float:
+    """Returns the seconds of a stage's step on this machine, on a batch of a middle length.
+
+    Raises:
+      StageError: nothing says yet how large the vocabulary is, or what the task.
+    """
+    facts = _declared(pipeline, stage)
+    assert facts.vocabulary is not None, "_declared sees to it"
     shape = sizes.bert_config(stage.model, vocab_size=facts.vocabulary.size, compute=stage.compute)
     length = stage.data.lengths[len(stage.data.lengths) // 2]
     mesh = mesh_for(pipeline.run)

@@ -19,7 +19,7 @@ from pd_jax.data import filters, layouts, manifest, shards, text
 from pd_jax.data import workers as pool
 from pd_jax.data.plans import Plan, Task, check, make_plan
 from pd_jax.data.tokenizers import Tokenizer, load_tokenizer
-from pd_jax.errors import SourceError
+from pd_jax.errors import SourceError, TokenizerError
 from pd_jax.progress import Progress
 
 _COUNT_BYTES = 1 << 16
@@ -103,7 +103,7 @@ def build_shard(task: Task, count: pool.Count) -> shards.ShardInfo:
         task.folder,
         task.name,
         index=task.index,
-        of=task.stage.shards,
+        of=task.of,
         records=records(task, _tokenizer(task.folder, task.tokenizer), meter),
         made_from=task.made_from,
     )
@@ -237,6 +237,16 @@ def _finish(
 
 @functools.lru_cache(maxsize=1)
 def _tokenizer(folder: str, fingerprint: str) -> Tokenizer:
-    """Returns the dataset's tokenizer, loaded once in each process."""
-    del fingerprint  # part of the key: the folder may come to hold another
-    return load_tokenizer(epath.Path(folder) / manifest.TOKENIZER_FOLDER)
+    """Returns the dataset's tokenizer, loaded once in each process.
+
+    Raises:
+      TokenizerError: where the folder has come to hold another one.
+    """
+    place = epath.Path(folder) / manifest.TOKENIZER_FOLDER
+    found = load_tokenizer(place)
+    if found.fingerprint != fingerprint:
+        raise TokenizerError(
+            f"{place} holds another tokenizer than the one its records are to be made with;"
+            " remove that folder and build again"
+        )
+    return found

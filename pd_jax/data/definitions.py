@@ -65,6 +65,7 @@ class Pipeline:
     def save(self, folder: epath.PathLike) -> None:
         """Writes tokenizer.json and tokenizer_config.json."""
         folder = epath.Path(folder)
+        vocabulary.make_way(folder, (vocabulary.JSON_FILE, vocabulary.CONFIG_FILE))
         files.write_json(folder / vocabulary.JSON_FILE, self._definition)
         vocabulary.save_config(folder, "PreTrainedTokenizerFast", self._special, {})
 

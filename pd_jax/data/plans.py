@@ -45,11 +45,16 @@ class Task:
         """Its part of the sources' sizes."""
         return sum(piece.size for piece in self.pieces)
 
+    @property
+    def of(self) -> int:
+        """How many shards the dataset has."""
+        assert self.stage.shards is not None, "a task is made with a number of shards"
+        return self.stage.shards
+
     def whole(self) -> shards.ShardInfo | None:
         """Returns the shard if it is there, whole, and made from the same."""
-        of = self.stage.shards
         return shards.whole_shard(
-            self.folder, self.name, index=self.index, of=of, made_from=self.made_from
+            self.folder, self.name, index=self.index, of=self.of, made_from=self.made_from
         )
 
 
@@ -124,6 +129,7 @@ def make_plan(
       SourceError: where sources are missing or hold nothing.
     """
     stage = with_shards(stage)
+    assert stage.shards is not None, "with_shards says how many"
     divided = text.split(sources_of(stage.source), stage.shards)
     found = {file.path: file for pieces in divided for piece in pieces for file in piece.files}
     excluded = {file.path: file for source in stage.exclude for file in text.source_files(source)}

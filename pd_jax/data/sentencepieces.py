@@ -49,6 +49,8 @@ class SentencePiece:
     def save(self, folder: epath.PathLike) -> None:
         """Writes spiece.model, tokenizer.json and tokenizer_config.json."""
         folder = epath.Path(folder)
+        written = (MODEL_FILE, vocabulary.JSON_FILE, vocabulary.CONFIG_FILE)
+        vocabulary.make_way(folder, written)
         files.write_bytes(folder / MODEL_FILE, self._content)
         vocabulary.save_definition(folder, _equivalent(self._content), self._special)
         vocabulary.save_config(folder, "PreTrainedTokenizerFast", self._special, {})

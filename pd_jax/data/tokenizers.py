@@ -5,8 +5,9 @@ Text never yields special tokens: a row that spells out `[MASK]` gets the pieces
 
 import collections
 import io
+import itertools
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import sentencepiece
@@ -26,6 +27,29 @@ from pd_jax.errors import TokenizerError
 _LONGEST_SENTENCE = 1 << 16
 _THREADS = 16
 _LETTERS = 1_000
+_COVERED = 0.9995
+_BERT_CLASSES = {
+    "BertTokenizer",
+    "DistilBertTokenizer",
+    "ElectraTokenizer",
+    "FunnelTokenizer",
+    "LayoutLMTokenizer",
+    "LxmertTokenizer",
+    "MPNetTokenizer",
+    "MobileBertTokenizer",
+    "SqueezeBertTokenizer",
+}
+"""transformers' classes that are BERT's tokenizer by other names; their config decides the case."""
+_WORDPIECE_CLASSES = _BERT_CLASSES | {
+    "ConvBertTokenizer",
+    "DPRContextEncoderTokenizer",
+    "DPRQuestionEncoderTokenizer",
+    "DPRReaderTokenizer",
+    "PreTrainedTokenizer",
+    "RetriBertTokenizer",
+    "TokenizersBackend",
+}
+_BERT_MODELS = {"bert", "distilbert", "electra", "mobilebert"}
 
 
 class Tokenizer(Protocol):
@@ -57,9 +81,11 @@ def load_tokenizer(path: epath.PathLike) -> Tokenizer:
 
     Of a folder's files a `.model` is preferred, then `tokenizer.json`, then `vocab.txt`. A
     `vocab.txt` without `tokenizer_config.json` beside it is lower-cased where it holds no capital.
+    The configs beside a `tokenizer.json` overrule it where transformers' classes do.
 
     Raises:
-      TokenizerError: where there is none, or it is damaged or lacks a special token.
+      TokenizerError: where there is none, or it is damaged, lacks a special token, or cuts words
+        in a way that is not known here.
     """
     path = epath.Path(path)
     if path.is_dir():
@@ -92,12 +118,20 @@ def train_tokenizer(sentences: Iterator[str], stage: TokenizerStage) -> Tokenize
     return _train_sentencepiece(sample, stage)
 
 
+def unknown_share(tokenizer: Tokenizer, texts: Sequence[str]) -> float:
+    """Returns which part of the texts' tokens is [UNK]; 0 where there are none."""
+    ids = np.concatenate([np.zeros(0, np.int32), *tokenizer.encode(texts)])
+    return float((ids == tokenizer.unk_id).mean()) if len(ids) else 0.0
+
+
 def _train_wordpiece(sample: list[str], stage: TokenizerStage) -> WordPiece:
     model = hf.Tokenizer(hf.models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
     model.normalizer = hf.normalizers.BertNormalizer(lowercase=stage.lowercase)
     model.pre_tokenizer = hf.pre_tokenizers.BertPreTokenizer()
     special = [names[0] for names in SPECIAL.values()]
-    letters = _alphabet(sample, model.normalizer)
+    # Each letter takes two places: alone and inside words.
+    most = max(_LETTERS, (stage.vocab_size - len(special)) // 2)
+    letters = _alphabet(sample, model.normalizer, most=most)
     # Left alone, the library numbers the letters inside words as it meets words in a hash table,
     # and breaks ties by those numbers. Given beforehand, their order is the same in every process.
     inside = [f"##{letter}" for letter in letters]
@@ -113,13 +147,20 @@ def _train_wordpiece(sample: list[str], stage: TokenizerStage) -> WordPiece:
     return WordPiece(sorted(ids, key=ids.__getitem__), lowercase=stage.lowercase)
 
 
-def _alphabet(sample: list[str], normalizer: hf.normalizers.Normalizer) -> list[str]:
-    """Returns the most frequent letters and marks of normalised text, in their order."""
+def _alphabet(sample: list[str], normalizer: hf.normalizers.Normalizer, *, most: int) -> list[str]:
+    """Returns the most frequent letters and marks of normalised text, in their order.
+
+    Beyond a thousand, at most `most`, they are taken where a script needs them: English text holds
+    thousands of foreign letters too, and their places are better left to its words.
+    """
     counts: collections.Counter[str] = collections.Counter()
     for sentence in sample:
         counts.update(normalizer.normalize_str(sentence))
     ranked = sorted(counts, key=lambda letter: (-counts[letter], letter))
-    return sorted(letter for letter in ranked[:_LETTERS] if not letter.isspace())
+    covered = itertools.accumulate(counts[letter] for letter in ranked)
+    enough = sum(count < _COVERED * counts.total() for count in covered) + 1
+    taken = ranked[: max(_LETTERS, min(most, enough))]
+    return sorted(letter for letter in taken if not letter.isspace())
 
 
 def _train_sentencepiece(sample: list[str], stage: TokenizerStage) -> SentencePiece:
@@ -177,8 +218,13 @@ def _from_vocab(path: epath.Path) -> WordPiece:
                 " take the file as it was released"
             )
         lines[piece] = number
-    config = path.parent / CONFIG_FILE
-    options = files.read_object(config, TokenizerError) if config.exists() else {}
+    kind, options = _config_beside(path)
+    if kind is not None and kind not in _WORDPIECE_CLASSES:
+        raise TokenizerError(
+            f"{path} is the vocabulary of a {kind}, as the config beside it says, which cuts words"
+            " otherwise than BERT's tokenizer; name a tokenizer.json or .model file, or another"
+            " tokenizer"
+        )
     capitals = any(piece != piece.lower() for piece in pieces if not piece.startswith("["))
     return WordPiece(
         pieces,
@@ -193,7 +239,17 @@ def _from_json(path: epath.Path) -> WordPiece | Pipeline:
     definition = files.read_object(path, TokenizerError)
     if not _has_its_parts(definition):
         raise TokenizerError(f"{path} is not a tokenizer of the tokenizers library; save it again")
+    kind, options = _config_beside(path)
     model, normalizer = definition["model"], definition.get("normalizer") or {}
+    if kind in _BERT_CLASSES and normalizer.get("type") == "BertNormalizer":
+        # These classes make the normalizer anew, with their defaults for what is not said.
+        normalizer = {
+            **normalizer,
+            "lowercase": options.get("do_lower_case", True),
+            "strip_accents": options.get("strip_accents"),
+            "handle_chinese_chars": options.get("tokenize_chinese_chars", True),
+        }
+        definition["normalizer"] = normalizer
     vocabulary = model.get("vocab")
     bert = (
         model.get("type") == "WordPiece"
@@ -217,6 +273,36 @@ def _from_json(path: epath.Path) -> WordPiece | Pipeline:
         split_chinese=normalizer["handle_chinese_chars"],
         where=str(path),
     )
+
+
+def _config_beside(path: epath.Path) -> tuple[str | None, dict[str, Any]]:
+    """Returns transformers' class for a file, without `Fast`, and the tokenizer's options.
+
+    The class is None where nothing tells of one. It is named by `tokenizer_config.json` or
+    `config.json`, or follows from the kind of model.
+
+    Raises:
+      TokenizerError: where words are cut by a program that is not known here.
+    """
+    options, model = (
+        files.read_object(beside, TokenizerError) if beside.exists() else {}
+        for beside in (path.parent / CONFIG_FILE, path.parent / "config.json")
+    )
+    words = options.get("word_tokenizer_type") or "basic"
+    if words != "basic":
+        raise TokenizerError(
+            f"{path.parent / CONFIG_FILE} has word_tokenizer_type {str(words)[:40]!r}, and only"
+            " 'basic' is known here; name another tokenizer"
+        )
+    kind = options.get("tokenizer_class") or model.get("tokenizer_class")
+    if kind is None:
+        return ("BertTokenizer" if str(model.get("model_type")) in _BERT_MODELS else None), options
+    if not isinstance(kind, str):
+        raise TokenizerError(
+            f"{path} has a config beside it whose tokenizer_class is {str(kind)[:40]!r} and no"
+            " name; take the files as they were released"
+        )
+    return kind.removesuffix("Fast"), options
 
 
 def _has_its_parts(definition: dict) -> bool:

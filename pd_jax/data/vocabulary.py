@@ -15,6 +15,15 @@ from pd_jax.errors import TokenizerError
 VOCAB_FILE = "vocab.txt"
 JSON_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
+_KNOWN_MODELS = ("spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model")
+_KNOWN_FILES = (
+    *_KNOWN_MODELS,
+    VOCAB_FILE,
+    JSON_FILE,
+    CONFIG_FILE,
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 
 SPECIAL = {
     "pad": ("[PAD]", "<pad>"),
@@ -81,6 +90,31 @@ def encode_in_parts(
         if limit is not None and count >= limit:
             break
     return np.concatenate(found)[:limit]
+
+
+def check_place(folder: epath.PathLike) -> None:
+    """Raises TokenizerError where a folder holds a `.model` that would be read in place of ours."""
+    for path in sorted(epath.Path(folder).glob("*.model")):
+        if path.name not in _KNOWN_MODELS:
+            raise TokenizerError(
+                f"{path} would be read in place of a tokenizer saved beside it; name another folder"
+                " or move the file"
+            )
+
+
+def make_way(folder: epath.Path, written: Sequence[str]) -> None:
+    """Removes the files of tokenizers of other kinds, beside which `written` would not be read.
+
+    What is about to be written anew stays: another process may be reading it.
+
+    Raises:
+      TokenizerError: where there is a `.model` of a name of its own, which may be all there is of
+        somebody's work.
+    """
+    check_place(folder)
+    for name in _KNOWN_FILES:
+        if name not in written:
+            (folder / name).unlink(missing_ok=True)
 
 
 def save_definition(folder: epath.Path, model: hf.Tokenizer, special: Mapping[str, str]) -> None:

@@ -94,6 +94,8 @@ class WordPiece:
     def save(self, folder: epath.PathLike) -> None:
         """Writes vocab.txt, tokenizer.json and tokenizer_config.json."""
         folder = epath.Path(folder)
+        written = (vocabulary.VOCAB_FILE, vocabulary.JSON_FILE, vocabulary.CONFIG_FILE)
+        vocabulary.make_way(folder, written)
         files.write_text(
             folder / vocabulary.VOCAB_FILE, "".join(f"{piece}\n" for piece in self._pieces)
         )

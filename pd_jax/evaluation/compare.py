@@ -124,13 +124,14 @@ def in_label_order(
     """
     if "classifier" not in model.params:
         raise WeightsError(f"{name} has no classifier; compare fine-tuned or distilled models")
-    if model.task != task or set(model.labels) != set(labels):
+    own = () if model.task == "regression" else model.labels
+    if model.task != task or set(own) != set(labels):
         raise WeightsError(
-            f"{name} is for {model.task} with the labels {', '.join(model.labels) or 'none'}, and "
-            f"the records are for {task} with {', '.join(labels) or 'none'}; "
-            "compare models of one task"
+            f"{name} is for {model.task} with the labels {', '.join(own) or 'none'}, and "
+            f"the records are for {task} with {', '.join(labels) or 'none'}; compare models of one "
+            "task, or mend problem_type and id2label in this one's config.json"
         )
-    order = [model.labels.index(label) for label in labels]
+    order = [own.index(label) for label in labels]
     return None if order == sorted(order) else order
 
 

@@ -6,13 +6,12 @@ from pd_jax import config as config_lib
 from pd_jax import files
 from pd_jax.data.feed import evaluation_batches
 from pd_jax.data.records import Dataset
-from pd_jax.data.tokenizers import load_tokenizer
 from pd_jax.errors import ConfigError, RecordsError
 from pd_jax.evaluation.compare import Measured, compare, devices
-from pd_jax.models.weights import hf
 from pd_jax.parallel import distributed
 from pd_jax.progress import Progress
 from pd_jax.stages.context import Context, Done
+from pd_jax.stages.predict import load_classifier
 
 FILE = "comparison.json"
 
@@ -41,8 +40,8 @@ def compare_models(stage: config_lib.CompareStage) -> Sequence[Measured]:
         raise RecordsError(f"{dataset.folder} has no labels; compare models on a labelled set")
     models = {}
     for item in stage.models:
-        models[item.name] = hf.load(item.model)
-        if load_tokenizer(item.model).fingerprint != manifest.tokenizer.fingerprint:
+        models[item.name], tokenizer = load_classifier(item.model)
+        if tokenizer.fingerprint != manifest.tokenizer.fingerprint:
             raise ConfigError(
                 f"{item.name} ({item.model}) and records {dataset.folder} have different "
                 "vocabularies; build the records with the models' tokenizer"

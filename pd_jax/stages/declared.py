@@ -1,14 +1,20 @@
 """What a training stage will read, as far as its pipeline says, before anything is built."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from pd_jax import config as config_lib
+from pd_jax import files
 from pd_jax.data.logits import language_fields
+from pd_jax.data.tokenizers import load_tokenizer
+from pd_jax.errors import WeightsError
 from pd_jax.models import sizes
 from pd_jax.models.heads import TaskModel
+from pd_jax.models.weights import hf, hf_config
 from pd_jax.objectives.classify import task_outputs
 from pd_jax.objectives.mlm import Vocabulary, make_mlm
 from pd_jax.objectives.objective import (
@@ -19,6 +25,7 @@ from pd_jax.objectives.objective import (
 )
 from pd_jax.stages.language_teacher import to_be_stored
 from pd_jax.stages.objectives import Facts
+from pd_jax.stages.predict import declared_task
 
 
 def declared(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> Facts:
@@ -119,8 +126,10 @@ def _labelling_teacher(pipeline: config_lib.Pipeline, stage: config_lib.TrainSta
 def _teacher_task(
     pipeline: config_lib.Pipeline, reference: str
 ) -> tuple[str | None, tuple[str, ...]]:
-    """Returns the task of the stage that trains a teacher."""
+    """Returns the task of the stage that trains a teacher, or of the folder that holds it."""
     teacher = _stage(pipeline, reference)
+    if (folder := _folder(reference)) is not None:
+        return declared_task(folder)
     if isinstance(teacher, config_lib.TrainStage):
         records = _records(pipeline, teacher)
         if records is not None:
@@ -134,17 +143,17 @@ def _teacher(
     vocabulary: Vocabulary | None,
     labels: tuple[str, ...],
 ) -> OnlineTeacher | StoredStates | StoredLanguage | None:
-    """Returns the shapes of a teacher that a stage of the pipeline trains, or of its answers."""
+    """Returns the shapes of a teacher that a stage or a folder holds, or of its answers."""
     kind = stage.objective
     if not isinstance(kind, config_lib.Patient | config_lib.LanguageDistill):
         return None
     store = _stage(pipeline, _first(stage.data.logits or ""))
     if isinstance(store, config_lib.LabelStage) and store.language is not None:
         return to_be_stored(store, vocabulary.size) if vocabulary is not None else None
-    found = _stage(pipeline, kind.teacher or _labelling_teacher(pipeline, stage))
-    if not isinstance(found, config_lib.TrainStage) or vocabulary is None:
+    shape = _shape(pipeline, kind.teacher or _labelling_teacher(pipeline, stage), vocabulary)
+    if shape is None or vocabulary is None:
         return None
-    shape = sizes.bert_config(found.model, vocab_size=vocabulary.size, compute=stage.compute)
+    shape = dataclasses.replace(shape, dtype=stage.compute.dtype)
     if kind.teacher is None:
         held = store.states if isinstance(store, config_lib.LabelStage) else ()
         return StoredStates(shape.layers, shape.hidden, held) if held else None
@@ -158,13 +167,35 @@ def _teacher(
     return OnlineTeacher(shape, params, tuple(range(outputs)))
 
 
+def _shape(
+    pipeline: config_lib.Pipeline, reference: str, vocabulary: Vocabulary | None
+) -> sizes.BertConfig | None:
+    """Returns the shape of a BERT that a stage trains or a folder holds; None for others."""
+    found = _stage(pipeline, reference)
+    if isinstance(found, config_lib.TrainStage) and vocabulary is not None:
+        return sizes.bert_config(found.model, vocab_size=vocabulary.size)
+    if (folder := _folder(reference)) is None:
+        return None
+    where = folder / hf.CONFIG_FILE
+    values = files.read_object(where, WeightsError)
+    if values.get("model_type", "bert") != "bert":
+        return None
+    return hf_config.shape_from(values, where=where)
+
+
+def _folder(reference: str) -> epath.Path | None:
+    """Returns the folder of a model that a path names; None for stages, and where there is none."""
+    if not reference or reference.startswith("@"):
+        return None
+    folder = epath.Path(reference)
+    return folder if (folder / hf.CONFIG_FILE).exists() else None
+
+
 def _vocabulary(pipeline: config_lib.Pipeline, tokenizer: str) -> Vocabulary | None:
-    """Returns the vocabulary of a tokenizer's stage, or of the lines of a vocab.txt."""
+    """Returns the vocabulary of a tokenizer's stage, or of a file or folder that is there."""
     stage = _stage(pipeline, tokenizer)
     if isinstance(stage, config_lib.TokenizerStage):
         return vocabulary_of(stage.vocab_size)
-    path = epath.Path(tokenizer)
-    path = path / "vocab.txt" if path.is_dir() else path
-    if path.suffix == ".txt" and path.exists():
-        return vocabulary_of(len(path.read_text().splitlines()))
-    return None
+    if tokenizer.startswith("@") or not epath.Path(tokenizer).exists():
+        return None
+    return vocabulary_of(load_tokenizer(tokenizer).vocab_size)

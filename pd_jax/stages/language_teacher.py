@@ -150,7 +150,7 @@ def make_language_predict(
         )
         return language_answers(logits, masked, kept=spoken.kept, temperature=spoken.temperature)
 
-    return on_mesh(forward, model.params, mesh)
+    return on_mesh(forward, model.params, mesh, dtype=stage.dtype)
 
 
 def masking_vocabulary(dataset: Dataset, *, whole_word: bool) -> Vocabulary:

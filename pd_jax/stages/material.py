@@ -14,6 +14,7 @@ from pd_jax.models.weights import hf
 from pd_jax.objectives.objective import OnlineTeacher, StoredLanguage, StoredStates
 from pd_jax.stages.language_teacher import masking_vocabulary, stored_language, with_head
 from pd_jax.stages.objectives import Facts
+from pd_jax.stages.predict import load_classifier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +125,8 @@ def with_teacher(material: Material, stage: config_lib.TrainStage) -> Material:
     Rows without labels have the teacher's task.
 
     Raises:
-      ConfigError: the teacher has another vocabulary or task, or lacks the head that is asked for.
+      ConfigError: the teacher has another vocabulary or task, or lacks the MLM head asked for.
+      WeightsError: it lacks the classifier asked for.
     """
     kind = stage.objective
     spoken = _stored_language(material)
@@ -149,21 +151,30 @@ def with_teacher(material: Material, stage: config_lib.TrainStage) -> Material:
             f"objective.teacher={kind.teacher} and {material.datasets[0].folder} have different "
             "vocabularies; build the records with the teacher's tokenizer"
         )
-    saved = hf.load(kind.teacher)
     head = "mlm" if isinstance(kind, config_lib.LanguageDistill) else "classifier"
+    saved = hf.load(kind.teacher) if head == "mlm" else load_classifier(kind.teacher)[0]
     params = with_head(saved, head, name=f"objective.teacher={kind.teacher}")
     config = dataclasses.replace(saved.config, dtype=stage.compute.dtype)
     if head == "mlm":
         return dataclasses.replace(material, teacher=OnlineTeacher(config, params))
-    task, labels = material.task or saved.task, material.labels or saved.labels
-    if saved.task != task or sorted(saved.labels) != sorted(labels):
-        raise ConfigError(
-            f"objective.teacher={kind.teacher} is of task {saved.task} with labels {saved.labels}, "
-            f"the rows of {task} with {labels}; name a teacher of their task"
-        )
-    columns = (0,) if task == "regression" else tuple(map(saved.labels.index, labels))
+    task, labels, columns = _answered(saved, material, name=kind.teacher)
     teacher = OnlineTeacher(config, params, columns)
     return dataclasses.replace(material, task=task, labels=labels, teacher=teacher)
+
+
+def _answered(
+    saved: hf.SavedModel, material: Material, *, name: str
+) -> tuple[str | None, tuple[str, ...], tuple[int, ...]]:
+    """Returns the rows' task, its labels, and the outputs of a teacher that are of each."""
+    own = () if saved.task == "regression" else saved.labels
+    task, labels = material.task or saved.task, material.labels or own
+    if saved.task != task or sorted(own) != sorted(labels):
+        raise ConfigError(
+            f"objective.teacher={name} is of task {saved.task} with labels {own}, the rows of "
+            f"{task} with {labels}; name a teacher of their task, or mend problem_type and "
+            "id2label in its config.json"
+        )
+    return task, labels, (0,) if task == "regression" else tuple(map(own.index, labels))
 
 
 def _stored_language(material: Material) -> StoredLanguage | None:

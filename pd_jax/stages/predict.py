@@ -12,17 +12,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float32
 
 from pd_jax import config as config_lib
+from pd_jax import files
 from pd_jax.data.layouts import Passage, frame
 from pd_jax.data.tables import Row
 from pd_jax.data.tokenizers import Tokenizer, load_tokenizer
 from pd_jax.errors import WeightsError
 from pd_jax.models.bert import first_states
 from pd_jax.models.heads import TaskModel
-from pd_jax.models.weights import hf
+from pd_jax.models.weights import hf, hf_config
 from pd_jax.objectives.classify import task_outputs
 from pd_jax.parallel import sharding
 from pd_jax.parallel.mesh import make_mesh
@@ -32,6 +34,8 @@ from pd_jax.training.arrays import place
 _WINDOW_BATCHES = 16
 _LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Padded lengths: each is compiled once, and costs little more than the texts in it need."""
+_UNNAMED_OUTPUTS = 2
+"""Outputs of a classifier whose config.json names none: transformers leaves two out."""
 
 _Batch = dict[str, np.ndarray]
 
@@ -65,9 +69,36 @@ def load_classifier(folder: str) -> tuple[hf.SavedModel, Tokenizer]:
             f"{model.config.vocab_size}; take both from one source"
         )
     outputs = model.params["classifier"]["bias"].shape[0]
-    task = model.task or ("regression" if outputs == 1 else "classification")
-    labels = model.labels or tuple(f"LABEL_{index}" for index in range(outputs))
+    task, labels = _as_transformers(model.task, model.labels, outputs)
     return hf.SavedModel(model.config, model.params, labels, task, model.fingerprint), tokenizer
+
+
+def declared_task(folder: epath.Path) -> tuple[str, tuple[str, ...]]:
+    """Returns the task and labels of a classifier of any architecture, by its `config.json` alone.
+
+    They are what `load_classifier` finds, but that a regression has no labels.
+
+    Raises:
+      WeightsError: the file is damaged or names no such task or labels.
+    """
+    path = folder / hf.CONFIG_FILE
+    values = files.read_object(path, WeightsError)
+    named = values.get("id2label")
+    outputs = len(named) if isinstance(named, dict) and named else _UNNAMED_OUTPUTS
+    head = {"classifier": {"bias": np.zeros(outputs)}}
+    labels, task = hf_config.labels_from(values, head, path)
+    task, labels = _as_transformers(task, labels, outputs)
+    return task, () if task == "regression" else labels
+
+
+def _as_transformers(
+    task: str | None, labels: tuple[str, ...], outputs: int
+) -> tuple[str, tuple[str, ...]]:
+    """Returns task and labels, transformers' where a config names none."""
+    return (
+        task or ("regression" if outputs == 1 else "classification"),
+        labels or tuple(f"LABEL_{index}" for index in range(outputs)),
+    )
 
 
 def make_predict(
@@ -88,15 +119,21 @@ def make_predict(
             found["states"] = first_states(encoded, states)
         return found
 
-    return on_mesh(forward, {name: teacher.params[name] for name in ("bert", "classifier")}, mesh)
+    held = {name: teacher.params[name] for name in ("bert", "classifier")}
+    return on_mesh(forward, held, mesh, dtype=dtype)
 
 
 def on_mesh(
-    forward: Callable[[Any, Any], dict[str, jax.Array]], held: Any, mesh: Mesh
+    forward: Callable[[Any, Any], dict[str, jax.Array]], held: Any, mesh: Mesh, *, dtype: str
 ) -> Callable[[dict[str, jax.Array]], dict[str, jax.Array]]:
     """Returns placed batch -> what `forward(params, batch)` gives, on every device; the parameters
     `held` are placed by the rules.
+
+    What is computed in float32 is so on any hardware: by default a TPU multiplies float32 in one
+    pass of bfloat16 and a GPU in TF32, and what is stored would depend on it.
     """
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    precision = "float32" if dtype == "float32" and not on_cpu else None
     at = sharding.assign(held, sharding.RULES, mesh)
     params = place(held, at)
     step = jax.jit(
@@ -106,7 +143,7 @@ def on_mesh(
     )
 
     def predict(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        with jax.set_mesh(mesh):
+        with jax.set_mesh(mesh), jax.default_matmul_precision(precision):
             return step(params, batch)
 
     return predict

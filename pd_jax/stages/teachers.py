@@ -60,7 +60,7 @@ def open_teacher(stage: config_lib.LabelStage, dataset: Dataset, mesh: Mesh) -> 
         return Asked(said(stage, speaker), _token_answers(predict, dataset, stage, mesh))
     values = files.read_json(epath.Path(stage.teacher) / hf.CONFIG_FILE, WeightsError)
     if values.get("model_type", "bert") != "bert":
-        foreign = load_torch(stage.teacher, dtype=stage.dtype)
+        foreign = load_torch(stage.teacher, dtype=stage.dtype, length=stage.lengths[-1])
         classifier = _said(stage, foreign, layers=foreign.layers, width=foreign.width)
         return Asked(classifier, _torch_answers(foreign, dataset, stage))
     model, tokenizer = load_classifier(stage.teacher)

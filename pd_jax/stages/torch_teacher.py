@@ -13,13 +13,15 @@ from etils import epath
 from pd_jax import files
 from pd_jax.data.logit_shards import Values
 from pd_jax.data.tables import Row
-from pd_jax.errors import WeightsError
+from pd_jax.errors import ConfigError, WeightsError
 
 _TASKS = {
     "single_label_classification": "classification",
     "multi_label_classification": "multilabel",
     "regression": "regression",
 }
+_ANY_VOCABULARY = ("tokenizer.json", "tekken.json")
+"""Vocabularies that transformers reads for a tokenizer of any class."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,16 +77,17 @@ class TorchTeacher:
             yield places, values
 
 
-def load_torch(folder: epath.PathLike, *, dtype: str) -> TorchTeacher:
+def load_torch(folder: epath.PathLike, *, dtype: str, length: int) -> TorchTeacher:
     """Returns the classifier in a Hugging Face folder, on the first GPU if there is one.
 
     Raises:
       WeightsError: torch or transformers is not installed, or the folder holds no trained
         sequence classifier with its tokenizer.
+      ConfigError: it cannot read texts of `length` of its tokens.
     """
     try:
         import torch
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer, logging
+        from transformers import logging
     except ImportError as fault:
         raise WeightsError(
             f"{folder} is no BERT, and reading it needs torch and transformers ({fault}); "
@@ -93,6 +96,30 @@ def load_torch(folder: epath.PathLike, *, dtype: str) -> TorchTeacher:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     folder = epath.Path(folder)
+    model, tokenizer = _read(folder, dtype)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+        model.config.pad_token_id = tokenizer.pad_token_id
+    model = model.eval()
+    _check_positions(folder, model, tokenizer, length)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    task = _TASKS.get(model.config.problem_type or "")
+    task = task or ("regression" if model.config.num_labels == 1 else "classification")
+    labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+    return TorchTeacher(
+        model.to(device),
+        tokenizer,
+        device,
+        task,
+        () if task == "regression" else labels,
+        _fingerprint(folder),
+    )
+
+
+def _read(folder: epath.Path, dtype: str) -> tuple[Any, Any]:
+    """Returns the classifier and the tokenizer in a folder; raises WeightsError without either."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
     try:
         model, loaded = AutoModelForSequenceClassification.from_pretrained(
             str(folder), local_files_only=True, output_loading_info=True, dtype=dtype
@@ -108,21 +135,49 @@ def load_torch(folder: epath.PathLike, *, dtype: str) -> TorchTeacher:
             f"{folder} lacks {', '.join(missing[:4])}: its classifier was never trained; name a "
             "fine-tuned model as teacher"
         )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-        model.config.pad_token_id = tokenizer.pad_token_id
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    task = _TASKS.get(model.config.problem_type or "")
-    task = task or ("regression" if model.config.num_labels == 1 else "classification")
-    labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
-    return TorchTeacher(
-        model.eval().to(device),
-        tokenizer,
-        device,
-        task,
-        () if task == "regression" else labels,
-        _fingerprint(folder),
-    )
+    # Where no file holds a vocabulary, transformers makes a tokenizer of the special tokens alone,
+    # and every text reads the same. Those that split text into bytes or characters name no files.
+    names = set(tokenizer.vocab_files_names.values()) - {"tokenizer_config.json"}
+    if names and not any((folder / name).exists() for name in {*names, *_ANY_VOCABULARY}):
+        raise WeightsError(
+            f"{folder} holds no vocabulary ({', '.join(sorted(names))}); save the teacher's "
+            "tokenizer there too, by tokenizer.save_pretrained"
+        )
+    return model, tokenizer
+
+
+def _check_positions(folder: epath.Path, model: Any, tokenizer: Any, length: int) -> None:
+    """Raises ConfigError where a teacher cannot read texts of so many of its tokens.
+
+    How many it can read no config says: RoBERTa numbers positions from behind its padding's id, and
+    relative or rotary positions have no end. So where `length` is more than the config's positions,
+    the model is asked, still on the CPU: there a position too many spoils no device.
+    """
+    length = min(length, tokenizer.model_max_length)
+    positions = getattr(model.config, "max_position_embeddings", None) or 0
+    fewest = positions - (model.config.pad_token_id or 0) - 1
+    counts = [count for count in (positions, fewest) if 0 < count < length]
+    if not counts or _can_read(model, tokenizer, length):
+        return
+    for count in counts:
+        if _can_read(model, tokenizer, count):
+            raise ConfigError(
+                f"{folder} can read {count} tokens, and rows are cut at {length}; cut them at "
+                f"{count} or fewer"
+            )
+
+
+def _can_read(model: Any, tokenizer: Any, length: int) -> bool:
+    """Returns whether a model answers a text of so many of its tokens."""
+    import torch
+
+    inputs = tokenizer("a " * length, truncation=True, max_length=length, return_tensors="pt")
+    try:
+        with torch.inference_mode():
+            model(**inputs)
+    except (IndexError, RuntimeError, ValueError):
+        return False
+    return True
 
 
 def _fingerprint(folder: epath.Path) -> str:

@@ -163,7 +163,7 @@ def _share(arguments: argparse.Namespace) -> Share:
 
 def _tell_estimate(stage: config.RecordsStage, tokenizer: Tokenizer, workers: int) -> int:
     found = estimates.estimate(stage, tokenizer)
-    minutes = found.seconds / 60 / min(workers, stage.shards)
+    minutes = found.seconds / 60 / min(workers, stage.shards or 1)
     print(
         f"about {found.examples:,} examples, {found.tokens:,} tokens, {found.megabytes:,.1f} MB on"
         f" disk, {minutes:.1f} minutes with {workers} workers (from {found.sampled_share:.1%} of"

@@ -13,10 +13,13 @@ import time
 from collections.abc import Iterator, Sequence
 
 from pd_jax import config
-from pd_jax.data import text
-from pd_jax.data.tokenizers import train_tokenizer
+from pd_jax.data import text, vocabulary
+from pd_jax.data.tokenizers import train_tokenizer, unknown_share
 from pd_jax.progress import Progress
 from pd_jax.tools import command, options
+
+_WATCHED = 10_000
+_MUCH_UNKNOWN = 0.01
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sample_sentences=arguments.sample_sentences,
             seed=arguments.seed,
         )
+    vocabulary.check_place(arguments.output)
     found = text.source_files(source)
     print(
         f"training {stage.vocab_size:,} pieces ({stage.algorithm}) on at most"
@@ -40,10 +44,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         file=sys.stderr,
     )
     began = time.monotonic()
-    tokenizer = train_tokenizer(_shown(text.sentences(source)), stage)
+    watched: list[str] = []
+    tokenizer = train_tokenizer(_shown(text.sentences(source), watched), stage)
     tokenizer.save(arguments.output)
     seconds = time.monotonic() - began
-    print(f"{tokenizer.vocab_size:,} pieces, trained in {seconds:.1f} s: {arguments.output}")
+    unknown = unknown_share(tokenizer, watched)
+    if unknown > _MUCH_UNKNOWN:
+        print(_advice(unknown, stage), file=sys.stderr)
+    print(
+        f"{tokenizer.vocab_size:,} pieces, trained in {seconds:.1f} s, {unknown:.2%} of the text's"
+        f" tokens unknown: {arguments.output}"
+    )
     return 0
 
 
@@ -68,11 +79,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _shown(sentences: Iterator[str]) -> Iterator[str]:
+def _shown(sentences: Iterator[str], watched: list[str]) -> Iterator[str]:
+    """Yields the sentences, and leaves some from all over the text in `watched`."""
+    stride = 1
     with Progress("reading", unit="sentences") as progress:
-        for sentence in sentences:
+        for number, sentence in enumerate(sentences):
             yield sentence
             progress.advance(1)
+            if number % stride == 0:
+                watched.append(sentence)
+            if len(watched) > _WATCHED:
+                watched[:] = watched[::2]
+                stride *= 2
+
+
+def _advice(unknown: float, stage: config.TokenizerStage) -> str:
+    """Returns what to do about text of which much is unknown."""
+    advice = "train with more --sample-sentences or another --vocab-size"
+    if stage.algorithm == "wordpiece":
+        advice = "train with --algorithm unigram"
+        if stage.lowercase:  # which strips marks, and those are vowels in some scripts
+            advice += ", or with --cased where vowels are written as marks (Hindi, Thai)"
+    return f"warning: {unknown:.1%} of the text's tokens are [UNK]; {advice}"
 
 
 if __name__ == "__main__":

@@ -41,6 +41,18 @@ def test_a_vocabulary_is_trained_and_said_so(folder, capsys):
     assert tokenizers.load_tokenizer(folder / "v2").vocab_size == 60
 
 
+def test_much_unknown_text_is_said_so_with_what_helps(folder, capsys):
+    (folder / "long.txt").write_text("known words\n" + "unbroken" * 20 + "\n")  # 160 letters
+    options = ["--input", folder / "long.txt", "--output", folder / "v3", "--vocab-size", "60"]
+    assert run(train_tokenizer, options) == 0
+    said = capsys.readouterr()
+    assert "% of the text's tokens unknown" in said.out
+    assert "of the text's tokens are [UNK]; train with --algorithm unigram, or with" in said.err
+    run(train_tokenizer, ["--input", folder / "a.txt", "--output", folder / "v4"])
+    said = capsys.readouterr()
+    assert "0.00% of the text's tokens unknown" in said.out and "[UNK]" not in said.err
+
+
 def test_a_labelled_set_is_built_and_said_so(folder, capsys):
     labels = ["--task", "classification", "--label-column", "label", "--labels", "bad, good"]
     assert build(folder, "--input", folder / "a.tsv", *labels, "--shards", 3) == 0

@@ -11,13 +11,13 @@ import time
 
 import pytest
 
-from pd_jax.config import Corpus, RecordsStage, Rows, Source
+from pd_jax.config import Corpus, RecordsStage, Rows, Source, TokenizerStage
 from pd_jax.data import build, plans, tokenizers
 from pd_jax.data import workers as pool
 from pd_jax.data.build import build_records
 from pd_jax.data.records import Dataset
-from pd_jax.errors import RecordsError, SourceError
-from tests.building import PIECES, stage, wordpiece, write_corpus
+from pd_jax.errors import RecordsError, SourceError, TokenizerError
+from tests.building import PIECES, rows_of, stage, wordpiece, write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,29 @@ def test_shards_made_from_something_else_are_made_again(tmp_path, tokenizer, cha
     second = build_records(stage(path, Rows(), **options), tokenizer, folder, name="a", workers=1)
     assert second.fingerprint != first.fingerprint
     assert Dataset.open(folder).manifest == second
+
+
+def test_another_kind_of_tokenizer_makes_the_shards_anew(tmp_path, tokenizer):
+    path = write_corpus(tmp_path / "a.txt")
+    sentences = path.read_text().split("\n")
+    source = Source(path=str(path))
+    training = TokenizerStage(source=source, algorithm="unigram", vocab_size=60)
+    before = tokenizers.train_tokenizer(iter(sentences), training)
+    folders = tmp_path / "set", tmp_path / "fresh"
+    build_records(stage(path, Rows()), before, folders[0], name="a", workers=1)
+    again, fresh = (
+        build_records(stage(path, Rows()), tokenizer, folder, name="a", workers=1)
+        for folder in folders
+    )
+    assert again.fingerprint == fresh.fingerprint
+    assert rows_of(folders[0])[0] == rows_of(folders[1])[0]
+
+
+def test_a_folder_that_came_to_hold_another_tokenizer_is_refused(tmp_path, tokenizer):
+    tokenizer.save(tmp_path / "tokenizer")
+    with pytest.raises(TokenizerError, match=r"tokenizer holds another tokenizer .* build again"):
+        build._tokenizer(str(tmp_path), "of another")
+    assert build._tokenizer(str(tmp_path), tokenizer.fingerprint).vocab_size == len(PIECES)
 
 
 @pytest.mark.parametrize("change", [{"columns": ("other", "text")}, {"broken_rows": "skip"}])

@@ -18,6 +18,7 @@ from pd_jax.models.sizes import BertConfig
 from pd_jax.models.weights import hf
 from pd_jax.stages.compare import run_compare
 from pd_jax.stages.context import Context
+from pd_jax.stages.predict import load_classifier
 from pd_jax.tools import compare as tool
 from tests import tiny
 
@@ -32,6 +33,7 @@ def make_model(
     seed: int,
     labels: tuple[str, ...] = tiny.LABELS,
     flip: bool = False,
+    task: str | None = "classification",
 ) -> pathlib.Path:
     """Returns the folder of a random classifier; `flip` changes its outputs' places."""
     random = np.random.default_rng(seed)
@@ -43,7 +45,7 @@ def make_model(
         made["classifier"] = jax.tree.map(lambda leaf: leaf[..., ::-1], made["classifier"])
         labels = labels[::-1]
     tokenizer = load_tokenizer(tiny.tokenizer(folder.parent / "words"))
-    hf.save(folder, made, CONFIG, labels=labels, task="classification", add=tokenizer.save)
+    hf.save(folder, made, CONFIG, labels=labels, task=task, add=tokenizer.save)
     return folder
 
 
@@ -125,7 +127,11 @@ def test_what_cannot_be_compared_is_named(data: Any, tmp_path: pathlib.Path) -> 
     for wanted, error, message in (
         (stage(data.folder, {"A": other}), WeightsError, "A is for classification with .* no, yes"),
         (stage(data.folder, {"A": foreign}), ConfigError, "A .* have different vocabularies"),
-        (stage(data.folder, {"A": model}, lengths=(32,)), ConfigError, "reach 32 .* can read 16"),
+        (
+            stage(data.folder, {"A": model}, lengths=(32,)),
+            ConfigError,
+            "A can read 16 tokens, and rows are cut at 32",
+        ),
         (stage(unlabelled.folder, {"A": model}), RecordsError, "texts has no labels"),
     ):
         with pytest.raises(error, match=message):
@@ -137,6 +143,21 @@ def test_what_cannot_be_compared_is_named(data: Any, tmp_path: pathlib.Path) -> 
             records="r",
             lengths=(16,),
         )
+
+
+def test_a_model_without_a_task_is_taken_as_transformers_takes_it(
+    data: Any, tmp_path: pathlib.Path
+) -> None:
+    named = make_model(tmp_path / "named", seed=1, task=None)
+    context = Context("compare", tmp_path / "stage", tiny.run_options())
+    done = run_compare(stage(data.folder, {"Teacher": named}), context)
+    assert done.outputs["models"][0]["scores"].keys() >= {"accuracy"}
+    unnamed = make_model(tmp_path / "unnamed", seed=1, task=None, labels=("LABEL_0", "LABEL_1"))
+    with pytest.raises(WeightsError, match="labels LABEL_0, LABEL_1, .*mend .*id2label in this"):
+        run_compare(stage(data.folder, {"Teacher": unnamed}), context)
+    folder = make_model(tmp_path / "rated", seed=1, task=None, labels=("LABEL_0",))
+    rated, _ = load_classifier(str(folder))
+    assert compare_lib.in_label_order("rated", rated, task="regression", labels=()) is None
 
 
 def test_the_tool_prints_the_table_and_writes_the_same_figures(

@@ -134,6 +134,30 @@ def test_stores_with_other_states_are_refused_by_name(tmp_path):
         opened("first", evaluated="other")
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_teacher_without_a_task_is_taken_as_transformers_takes_it(tmp_path, labelled):
+    tiny.dataset(tmp_path / "set", rows=8, labelled=labelled)
+    params = TaskModel(SHAPE, 2).init(jax.random.key(5), *dummy_inputs())["params"]
+    for name, labels in (("named", tiny.LABELS[::-1]), ("unnamed", ())):
+        hf.save(tmp_path / name, params, SHAPE, labels=labels, add=tiny.tokenizer)
+    data = config_lib.Data(records=str(tmp_path / "set"), batch=8, lengths=(16,))
+
+    def opened(name: str):
+        objective = {"kind": "patient", "teacher": str(tmp_path / name)}
+        return with_teacher(
+            open_material(data), tiny.stage(tmp_path, objective=objective, data=data)
+        )
+
+    found = opened("named")
+    assert found.task == "classification"
+    assert found.teacher.columns == ((1, 0) if labelled else (0, 1))
+    if labelled:
+        with pytest.raises(ConfigError, match="labels .'LABEL_0', .*or mend problem_type and id2"):
+            opened("unnamed")
+    else:
+        assert opened("unnamed").labels == ("LABEL_0", "LABEL_1")
+
+
 def test_states_from_a_store_and_from_a_teacher_at_hand_give_the_same_student(tmp_path):
     tiny.dataset(tmp_path / "set", rows=32)
     params = TaskModel(SHAPE, 2).init(jax.random.key(5), *dummy_inputs())["params"]

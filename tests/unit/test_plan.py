@@ -3,12 +3,23 @@
 import importlib.util
 import json
 import pathlib
+from typing import Any
 
+import jax
 import pytest
 
-from pd_jax.errors import ConfigError, MeshError
+from pd_jax import config as config_lib
+from pd_jax import estimate
+from pd_jax.data.tokenizers import load_tokenizer
+from pd_jax.errors import ConfigError, MeshError, StageError
+from pd_jax.models import sizes
+from pd_jax.models.heads import TaskModel
+from pd_jax.models.weights import hf
+from pd_jax.objectives.objective import OnlineTeacher, StoredStates, dummy_inputs
 from pd_jax.parallel import topology
+from pd_jax.stages.declared import declared, own_inputs
 from pd_jax.tools import command, plan
+from tests import tiny
 
 CONFIG = """
 from ml_collections import config_dict
@@ -187,8 +198,7 @@ def test_a_vocabulary_that_nothing_declares_must_be_given(
     path.write_text(CONFIG.replace('"@vocabulary"', '"elsewhere"'))
     with pytest.raises(ConfigError, match="give --vocab-size"):
         plan.main([f"--config={path}", "--abstract", "--topology=v5e:4x4"])
-    vocabulary = tmp_path / "vocab.txt"
-    vocabulary.write_text("a\nb\nc\n")
+    vocabulary = tiny.tokenizer(tmp_path) / "vocab.txt"
     path.write_text(CONFIG.replace('"@vocabulary"', repr(str(vocabulary))))
     (made,) = figures(
         tmp_path,
@@ -196,3 +206,54 @@ def test_a_vocabulary_that_nothing_declares_must_be_given(
     )
     assert made["steps"] is None  # a length in epochs of rows that are not known
     assert made["parameters"] < 150_000
+
+
+def with_teacher(
+    folder: pathlib.Path, tokenizer: pathlib.Path, objective: dict, **label: Any
+) -> tuple[config_lib.Pipeline, config_lib.TrainStage]:
+    """Returns a pipeline whose teacher is a folder, and the stage that learns from it."""
+    rows = config_lib.RecordsStage(
+        source=config_lib.Source(path="none.txt"),
+        tokenizer=str(tokenizer),
+        examples=config_lib.Rows(),
+        max_length=16,
+    )
+    labels = config_lib.LabelStage(teacher=str(folder), records="@set", lengths=(16,), **label)
+    read = {"records": "@set", "batch": 4, "lengths": (16,)}
+    if "teacher" not in objective:
+        read["logits"] = "@labels"
+    pupil = tiny.stage(folder, objective=objective, data=read)
+    stages = {"set": rows, "labels": labels, "pupil": pupil}
+    return config_lib.Pipeline(name="own", stages=stages), pupil
+
+
+def test_a_teacher_in_a_folder_says_its_task_and_shape(tmp_path: pathlib.Path) -> None:
+    shape = sizes.BertConfig(64, layers=2, hidden=8, heads=1, intermediate=8, positions=16)
+    params = TaskModel(shape, 3).init(jax.random.key(0), *dummy_inputs())["params"]
+    tokenizer = load_tokenizer(tiny.tokenizer(tmp_path / "words"))
+    folder = tmp_path / "teacher"
+    hf.save(folder, params, shape, add=tokenizer.save)  # as many of the hub, without a task
+    facts = declared(*with_teacher(folder, folder / "tokenizer.json", {"kind": "distill"}))
+    assert facts.vocabulary is not None and facts.vocabulary.size == 64
+    assert (facts.task, facts.labels) == ("classification", ("LABEL_0", "LABEL_1", "LABEL_2"))
+    pipeline, pupil = with_teacher(folder, folder, {"kind": "distill"})
+    found = own_inputs(pupil, declared(pipeline, pupil), 4)
+    assert found["teacher_logits"].shape == (4, 3)
+    stored = declared(*with_teacher(folder, folder, {"kind": "patient"}, states=(0,)))
+    assert stored.teacher == StoredStates(2, 8, (0,))
+    online = declared(
+        *with_teacher(folder, folder, {"kind": "patient", "teacher": str(folder)})
+    ).teacher
+    assert isinstance(online, OnlineTeacher) and online.columns == (0, 1, 2)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, "id2label": {"0": "stars"}}))
+    rated = declared(*with_teacher(folder, folder, {"kind": "distill"}))
+    assert (rated.task, rated.labels) == ("regression", ())
+
+
+def test_an_estimate_says_what_it_lacks(tmp_path: pathlib.Path) -> None:
+    words = tiny.tokenizer(tmp_path / "words")
+    with pytest.raises(StageError, match="cannot tell the task that objective.kind='distill'"):
+        estimate.measure(*with_teacher(tmp_path / "none", words, {"kind": "distill"}))
+    with pytest.raises(StageError, match="size of the vocabulary of @set; name in data.records"):
+        estimate.measure(*with_teacher(tmp_path / "none", tmp_path / "no.json", {"kind": "mlm"}))

@@ -1,6 +1,7 @@
 """Teachers of any kind: another architecture through torch, another vocabulary through the text."""
 
 import json
+import shutil
 import sys
 
 import jax
@@ -24,6 +25,7 @@ from pd_jax.stages import predict, teachers
 from pd_jax.stages.context import Context
 from pd_jax.stages.label import label
 from pd_jax.stages.predict import load_classifier, predict_rows
+from pd_jax.stages.torch_teacher import load_torch
 from pd_jax.stages.train import run_train
 from pd_jax.tools import import_logits, verify
 from tests import tiny
@@ -144,6 +146,35 @@ def test_what_a_foreign_teacher_lacks_is_refused(dataset, foreign, tmp_path):
     (body / "model.safetensors").unlink()
     with pytest.raises(WeightsError, match="body is no classifier that transformers can read"):
         labelled(tmp_path / "store", stage(body, dataset))
+
+
+def test_a_foreign_teacher_without_its_vocabulary_is_refused(dataset, foreign, tmp_path):
+    bare = shutil.copytree(
+        foreign, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer.json", "vocab.txt")
+    )
+    with pytest.raises(WeightsError, match=r"bare holds no vocabulary .*vocab.txt.; save the tea"):
+        labelled(tmp_path / "store", stage(bare, dataset))
+
+
+def test_rows_longer_than_a_foreign_teacher_can_read_are_refused(dataset, foreign, tmp_path):
+    with pytest.raises(ConfigError, match="can read 16 tokens, and rows are cut at 32"):
+        labelled(tmp_path / "store", stage(foreign, dataset, lengths=(32,)))
+    size = {"vocab_size": len(OTHER_VOCABULARY), "hidden_size": 8, "intermediate_size": 8}
+    size |= {"num_hidden_layers": 1, "num_attention_heads": 1, "max_position_embeddings": 20}
+    size |= {"pad_token_id": 0, "position_biased_input": False}
+    reads = {}
+    for kind, settings in (("Roberta", {}), ("DebertaV2", {"relative_attention": True})):
+        folder = reads[kind] = tmp_path / kind
+        shape = getattr(transformers, f"{kind}Config")(**size, **settings)
+        model = getattr(transformers, f"{kind}ForSequenceClassification")(shape)
+        model.save_pretrained(folder)
+        transformers.AutoTokenizer.from_pretrained(foreign).save_pretrained(folder)
+    # RoBERTa's positions begin behind its padding's id.
+    assert load_torch(reads["Roberta"], dtype="float32", length=19).layers == 1
+    with pytest.raises(ConfigError, match="Roberta can read 19 tokens, and rows are cut at 20"):
+        load_torch(reads["Roberta"], dtype="float32", length=20)
+    # Relative positions have no end.
+    assert load_torch(reads["DebertaV2"], dtype="float32", length=64).layers == 1
 
 
 def test_texts_that_have_changed_are_refused_or_named_anew(dataset, foreign, tmp_path):

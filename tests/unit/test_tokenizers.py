@@ -225,6 +225,25 @@ def test_a_saved_tokenizer_is_the_same(trained, tmp_path):
         assert encode(again, text) == encode(trained, text)
 
 
+@pytest.mark.parametrize("before", ["wordpiece", "unigram", "tokenizer.model"])
+def test_a_tokenizer_saved_over_another_takes_its_place(trained, tmp_path, before):
+    (tmp_path / "notes.txt").write_text("mine")
+    if before == "tokenizer.model":
+        (tmp_path / before).write_bytes(b"of another project")
+    else:
+        train_tokenizer(corpus(), stage(before, vocab_size=110)).save(tmp_path)
+    trained.save(tmp_path)
+    assert load_tokenizer(tmp_path).fingerprint == trained.fingerprint
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_model_of_a_name_of_its_own_is_not_removed(trained, tmp_path):
+    (tmp_path / "months_of_work.model").write_bytes(b"")
+    with pytest.raises(TokenizerError, match=r"months_of_work\.model would be read in place"):
+        trained.save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["months_of_work.model"]
+
+
 def test_training_is_repeatable_in_another_process(trained, algorithm):
     program = (
         "import importlib.util, sys\n"
@@ -323,6 +342,23 @@ def test_what_is_missing_or_ambiguous_is_said_so(tmp_path):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(TokenizerError, match=r"several tokenizers \(a\.model, b\.model\)"):
         load_tokenizer(tmp_path)
+
+
+def test_rare_letters_take_no_places_from_words():
+    common = [*corpus()] * 100
+    rare = [chr(0x4E00 + number) for number in range(1_200)]
+    made = train_tokenizer(iter([*common, *rare]), stage("wordpiece", vocab_size=8_000))
+    assert sum(len(piece) == 1 for piece in made._pieces) == 1_000 - len(" ")
+
+
+def test_an_alphabet_of_thousands_of_letters_is_kept():
+    letters = [chr(0x4E00 + number) for number in range(2_000)]
+    text = ["".join(letters[start : start + 50]) for start in range(0, 2_000, 50)]
+    made = train_tokenizer(iter(text), stage("wordpiece", vocab_size=4_100))
+    assert tokenizers.unknown_share(made, text) < 0.002
+    made = train_tokenizer(iter(text), stage("wordpiece", vocab_size=3_005))
+    assert made.vocab_size <= 3_005
+    assert 0.25 <= tokenizers.unknown_share(made, text) < 0.26
 
 
 @pytest.mark.parametrize("algorithm", ["wordpiece", "unigram", "bpe"])

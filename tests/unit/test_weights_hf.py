@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from pd_jax.data.tokenizers import WordPiece
 from pd_jax.errors import WeightsError
 from pd_jax.models.heads import PretrainingModel, TaskModel
 from pd_jax.models.sizes import BertConfig
@@ -49,6 +50,18 @@ def edit_config(folder: pathlib.Path, **changes: Any) -> None:
     path = folder / "config.json"
     values = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({key: value for key, value in values.items() if value is not ...}))
+
+
+def test_the_tokenizer_beside_a_model_tells_how_many_tokens_it_takes(tmp_path):
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]
+    made = WordPiece(pieces, lowercase=True)
+    hf.save(tmp_path / "m", make_params("classifier"), CONFIG, add=made.save)
+    told = json.loads((tmp_path / "m" / "tokenizer_config.json").read_text())
+    assert told["model_max_length"] == CONFIG.positions
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "m")
+    assert tokenizer.model_max_length == CONFIG.positions
+    assert len(tokenizer("a " * 50, truncation=True)["input_ids"]) == CONFIG.positions
 
 
 @pytest.fixture
