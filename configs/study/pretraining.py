@@ -13,8 +13,8 @@ Time:   after configs/study/sizes.py in the same workdir 70 minutes of one CPU c
         59 of them to pre-train for 36,000 steps.
 Expect: PF and PD gain by longer pre-training; PF > basic and PD > distillation once it is long
         enough.
-Found:  not that: from 12,000 to 36,000 steps (a loss of 3.61 to 3.14) PF and PD stay where they were
-        on the test set, and PD is 1.6 points farther from its teacher (results/sst2).
+Found:  not that: from 12,000 to 36,000 steps (a loss of 3.61 to 3.14) PF and PD stay where they
+        were on the test set, and PD is 1.6 points farther from its teacher (results/sst2).
 """
 
 import itertools
