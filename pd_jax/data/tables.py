@@ -333,10 +333,15 @@ def named_row(value: Mapping[str, Any], source: Source, origin: lines.Origin, nu
 
 def label_text(value: Any) -> str:
     """Returns a label as text; several labels are joined by `|`."""
-    if isinstance(value, (list, tuple)):
-        return LABEL_SEPARATOR.join(label_text(item) for item in value)
+    several = value if isinstance(value, (list, tuple)) else (value,)
+    return LABEL_SEPARATOR.join(map(_one_label, several))
+
+
+def _one_label(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
+    if isinstance(value, (list, tuple, dict)):
+        return type(value).__name__  # which is nobody's label; of any depth
     return "" if value is None else str(value)
 
 

@@ -251,6 +251,13 @@ def _from_json(path: epath.Path) -> WordPiece | Pipeline:
         }
         definition["normalizer"] = normalizer
     vocabulary = model.get("vocab")
+    unknown = str(model.get("unk_token", "[UNK]"))
+    words = vocabulary if model.get("type") == "WordPiece" else None
+    if isinstance(words, dict) and unknown not in words:
+        raise TokenizerError(
+            f"{path} has no {unknown[:40]!r} in its WordPiece vocabulary, for words that it does"
+            " not know; add it there"
+        )
     bert = (
         model.get("type") == "WordPiece"
         and model.get("continuing_subword_prefix") == "##"
@@ -311,6 +318,7 @@ def _has_its_parts(definition: dict) -> bool:
     return (
         isinstance(definition.get("model"), dict)
         and isinstance(definition.get("normalizer") or {}, dict)
+        and isinstance((definition.get("normalizer") or {}).get("lowercase", True), bool)
         and isinstance(definition.get("pre_tokenizer") or {}, dict)
         and isinstance(added, list)
         and all(

@@ -364,3 +364,12 @@ def test_tfds_faults_are_named(prepared_dataset, monkeypatch, path, message):
     monkeypatch.setenv("TFDS_DATA_DIR", str(prepared_dataset))
     with pytest.raises(SourceError, match=message):
         read(Source(path=path))
+
+
+def test_a_label_of_any_depth_is_read(tmp_path):
+    path = tmp_path / "a.jsonl"
+    deep = "[" * 500 + "]" * 500
+    rows = ('{"text": "a", "label": ["x", "y"]}', f'{{"text": "b", "label": [{deep}]}}')
+    path.write_text("\n".join(rows))
+    source = Source(path=str(path), label="label")
+    assert [row.label for row in text.rows(source)] == ["x|y", "list"]
