@@ -93,15 +93,8 @@ def _text(args: dict) -> dict:
 def _models(args: dict) -> dict:
     """Returns the stages of the teacher and of every student."""
     budget = BUDGETS[args["budget"]]
-    student, deep = (
-        common.model(
-            args[size],
-            dropout=0.0,
-            attention_dropout=0.0,
-            initializer_range=common.initializer_range(args[size]),
-        )
-        for size in ("size", "teacher")
-    )
+    still = {"dropout": 0.0, "attention_dropout": 0.0}
+    student, deep = (common.fresh(args[size], **still) for size in ("size", "teacher"))
     teacher = args["pretrained"] or "@teacher"
     sanh = (args["teacher"], args["size"]) == ("L12_H768", "L6_H768")
     begin = common.start_from(teacher, layers=SANH_LAYERS if sanh else "every_other")

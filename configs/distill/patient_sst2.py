@@ -44,10 +44,7 @@ def get_config(arg: str = ""):
     """Returns the pipeline: records, teacher, its logits and states, four students."""
     args = common.teacher_and_student(arg, BUDGETS)
     budget = BUDGETS[args["budget"]]
-    student, teacher = (
-        common.model(args[size], initializer_range=common.initializer_range(args[size]))
-        for size in ("size", "teacher")
-    )
+    student, teacher = (common.fresh(args[size]) for size in ("size", "teacher"))
     data = common.data("@train", 64, LENGTHS)
     evaluation = {"sets": {"dev": "@dev"}, "final": {"test": "@test"}, "batch": 256}
     said = {**evaluation, "logits": {"dev": "@dev_labels"}}

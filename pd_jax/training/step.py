@@ -90,18 +90,13 @@ def pure_step(
             grads, state.optimizer, state.params, norm=norm, healthy=healthy
         )
         taken = takes_norms(state.step)
+        due = taken if due is None else due
+        norms = _norms(optimizer, moments, params, taken=taken, due=due, branch=branch)
         sums |= {
             "gradient_norm": _single(norm),
             "learning_rate": _single(optimizer.schedule(state.optimizer.count)),
             "healthy": _single(healthy),
-            **_norms(
-                optimizer,
-                moments,
-                params,
-                taken=taken,
-                due=taken if due is None else due,
-                branch=branch,
-            ),
+            **norms,
         }
         if skip_nonfinite:
             return TrainState(state.step + 1, params, moments, state.healthy), sums
