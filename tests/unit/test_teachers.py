@@ -100,8 +100,8 @@ def count_traces(monkeypatch) -> list:
     traced = []
     on_mesh = predict.on_mesh
 
-    def counted(forward, held, mesh):
-        return on_mesh(lambda *given: traced.append(1) or forward(*given), held, mesh)
+    def counted(forward, *rest, **options):
+        return on_mesh(lambda *given: traced.append(1) or forward(*given), *rest, **options)
 
     monkeypatch.setattr(predict, "on_mesh", counted)
     return traced
