@@ -8,7 +8,9 @@ import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 
-from pd_jax.report import notation
+from pd_jax.report import notation, study_text
+from pd_jax.report.statistics import Interval
+from pd_jax.report.study import shown
 from pd_jax.report.table import markdown_line
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -55,15 +57,17 @@ def _groups(study: dict) -> Iterator[str]:
     measures, places = study["measures"], [group["axes"] for group in study["groups"]]
     axes = [axis for axis in _named(places) if len({place.get(axis) for place in places}) > 1]
     seeds = [group[measures[0]]["seeds"] for group in study["groups"]]
-    yield from _head([*axes, "seeds"], [_title(measure) for measure in measures])
+    yield from _head([*axes, "seeds"], [study_text.measure_title(measure) for measure in measures])
     for group, count in zip(study["groups"], seeds, strict=True):
-        shown = [_place(group["axes"].get(axis)) for axis in axes]
-        yield markdown_line([*shown, str(count), *(_score(group, one) for one in measures)])
+        places_shown = [shown(group["axes"].get(axis)) for axis in axes]
+        yield markdown_line([*places_shown, str(count), *(_score(group, one) for one in measures)])
     yield ""
 
 
 def _claims(study: dict) -> Iterator[str]:
-    yield from _head(["claim", "verdict"], [_title(measure) for measure in study["measures"]])
+    yield from _head(
+        ["claim", "verdict"], [study_text.measure_title(one) for one in study["measures"]]
+    )
     for claim in study["claims"]:
         cells = [_difference(measure, claim["by"][measure]) for measure in study["measures"]]
         yield markdown_line([claim["claim"], claim["verdict"], *cells])
@@ -81,22 +85,11 @@ def _named(places: Sequence[dict]) -> list[str]:
     return [axis for axis in axes if axis not in ("layers", "hidden")]
 
 
-def _place(value: str | float | None) -> str:
-    if value is None:
-        return notation.MISSING
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _title(measure: str) -> str:
-    return notation.readable(measure) + notation.unit(measure)
-
-
 def _score(group: dict, measure: str) -> str:
     found = group[measure]
-    text = notation.score(measure, found["mean"])
-    if found["deviation"] is None:
-        return text
-    return f"{text} ± {notation.score(measure, found['deviation'])}"
+    if found["mean"] is None:
+        return notation.MISSING
+    return study_text.spread_text(measure, found["mean"], found["deviation"])
 
 
 def _difference(measure: str, judged: dict) -> str:
@@ -104,13 +97,11 @@ def _difference(measure: str, judged: dict) -> str:
     found = judged["over_seeds"]
     if found["mean"] is None:
         return notation.MISSING
-    digits = 1 if notation.is_share(measure) else 3
-    mean, *ends = (
-        f"{notation.scaled(measure, value):+.{digits}f}"
-        for value in (found["mean"], *(found["interval"] or ()))
-    )
-    interval = f" [{', '.join(ends)}]" if ends else ""
-    return f"{mean}{interval} {judged['verdict']}"
+    parts = [study_text.difference(measure, found["mean"])]
+    if found["interval"]:
+        interval = Interval(found["mean"], *found["interval"], found["seeds"])
+        parts.append(study_text.range_text(measure, interval))
+    return " ".join([*parts, judged["verdict"]])
 
 
 def main() -> int:

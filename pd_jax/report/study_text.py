@@ -70,10 +70,13 @@ def summary_text(measure: str, group: Group) -> str:
     if summary.mean is None:
         missing = any(measure in result.lacking for result in group.results)
         return "missing" if missing else notation.MISSING
-    text = notation.score(measure, summary.mean)
-    if summary.deviation is None:
-        return text
-    return f"{text} ± {notation.score(measure, summary.deviation)}"
+    return spread_text(measure, summary.mean, summary.deviation)
+
+
+def spread_text(measure: str, mean: float, deviation: float | None) -> str:
+    """Returns a mean with its deviation, if there is one."""
+    text = notation.score(measure, mean)
+    return text if deviation is None else f"{text} ± {notation.score(measure, deviation)}"
 
 
 def answer(judged: claims.Judged) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from pd_jax import files
+from pd_jax.data import vocabulary
 from pd_jax.data.logit_shards import Values
 from pd_jax.data.tables import Row
 from pd_jax.errors import ConfigError, WeightsError
@@ -20,7 +21,7 @@ _TASKS = {
     "multi_label_classification": "multilabel",
     "regression": "regression",
 }
-_ANY_VOCABULARY = ("tokenizer.json", "tekken.json")
+_ANY_VOCABULARY = (vocabulary.JSON_FILE, "tekken.json")
 """Vocabularies that transformers reads for a tokenizer of any class."""
 
 
@@ -137,7 +138,7 @@ def _read(folder: epath.Path, dtype: str) -> tuple[Any, Any]:
         )
     # Where no file holds a vocabulary, transformers makes a tokenizer of the special tokens alone,
     # and every text reads the same. Those that split text into bytes or characters name no files.
-    names = set(tokenizer.vocab_files_names.values()) - {"tokenizer_config.json"}
+    names = set(tokenizer.vocab_files_names.values()) - {vocabulary.CONFIG_FILE}
     if names and not any((folder / name).exists() for name in {*names, *_ANY_VOCABULARY}):
         raise WeightsError(
             f"{folder} holds no vocabulary ({', '.join(sorted(names))}); save the teacher's "

@@ -16,12 +16,12 @@ import safetensors.numpy
 from etils import epath
 
 from pd_jax import files
+from pd_jax.data import vocabulary
 from pd_jax.errors import WeightsError
 from pd_jax.models.sizes import BertConfig
 from pd_jax.models.weights import hf_config, layout, pickles
 
 WEIGHTS_FILE, PICKLED_FILE, CONFIG_FILE = "model.safetensors", "pytorch_model.bin", "config.json"
-_TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
 _PREFIXES = {
     "bert.pooler.": "pooler",
@@ -123,7 +123,7 @@ def fit_tokenizer(folder: epath.Path, config: BertConfig) -> None:
 
     Without it, transformers' pipelines do not know where to cut long texts.
     """
-    path = folder / _TOKENIZER_CONFIG_FILE
+    path = folder / vocabulary.CONFIG_FILE
     if path.exists():
         values = files.read_object(path, WeightsError)
         files.write_json(path, {**values, "model_max_length": config.positions})
