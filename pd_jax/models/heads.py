@@ -3,13 +3,14 @@
 Both modules have the encoder under `bert`, so that weights move between them by name.
 """
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pd_jax.models.attention import dense, dropout_key
+from pd_jax.models.attention import Dense, dense, dropout_key
 from pd_jax.models.bert import Bert, Encoded, norm, nowhere, take
 from pd_jax.models.dropout import dropout
 from pd_jax.models.gelu import gelu
@@ -43,7 +44,7 @@ class PretrainingModel(nn.Module):
     def setup(self) -> None:
         self.bert = Bert(self.config)
         self.mlm = MlmHead(self.config)
-        self.nsp = dense(self.config, 2)
+        self.nsp = _to_logits(self.config, 2)
 
     def __call__(
         self,
@@ -57,7 +58,7 @@ class PretrainingModel(nn.Module):
         not), in float32.
         """
         encoded = self.bert(input_ids, segment_ids, input_mask, starts, read=positions)
-        return self.predict(encoded.sequence), self.nsp(encoded.pooled).astype(jnp.float32)
+        return self.predict(encoded.sequence), self.nsp(encoded.pooled)
 
     def masked_logits(
         self, positions: Int[Array, "batch predictions"], *tokens: Any
@@ -93,7 +94,7 @@ class TaskModel(nn.Module):
 
     def setup(self) -> None:
         self.bert = Bert(self.config)
-        self.classifier = dense(self.config, self.outputs)
+        self.classifier = _to_logits(self.config, self.outputs)
 
     def __call__(
         self,
@@ -117,4 +118,11 @@ class TaskModel(nn.Module):
     def head(self, encoded: Encoded) -> Float[Array, "batch *examples outputs"]:
         """Returns the logits of an encoded batch."""
         pooled = dropout(encoded.pooled, self.config.dropout, dropout_key(self))
-        return self.classifier(pooled).astype(jnp.float32)
+        return self.classifier(pooled)
+
+
+def _to_logits(config: BertConfig, features: int) -> Dense:
+    """Returns a projection in float32, whatever the config computes in: logits of three digits,
+    as bfloat16 has, are too coarse for a loss, and these few columns cost nothing.
+    """
+    return dense(dataclasses.replace(config, dtype="float32"), features)
