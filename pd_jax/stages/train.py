@@ -212,6 +212,7 @@ class _Work:
             else None,
             best=evaluation.best,
             keep_best=lambda number, params: self.save_model(self.best / str(number), params),
+            drop_best=self.drop_best,
         )
 
     def flops(self, rows: int, length: int) -> float:
@@ -296,6 +297,11 @@ class _Work:
                     task=self.material.task,
                 )
         return found
+
+    def drop_best(self, number: int) -> None:
+        """Removes a candidate for the best weights."""
+        if distributed.is_writer():
+            (self.best / str(number)).rmtree(missing_ok=True)
 
     def save_model(self, folder: epath.Path, params: Any) -> None:
         """Writes weights, config and tokenizer as a Hugging Face folder, from one process."""

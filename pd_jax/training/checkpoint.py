@@ -75,6 +75,11 @@ class Checkpoints:
         """The newest step that has a whole checkpoint, verified or not."""
         return None if self._orbax.latest is None else self._orbax.latest.step
 
+    @property
+    def oldest_step(self) -> int | None:
+        """The oldest step that has a whole checkpoint, verified or not."""
+        return min((known.step for known in self._orbax.checkpoints), default=None)
+
     def save(self, step: int, state: TrainState, note: Note) -> None:
         """Begins to save `state` as the checkpoint of `step`; returns as soon as the arrays were
         copied.

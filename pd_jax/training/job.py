@@ -28,6 +28,7 @@ class Job:
         at the end; None for none. It calls `alive` for every batch.
       best: the metric whose largest value marks the weights to keep; None keeps the last.
       keep_best: (step, params) -> None, stores candidate weights durably.
+      drop_best: step -> None, removes a candidate that no checkpoint names any more.
     """
 
     name: str
@@ -46,7 +47,8 @@ class Job:
     evaluate: Callable[[Any, Callable[[], None]], dict[str, float]] | None = None
     evaluate_every: int | None = None
     best: str | None = None
-    keep_best: Callable[[int, Any], None] | None = None
+    keep_best: Callable[[int, Any], None] = lambda step, params: None
+    drop_best: Callable[[int], None] = lambda step: None
 
 
 @dataclasses.dataclass(frozen=True)

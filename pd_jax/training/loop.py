@@ -109,6 +109,7 @@ class Loop:
             now=lambda: time.monotonic() / self._clocks,
         )
         self.standing = _standing(saved)
+        self.candidates = [] if self.standing.best_step is None else [self.standing.best_step]
         self.writer = None
         if distributed.is_writer():
             board = self.run_config.tensorboard
@@ -262,12 +263,13 @@ class Loop:
             return
         if self.standing.best_value is None or value > self.standing.best_value:
             self.standing.best_value, self.standing.best_step = value, number
-            assert self.job.keep_best is not None
             self.job.keep_best(number, params)
+            self.candidates.append(number)
 
     def _save(self, number: int, state: TrainState | None = None) -> None:
         if self.checkpoints.latest_step == number:
             return
+        self._drop_candidates()
         standing = self.standing
         totals = standing.totals.take()
         standing.totals.add(totals)
@@ -285,6 +287,14 @@ class Loop:
         with self.clock.span("save"):
             self.checkpoints.save(number, self.state() if state is None else state, note)
         self.saved_at = time.monotonic()
+
+    def _drop_candidates(self) -> None:
+        """Removes candidates for the best weights that had been outdone when the oldest checkpoint
+        was saved: none that a run may continue from names them.
+        """
+        oldest = self.checkpoints.oldest_step
+        while oldest is not None and len(self.candidates) > 1 and self.candidates[1] <= oldest:
+            self.job.drop_best(self.candidates.pop(0))
 
     def _wish(self, number: int) -> "_Wish":
         """Returns whether to save and to stop now, the same answer on every process."""

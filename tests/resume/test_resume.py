@@ -1,5 +1,6 @@
 """An interrupted run ends as the undisturbed one: weights bit for bit, metrics line for line."""
 
+import itertools
 import json
 import os
 import signal
@@ -191,3 +192,24 @@ def test_when_every_checkpoint_is_damaged_the_user_is_told(with_two_checkpoints,
         "5",
         "6",
     ]
+
+
+def test_candidates_for_the_best_weights_do_not_pile_up(data, tmp_path, monkeypatch):
+    """Each evaluation is the best so far; what a kept checkpoint names stays at hand."""
+    rising = itertools.count()
+    monkeypatch.setattr(train, "_named", lambda scored: {"dev/accuracy": next(rising) / 100})
+    at_hand, save = [], loop.Loop._save
+
+    def saving(self, number, state=None):
+        save(self, number, state)
+        best = tmp_path / "job" / train.BEST
+        at_hand.append(sorted(int(path.name) for path in best.iterdir()) if best.exists() else [])
+
+    monkeypatch.setattr(loop.Loop, "_save", saving)
+    evaluation = {"sets": {"dev": str(data / "dev")}, "every": {"steps": 1}, "best": "dev/accuracy"}
+    made = tiny.stage(data / "train", evaluation=evaluation, length={"steps": 8})
+    done = run_train(made, context(tmp_path / "job", save_seconds=1e-6, keep_checkpoints=2))
+    assert done.outputs["best_step"] == 8
+    for step, found in enumerate(at_hand, start=1):
+        assert found[-1] == step and found[0] >= max(1, step - 3)
+        assert found == list(range(found[0], step + 1))
