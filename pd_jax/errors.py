@@ -7,6 +7,7 @@ traceback means a bug in pd_jax.
 
 import difflib
 import errno
+import re
 from collections.abc import Iterable
 
 EXIT_CODE = 2
@@ -94,6 +95,22 @@ def no_space(fault: BaseException | None) -> str:
     return ""
 
 
+_NO_MEMORY_SAID = re.compile(r"RESOURCE_EXHAUSTED:.*(memory|allocat|hbm)|CUDA out of memory", re.I)
+"""How XLA and torch put it that a device, or the machine, lacks memory."""
+
+
+def no_memory(fault: BaseException | None) -> str:
+    """Returns what was said if a fault, or what led to it, is want of memory on a device or of the
+    machine's own; else nothing.
+    """
+    while fault is not None:
+        said = next(iter(str(fault).splitlines()), "")[:200]
+        if isinstance(fault, MemoryError) or _NO_MEMORY_SAID.search(said):
+            return said or "out of memory"
+        fault = fault.__cause__ or fault.__context__
+    return ""
+
+
 def sentence_of(fault: Exception) -> str:
     """Returns the sentence for a user who met a fault outside of any stage; nothing for a bug."""
     if isinstance(fault, PdError):
@@ -102,8 +119,11 @@ def sentence_of(fault: Exception) -> str:
         return "gs:// needs gcsfs, which is not installed; pip install 'pd_jax[gcs]'"
     if isinstance(fault, OSError) and fault.errno in _NO_ACCESS and fault.filename:
         return f"{fault.filename}: {fault.strerror}; mend its rights or name another place"
-    said = no_space(fault)
-    return f"the disk is full ({said}); free space and run the same command again" if said else ""
+    if said := no_space(fault):
+        return f"the disk is full ({said}); free space and run the same command again"
+    if said := no_memory(fault):
+        return f"memory does not suffice ({said}); lower the batch, or free memory"
+    return ""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -23,6 +23,7 @@ from pd_jax.errors import ConfigError, DivergenceError, PdError, StageError, did
 from pd_jax.parallel import distributed
 from pd_jax.planning import Planned, located, plan, together
 from pd_jax.stages.context import OUTPUT, Context, Done
+from pd_jax.stages.faults import with_remedy
 from pd_jax.stages.runners import carry_out
 from pd_jax.stages.train import BEST
 
@@ -71,15 +72,19 @@ def run(
 
     groups = together(left, vmap)
     if vmap > 1:
-        say(
-            f"trained by one program: {'; '.join(', '.join(group) for group in groups)}"
-            if groups
-            else "--vmap has nothing to do: no two stages with one padded length differ in seed, "
-            "learning rate and first weights alone"
-        )
+        say(_groups_line(groups))
     running = jobs_lib.run(_needs(left), work, jobs=jobs, say=say, groups=groups)
     with contextlib.closing(running) as outcomes:
         _follow(outcomes, planned, kept, study=pipeline.study is not None, count=len(left), say=say)
+
+
+def _groups_line(groups: Sequence[jobs_lib.Group]) -> str:
+    if not groups:
+        return (
+            "--vmap has nothing to do: no two stages with one padded length differ in seed, "
+            "learning rate and first weights alone"
+        )
+    return f"trained by one program: {'; '.join(', '.join(group) for group in groups)}"
 
 
 def _begin(
@@ -223,26 +228,15 @@ def _run_group(
 def _run_said(
     items: Sequence[Planned], inputs: Mapping[str, Planned], run_config: config_lib.Run
 ) -> list[dict[str, Any] | Exception]:
-    """Returns what `run_stages` does; a fault for want of space says what to do."""
+    """Returns what `run_stages` does; a fault for want of space or memory says what to do."""
     try:
         found = run_stages(items, inputs, run_config) if items else []
     except Exception as fault:
         found = [fault] * len(items)
-    return [_with_remedy(item, one) for item, one in zip(items, found, strict=True)]
-
-
-def _with_remedy(item: Planned, found: dict[str, Any] | Exception) -> dict[str, Any] | Exception:
-    """Returns what became of a stage; a fault for want of space as one that says what to do."""
-    if not isinstance(found, Exception) or isinstance(found, PdError):
-        return found
-    if not (said := no_space(found)):
-        return found
-    full = StageError(
-        f"stage {item.name!r} could not write all of {item.folder} ({said}); what was "
-        "finished stays: free space there and run the same command again"
-    )
-    full.__cause__ = found
-    return full
+    return [
+        with_remedy(one, item.name, item.stage, item.folder) if isinstance(one, Exception) else one
+        for item, one in zip(items, found, strict=True)
+    ]
 
 
 def run_stages(

@@ -1,0 +1,40 @@
+"""What a user is told when memory does not suffice."""
+
+import pathlib
+
+import jax
+import pytest
+from etils import epath
+
+from pd_jax import config
+from pd_jax.errors import StageError, no_memory, no_space, sentence_of
+from pd_jax.stages.faults import with_remedy
+from tests import tiny
+
+
+def test_want_of_memory_is_recognised_from_what_a_device_says():
+    with pytest.raises(jax.errors.JaxRuntimeError) as fault:
+        jax.numpy.zeros(1 << 50).block_until_ready()
+    assert "RESOURCE_EXHAUSTED" in no_memory(fault.value) and no_space(fault.value) == ""
+    assert sentence_of(fault.value).endswith("; lower the batch, or free memory")
+    assert no_memory(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore"))
+    assert no_memory(MemoryError()) == "out of memory"
+    assert no_memory(RuntimeError("RESOURCE_EXHAUSTED: too many requests")) == ""
+    full = RuntimeError("RESOURCE_EXHAUSTED: write: No space left on device [28]")
+    assert no_memory(full) == "" and sentence_of(full).startswith("the disk is full")
+
+
+@pytest.mark.parametrize(
+    ("stage", "remedy"),
+    [
+        (tiny.stage(pathlib.Path("train")), "raise compute.micro_batches or set compute.remat"),
+        (config.LabelStage(teacher="t", records="r", lengths=(16,)), "lower its batch, or free"),
+    ],
+)
+def test_a_stage_that_does_not_fit_says_what_to_lower(stage, remedy):
+    fault = RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
+    told = with_remedy(fault, "big", stage, epath.Path("folder"))
+    assert isinstance(told, StageError) and told.__cause__ is fault
+    assert "'big' does not fit" in str(told) and "9 bytes" in str(told) and remedy in str(told)
+    bug = KeyError("bug")
+    assert with_remedy(bug, "big", stage, epath.Path("folder")) is bug
