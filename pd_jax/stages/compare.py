@@ -8,7 +8,6 @@ from pd_jax.data.feed import evaluation_batches
 from pd_jax.data.records import Dataset
 from pd_jax.errors import ConfigError, RecordsError
 from pd_jax.evaluation.compare import Measured, compare, devices
-from pd_jax.parallel import distributed
 from pd_jax.progress import Progress
 from pd_jax.stages.context import Context, Done
 from pd_jax.stages.predict import load_classifier
@@ -18,8 +17,6 @@ FILE = "comparison.json"
 
 def run_compare(stage: config_lib.CompareStage, context: Context) -> Done:
     """Measures the models on this process's devices and writes `comparison/comparison.json`."""
-    if not distributed.is_writer():
-        return Done()
     found = [measured.as_json() for measured in compare_models(stage)]
     output = context.output("compare")
     files.write_json(output / FILE, {"models": found})

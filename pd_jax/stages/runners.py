@@ -21,7 +21,7 @@ RUNNERS: Mapping[str, Callable[[Any, Context], Done]] = {
     "compare": run_compare,
 }
 
-_ALONE = ("synthetic", "tokenizer", "records", "export")
+_ALONE = ("synthetic", "tokenizer", "records", "export", "compare")
 """Kinds of stage that process 0 does while the others wait; all others need every process."""
 
 
