@@ -20,11 +20,27 @@ from pd_jax.data.shards import ID_BYTES, INDEX, TASK_FEATURES, index_row
 from pd_jax.errors import RecordsError
 
 _BLOCK_ROWS = 4096
+_SAMPLED_ROWS = 1000
+_MUCH_UNKNOWN = 0.01
 
 
 def shard_faults(folder: epath.PathLike, manifest: Manifest, number: int) -> list[str]:
     """Returns one sentence for every fault in shard `number`, with its file and row."""
     return list(_ShardAudit(epath.Path(folder), manifest, manifest.shards[number]).faults())
+
+
+def strange_text(dataset: Dataset, unk_id: int) -> str:
+    """Returns a sentence where more than a hundredth of the tokens are [UNK], by a sample of rows
+    spread over the dataset; else nothing.
+    """
+    rows = np.unique(np.linspace(0, len(dataset) - 1, _SAMPLED_ROWS, dtype=np.int64))
+    share = np.mean(dataset.gather(rows).tokens == unk_id)
+    if share <= _MUCH_UNKNOWN:
+        return ""
+    return (
+        f"{share:.1%} of the tokens in {dataset.folder} are [UNK]: its tokenizer was made for other"
+        " text; take one of this language and writing, or train one (tools.train_tokenizer)"
+    )
 
 
 def logits_faults(store: LogitStore, dataset: Dataset) -> Iterator[str]:

@@ -1,7 +1,9 @@
 """Stages that make text into records."""
 
 from pd_jax import config as config_lib
+from pd_jax.data.audit import strange_text
 from pd_jax.data.build import build_records
+from pd_jax.data.records import Dataset
 from pd_jax.data.synthetic import write_synthetic
 from pd_jax.data.text import sentences
 from pd_jax.data.tokenizers import load_tokenizer, train_tokenizer
@@ -25,13 +27,12 @@ def run_tokenizer(stage: config_lib.TokenizerStage, context: Context) -> Done:
 
 def run_records(stage: config_lib.RecordsStage, context: Context) -> Done:
     """Builds a dataset with every core that this process may use."""
+    tokenizer, folder = load_tokenizer(stage.tokenizer), context.output("records")
     manifest = build_records(
-        stage,
-        load_tokenizer(stage.tokenizer),
-        context.output("records"),
-        name=context.name,
-        workers=len(available_cores()),
+        stage, tokenizer, folder, name=context.name, workers=len(available_cores())
     )
+    if said := strange_text(Dataset.open(folder), tokenizer.unk_id):
+        context.warn(said)
     return Done(
         examples=manifest.rows,
         outputs={

@@ -23,8 +23,10 @@ from collections.abc import Sequence
 from pd_jax import config, locks
 from pd_jax.data import beam, estimates, plans
 from pd_jax.data import workers as pool
+from pd_jax.data.audit import strange_text
 from pd_jax.data.build import Run, Share, build_share
 from pd_jax.data.manifest import Manifest
+from pd_jax.data.records import Dataset
 from pd_jax.data.tokenizers import Tokenizer, load_tokenizer
 from pd_jax.errors import ConfigError
 from pd_jax.tools import command, options
@@ -70,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             " the dataset is whole when all shares are made"
         )
         return 0
+    if said := strange_text(Dataset.open(arguments.output), tokenizer.unk_id):
+        print(f"warning: {said}", file=sys.stderr)
     print(_summary(made, arguments.output, time.monotonic() - began))
     return 0
 

@@ -53,6 +53,19 @@ def test_much_unknown_text_is_said_so_with_what_helps(folder, capsys):
     assert "0.00% of the text's tokens unknown" in said.out and "[UNK]" not in said.err
 
 
+def test_text_that_the_tokenizer_does_not_know_is_said_so(folder, capsys):
+    (folder / "greek.txt").write_text("ένα δύο τρία\n" * 3 + "one sentence\n")
+    assert build(folder, "--input", folder / "greek.txt") == 0
+    # Nine words of Greek are [UNK]; each row has [CLS] and [SEP], too.
+    pieces = len(tokenizers.load_tokenizer(folder / "vocab").encode(["one sentence"])[0])
+    share = f"{9 / (3 * 5 + pieces + 2):.1%}"
+    said = capsys.readouterr().err
+    assert f"warning: {share} of the tokens in {folder / 'set'} are [UNK]: its tokenizer" in said
+    folder.joinpath("set").rename(folder / "other")
+    assert build(folder, "--input", folder / "a.txt") == 0
+    assert "[UNK]" not in capsys.readouterr().err
+
+
 def test_a_labelled_set_is_built_and_said_so(folder, capsys):
     labels = ["--task", "classification", "--label-column", "label", "--labels", "bad, good"]
     assert build(folder, "--input", folder / "a.tsv", *labels, "--shards", 3) == 0
