@@ -20,7 +20,7 @@ from etils import epath
 from pd_jax import config as config_lib
 from pd_jax import files
 from pd_jax.config import reading
-from pd_jax.data import text
+from pd_jax.data import manifest, text
 from pd_jax.errors import StageError
 from pd_jax.models import sizes
 from pd_jax.parallel.mesh import mesh_for
@@ -141,6 +141,8 @@ class _Steps:
         if not isinstance(reference, str):
             counts = [self._rows(one) for one in reference]
             return None if None in counts else sum(count or 0 for count in counts)
+        if not reference.startswith("@"):
+            return manifest.read(reference).rows
         item = self._planned.get(reference.removeprefix("@"))
         if item is None:
             return None
@@ -212,10 +214,12 @@ def measure(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> floa
 
 def _key(stage: Mapping[str, Any]) -> str:
     """Returns what makes the steps of two stages equally dear."""
-    data, objective = stage["data"], stage["objective"]["kind"]
+    data, objective = stage["data"], stage["objective"]
+    # Of one head over a row; what a teacher adds that reads along, or vocabularies, is dearer.
+    task = objective["kind"] in ("classify", "distill")
     parts = {
         "model": stage["model"],
-        "job": "mlm" if objective == "mlm" else "task",
+        "objective": "task" if task else objective,
         "batch": data["batch"],
         "lengths": data["lengths"],
         "compute": stage["compute"],

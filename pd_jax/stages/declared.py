@@ -9,7 +9,8 @@ from etils import epath
 
 from pd_jax import config as config_lib
 from pd_jax import files
-from pd_jax.data.logits import language_fields
+from pd_jax.data import manifest
+from pd_jax.data.logits import LogitStore, language_fields
 from pd_jax.data.tokenizers import load_tokenizer
 from pd_jax.errors import WeightsError
 from pd_jax.models import sizes
@@ -34,25 +35,22 @@ def declared(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> Fac
     What no stage or file says is left open: `vocabulary` and `task` are None then.
     """
     where = _first(stage.data.records)
-    records = _records(pipeline, stage)
-    if records is None:
+    rows = _rows(pipeline, where)
+    if rows is None:
         return Facts(where, next_sentence=True)
-    task, labels = _task(records)
-    labelled = task is not None
+    task, labels = rows.task, rows.labels
     kind = stage.objective
     if isinstance(kind, config_lib.Distill | config_lib.Patient):
-        reference = kind.teacher if isinstance(kind, config_lib.Patient) else None
-        task, labels = _teacher_task(pipeline, reference or _labelling_teacher(pipeline, stage))
-    rows = records.examples
-    vocabulary = _vocabulary(pipeline, records.tokenizer)
+        own = kind.teacher if isinstance(kind, config_lib.Patient) else None
+        task, labels = _teacher_task(pipeline, own) if own else _store_task(pipeline, stage)
     return Facts(
         where,
-        vocabulary=vocabulary,
-        teacher=_teacher(pipeline, stage, vocabulary, labels),
+        vocabulary=rows.vocabulary,
+        teacher=_teacher(pipeline, stage, rows.vocabulary, labels),
         task=task,
         labels=labels,
-        labelled=labelled,
-        next_sentence=isinstance(rows, config_lib.Corpus) and rows.next_sentence,
+        labelled=rows.task is not None,
+        next_sentence=rows.next_sentence,
     )
 
 
@@ -105,22 +103,51 @@ def _stage(pipeline: config_lib.Pipeline, reference: str) -> object:
     return pipeline.stages.get(name) if reference.startswith("@") else None
 
 
-def _records(
-    pipeline: config_lib.Pipeline, stage: config_lib.TrainStage
-) -> config_lib.RecordsStage | None:
-    found = _stage(pipeline, _first(stage.data.records))
-    return found if isinstance(found, config_lib.RecordsStage) else None
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """What is said of a dataset's rows."""
+
+    task: str | None
+    labels: tuple[str, ...]
+    vocabulary: Vocabulary | None
+    next_sentence: bool
 
 
-def _task(records: config_lib.RecordsStage) -> tuple[str | None, tuple[str, ...]]:
-    rows = records.examples
-    return (rows.task, rows.labels) if isinstance(rows, config_lib.Rows) else (None, ())
+def _rows(pipeline: config_lib.Pipeline, reference: str) -> _Rows | None:
+    """Returns what the stage says that builds a dataset, or the manifest of one that is there."""
+    stage = _stage(pipeline, reference)
+    if isinstance(stage, config_lib.RecordsStage):
+        examples, vocabulary = stage.examples, _vocabulary(pipeline, stage.tokenizer)
+        if isinstance(examples, config_lib.Corpus):
+            return _Rows(None, (), vocabulary, examples.next_sentence)
+        return _Rows(examples.task, examples.labels, vocabulary, False)
+    if not _is_there(reference, manifest.FILE):
+        return None
+    found = manifest.read(reference)
+    vocabulary = vocabulary_of(found.tokenizer.vocab_size)
+    return _Rows(found.task, found.labels, vocabulary, found.holds("next_sentence_labels"))
+
+
+def _is_there(reference: str, file: str) -> bool:
+    """Returns whether a reference is a path to a folder with this file."""
+    return not reference.startswith("@") and (epath.Path(reference) / file).exists()
 
 
 def _labelling_teacher(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> str:
     """Returns the teacher of the store that a stage reads; empty where no stage says it."""
     store = _stage(pipeline, _first(stage.data.logits or ""))
     return store.teacher if isinstance(store, config_lib.LabelStage) else ""
+
+
+def _store_task(
+    pipeline: config_lib.Pipeline, stage: config_lib.TrainStage
+) -> tuple[str | None, tuple[str, ...]]:
+    """Returns the task of the store that a stage reads, by its own manifest or its teacher."""
+    reference = _first(stage.data.logits or "")
+    if reference and _is_there(reference, manifest.FILE):
+        store = LogitStore.open(reference).manifest
+        return store.task, store.labels
+    return _teacher_task(pipeline, _labelling_teacher(pipeline, stage))
 
 
 def _teacher_task(
@@ -131,9 +158,9 @@ def _teacher_task(
     if (folder := _folder(reference)) is not None:
         return declared_task(folder)
     if isinstance(teacher, config_lib.TrainStage):
-        records = _records(pipeline, teacher)
-        if records is not None:
-            return _task(records)
+        rows = _rows(pipeline, _first(teacher.data.records))
+        if rows is not None:
+            return rows.task, rows.labels
     return None, ()
 
 
@@ -185,10 +212,8 @@ def _shape(
 
 def _folder(reference: str) -> epath.Path | None:
     """Returns the folder of a model that a path names; None for stages, and where there is none."""
-    if not reference or reference.startswith("@"):
-        return None
-    folder = epath.Path(reference)
-    return folder if (folder / hf.CONFIG_FILE).exists() else None
+    there = reference and _is_there(reference, hf.CONFIG_FILE)
+    return epath.Path(reference) if there else None
 
 
 def _vocabulary(pipeline: config_lib.Pipeline, tokenizer: str) -> Vocabulary | None:

@@ -6,10 +6,12 @@ import pathlib
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
+from etils import epath
 
 from pd_jax import config as config_lib
-from pd_jax import estimate
+from pd_jax import estimate, planning
 from pd_jax.data.tokenizers import load_tokenizer
 from pd_jax.errors import ConfigError, MeshError, StageError
 from pd_jax.models import sizes
@@ -219,7 +221,7 @@ def with_teacher(
         max_length=16,
     )
     labels = config_lib.LabelStage(teacher=str(folder), records="@set", lengths=(16,), **label)
-    read = {"records": "@set", "batch": 4, "lengths": (16,)}
+    read = {"records": "@set", "batch": 8, "lengths": (16,)}
     if "teacher" not in objective:
         read["logits"] = "@labels"
     pupil = tiny.stage(folder, objective=objective, data=read)
@@ -249,6 +251,26 @@ def test_a_teacher_in_a_folder_says_its_task_and_shape(tmp_path: pathlib.Path) -
     (folder / "config.json").write_text(json.dumps({**values, "id2label": {"0": "stars"}}))
     rated = declared(*with_teacher(folder, folder, {"kind": "distill"}))
     assert (rated.task, rated.labels) == ("regression", ())
+
+
+def test_a_dataset_and_a_store_in_folders_say_what_they_hold(tmp_path: pathlib.Path) -> None:
+    made = tiny.dataset(tmp_path / "set", rows=8)
+    tiny.logit_store(tmp_path / "store", made, np.zeros((8, 2), np.float32))
+    data = {"records": str(tmp_path / "set"), "batch": 8, "lengths": (16,)}
+    read = {**data, "logits": str(tmp_path / "store")}
+    pupil = tiny.stage(tmp_path, objective={"kind": "distill"}, data=read)
+    plain = tiny.stage(tmp_path, data=data)
+    pipeline = config_lib.Pipeline(name="own", stages={"pupil": pupil, "plain": plain})
+    for stage in (pupil, plain):
+        facts = declared(pipeline, stage)
+        assert facts.vocabulary is not None and facts.vocabulary.size == 64
+        assert (facts.task, facts.labels, facts.labelled) == ("classification", tiny.LABELS, True)
+        assert not facts.next_sentence
+    said: list[str] = []
+    planned = planning.plan(pipeline, epath.Path(tmp_path / "work"))
+    left = estimate.estimate(pipeline, planned, said=said.append)
+    assert all(one.seconds is not None for one in left)
+    assert said == ["measuring a step of pupil"]  # the other's costs the same
 
 
 def test_an_estimate_says_what_it_lacks(tmp_path: pathlib.Path) -> None:
