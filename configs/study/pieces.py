@@ -229,11 +229,7 @@ class Setting:
         if method in ("basic", "PF"):
             stage = self._tuned(size, labelled, rate, shared)
         else:
-            records = self.transfer(transfer or TASKS[self.task]["transfer"])
-            if transfer != "own" and not self.args["smoke"]:
-                rows = rows or TRANSFER_ROWS
-            logits = self.labels(records, teacher)
-            stage = self._distilled(size, records, rows, logits, rate, objective, shared)
+            stage = self._distilled(size, transfer, rows, teacher, rate, objective, shared)
         if method == "PD-F":
             distilled = self.add(stem.format(method="pd"), stage)
             again = {**shared, "init": common.start_from(distilled, head="keep")}
@@ -245,13 +241,17 @@ class Setting:
     def _distilled(
         self,
         size: str,
-        records: str,
+        transfer: str | None,
         rows: int | None,
-        logits: str,
+        teacher: str,
         rate: float,
         objective: dict | None,
         shared: dict,
     ) -> dict:
+        records = self.transfer(transfer or TASKS[self.task]["transfer"])
+        logits = self.labels(records, teacher)
+        if transfer != "own" and not self.args["smoke"]:
+            rows = rows or TRANSFER_ROWS
         limit = {"rows": rows} if rows else {}
         return common.distill(
             common.compact(size),

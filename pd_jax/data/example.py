@@ -8,7 +8,7 @@ with a descriptor built at run time).
 
 from collections.abc import Mapping
 from functools import cache, lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -159,46 +159,33 @@ def _example_class() -> type:
         name="pd_jax/example.proto", package="pd_jax", syntax="proto3"
     )
     kind = descriptor_pb2.FieldDescriptorProto
-    lists = (
-        ("BytesList", kind.TYPE_BYTES),
-        ("FloatList", kind.TYPE_FLOAT),
-        ("Int64List", kind.TYPE_INT64),
-    )
+    lists = {
+        "BytesList": kind.TYPE_BYTES,
+        "FloatList": kind.TYPE_FLOAT,
+        "Int64List": kind.TYPE_INT64,
+    }
+
+    def message(number: int, name: str, of: str, **more: Any) -> dict[str, Any]:
+        field = {"number": number, "name": name, "label": kind.LABEL_OPTIONAL, **more}
+        return field | {"type": kind.TYPE_MESSAGE, "type_name": f".pd_jax.{of}"}
+
     feature = descriptor_pb2.DescriptorProto(name="Feature")
     feature.oneof_decl.add(name="kind")
-    for number, (name, value_type) in enumerate(lists, start=1):
+    for number, (name, value_type) in enumerate(lists.items(), start=1):
         proto.message_type.add(name=name).field.add(
             name="value", number=1, type=value_type, label=kind.LABEL_REPEATED
         )
         field = f"{name.removesuffix('List').lower()}_list"
-        feature.field.add(
-            name=field, number=number, type=kind.TYPE_MESSAGE, type_name=f".pd_jax.{name}",
-            label=kind.LABEL_OPTIONAL, oneof_index=0,
-        )  # fmt: skip
+        feature.field.add(**message(number, field, name, oneof_index=0))
     proto.message_type.append(feature)
     features = proto.message_type.add(name="Features")
     entry = features.nested_type.add(name="FeatureEntry")
     entry.options.map_entry = True
     entry.field.add(name="key", number=1, type=kind.TYPE_STRING, label=kind.LABEL_OPTIONAL)
-    entry.field.add(
-        name="value",
-        number=2,
-        type=kind.TYPE_MESSAGE,
-        type_name=".pd_jax.Feature",
-        label=kind.LABEL_OPTIONAL,
-    )
-    features.field.add(
-        name="feature", number=1, type=kind.TYPE_MESSAGE, type_name=".pd_jax.Features.FeatureEntry",
-        label=kind.LABEL_REPEATED,
-    )  # fmt: skip
+    entry.field.add(**message(2, "value", "Feature"))
+    features.field.add(**message(1, "feature", "Features.FeatureEntry", label=kind.LABEL_REPEATED))
     example = proto.message_type.add(name="Example")
-    example.field.add(
-        name="features",
-        number=1,
-        type=kind.TYPE_MESSAGE,
-        type_name=".pd_jax.Features",
-        label=kind.LABEL_OPTIONAL,
-    )
+    example.field.add(**message(1, "features", "Features"))
     pool = descriptor_pool.DescriptorPool()
     pool.Add(proto)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("pd_jax.Example"))

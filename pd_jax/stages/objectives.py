@@ -49,36 +49,11 @@ def make_objective(stage: config_lib.TrainStage, shape: BertConfig, facts: Facts
             "positions; shorten data.lengths or raise model.positions"
         )
     if isinstance(kind, config_lib.MaskedLanguageModel):
-        if kind.next_sentence and not facts.next_sentence:
-            raise ConfigError(
-                "objective.next_sentence needs records built with examples.next_sentence=True; "
-                f"{facts.where} has no sentence pairs"
-            )
-        assert facts.vocabulary is not None, "masking needs the vocabulary"
-        return make_mlm(kind, shape, facts.vocabulary)
+        return _mlm(kind, shape, facts)
     if isinstance(kind, config_lib.Distill):
-        if facts.task is None or not stage.data.logits:
-            raise ConfigError(
-                "objective.kind='distill' needs data.logits: name the label stage or logit store "
-                "to learn from"
-            )
-        return make_distill(
-            kind, shape, task=facts.task, labels=facts.labels, has_labels=facts.labelled
-        )
+        return _distill(kind, shape, facts, stored=bool(stage.data.logits))
     if isinstance(kind, config_lib.Patient):
-        if facts.task is None or not isinstance(facts.teacher, OnlineTeacher | StoredStates):
-            raise ConfigError(
-                "objective.kind='patient' needs a teacher's states: name a model in "
-                "objective.teacher, or in data.logits the store of a label stage with states"
-            )
-        return make_patient(
-            kind,
-            shape,
-            task=facts.task,
-            labels=facts.labels,
-            has_labels=facts.labelled,
-            teacher=facts.teacher,
-        )
+        return _patient(kind, shape, facts)
     if isinstance(kind, config_lib.LanguageDistill):
         return _lm_distill(kind, shape, facts, longest=stage.data.lengths[-1])
     if facts.task is None or not facts.labelled:
@@ -87,6 +62,46 @@ def make_objective(stage: config_lib.TrainStage, shape: BertConfig, facts: Facts
             "build its records with examples.task and examples.labels"
         )
     return make_classify(shape, task=facts.task, labels=facts.labels)
+
+
+def _mlm(kind: config_lib.MaskedLanguageModel, shape: BertConfig, facts: Facts) -> Objective:
+    if kind.next_sentence and not facts.next_sentence:
+        raise ConfigError(
+            "objective.next_sentence needs records built with examples.next_sentence=True; "
+            f"{facts.where} has no sentence pairs"
+        )
+    assert facts.vocabulary is not None, "masking needs the vocabulary"
+    return make_mlm(kind, shape, facts.vocabulary)
+
+
+def _distill(
+    kind: config_lib.Distill, shape: BertConfig, facts: Facts, *, stored: bool
+) -> Objective:
+    """Returns the distillation of a task; `stored` tells whether logits come with the rows."""
+    if facts.task is None or not stored:
+        raise ConfigError(
+            "objective.kind='distill' needs data.logits: name the label stage or logit store "
+            "to learn from"
+        )
+    return make_distill(
+        kind, shape, task=facts.task, labels=facts.labels, has_labels=facts.labelled
+    )
+
+
+def _patient(kind: config_lib.Patient, shape: BertConfig, facts: Facts) -> Objective:
+    if facts.task is None or not isinstance(facts.teacher, OnlineTeacher | StoredStates):
+        raise ConfigError(
+            "objective.kind='patient' needs a teacher's states: name a model in "
+            "objective.teacher, or in data.logits the store of a label stage with states"
+        )
+    return make_patient(
+        kind,
+        shape,
+        task=facts.task,
+        labels=facts.labels,
+        has_labels=facts.labelled,
+        teacher=facts.teacher,
+    )
 
 
 def _lm_distill(
