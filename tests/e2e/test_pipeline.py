@@ -1,7 +1,6 @@
 """The whole chain on a few lines of text: run, run again, change, damage, misuse."""
 
 import json
-import random
 import subprocess
 import sys
 
@@ -16,94 +15,8 @@ from pd_jax.data.records import Dataset
 from pd_jax.errors import ConfigError, LockError, PdError, StageError
 from pd_jax.evaluation import predictions
 from pd_jax.models.weights import hf
+from tests.e2e.chain import run, small_chain, write_text
 from tests.unit.test_locks import holder
-
-NOUNS = ("film", "plot", "cast", "score", "scene", "ending", "camera", "story")
-GOOD = ("lovely", "bright", "moving", "clever", "warm")
-BAD = ("dull", "cold", "clumsy", "stale", "noisy")
-
-
-def write_text(folder) -> None:
-    """Writes a corpus, a transfer set, and labelled sets whose label is the adjective's."""
-    rows = [
-        (int(word in GOOD), f"the {noun} is {word} and the {other} too")
-        for noun in NOUNS
-        for other in NOUNS
-        for word in GOOD + BAD
-        if noun != other
-    ]
-    random.Random(0).shuffle(rows)
-    folder.mkdir()
-    documents = ["\n".join(text for _, text in rows[at : at + 8]) for at in range(0, len(rows), 8)]
-    (folder / "corpus.txt").write_text("\n\n".join(documents) + "\n")
-    (folder / "transfer.txt").write_text("\n".join(text for _, text in rows[::2]) + "\n")
-    for name, part in (("train", rows[1::4]), ("dev", rows[3::4])):
-        lines = [f"{('bad', 'good')[label]}\t{text}" for label, text in part]
-        (folder / f"{name}.tsv").write_text("\n".join(["label\ttext", *lines]) + "\n")
-
-
-def small_chain(text, **changes) -> dict:
-    """Returns a config: vocabulary, records, teacher, labels, and a distilled student."""
-    model = {"size": "L1_H32", "heads": 2, "positions": 32, "dropout": 0.0}
-    optimizer = {"learning_rate": 1e-2}
-
-    def records(name, **examples):
-        source = {"path": str(text / name)} | ({"label": "label"} if "task" in examples else {})
-        layout = {"layout": "rows", **examples}
-        return {
-            "kind": "records",
-            "source": source,
-            "tokenizer": "@vocabulary",
-            "max_length": 16,
-            "examples": layout,
-        }
-
-    task = {"task": "classification", "labels": ("bad", "good")}
-
-    def train(kind, data, **more):
-        return {
-            "kind": "train",
-            "model": model,
-            "objective": {"kind": kind},
-            "data": {"batch": 32, "lengths": (16,), **data},
-            "length": {"steps": 60},
-            "optimizer": optimizer,
-            **more,
-        }
-
-    stages = {
-        "vocabulary": {
-            "kind": "tokenizer",
-            "source": {"path": str(text / "corpus.txt")},
-            "vocab_size": 120,
-        },
-        "train": records("train.tsv", **task),
-        "dev": records("dev.tsv", **task),
-        "transfer": records("transfer.txt"),
-        "teacher": train("classify", {"records": "@train"}, evaluation={"sets": {"dev": "@dev"}}),
-        "labels": {
-            "kind": "label",
-            "teacher": "@teacher",
-            "records": "@transfer",
-            "lengths": (16,),
-            "batch": 64,
-        },
-        "student": train(
-            "distill",
-            {"records": "@transfer", "logits": "@labels"},
-            evaluation={
-                "sets": {"dev": "@dev"},
-                "final": {"unseen": "@transfer"},
-                "logits": {"unseen": "@labels"},
-            },
-        ),
-    }
-    report = {
-        "rows": (("Teacher", "teacher"), ("Student", "student")),
-        "metrics": ("dev/accuracy",),
-    }
-    run = {"tensorboard": False, "log_steps": 10}
-    return {"name": "chain", "stages": {**stages, **changes}, "report": report, "run": run}
 
 
 @pytest.fixture(scope="module")
@@ -113,14 +26,6 @@ def finished(tmp_path_factory):
     write_text(folder / "text")
     said = run(folder, small_chain(folder / "text"))
     return folder, said
-
-
-def run(folder, config, **options) -> list[str]:
-    said: list[str] = []
-    pipeline.run(
-        reading.pipeline_from(config), epath.Path(folder / "work"), say=said.append, **options
-    )
-    return said
 
 
 def stage_folder(folder, name):

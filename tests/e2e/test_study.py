@@ -16,7 +16,7 @@ from pd_jax.config import reading
 from pd_jax.errors import StageError
 from pd_jax.parallel import mesh
 from pd_jax.stages import train
-from tests.e2e.test_pipeline import run, small_chain, write_text
+from tests.e2e.chain import run, small_chain, write_text
 
 
 def study(text: pathlib.Path, *, seeds: int, bad: bool = True, steps: int = 30) -> dict:

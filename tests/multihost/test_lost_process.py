@@ -28,14 +28,14 @@ from pd_jax.models.weights import hf
 from pd_jax.parallel import distributed
 from pd_jax.training import driver
 from tests import tiny
-from tests.e2e.test_pipeline import write_text
+from tests.e2e.chain import write_text
 from tests.multihost.test_distributed import free_port, start
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = """
 import pathlib
 from configs import common
-from tests.e2e.test_pipeline import small_chain
+from tests.e2e.chain import small_chain
 
 def get_config(arg=""):
     config = small_chain(pathlib.Path({text!r}))

@@ -24,7 +24,7 @@ from pd_jax.training import loop
 from pd_jax.training.checkpoint import quiet_failed_saves
 from pd_jax.training.metrics import MetricsFile
 from tests import tiny
-from tests.e2e.test_pipeline import small_chain, write_text
+from tests.e2e.chain import small_chain, write_text
 from tests.resume.test_resume import context, lines, stage
 
 MEGABYTES = 8
