@@ -218,14 +218,9 @@ class Setting:
         teacher = self.teacher(rows=labelled, seed=seed if labelled else 0)
         if start is None and method not in ("basic", "distillation"):
             start = common.start_from(self.pretrained(size, corpus))
-        shared = {
-            "init": start or {},
-            "evaluation": self.evaluation(teacher),
-            "seed": seed,
-        }
+        shared = {"init": start or {}, "evaluation": self.evaluation(teacher), "seed": seed}
         rate = self.rate("PD" if method == "PD-F" else method)
-        parts = [part for part in (name, f"{seed}") if part]
-        stem = "_".join([self.task, "{method}", size, *parts])
+        stem = "_".join(filter(None, [self.task, "{method}", size, name, f"{seed}"]))
         if method in ("basic", "PF"):
             stage = self._tuned(size, labelled, rate, shared)
         else:
