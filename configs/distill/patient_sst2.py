@@ -62,8 +62,10 @@ def get_config(arg: str = ""):
             seed=args["seed"],
             **({"init": common.start_from(args["pretrained"])} if args["pretrained"] else {}),
         ),
-        "labels": common.label("@teacher", "@train", LENGTHS, states=tuple(range(layers - 1))),
-        "dev_labels": common.label("@teacher", "@dev", LENGTHS),
+        **{
+            name: common.label("@teacher", records, LENGTHS, states=tuple(range(layers - 1)))
+            for name, records in (("labels", "@train"), ("dev_labels", "@dev"))
+        },
     }
     for name, objective in STUDENTS.items():
         make = common.distill if objective else common.finetune

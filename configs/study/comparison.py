@@ -60,18 +60,20 @@ def _patient(setting: pieces.Setting, size: str, seed: int, start: dict) -> None
     """Adds a student of patient distillation, which learns from the states of all layers."""
     teacher, records = setting.teacher(), setting.transfer("own")
     layers, _ = common.shape(setting.args["teacher"])
-    states = setting.add(
-        f"states_{records[1:]}",
-        common.label(teacher, records, pieces.LENGTHS, states=tuple(range(layers - 1))),
-    )
+
+    def states(of: str) -> str:
+        stage = common.label(teacher, of, pieces.LENGTHS, states=tuple(range(layers - 1)))
+        return setting.add(f"states_{of[1:]}", stage)
+
+    evaluation = {**setting.evaluation(teacher), "logits": {"unseen": states(setting.held_out())}}
     stage = common.distill(
         common.compact(size),
-        common.data(records, 128, pieces.LENGTHS, logits=states),
+        common.data(records, 128, pieces.LENGTHS, logits=states(records)),
         {"steps": setting.args["distill"]},
         common.adamw(setting.rate("patient")),
         objective={"kind": "patient"},
         init=start,
-        evaluation=setting.evaluation(teacher),
+        evaluation=evaluation,
         seed=seed,
     )
     name = setting.add(f"{setting.task}_patient_{size}_{seed}", stage)

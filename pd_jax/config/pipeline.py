@@ -10,7 +10,7 @@ import pydantic
 from pd_jax.config.kinds import Fraction, Positive, Reference, frozen, require, require_rising
 from pd_jax.config.study import Study
 from pd_jax.config.text import RecordsStage, Source, SyntheticStage, TokenizerStage
-from pd_jax.config.training import TrainStage
+from pd_jax.config.training import Patient, TrainStage
 from pd_jax.errors import did_you_mean
 
 
@@ -188,3 +188,25 @@ class Pipeline:
                 f"study.cells names {cell.stage!r}, which is no training stage of this pipeline"
                 + did_you_mean(cell.stage, self.stages),
             )
+        for name, stage in self.stages.items():
+            if isinstance(stage, TrainStage) and isinstance(stage.objective, Patient):
+                if stage.objective.teacher is None:
+                    self._check_states(name, stage)
+
+    def _check_states(self, name: str, stage: TrainStage) -> None:
+        """Raises unless all label stages that a stage of patient distillation reads store alike: it
+        would be seen only after the teacher was trained and the rows were labelled.
+        """
+        logits = stage.data.logits or ()
+        read = [logits] if isinstance(logits, str) else [*logits]
+        found = {
+            reference: label.states
+            for reference in (*read, *stage.evaluation.logits.values())
+            if isinstance(label := self.stages.get(reference.removeprefix("@")), LabelStage)
+        }
+        said = ", ".join(f"{reference}: {list(states)}" for reference, states in found.items())
+        require(
+            len(set(found.values())) <= 1 and all(found.values()),
+            f"stages.{name} learns from states, and its stores have none or those of other layers "
+            f"({said}); give these label stages the same states",
+        )

@@ -84,7 +84,7 @@ def _sentence(error: Any) -> str:
     reason = error["msg"].removeprefix("Value error, ")
     given = error.get("input")
     shown = f" (got {given!r})" if isinstance(given, (str, int, float, bool)) else ""
-    return f"config.{path}: {reason}{shown}"
+    return f"{'.'.join(filter(None, ['config', path]))}: {reason}{shown}"
 
 
 _TYPES = [

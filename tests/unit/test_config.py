@@ -100,3 +100,33 @@ def test_references_are_found_and_replaced_wherever_they_stand():
 def test_json_and_back_is_the_same_value():
     first = reading.pipeline_from(pipeline(a=train()))
     assert reading.pipeline_from(reading.to_json(first)) == first
+
+
+def test_stores_without_the_same_states_are_refused_before_anything_is_trained():
+    def stages(held=(0,), seen=(0,), **objective):
+        label = {"kind": "label", "teacher": "teacher", "lengths": (16,)}
+        evaluation = {"sets": {"dev": "dev"}, "logits": {"dev": "@seen"}}
+        student = {
+            "kind": "train",
+            "model": {"size": "L2_H32"},
+            "objective": {"kind": "patient", **objective},
+            "data": {"records": "rows", "logits": "@held", "batch": 8, "lengths": (16,)},
+            "length": {"steps": 1},
+            "optimizer": {"learning_rate": 1e-3},
+            "evaluation": evaluation,
+        }
+        labels = {
+            "held": {**label, "records": "rows", "states": held},
+            "seen": {**label, "records": "dev", "states": seen},
+        }
+        return reading.pipeline_from({"name": "p", "stages": {**labels, "student": student}})
+
+    assert set(stages().stages) == {"held", "seen", "student"}
+    message = (
+        r"config: stages.student learns .*@held: \[0\], @seen: \[\]\); give these label stages"
+    )
+    with pytest.raises(ConfigError, match=message):
+        stages(seen=())
+    with pytest.raises(ConfigError, match=r"@held: \[\], @seen: \[\]"):
+        stages(held=(), seen=())
+    assert stages(held=(), seen=(), teacher="teacher")  # which reads every batch itself
