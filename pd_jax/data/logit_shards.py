@@ -166,7 +166,9 @@ def write_logits_shard(
 
 def _every_row(values: Values, holds) -> np.ndarray:
     parts = [
-        holds(array.reshape(len(array), -1)) for array in values.values() if array.dtype.kind == "f"
+        holds(array.reshape(len(array), math.prod(array.shape[1:])))  # -1 needs a row
+        for array in values.values()
+        if array.dtype.kind == "f"
     ]
     return np.logical_and.reduce(parts)
 

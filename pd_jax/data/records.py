@@ -117,7 +117,7 @@ class Dataset:
             raise IndexError(
                 f"{self.folder} has rows 0 to {len(self) - 1}, not {rows.min()} to {rows.max()}"
             )
-        return self._held.gather(rows) if self._held else self._read(rows)
+        return self._held.gather(rows) if self._held and len(rows) else self._read(rows)
 
     def _shards_of(self, rows: np.ndarray) -> np.ndarray:
         return np.searchsorted(self._first_rows, rows, side="right") - 1

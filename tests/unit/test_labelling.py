@@ -17,6 +17,7 @@ from pd_jax.errors import ConfigError, LogitsError
 from pd_jax.models import sizes
 from pd_jax.models.heads import TaskModel
 from pd_jax.models.weights import hf
+from pd_jax.tools import command, verify
 from pd_jax.tools import label as label_tool
 from tests import tiny
 
@@ -177,3 +178,17 @@ def test_a_labelling_killed_in_a_shard_and_repeated_equals_an_undisturbed_one(da
     assert label_tool.main(arguments(tmp_path, "killed")) == 0
     assert label_tool.main(arguments(tmp_path, "whole")) == 0
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
+
+
+def test_shards_without_rows_are_labelled_and_verified_like_others(tmp_path):
+    dataset = tiny.text_dataset(tmp_path / "set", [("w1 w2",), ("w3",), ("w4 w5",)], shards=8)
+    assert sorted(shard.rows for shard in dataset.manifest.shards)[0] == 0
+    tiny.logit_store(tmp_path / "store", dataset, VALUES[:3])
+    rows = np.arange(3)
+    store = LogitStore.open(tmp_path / "store")
+    np.testing.assert_array_equal(store.gather(rows, dataset.gather(rows).example_ids), VALUES[:3])
+    assert [shard.rows for shard in store.manifest.shards] == [
+        shard.rows for shard in dataset.manifest.shards
+    ]
+    where = [str(tmp_path / "set"), "--logits", str(tmp_path / "store")]
+    assert command.run(verify.main, where) == 0
