@@ -20,7 +20,7 @@ RATES = {
     "PF": 3e-3,
     "PD": 3e-3,
     "PD-F": 3e-4,  # of its last fine-tuning
-    "patient": 3e-3,
+    "patient": 1e-3,
 }
 """Peak learning rates, chosen as the paper chooses them, on the dev set, but for seed 0 alone.
 
@@ -195,6 +195,7 @@ class Setting:
         start: dict | None = None,
         corpus: str = "general",
         objective: dict | None = None,
+        model: dict | None = None,
         name: str = "",
         called: str = "",
         place: dict | None = None,
@@ -211,6 +212,7 @@ class Setting:
           start: how to begin, in place of the method's way.
           corpus: what the student was pre-trained on.
           objective: keys of the distillation.
+          model: keys of the student, such as `dropout`.
           name: what to add to the stages' names for what is special.
           called: the cell's method, where it is none of METHODS.
           place: where the cell stands on further axes.
@@ -218,24 +220,28 @@ class Setting:
         teacher = self.teacher(rows=labelled, seed=seed if labelled else 0)
         if start is None and method not in ("basic", "distillation"):
             start = common.start_from(self.pretrained(size, corpus))
-        shared = {"init": start or {}, "evaluation": self.evaluation(teacher), "seed": seed}
+        shared = {
+            "model": common.compact(size, **(model or {})),
+            "init": start or {},
+            "evaluation": self.evaluation(teacher),
+            "seed": seed,
+        }
         rate = self.rate("PD" if method == "PD-F" else method)
         stem = "_".join(filter(None, [self.task, "{method}", size, name, f"{seed}"]))
         if method in ("basic", "PF"):
-            stage = self._tuned(size, labelled, rate, shared)
+            stage = self._tuned(labelled, rate, shared)
         else:
-            stage = self._distilled(size, transfer, rows, teacher, rate, objective, shared)
+            stage = self._distilled(transfer, rows, teacher, rate, objective, shared)
         if method == "PD-F":
             distilled = self.add(stem.format(method="pd"), stage)
             again = {**shared, "init": common.start_from(distilled, head="keep")}
-            stage = self._tuned(size, labelled, RATES["PD-F"], again)
+            stage = self._tuned(labelled, RATES["PD-F"], again)
         found = self.add(stem.format(method=method.lower().replace("-", "_")), stage)
         self.cell(found, called or method, size, seed, **(place or {}))
         return found
 
     def _distilled(
         self,
-        size: str,
         transfer: str | None,
         rows: int | None,
         teacher: str,
@@ -249,10 +255,9 @@ class Setting:
             rows = rows or TRANSFER_ROWS
         limit = {"rows": rows} if rows else {}
         return common.distill(
-            common.compact(size),
-            common.data(records, 128, LENGTHS, logits=logits, **limit),
-            {"steps": self.args["distill"]},
-            common.adamw(rate),
+            data=common.data(records, 128, LENGTHS, logits=logits, **limit),
+            length={"steps": self.args["distill"]},
+            optimizer=common.adamw(rate),
             **({"objective": objective} if objective else {}),
             **shared,
         )
@@ -262,13 +267,12 @@ class Setting:
         place = {"method": method, "size": size, "seed": seed, **axes}
         self.cells.append({"stage": stage[1:], "axes": place})
 
-    def _tuned(self, size: str, labelled: int | None, rate: float, shared: dict) -> dict:
+    def _tuned(self, labelled: int | None, rate: float, shared: dict) -> dict:
         rows = {"rows": labelled} if labelled else {}
         return common.finetune(
-            common.compact(size),
-            common.data(self.labelled("train"), 64, LENGTHS, **rows),
-            {"steps": self.args["finetune"]},
-            common.adamw(rate),
+            data=common.data(self.labelled("train"), 64, LENGTHS, **rows),
+            length={"steps": self.args["finetune"]},
+            optimizer=common.adamw(rate),
             **shared,
         )
 

@@ -1,0 +1,68 @@
+"""Whether a compact student bears BERT's dropout: not in the paper, which keeps it at 0.1.
+
+Pre-training of compact models goes without dropout here (`common.pretrain_compact`); this asks the
+same of what follows, with five times the other studies' steps of fine-tuning.
+
+Run:    python -m pd_jax.main --config=configs/study/dropout.py --workdir=runs/study --jobs=2
+Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
+Args:   task=sst2|mnli size=L2_H128 shares=0+0.1 teacher=L4_H128 grow=L2_H128 seeds=3 pretrain=12000
+        teacher_pretrain=6000 teacher_finetune=1500 distill=300 finetune=2000 rate=0 dtype=float32
+        smoke
+Time:   say --estimate.
+Expect: no claim of the paper's; its order of methods at every share.
+"""
+
+import itertools
+
+from configs.study import arguments, claims, pieces
+
+METHODS = ("basic", "distillation", "PF", "PD")
+RANKS = (("PF", "basic"), ("PD", "distillation"), ("PD", "PF"))
+
+
+def get_config(arg: str = ""):
+    """Returns the study."""
+    args = arguments.read(arg, task="sst2", seeds=3, size="L2_H128", shares="0+0.1", finetune=2_000)
+    setting = pieces.Setting("dropout", args, task=args["task"])
+    size = args["size"]
+    shares = sorted(float(text) for text in arguments.listed(args["shares"]))
+    setting.teacher_cell()
+    for seed, share, method in itertools.product(setting.seeds, shares, METHODS):
+        setting.student(
+            method,
+            size,
+            seed,
+            model={"dropout": share, "attention_dropout": share},
+            name=f"dropout_{share:g}".replace(".", "_"),
+            place={"dropout": share},
+        )
+    return setting.config(
+        "Dropout",
+        claims=_claims(size, shares),
+        figures=[{"title": "Dropout", "x": "dropout", "scale": "linear"}],
+    )
+
+
+def _claims(size: str, shares: list[float]) -> list[dict]:
+    """Returns the paper's order at each share, and what each method gains by less dropout."""
+
+    def at(method: str, share: float) -> dict:
+        return {"method": method, "size": size, "dropout": share}
+
+    ordered = [
+        {
+            "text": f"{first} > {second} at dropout {share:g}",
+            "contrasts": (claims.minus(at(first, share), at(second, share), f"{share:g}"),),
+        }
+        for share in shares
+        for first, second in RANKS
+    ]
+    gains = [
+        {
+            "text": f"{method} gains by dropout {less:g} in place of {more:g}",
+            "contrasts": (claims.minus(at(method, less), at(method, more), method),),
+        }
+        for method in METHODS
+        for less, more in itertools.pairwise(shares)
+    ]
+    return [*ordered, *gains]
