@@ -29,8 +29,8 @@ At 3e-4, 1e-3 and 3e-3 the teacher has 78.9, 79.5 and 67.5 %, PF 70.1, 75.8 and 
 about five times as large as fresh ones, so that as large a step changes them less. On another
 machine, after another pre-training, distillation has 78.3 at 3e-3 and 56.5 at 6e-3, PF 77.9 and
 77.1, PD 79.4 at both: a pre-trained student bears rates at which a fresh one learns nothing.
-Patient distillation, which begins as
-the teacher's own layers, has 69.2, 77.5 and 76.1 at 3e-4, 1e-3 and 3e-3.
+Patient distillation, which begins as the teacher's own layers, has 69.2, 77.5 and 76.1 at 3e-4,
+1e-3 and 3e-3.
 """
 
 METHODS = ("basic", "distillation", "PF", "PD", "PD-F")
