@@ -8,6 +8,8 @@ from pd_jax.report import notation, svg
 from pd_jax.report.charts import FONT, colour
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 14.0, 24.0, 42.0
+_ABREAST = 5
+"""Series that stand side by side at one place."""
 
 Position = str | int | float
 
@@ -26,12 +28,15 @@ class Spot:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One series. `across` is drawn from side to side: what has no place on the axis."""
+    """One series. `across` is drawn from side to side: what has no place on the axis. Spots are
+    `joined` where their order on the axis means something.
+    """
 
     label: str
     colour: int
     spots: Sequence[Spot]
     across: bool = False
+    joined: bool = True
 
 
 def lines_chart(
@@ -65,8 +70,11 @@ def lines_chart(
     gutter = max((svg.text_width(name, size=FONT) for name in names), default=0) + _RIGHT
     right = width - min(gutter, width * 0.34)
     body = _frame(y_scale, places, right, x_label=x_label, y_label=y_label)
+    middle = (min(len(lines), _ABREAST) - 1) / 2
     for number, line in enumerate(lines):
-        body += _line(line, number, y_scale, places, right, grey=grey)
+        # Series that share a place stand a little apart, so that no whisker hides another.
+        aside = 0.0 if grey else (number % _ABREAST - middle) * 3.0
+        body += _line(line, number, y_scale, places, right, grey=grey, aside=aside)
     if grey:
         body += _names(lines, y_scale, right, width)
     return svg.drawing(
@@ -127,7 +135,14 @@ def _frame(
 
 
 def _line(
-    line: Line, number: int, y_scale: svg.Scale, places: _Places, right: float, *, grey: bool
+    line: Line,
+    number: int,
+    y_scale: svg.Scale,
+    places: _Places,
+    right: float,
+    *,
+    grey: bool,
+    aside: float,
 ) -> list[svg.Element]:
     css = "c-grey" if grey else colour(line.colour)
     dash = ("", " dashed", " dotted", " dashdot")[number % 4] if grey else ""
@@ -138,10 +153,8 @@ def _line(
             path = svg.line(_LEFT, y, right, y, css=f"line thin dashed {css}")
             drawn.append(_led(svg.told(path, spot.told), spot.link))
         return drawn
-    # Series that share a place stand a little apart, so that no whisker hides another.
-    shift = 0.0 if grey else (number % 5 - 2) * 3.0
-    at = [(places.at(spot.x, right) + shift, y_scale(spot.y)) for spot in line.spots]
-    if len(at) > 1:
+    at = [(places.at(spot.x, right) + aside, y_scale(spot.y)) for spot in line.spots]
+    if line.joined and len(at) > 1:
         joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
         drawn.append(svg.node("polyline", points=joined, css=f"line thin {css}{dash}"))
     for (x, y), spot in zip(at, line.spots, strict=True):

@@ -118,6 +118,18 @@ def test_the_page_leads_from_every_point_to_its_stage(finished):
     assert cells.count(">missing<") == 3
 
 
+def test_sizes_are_joined_by_lines_and_names_without_an_order_are_not(tmp_path):
+    made = Workdir(tmp_path / "work")
+    asked = studies.fill(made, seeds=2)
+    figures = [{"title": "A", "x": "size"}, {"title": "B", "x": "method", "series": "size"}]
+    studies.write(made, {**asked, "figures": figures})
+    page = write_report(made.root, made.name).read_text()
+    by_size, by_method = page.split('id="figures"')[1].split("</section>")[0].split("<h3")[1:]
+    assert by_size.count("<polyline") == len(studies.METHODS) * len(studies.MEASURES)
+    assert by_method.count("<polyline") == 0
+    assert by_method.count("<circle") >= len(studies.METHODS) * len(studies.SIZES)
+
+
 def test_the_numbers_are_written_with_where_they_come_from(finished, tmp_path, capsys):
     words = ["--workdir", str(finished.root), "--json", str(tmp_path / "study.json")]
     page = ["--output", str(tmp_path / "page.html"), "--format", "markdown"]
