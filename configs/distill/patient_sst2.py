@@ -50,7 +50,7 @@ def get_config(arg: str = ""):
     said = {**evaluation, "logits": {"dev": "@dev_labels"}}
     begin = common.start_from(args["pretrained"] or "@teacher", layers="bottom")
     layers, _ = common.shape(args["teacher"])
-
+    held = tuple(range(layers - 1))
     stages = {
         **_records(common.data_folder(), budget["rows"]),
         "teacher": common.finetune(
@@ -62,10 +62,8 @@ def get_config(arg: str = ""):
             seed=args["seed"],
             **({"init": common.start_from(args["pretrained"])} if args["pretrained"] else {}),
         ),
-        **{
-            name: common.label("@teacher", records, LENGTHS, states=tuple(range(layers - 1)))
-            for name, records in (("labels", "@train"), ("dev_labels", "@dev"))
-        },
+        "labels": common.label("@teacher", "@train", LENGTHS, states=held),
+        "dev_labels": common.label("@teacher", "@dev", LENGTHS, states=held),
     }
     for name, objective in STUDENTS.items():
         make = common.distill if objective else common.finetune

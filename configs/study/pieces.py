@@ -44,6 +44,7 @@ class Setting:
     name: str
     args: dict
     task: str = "sst2"
+    rates: dict = dataclasses.field(default_factory=lambda: RATES)
     stages: dict = dataclasses.field(default_factory=dict)
     cells: list = dataclasses.field(default_factory=list)
 
@@ -62,7 +63,7 @@ class Setting:
 
     def rate(self, method: str) -> float:
         """Returns the peak learning rate of students of a method."""
-        return self.args["rate"] or RATES[method]
+        return self.args["rate"] or self.rates[method]
 
     def add(self, name: str, stage: dict) -> str:
         """Adds a stage, and returns `@name`: a word, so that `--config.stages.NAME...` finds it."""
@@ -159,7 +160,7 @@ class Setting:
                 common.compact(size),
                 common.data(self.labelled("train"), 64, LENGTHS, **limit),
                 {"steps": self.args["teacher_finetune"]},
-                common.adamw(RATES["teacher"]),
+                common.adamw(self.rates["teacher"]),
                 init=common.start_from(self.pretrained_deep(size)),
                 evaluation=self.evaluation(None),
                 seed=seed,
@@ -194,7 +195,6 @@ class Setting:
         rows: int | None = None,
         labelled: int | None = None,
         start: dict | None = None,
-        corpus: str = "general",
         objective: dict | None = None,
         model: dict | None = None,
         name: str = "",
@@ -211,7 +211,6 @@ class Setting:
           rows: so many rows of the transfer set; by default TRANSFER_ROWS, or all of its own.
           labelled: so many rows of the labelled set, by seed, for the teacher, too.
           start: how to begin, in place of the method's way.
-          corpus: what the student was pre-trained on.
           objective: keys of the distillation.
           model: keys of the student, such as `dropout`.
           name: what to add to the stages' names for what is special.
@@ -220,13 +219,10 @@ class Setting:
         """
         teacher = self.teacher(rows=labelled, seed=seed if labelled else 0)
         if start is None and method not in ("basic", "distillation"):
-            start = common.start_from(self.pretrained(size, corpus))
-        shared = {
-            "model": common.compact(size, **(model or {})),
-            "init": start or {},
-            "evaluation": self.evaluation(teacher),
-            "seed": seed,
-        }
+            start = common.start_from(self.pretrained(size))
+        whole = common.compact(size, **(model or {}))
+        evaluation = self.evaluation(teacher)
+        shared = {"model": whole, "init": start or {}, "evaluation": evaluation, "seed": seed}
         rate = self.rate("PD" if method == "PD-F" else method)
         stem = "_".join(filter(None, [self.task, "{method}", size, name, f"{seed}"]))
         if method in ("basic", "PF"):
@@ -236,7 +232,7 @@ class Setting:
         if method == "PD-F":
             distilled = self.add(stem.format(method="pd"), stage)
             again = {**shared, "init": common.start_from(distilled, head="keep")}
-            stage = self._tuned(labelled, RATES["PD-F"], again)
+            stage = self._tuned(labelled, self.rates["PD-F"], again)
         found = self.add(stem.format(method=method.lower().replace("-", "_")), stage)
         self.cell(found, called or method, size, seed, **(place or {}))
         return found

@@ -16,6 +16,7 @@ Found:  PD > PF by 3 points; PD and distillation are level, and by agreement wit
         1.4 points behind (results/sst2).
 """
 
+from configs import common
 from configs.study import arguments, claims, pieces
 
 RANKS = (("PD", "PF"), ("PD", "distillation"), ("PF", "distillation"))
@@ -29,8 +30,9 @@ def get_config(arg: str = ""):
         for size in setting.sizes:
             setting.student("basic", size, seed)
             setting.student("distillation", size, seed)
+            start = common.start_from(setting.pretrained(size, "imdb"))
             for method in ("PF", "PD"):
-                setting.student(method, size, seed, corpus="imdb", name="imdb")
+                setting.student(method, size, seed, start=start, name="imdb")
     return setting.config(
         "The same data for both steps",
         claims=claims.ranked(RANKS, [{"size": size} for size in setting.sizes]),
