@@ -102,11 +102,10 @@ def test_softmax_losses_norms_and_all_that_is_kept_are_float32(kind):
     assert jnp.bfloat16 not in kept
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_losses_of_twenty_steps_follow_those_of_float32(kind):
+def test_losses_of_twenty_steps_follow_those_of_float32():
     found = {}
     for dtype in ("float32", "bfloat16"):
-        made = objective(kind, dtype)
+        made = objective("distill", dtype)
         optimizer = make_optimizer(config_lib.Optimizer(learning_rate=1e-3), STEPS)
         step = jax.jit(pure_step(made, optimizer))
         state, losses = make_init(optimizer)(made.init(rng.root_key(0))), []
