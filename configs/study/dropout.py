@@ -1,15 +1,20 @@
-"""Whether a compact student bears BERT's dropout: not in the paper, which keeps it at 0.1.
+"""Whether a compact student bears BERT's dropout, and what PF is after more fine-tuning.
 
-Pre-training of compact models goes without dropout here (`common.pretrain_compact`); this asks the
-same of what follows, with five times the other studies' steps of fine-tuning.
+Not in the paper, which keeps dropout at 0.1. Pre-training of compact models goes without it here
+(`common.pretrain_compact`); this asks the same of what follows. Basic training and PF take five
+times the steps of the other studies.
 
 Run:    python -m pd_jax.main --config=configs/study/dropout.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   task=sst2|mnli size=L2_H128 shares=0+0.1 teacher=L4_H128 grow=L2_H128 seeds=3 pretrain=12000
+Args:   task=sst2|mnli size=L2_H128 shares=0+0.1 teacher=L4_H128 grow=L2_H128 seeds=6 pretrain=12000
         teacher_pretrain=6000 teacher_finetune=1500 distill=300 finetune=2000 rate=0 dtype=float32
         smoke
-Time:   say --estimate.
+Time:   after configs/study/sizes.py in the same workdir 70 minutes of one CPU core (an Intel Xeon):
+        100 seconds for 2,000 steps of fine-tuning, 50 for a distillation.
 Expect: no claim of the paper's; its order of methods at every share.
+Found:  PF is above basic training, by 1.0 points with dropout and 1.7 without, and above its
+        teacher (79.0 %), so that PD is not above PF. Without dropout PD follows the teacher better
+        than distillation from random weights does (results/sst2).
 """
 
 import itertools
@@ -26,7 +31,7 @@ RANKS = (("PF", "basic"), ("PD", "distillation"), ("PD", "PF"))
 
 def get_config(arg: str = ""):
     """Returns the study."""
-    args = arguments.read(arg, task="sst2", seeds=3, size="L2_H128", shares="0+0.1", finetune=2_000)
+    args = arguments.read(arg, task="sst2", seeds=6, size="L2_H128", shares="0+0.1", finetune=2_000)
     setting = pieces.Setting("dropout", args, task=args["task"], rates=RATES)
     size = args["size"]
     shares = sorted(float(text) for text in arguments.listed(args["shares"]))
