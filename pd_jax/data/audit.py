@@ -20,7 +20,7 @@ from pd_jax.data.shards import ID_BYTES, INDEX, TASK_FEATURES, index_row
 from pd_jax.errors import RecordsError
 
 _BLOCK_ROWS = 4096
-_SAMPLED_ROWS = 1000
+_SAMPLED_SPOTS, _ROWS_OF_A_SPOT = 8, 128
 _MUCH_UNKNOWN = 0.01
 
 
@@ -31,9 +31,12 @@ def shard_faults(folder: epath.PathLike, manifest: Manifest, number: int) -> lis
 
 def strange_text(dataset: Dataset, unk_id: int) -> str:
     """Returns a sentence where more than a hundredth of the tokens are [UNK], by a sample of rows
-    spread over the dataset; else nothing.
+    from several spots of the dataset; else nothing.
     """
-    rows = np.unique(np.linspace(0, len(dataset) - 1, _SAMPLED_ROWS, dtype=np.int64))
+    # Neighbours, since a remote dataset is read in blocks.
+    last = max(0, len(dataset) - _ROWS_OF_A_SPOT)
+    spots = np.linspace(0, last, _SAMPLED_SPOTS, dtype=np.int64)
+    rows = np.unique(spots[:, None] + np.arange(min(len(dataset), _ROWS_OF_A_SPOT)))
     share = np.mean(dataset.gather(rows).tokens == unk_id)
     if share <= _MUCH_UNKNOWN:
         return ""
