@@ -84,7 +84,8 @@ def _sentence(error: Any) -> str:
     reason = error["msg"].removeprefix("Value error, ")
     given = error.get("input")
     shown = f" (got {given!r})" if isinstance(given, (str, int, float, bool)) else ""
-    return f"{'.'.join(filter(None, ['config', path]))}: {reason}{shown}"
+    where = f"config.{path}" if path else "config"
+    return f"{where}: {reason}{shown}"
 
 
 _TYPES = [

@@ -12,13 +12,11 @@ from jax.extend.core import jaxprs_in_params
 
 from pd_jax import config as config_lib
 from pd_jax.models.heads import TaskModel
-from pd_jax.objectives.classify import make_classify
-from pd_jax.objectives.distill import make_distill
-from pd_jax.objectives.mlm import Vocabulary, make_mlm
 from pd_jax.objectives.objective import Objective
 from pd_jax.training import rng
 from pd_jax.training.optim import make_optimizer
 from pd_jax.training.step import make_init, pure_step
+from tests.sharding import test_step
 from tests.sharding.test_step import SHAPE, batches
 
 KINDS = ("mlm", "classify", "distill")
@@ -29,15 +27,7 @@ IN_FLOAT32 = ("exp", "exp2", "log", "log1p", "rsqrt")
 
 def objective(kind: str, dtype: str) -> Objective:
     shape = dataclasses.replace(SHAPE, dtype=dtype, dropout=0.0, attention_dropout=0.0)
-    if kind == "mlm":
-        vocabulary = Vocabulary(256, 0, 2, 3, 4, None)
-        return make_mlm(config_lib.MaskedLanguageModel(next_sentence=True), shape, vocabulary)
-    task: dict[str, Any] = {"task": "classification", "labels": ("a", "b", "c")}
-    if kind == "classify":
-        return make_classify(shape, **task)
-    return make_distill(
-        config_lib.Distill(temperature=2.0, hard_weight=0.25), shape, **task, has_labels=True
-    )
+    return test_step.objective(kind, shape)
 
 
 def loss_of(made: Objective, batch: Any):

@@ -27,16 +27,18 @@ MESHES = {"8x1x1": (8, 1, 1), "2x4x1": (2, 4, 1), "2x2x2": (2, 2, 2)}
 BATCH, LENGTH = 16, 16
 
 
-def objective(kind: str):
+def objective(kind: str, shape: BertConfig | None = None):
+    """Returns the objective of a kind, of SHAPE by default."""
+    shape = shape or SHAPE
     if kind == "mlm":
         vocabulary = Vocabulary(256, 0, 2, 3, 4, None)
-        return make_mlm(config_lib.MaskedLanguageModel(next_sentence=True), SHAPE, vocabulary)
+        return make_mlm(config_lib.MaskedLanguageModel(next_sentence=True), shape, vocabulary)
     labels = ("a", "b", "c")
     if kind == "classify":
-        return make_classify(SHAPE, task="classification", labels=labels)
+        return make_classify(shape, task="classification", labels=labels)
     return make_distill(
         config_lib.Distill(temperature=2.0, hard_weight=0.25),
-        SHAPE,
+        shape,
         task="classification",
         labels=labels,
         has_labels=True,
