@@ -19,13 +19,19 @@ DEFAULTS = {
     "teacher_finetune": STEPS["teacher_finetune"],
     "distill": STEPS["distill"],
     "finetune": STEPS["finetune"],
+    "teachers": 1,
+    "transfer_rows": 38_000,
+    "vocabulary": common.COMPACT_VOCABULARY,
+    "dropout": 0.1,
     "rate": 0.0,
     "dtype": "float32",
     "smoke": False,
 }
 """Arguments of every study, besides `seeds` and a student's `size` or the students' `sizes`.
 
-`rate` is every student's peak learning rate; 0 takes each method's own (`pieces.RATES`).
+`vocabulary` are the words of the vocabulary. Of `teachers`, fine-tuned with seeds of their own, the
+logits are averaged. `dropout` is that of teacher and students as they learn the task. `rate` is
+every student's peak learning rate; 0 takes each method's own (`pieces.RATES`).
 `grow` is the pre-trained model that the teacher begins its pre-training as, its layers repeated
 (progressive stacking, Gong et al. 2019); without one it begins at random. `dtype` is what training
 and labelling compute in, float32 or bfloat16; parameters, losses and softmaxes are float32 anyway.

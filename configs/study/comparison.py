@@ -13,9 +13,8 @@ By default PF and PD come of 12,000 steps of pre-training, truncated and patient
 
 Run:    python -m pd_jax.main --config=configs/study/comparison.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   task=sst2|mnli size=L2_H128 teacher=L4_H128 grow=L2_H128 seeds=3 pretrain=12000
-        teacher_pretrain=6000 teacher_finetune=1500 distill=300 finetune=400 rate=0 dtype=float32
-        smoke
+Args:   task=sst2|mnli size=L2_H128 seeds=3
+        and those of every study (configs/study/arguments.py)
 Time:   after configs/study/sizes.py in the same workdir 65 minutes of one CPU core (an Intel Xeon):
         20 and 22 for the pre-trainings of the other seed, 17 for language-model distillation, half
         a minute to one for a student.
@@ -38,6 +37,8 @@ RANKS = (
 def get_config(arg: str = ""):
     """Returns the study."""
     args = arguments.read(arg, task="sst2", seeds=3, size="L2_H128")
+    if args["teachers"] > 1:
+        raise ValueError("config argument teachers: patient distillation follows the layers of one")
     setting = pieces.Setting("comparison", args, task=args["task"])
     size = args["size"]
     own, other = (
@@ -69,7 +70,8 @@ def _patient(setting: pieces.Setting, size: str, seed: int, start: dict) -> None
         stage = common.label(teacher, of, pieces.LENGTHS, states=tuple(range(layers - 1)))
         return setting.add(f"states_{of[1:]}", stage)
 
-    evaluation = {**setting.evaluation(teacher), "logits": {"unseen": states(setting.held_out())}}
+    logits = {"unseen": states(setting.held_out())}
+    evaluation = {**setting.evaluation((teacher,)), "logits": logits}
     stage = common.distill(
         common.compact(size),
         common.data(records, 128, pieces.LENGTHS, logits=states(records)),

@@ -4,9 +4,8 @@ Equally many rows of film reviews, of other reviews and of news, distilled for S
 
 Run:    python -m pd_jax.main --config=configs/study/domain.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   size=L2_H128 sets=news+electronics+imdb teacher=L4_H128 grow=L2_H128 seeds=3
-        pretrain=12000 teacher_pretrain=6000 teacher_finetune=1500 distill=300 finetune=400 rate=0
-        dtype=float32 smoke
+Args:   size=L2_H128 sets=news+electronics+imdb seeds=3
+        and those of every study (configs/study/arguments.py)
 Time:   after configs/study/sizes.py in the same workdir 25 minutes of one CPU core for each set.
 Expect: the farther the set, the worse PD, and the more a last fine-tuning helps (PD-F - PD).
 Found:  both, from news and IMDb (sets=news+imdb; results/sst2).

@@ -6,9 +6,8 @@ times the steps of the other studies.
 
 Run:    python -m pd_jax.main --config=configs/study/dropout.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   task=sst2|mnli size=L2_H128 shares=0+0.1 teacher=L4_H128 grow=L2_H128 seeds=6 pretrain=12000
-        teacher_pretrain=6000 teacher_finetune=1500 distill=300 finetune=2000 rate=0 dtype=float32
-        smoke
+Args:   task=sst2|mnli size=L2_H128 shares=0+0.1 seeds=6
+        and those of every study (configs/study/arguments.py)
 Time:   after configs/study/sizes.py in the same workdir 70 minutes of one CPU core (an Intel Xeon):
         100 seconds for 2,000 steps of fine-tuning, 50 for a distillation.
 Expect: no claim of the paper's; its order of methods at every share.

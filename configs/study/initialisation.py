@@ -8,9 +8,8 @@ it are the steps as part of the deeper model (by default 12,000 steps, and 6,000
 
 Run:    python -m pd_jax.main --config=configs/study/initialisation.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   task=mnli|sst2 sizes=L2_H128 deep=4 teacher=L4_H128 grow=L2_H128 seeds=3 pretrain=12000
-        teacher_pretrain=6000 teacher_finetune=1500 distill=300 rate=0 dtype=float32
-        smoke
+Args:   task=mnli|sst2 sizes=L2_H128 deep=4 seeds=3
+        and those of every study (configs/study/arguments.py)
 Time:   after configs/study/sizes.py in the same workdir 12 minutes of one CPU core, on SST-2, and
         as long as its two pre-trainings for those that the truncated student comes from.
 Expect: pre-trained > truncated > word embeddings >= random at the smallest depth.

@@ -5,9 +5,8 @@ seed see the same rows, so that the intervals tell of the draw as well.
 
 Run:    python -m pd_jax.main --config=configs/study/labelled_rows.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   task=sst2|mnli size=L2_H128 rows=500+2000+8000 teacher=L4_H128 grow=L2_H128 seeds=3
-        pretrain=12000 teacher_pretrain=6000 teacher_finetune=400 distill=300 finetune=400 rate=0
-        dtype=float32 smoke
+Args:   task=sst2|mnli size=L2_H128 rows=500+2000+8000 seeds=3
+        and those of every study (configs/study/arguments.py)
 Time:   after configs/study/sizes.py in the same workdir 100 minutes of one CPU core for two
         numbers: every number and seed has a teacher of its own, and its labels.
 Expect: PD > PF > basic.

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from configs import common
 from configs.study import arguments
-from configs.study.sources import TASKS, TRANSFER_ROWS, Sources
+from configs.study.sources import TASKS, Sources
 
 LENGTHS = (16, 32, 64)
 
@@ -80,13 +80,13 @@ class Setting:
     @property
     def sources(self) -> Sources:
         """Where the study's text comes from."""
-        return Sources(self.args["smoke"])
+        return Sources(self.args["smoke"], self.args["transfer_rows"])
 
     @property
     def vocabulary(self) -> str:
         """The vocabulary of all records, from the general text."""
         text = self.sources.corpus("general")
-        return self.add("vocabulary", common.tokenizer(text, common.COMPACT_VOCABULARY))
+        return self.add("vocabulary", common.tokenizer(text, self.args["vocabulary"]))
 
     def labelled(self, name: str) -> str:
         """Returns a labelled set of the task: train, dev or test."""
@@ -117,6 +117,11 @@ class Setting:
         return self.add(f"corpus_{name}", stage)
 
     # ---- models --------------------------------------------------------------------------------
+
+    def learner(self, size: str, **changes) -> dict:
+        """Returns a model that learns the task, teacher or student, with the study's dropout."""
+        share = self.args["dropout"]
+        return common.compact(size, **{"dropout": share, "attention_dropout": share, **changes})
 
     def pretrained(
         self, size: str, corpus: str = "general", *, seed: int = 0, steps: int | None = None
@@ -150,38 +155,55 @@ class Setting:
             ),
         )
 
-    def teacher(self, *, rows: int | None = None, seed: int = 0) -> str:
-        """Returns the teacher, of `rows` labelled rows."""
+    def teachers(self, *, rows: int | None = None, seed: int = 0) -> tuple[str, ...]:
+        """Returns the teachers whose answers are averaged."""
+        return tuple(
+            self.teacher(rows=rows, seed=seed, number=number)
+            for number in range(self.args["teachers"])
+        )
+
+    def teacher(self, *, rows: int | None = None, seed: int = 0, number: int = 0) -> str:
+        """Returns a teacher, of `rows` labelled rows. They differ by seed: head, order and dropout;
+        pre-trained they are once.
+        """
         size = self.args["teacher"]
         limit = {"rows": rows} if rows else {}
+        special = [*([f"{rows}_{seed}"] if rows else []), *([f"no{number}"] if number else [])]
         return self.add(
-            "_".join([f"{self.task}_teacher", *([f"{rows}_{seed}"] if rows else [])]),
+            "_".join([f"{self.task}_teacher", *special]),
             common.finetune(
-                common.compact(size),
+                self.learner(size),
                 common.data(self.labelled("train"), 64, LENGTHS, **limit),
                 {"steps": self.args["teacher_finetune"]},
                 common.adamw(self.rates["teacher"]),
                 init=common.start_from(self.pretrained_deep(size)),
-                evaluation=self.evaluation(None),
-                seed=seed,
+                evaluation=self.evaluation(),
+                seed=seed + 1_000 * number,
             ),
         )
 
-    def labels(self, records: str, teacher: str) -> str:
-        """Returns what a teacher says of a dataset."""
-        return self.add(
-            f"labels_{records[1:]}_by_{teacher[1:]}", common.label(teacher, records, LENGTHS)
+    def labels(self, records: str, teachers: tuple[str, ...]) -> str | tuple[str, ...]:
+        """Returns what a teacher says of a dataset, or each of several."""
+        found = tuple(
+            self.add(
+                f"labels_{records[1:]}_by_{teacher[1:]}", common.label(teacher, records, LENGTHS)
+            )
+            for teacher in teachers
         )
+        return found if len(found) > 1 else found[0]
 
-    def evaluation(self, teacher: str | None) -> dict:
-        """Returns what every model is scored on, once, at its end."""
+    def evaluation(self, teachers: tuple[str, ...] = ()) -> dict:
+        """Returns what every model is scored on, once, at its end.
+
+        Several teachers are asked about the labelled sets, too, to score their mean.
+        """
         final = {name: self.labelled(name) for name in TASKS[self.task]["sets"]}
-        if teacher is None:
+        if not teachers:
             return {"final": final, "batch": 256}
-        unseen = self.held_out()
+        asked = {"unseen": self.held_out(), **(final if len(teachers) > 1 else {})}
         return {
-            "final": {**final, "unseen": unseen},
-            "logits": {"unseen": self.labels(unseen, teacher)},
+            "final": {**final, **asked},
+            "logits": {name: self.labels(records, teachers) for name, records in asked.items()},
             "batch": 256,
         }
 
@@ -208,7 +230,7 @@ class Setting:
           size: the student's.
           seed: of the student alone; teacher and pre-trained model are shared.
           transfer: name of the transfer set; by default the task's own.
-          rows: so many rows of the transfer set; by default TRANSFER_ROWS, or all of its own.
+          rows: so many rows of the transfer set; by default the study's, or all of its own.
           labelled: so many rows of the labelled set, by seed, for the teacher, too.
           start: how to begin, in place of the method's way.
           objective: keys of the distillation.
@@ -217,39 +239,49 @@ class Setting:
           called: the cell's method, where it is none of METHODS.
           place: where the cell stands on further axes.
         """
-        teacher = self.teacher(rows=labelled, seed=seed if labelled else 0)
+        teachers = self.teachers(rows=labelled, seed=seed if labelled else 0)
         if start is None and method not in ("basic", "distillation"):
             start = common.start_from(self.pretrained(size))
-        whole = common.compact(size, **(model or {}))
-        evaluation = self.evaluation(teacher)
+        whole, evaluation = self.learner(size, **(model or {})), self.evaluation(teachers)
         shared = {"model": whole, "init": start or {}, "evaluation": evaluation, "seed": seed}
         rate = self.rate("PD" if method == "PD-F" else method)
         stem = "_".join(filter(None, [self.task, "{method}", size, name, f"{seed}"]))
         if method in ("basic", "PF"):
             stage = self._tuned(labelled, rate, shared)
         else:
-            stage = self._distilled(transfer, rows, teacher, rate, objective, shared)
+            stage = self._distilled(transfer, rows, teachers, rate, objective, shared)
         if method == "PD-F":
-            distilled = self.add(stem.format(method="pd"), stage)
-            again = {**shared, "init": common.start_from(distilled, head="keep")}
-            stage = self._tuned(labelled, self.rates["PD-F"], again)
+            again = common.start_from(self.add(stem.format(method="pd"), stage), head="keep")
+            stage = self._tuned(labelled, self.rates["PD-F"], {**shared, "init": again})
         found = self.add(stem.format(method=method.lower().replace("-", "_")), stage)
+        self._mean_of_teachers(teachers, found)
         self.cell(found, called or method, size, seed, **(place or {}))
         return found
+
+    def _mean_of_teachers(self, teachers: tuple[str, ...], stage: str) -> None:
+        """Adds what several teachers reach together, as one of their students is held against it,
+        where the first of them stands.
+        """
+        if len(teachers) == 1:
+            return
+        first = next(cell for cell in self.cells if cell["stage"] == teachers[0][1:])
+        axes = {**first["axes"], "method": "mean of teachers"}
+        if all(cell["axes"] != axes for cell in self.cells):
+            self.cells.append({"stage": stage[1:], "axes": axes, "of": "teacher"})
 
     def _distilled(
         self,
         transfer: str | None,
         rows: int | None,
-        teacher: str,
+        teachers: tuple[str, ...],
         rate: float,
         objective: dict | None,
         shared: dict,
     ) -> dict:
         records = self.transfer(transfer or TASKS[self.task]["transfer"])
-        logits = self.labels(records, teacher)
+        logits = self.labels(records, teachers)
         if transfer != "own" and not self.args["smoke"]:
-            rows = rows or TRANSFER_ROWS
+            rows = rows or self.args["transfer_rows"]
         limit = {"rows": rows} if rows else {}
         return common.distill(
             data=common.data(records, 128, LENGTHS, logits=logits, **limit),
@@ -276,10 +308,12 @@ class Setting:
     def teacher_cell(
         self, *, rows: int | None = None, seed: int = 0, place: dict | None = None
     ) -> None:
-        """Adds a teacher itself as a cell; without a `place` it is a line across the figures."""
-        stage = self.teacher(rows=rows, seed=seed)
-        axes = {"method": "teacher", "seed": seed, **(place or {})}
-        self.cells.append({"stage": stage[1:], "axes": axes})
+        """Adds the teacher itself as a cell, or each of several; without a `place` it is a line
+        across the figures.
+        """
+        for number, stage in enumerate(self.teachers(rows=rows, seed=seed)):
+            axes = {"method": "teacher", "seed": seed + 1_000 * number, **(place or {})}
+            self.cells.append({"stage": stage[1:], "axes": axes})
 
     # ---- the study -----------------------------------------------------------------------------
 

@@ -5,9 +5,8 @@ modelling before they learn the task, on the same text, each with a schedule of 
 
 Run:    python -m pd_jax.main --config=configs/study/pretraining.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   task=sst2|mnli size=L2_H128 lengths=12000+36000 teacher=L4_H128 grow=L2_H128 seeds=3
-        pretrain=12000 teacher_pretrain=6000 teacher_finetune=1500 distill=300 finetune=400 rate=0
-        dtype=float32 smoke
+Args:   task=sst2|mnli size=L2_H128 lengths=12000+36000 seeds=3
+        and those of every study (configs/study/arguments.py)
         `pretrain` are the steps of the model that the teacher is grown from.
 Time:   after configs/study/sizes.py in the same workdir 70 minutes of one CPU core (an Intel Xeon),
         59 of them to pre-train for 36,000 steps.

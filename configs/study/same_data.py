@@ -6,9 +6,8 @@ text makes the difference.
 
 Run:    python -m pd_jax.main --config=configs/study/same_data.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   sizes=L2_H128 teacher=L4_H128 grow=L2_H128 seeds=3 pretrain=12000 teacher_pretrain=6000
-        teacher_finetune=1500 distill=300 finetune=400 rate=0 dtype=float32
-        smoke
+Args:   sizes=L2_H128 seeds=3
+        and those of every study (configs/study/arguments.py)
 Time:   after configs/study/sizes.py in the same workdir 25 minutes of one CPU core, 17 of them to
         pre-train.
 Expect: PD > PF and PD > distillation, although pre-training adds no other text.

@@ -2,9 +2,8 @@
 
 Run:    python -m pd_jax.main --config=configs/study/sizes.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   task=sst2|mnli sizes=L2_H128 (or all, the paper's 24) teacher=L4_H128 grow=L2_H128 seeds=3
-        pretrain=12000 teacher_pretrain=6000 teacher_finetune=1500 distill=300 finetune=400 rate=0
-        dtype=float32 smoke
+Args:   task=sst2|mnli sizes=L2_H128 (or all, the paper's 24) seeds=3
+        and those of every study (configs/study/arguments.py)
         Rates were chosen for L2_H128 (`pieces.RATES`) and lengths of pre-training, too: for other
         sizes search them, `rate=` and `pretrain=`; a deeper student from random weights needs more.
 Time:   102 minutes of one CPU core, 72 of them for the two pre-trainings; --estimate for others.

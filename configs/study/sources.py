@@ -7,8 +7,6 @@ import os
 
 from configs import common
 
-TRANSFER_ROWS = 38_000
-"""Rows of a transfer set where a study does not vary them: the default steps see each once."""
 HELD_OUT_ROWS = 20_000
 """Transfer rows on which nothing is trained: every student's agreement and KL is taken there."""
 
@@ -33,8 +31,8 @@ TASKS = {
     },
 }
 TRANSFER = {
-    # Name: file, columns, and so many of its documents as hold the sentences of a transfer set.
-    "imdb": ("transfer/imdb_unsup.txt", {}, 5_070),
+    # Name: file, columns, and how many of its rows a document has, where it is pre-trained on.
+    "imdb": ("transfer/imdb_unsup.txt", {}, 11.834),
     "electronics": ("transfer/amazon_electronics_kitchen_unlabelled.txt", {}, None),
     "news": ("transfer/reuters_news_unlabelled.txt", {}, None),
     "captions": (
@@ -49,9 +47,13 @@ GENERAL = ("transfer/imdb_unsup.txt", "corpus/wiki.txt", "corpus/novels.txt")
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """Where text is read from; in a smoke run, a few rows of each."""
+    """Where text is read from; in a smoke run, a few rows of each.
+
+    `transfer_rows` are the rows of a transfer set that a study wants to learn from.
+    """
 
     smoke: bool
+    transfer_rows: int
 
     def labelled(self, task: str, name: str, *, label: bool = True) -> dict:
         """Returns a labelled set of a task: train, dev or test."""
@@ -61,8 +63,7 @@ class Sources:
     def transfer(self, name: str) -> dict:
         """Returns a transfer set and the held-out rows, which are its first."""
         path, columns, _ = TRANSFER[name]
-        # Some are left out: those held out, and those of the evaluation sets.
-        return self._file(path, **columns, rows=TRANSFER_ROWS + HELD_OUT_ROWS + 2_000)
+        return self._file(path, **columns, rows=self._read_rows)
 
     def held_out(self, task: str) -> dict:
         """Returns the held-out transfer rows: the first of a task's own transfer set."""
@@ -79,14 +80,22 @@ class Sources:
 
     def corpus(self, name: str) -> dict | tuple[dict, ...]:
         """Returns text to pre-train on: `general` are reviews, Wikipedia and novels, others are the
-        documents of a transfer set.
+        documents whose sentences are a transfer set.
         """
         if name != "general":
-            path, columns, documents = TRANSFER[name]
+            path, columns, sentences = TRANSFER[name]
+            documents = round(self._read_rows / sentences) if sentences else None
             return self._file(path, **columns, rows=documents)
         # Rows of running text are documents, of which a few are much.
         limit = {"rows": 3} if self.smoke else {}
         return tuple({**self._file(path), **limit} for path in GENERAL)
+
+    @property
+    def _read_rows(self) -> int:
+        """How many rows to read for a transfer set: those held out, wherever they recur, and those
+        of evaluation sets are left out of it.
+        """
+        return (self.transfer_rows + HELD_OUT_ROWS) * 30 // 29
 
     def _file(self, path: str, **columns) -> dict:
         found = {"path": os.path.join(common.data_folder(), *path.split("/")), **columns}

@@ -4,9 +4,8 @@ The transfer set is the labelled set's own text, so that there are hard labels t
 
 Run:    python -m pd_jax.main --config=configs/study/temperature.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   task=sst2|mnli size=L2_H128 temperatures=1+2+4 shares=0+0.5 teacher=L4_H128 grow=L2_H128
-        seeds=3 pretrain=12000 teacher_pretrain=6000 teacher_finetune=1500 distill=300 rate=0
-        dtype=float32 smoke
+Args:   task=sst2|mnli size=L2_H128 temperatures=1+2+4 shares=0+0.5 seeds=3
+        and those of every study (configs/study/arguments.py)
 Time:   after configs/study/sizes.py in the same workdir 20 minutes of one CPU core (an Intel Xeon).
 Expect: no claim of the paper's; small differences.
 Found:  none in accuracy (0.15 points at most); half of the loss from hard labels costs 0.6 to 1.4

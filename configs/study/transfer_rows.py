@@ -5,9 +5,8 @@ as many steps: what differs is how much text they see.
 
 Run:    python -m pd_jax.main --config=configs/study/transfer_rows.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   task=sst2|mnli size=L2_H128 rows=1000+6000+38000 teacher=L4_H128 grow=L2_H128 seeds=3
-        pretrain=12000 teacher_pretrain=6000 teacher_finetune=1500 distill=300 finetune=400 rate=0
-        dtype=float32 smoke
+Args:   task=sst2|mnli size=L2_H128 rows=1000+6000+38000 seeds=3
+        and those of every study (configs/study/arguments.py)
 Time:   after configs/study/sizes.py in the same workdir 30 minutes of one CPU core, on SST-2.
 Expect: PD > distillation for every number of rows, and a smaller slope: PD needs fewer of them.
 Found:  the smaller slope; PD > distillation at 1,000 rows by 3.2 points (rows=1000,seeds=6); over
@@ -16,7 +15,7 @@ Found:  the smaller slope; PD > distillation at 1,000 rows by 3.2 points (rows=1
 
 import math
 
-from configs.study import arguments, claims, pieces, sources
+from configs.study import arguments, claims, pieces
 
 
 def get_config(arg: str = ""):
@@ -30,7 +29,7 @@ def get_config(arg: str = ""):
             setting.student(method, size, seed)
         for rows in counts:
             for method in ("distillation", "PD"):
-                special = "" if rows == sources.TRANSFER_ROWS else f"{rows}_rows"
+                special = "" if rows == args["transfer_rows"] else f"{rows}_rows"
                 setting.student(method, size, seed, rows=rows, name=special, place={"rows": rows})
     return setting.config(
         "Rows of the transfer set",

@@ -10,7 +10,7 @@ A string that starts with `@` refers to the output of another stage (`@corpus`),
 result (mesh, logging, saving); everything else enters the stages' fingerprints.
 """
 
-from pd_jax.config.kinds import Fraction, Positive, Reference, ReferenceMark
+from pd_jax.config.kinds import Fraction, Positive, Reference, ReferenceMark, several
 from pd_jax.config.pipeline import (
     Compared,
     CompareStage,
@@ -86,4 +86,5 @@ __all__ = [
     "SyntheticStage",
     "TokenizerStage",
     "TrainStage",
+    "several",
 ]

@@ -30,6 +30,11 @@ Fraction = Annotated[float, pydantic.Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, pydantic.Field(gt=0)]
 
 
+def several(named: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Returns what a field names that may name one, several, or nothing."""
+    return (named,) if isinstance(named, str) else named or ()
+
+
 def require_rising(lengths: Sequence[int]) -> None:
     """Raises ValueError unless padded lengths are one or more, the shortest first."""
     require(

@@ -7,7 +7,15 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from pd_jax.config.kinds import Fraction, Positive, Reference, frozen, require, require_rising
+from pd_jax.config.kinds import (
+    Fraction,
+    Positive,
+    Reference,
+    frozen,
+    require,
+    require_rising,
+    several,
+)
 from pd_jax.config.study import Study
 from pd_jax.config.text import RecordsStage, Source, SyntheticStage, TokenizerStage
 from pd_jax.config.training import Patient, TrainStage
@@ -197,11 +205,11 @@ class Pipeline:
         """Raises unless all label stages that a stage of patient distillation reads store alike: it
         would be seen only after the teacher was trained and the rows were labelled.
         """
-        logits = stage.data.logits or ()
-        read = [logits] if isinstance(logits, str) else [*logits]
+        named = (stage.data.logits, *stage.evaluation.logits.values())
         found = {
             reference: label.states
-            for reference in (*read, *stage.evaluation.logits.values())
+            for logits in named
+            for reference in several(logits)
             if isinstance(label := self.stages.get(reference.removeprefix("@")), LabelStage)
         }
         said = ", ".join(f"{reference}: {list(states)}" for reference, states in found.items())

@@ -68,7 +68,7 @@ def _map_strings(value: Any, replace: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return replace(value)
     if isinstance(value, Mapping):
-        return {name: replace(item) for name, item in value.items()}
+        return {name: _map_strings(item, replace) for name, item in value.items()}
     return tuple(replace(item) for item in value) if value is not None else None
 
 

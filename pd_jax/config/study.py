@@ -20,10 +20,15 @@ SEED = "seed"
 
 @frozen
 class Cell:
-    """One result: the training stage that has it, and its place on every axis (`seed` is one)."""
+    """One result: the training stage that has it, and its place on every axis (`seed` is one).
+
+    `of` is the stage's own model, or its teacher (the mean of several): that one's accuracy where
+    the stage is scored against it on a labelled set.
+    """
 
     stage: str
     axes: Mapping[str, AxisValue]
+    of: Literal["student", "teacher"] = "student"
 
     def __post_init__(self) -> None:
         require(SEED in self.axes, f"cell of stage {self.stage!r} needs a place on the axis 'seed'")

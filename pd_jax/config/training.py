@@ -6,7 +6,15 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from pd_jax.config.kinds import Fraction, Positive, Reference, frozen, require, require_rising
+from pd_jax.config.kinds import (
+    Fraction,
+    Positive,
+    Reference,
+    frozen,
+    require,
+    require_rising,
+    several,
+)
 from pd_jax.errors import did_you_mean
 
 SCORES = (
@@ -202,8 +210,7 @@ class Data:
             "rows draws from all over a dataset, which window is there to avoid; leave out one",
         )
         require_rising(self.lengths)
-        records = (self.records,) if isinstance(self.records, str) else self.records
-        logits = (self.logits,) if isinstance(self.logits, str) else (self.logits or ())
+        records, logits = several(self.records), several(self.logits)
         require(len(records) > 0, "records must name at least one dataset")
         require(
             len(self.weights) in (0, len(records)), "weights must name one number for each dataset"
@@ -257,8 +264,12 @@ class Evaluation:
 
     sets: Mapping[str, Reference] = dataclasses.field(default_factory=dict)
     final: Mapping[str, Reference] = dataclasses.field(default_factory=dict)
-    logits: Mapping[str, Reference] = dataclasses.field(default_factory=dict)
-    """A teacher's logit store for some of these sets: agreement and KL with it are scored too."""
+    logits: Mapping[str, Reference | tuple[Reference, ...]] = dataclasses.field(
+        default_factory=dict
+    )
+    """A teacher's logit store for some of these sets: agreement and KL with it are scored too. Of
+    several teachers one store each, averaged as those in `data.logits`.
+    """
     every: Length | None = None
     best: str | None = None
     batch: Positive = 128

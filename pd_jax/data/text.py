@@ -17,7 +17,7 @@ import numpy as np
 from etils import epath
 
 from pd_jax import files
-from pd_jax.config import Source
+from pd_jax.config import Source, several
 from pd_jax.data import lines, prepared, tables
 from pd_jax.data.tables import Row
 from pd_jax.errors import SourceError
@@ -74,7 +74,7 @@ def source_files(source: Source) -> tuple[SourceFile, ...]:
     Raises:
       SourceError: where a path names nothing, a folder, or a file of unknown format.
     """
-    paths = (source.path,) if isinstance(source.path, str) else source.path
+    paths = several(source.path)
     return tuple(itertools.chain.from_iterable(_files(path, source.format) for path in paths))
 
 

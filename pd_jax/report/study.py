@@ -25,10 +25,14 @@ Places = Mapping[str, AxisValue]
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One cell: its stage, and its measures by name (None where there is no finite value)."""
+    """One cell: its stage, and its measures by name (None where there is no finite value).
+
+    `of` says whose they are, the stage's student's or its teacher's.
+    """
 
     axes: Places
     stage: load.Stage
+    of: str
     values: Mapping[str, float | None]
     lacking: tuple[str, ...]
     """Measures that it should have and has not; one that its stage never takes is not among them.
@@ -99,20 +103,32 @@ def load_results(workdir: epath.PathLike, pipeline: load.Pipeline) -> Results:
     assert study is not None, f"{pipeline.name} is no study"
     grouped: dict[tuple, list[Result]] = {}
     for cell in study.cells:
-        stage = pipeline.stages[cell.stage]
-        values = {measure_name(measure): _value(stage, measure) for measure in study.measures}
         place = tuple((name, value) for name, value in cell.axes.items() if name != SEED)
-        lacking = tuple(
-            measure_name(measure)
-            for measure in study.measures
-            if values[measure_name(measure)] is None and not _never_taken(stage, measure)
-        )
-        grouped.setdefault(place, []).append(Result(cell.axes, stage, values, lacking))
+        result = _result(epath.Path(workdir), cell, pipeline.stages[cell.stage], study.measures)
+        grouped.setdefault(place, []).append(result)
     groups = tuple(
         Group(dict(place), tuple(results), _summaries(results, study))
         for place, results in grouped.items()
     )
     return Results(pipeline, study, epath.Path(workdir), _axes(groups), groups)
+
+
+def _result(
+    workdir: epath.Path,
+    cell: config_lib.Cell,
+    stage: load.Stage,
+    measures: Sequence[config_lib.Measure],
+) -> Result:
+    values, lacking = {}, []
+    for measure in measures:
+        name = measure_name(measure)
+        if cell.of == "teacher":
+            values[name] = _teacher_value(workdir, stage, measure)
+        else:
+            values[name] = _value(stage, measure)
+        if values[name] is None and not _never_taken(stage, measure, cell.of):
+            lacking.append(name)
+    return Result(cell.axes, stage, cell.of, values, tuple(lacking))
 
 
 def place_of(axes: Places, name: str) -> AxisValue | None:
@@ -132,17 +148,25 @@ def scores_by_example(results: Results, result: Result, measure: config_lib.Meas
     """Returns a measure for every row of its sets, from the predictions beside the stage; empty
     where they are missing.
     """
+    return _by_example(results.workdir / result.stage.folder, measure, result.of)
+
+
+def _by_example(folder: epath.Path, measure: config_lib.Measure, of: str) -> np.ndarray:
     found = []
     for name in measure.sets:
-        kept = predictions.read(results.workdir / result.stage.folder, name)
-        wanted = None if kept is None else _row_scores(kept, measure.quantity)
+        kept = predictions.read(folder, name)
+        wanted = None if kept is None else _row_scores(kept, measure.quantity, of)
         if wanted is None:
             return np.zeros(0)
         found.append(wanted)
     return np.concatenate(found)
 
 
-def _row_scores(kept: predictions.Predictions, quantity: str) -> np.ndarray | None:
+def _row_scores(kept: predictions.Predictions, quantity: str, of: str) -> np.ndarray | None:
+    if of == "teacher":
+        if kept.teacher is None:
+            return None
+        kept = dataclasses.replace(kept, logits=kept.teacher, teacher=None)
     if quantity == "accuracy":
         return None if kept.label is None else (kept.logits.argmax(-1) == kept.label).astype(float)
     if kept.teacher is None or quantity not in ("agreement", "kl"):
@@ -164,9 +188,19 @@ def _value(stage: load.Stage, measure: config_lib.Measure) -> float | None:
     return total / rows
 
 
-def _never_taken(stage: load.Stage, measure: config_lib.Measure) -> bool:
+def _teacher_value(
+    workdir: epath.Path, stage: load.Stage, measure: config_lib.Measure
+) -> float | None:
+    """Returns a measure of a finished stage's teacher; None where it has none."""
+    scores = _by_example(workdir / stage.folder, measure, "teacher") if stage.done else ()
+    return float(np.mean(scores)) if len(scores) else None
+
+
+def _never_taken(stage: load.Stage, measure: config_lib.Measure, of: str) -> bool:
     """Returns whether a finished stage has nothing to do with a measure."""
     reached = stage.done.metrics if stage.done else None
+    if of == "teacher" and measure.quantity != "accuracy":
+        return reached is not None
     return reached is not None and not any(
         f"{name}/{measure.quantity}" in reached for name in measure.sets
     )

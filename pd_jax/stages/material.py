@@ -40,10 +40,9 @@ def open_material(data: config_lib.Data) -> Material:
       ConfigError: they do not go together.
       RecordsError, LogitsError: one of them is incomplete or damaged.
     """
-    paths = (data.records,) if isinstance(data.records, str) else data.records
-    stores = (data.logits,) if isinstance(data.logits, str) else (data.logits or ())
+    paths = config_lib.several(data.records)
     datasets: tuple[Dataset, ...] = tuple(Dataset.open(path) for path in paths)
-    opened: tuple[LogitStore, ...] = tuple(LogitStore.open(path) for path in stores)
+    opened = tuple(LogitStore.open(path) for path in config_lib.several(data.logits))
     of_task = [store.manifest for store in opened if store.manifest.task != LANGUAGE]
     first = of_task[0] if of_task else datasets[0].manifest
     # As the feed does: a store's outputs are brought into the order of the dataset's labels.
@@ -74,9 +73,14 @@ class ScoredSet:
 
 
 def open_sets(
-    paths: Mapping[str, str], logits: Mapping[str, str], material: Material
+    paths: Mapping[str, str],
+    logits: Mapping[str, str | tuple[str, ...]],
+    material: Material,
+    data: config_lib.Data,
 ) -> dict[str, ScoredSet]:
     """Returns evaluation sets by name, a teacher's outputs in the order of the material's labels.
+
+    Several teachers of a set are averaged as `data` says.
 
     Raises:
       ConfigError: a set has another vocabulary or other labels, or a store lacks rows.
@@ -85,22 +89,47 @@ def open_sets(
     sets = {}
     for name, path in paths.items():
         dataset = Dataset.open(path)
-        teachers = None
         _check_tokenizer(f"evaluation set {name}", dataset, material)
         _check_labels(f"evaluation set {name}", dataset.manifest.labels, material)
+        teachers = None
         if name in logits:
-            store = LogitStore.open(logits[name])
-            teachers = Teachers(dataset, [store], labels=material.labels)
-            _check_language(f"evaluation.logits.{name}", store, material)
-            if isinstance(material.teacher, StoredStates):
-                _check_states(f"evaluation.logits.{name}", store, material.stores[0][0])
-            if not teachers.complete:
-                raise ConfigError(
-                    f"evaluation.logits.{name}: {logits[name]} has rows without an answer; "
-                    "an evaluation set needs one for every row"
-                )
+            stores = [LogitStore.open(path) for path in config_lib.several(logits[name])]
+            teachers = _set_teachers(f"evaluation.logits.{name}", dataset, stores, material, data)
         sets[name] = ScoredSet(dataset, teachers)
     return sets
+
+
+def _set_teachers(
+    name: str,
+    dataset: Dataset,
+    stores: Sequence[LogitStore],
+    material: Material,
+    data: config_lib.Data,
+) -> Teachers:
+    """Returns the teachers of an evaluation set, checked against what the stage learns from."""
+    if data.logit_weights and len(stores) != len(data.logit_weights):
+        raise ConfigError(
+            f"{name} names {len(stores)} stores, and data.logit_weights {len(data.logit_weights)} "
+            "teachers; name the same teachers for both"
+        )
+    teachers = Teachers(
+        dataset,
+        stores,
+        labels=material.labels,
+        weights=data.logit_weights,
+        average=data.logit_average,
+    )
+    for store in stores:
+        _check_language(name, store, material)
+        if isinstance(material.teacher, StoredStates):
+            _check_states(name, store, material.stores[0][0])
+    if not teachers.complete:
+        folders = ", ".join(str(store.folder) for store in stores)
+        raise ConfigError(
+            f"{name}: {folders} has rows without an answer; "
+            "an evaluation set needs one for every row"
+        )
+    return teachers
 
 
 def facts(material: Material, stage: config_lib.TrainStage) -> Facts:

@@ -86,7 +86,7 @@ def _open(stage: config_lib.TrainStage, context: Context, mesh: Mesh) -> "_Work"
     check_batch(stage.data.batch, micro_batches=stage.compute.micro_batches, mesh=mesh)
     material = with_teacher(open_material(stage.data), stage)
     sets, final = (
-        open_sets(paths, stage.evaluation.logits, material)
+        open_sets(paths, stage.evaluation.logits, material, stage.data)
         for paths in (stage.evaluation.sets, stage.evaluation.final)
     )
     shape = sizes.bert_config(

@@ -86,14 +86,20 @@ def test_references_are_found_and_replaced_wherever_they_stand():
             a=train(
                 init={"source": "@teacher"},
                 data={"records": ("@one", "plain"), "batch": 8, "lengths": (16,)},
-                evaluation={"sets": {"dev": "@dev"}, "final": {"test": "@text/test.tsv"}},
+                evaluation={
+                    "sets": {"dev": "@dev"},
+                    "final": {"test": "@text/test.tsv"},
+                    "logits": {"dev": ("@first", "@second"), "test": "@third"},
+                },
             )
         )
     ).stages["a"]
-    assert reading.references(stage) == ["@teacher", "@one", "plain", "@dev", "@text/test.tsv"]
+    data, sets = ["@teacher", "@one", "plain"], ["@dev", "@text/test.tsv"]
+    assert reading.references(stage) == [*data, *sets, "@first", "@second", "@third"]
     upper = reading.map_references(stage, str.upper)
     assert upper.data.records == ("@ONE", "PLAIN")
     assert upper.evaluation.final == {"test": "@TEXT/TEST.TSV"}
+    assert upper.evaluation.logits == {"dev": ("@FIRST", "@SECOND"), "test": "@THIRD"}
     assert upper.objective == stage.objective
 
 

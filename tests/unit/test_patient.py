@@ -120,7 +120,7 @@ def test_stores_with_other_states_are_refused_by_name(tmp_path):
         stage = tiny.stage(tmp_path, objective={"kind": "patient"}, data=data)
         material = with_teacher(open_material(data), stage)
         stores = {"dev": str(tmp_path / f"{evaluated}-store")}
-        open_sets({"dev": str(tmp_path / evaluated)}, stores, material)
+        open_sets({"dev": str(tmp_path / evaluated)}, stores, material, data)
         return material.teacher
 
     assert opened("first") == StoredStates(4, 32, (0, 1))

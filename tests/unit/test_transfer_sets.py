@@ -7,7 +7,7 @@ import pytest
 from pd_jax import config
 from pd_jax.data import feed
 from pd_jax.errors import ConfigError, LogitsError, PdError
-from pd_jax.stages.material import open_material
+from pd_jax.stages.material import open_material, open_sets
 from tests import tiny
 
 SETS = ("near", "far")
@@ -82,6 +82,24 @@ def test_teachers_are_averaged_within_their_set(folder):
     seen = list(rows(data(folder, *stores, weights=(1, 1), logit_weights=(3, 1))))
     # The second teacher's outputs, in its own order of labels, are the same numbers and a one.
     assert all(logits == [row + 100 * number, 0.25] for number, row, logits in seen)
+
+
+def test_an_evaluation_sets_teachers_are_averaged_as_those_learnt_from(folder):
+    learnt = data(folder, "near-0", "near-1", "far-0", "far-1", logit_weights=(3, 1))
+    material = open_material(learnt)
+    paths = {"dev": str(folder / "near")}
+
+    def scored(*stores):
+        asked = {"dev": tuple(str(folder / store) for store in stores)}
+        return open_sets(paths, asked, material, learnt)["dev"]
+
+    held = scored("near-0", "near-1")
+    chosen = np.array([5, 7])
+    ids = held.dataset.gather(chosen).example_ids
+    # Of row n the first teacher says (n, 0), and the second, its labels set right, (n, 1).
+    assert held.teachers.read(chosen, ids)["teacher_logits"].tolist() == [[5, 0.25], [7, 0.25]]
+    with pytest.raises(ConfigError, match=r"logits.dev names 1 stores, and data.logit_weights 2"):
+        scored("near-0")
 
 
 def test_stores_in_another_order_than_the_sets_are_refused(folder):

@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from etils import epath
 
 from pd_jax.errors import ReportError
+from pd_jax.evaluation import predictions
+from pd_jax.evaluation.predictions import Predictions
 from pd_jax.report import claims, load, study, study_text, table_text, write_report
 from pd_jax.report.statistics import Verdict, interval_over_examples
 from pd_jax.tools import report as report_tool
@@ -59,6 +62,34 @@ def test_a_seed_that_diverged_is_named_and_enters_no_average(finished):
     text = study_text.as_text(found)
     assert "2 of 3" in text
     assert "PD, L4_H256, seed 2 (failed): train/loss was not finite at step 301." in text
+
+
+def test_a_cell_may_be_of_the_teacher_that_its_stage_is_scored_against(tmp_path):
+    made = Workdir(tmp_path / "work")
+    asked = studies.fill(made, seeds=1)
+    truth = np.array([0, 1, 1, 0])
+    teacher = np.eye(2, dtype=np.float32)[[0, 1, 0, 0]]
+    student = np.eye(2, dtype=np.float32)[[1, 1, 0, 0]]
+    folder = epath.Path(made.folder("pd-L2_H128-0"))
+    predictions.write(folder, {"test": Predictions(student, truth, teacher)})
+    asked["measures"] = [
+        {"quantity": "accuracy", "sets": ["test"]},
+        {"quantity": "agreement", "sets": ["unseen"]},
+    ]
+    teachers = {"method": "mean of teachers", "seed": 0}
+    asked["cells"].append({"stage": "pd-L2_H128-0", "axes": teachers, "of": "teacher"})
+    # This one's stage is scored against a teacher on rows without labels alone.
+    unknown = {"method": "unlabelled", "seed": 0}
+    asked["cells"].append({"stage": "pf-L2_H128-0", "axes": unknown, "of": "teacher"})
+    studies.write(made, asked)
+    found = results_of(made)
+    (result,) = found.at({"method": "mean of teachers"}).results
+    assert result.values == {"test/accuracy": 0.75, "unseen/agreement": None}
+    assert (result.lacking, result.note) == ((), "")
+    scores = study.scores_by_example(found, result, found.study.measures[0])
+    assert scores.tolist() == [1, 1, 0, 1]
+    assert [one.axes["method"] for one in found.missing] == ["unlabelled"]
+    assert "It has no finite test/accuracy." in study_text.as_text(found)
 
 
 def test_claims_are_judged_over_seeds_and_over_examples(finished):
