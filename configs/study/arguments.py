@@ -2,29 +2,22 @@
 
 from configs import common
 
-STEPS = {
-    # As many updates on a small transfer or labelled set as on a large one: what differs is text.
+DEFAULTS = {
+    "teacher": "L4_H128",
+    "grow": "L2_H128",
+    # Steps: as many on a small transfer or labelled set as on a large one, what differs is text.
     "pretrain": 12_000,
     "teacher_pretrain": 6_000,
     "teacher_finetune": 1_500,
     "distill": 300,
     "finetune": 400,
-}
-
-DEFAULTS = {
-    "teacher": "L4_H128",
-    "grow": "L2_H128",
-    "pretrain": STEPS["pretrain"],
-    "teacher_pretrain": STEPS["teacher_pretrain"],
-    "teacher_finetune": STEPS["teacher_finetune"],
-    "distill": STEPS["distill"],
-    "finetune": STEPS["finetune"],
     "teachers": 1,
     "transfer_rows": 38_000,
     "vocabulary": common.COMPACT_VOCABULARY,
     "dropout": 0.1,
     "rate": 0.0,
     "dtype": "float32",
+    "long": False,
     "smoke": False,
 }
 """Arguments of every study, besides `seeds` and a student's `size` or the students' `sizes`.
@@ -35,6 +28,19 @@ every student's peak learning rate; 0 takes each method's own (`pieces.RATES`).
 `grow` is the pre-trained model that the teacher begins its pre-training as, its layers repeated
 (progressive stacking, Gong et al. 2019); without one it begins at random. `dtype` is what training
 and labelling compute in, float32 or bfloat16; parameters, losses and softmaxes are float32 anyway.
+"""
+
+LONG = {
+    "vocabulary": 16_384,
+    "teachers": 4,
+    "teacher_pretrain": 4_000,
+    "teacher_finetune": 2_000,
+    "distill": 1_200,
+    "finetune": 2_000,
+    "transfer_rows": 150_000,
+}
+"""What `long` changes: methods differ by less than a point where training is as short as by default
+and no teacher is above its students.
 """
 
 SMOKE = {
@@ -57,14 +63,15 @@ SMOKE = {
 def read(arg: str, **more) -> dict:
     """Returns the study's arguments: what all take, `more`, and what `arg` changes.
 
-    `smoke` makes everything as small as it goes, but for what `arg` names itself. Sizes may be
-    named, `Mini`; they are returned as `L4_H256`.
+    `long` and `smoke` change what `arg` does not name itself: `smoke` makes everything as small as
+    it goes. Sizes may be named, `Mini`; they are returned as `L4_H256`.
     """
     args = common.parse(arg, **{**DEFAULTS, **more})
     common.one_of(("float32", "bfloat16"), args["dtype"], "dtype")
-    if args["smoke"]:
-        given = {part.partition("=")[0] for part in arg.split(",")}
-        args |= {name: SMOKE[name] for name in args if name in SMOKE and name not in given}
+    given = {part.partition("=")[0] for part in arg.split(",")}
+    for word, changes in (("long", LONG), ("smoke", SMOKE)):
+        if args[word]:
+            args |= {name: changes[name] for name in changes if name in args and name not in given}
     named = {name: args[name] for name in ("size", "teacher", "grow") if args.get(name)}
     return args | {name: common.canonical(size) for name, size in named.items()}
 

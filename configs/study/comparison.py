@@ -38,7 +38,10 @@ def get_config(arg: str = ""):
     """Returns the study."""
     args = arguments.read(arg, task="sst2", seeds=3, size="L2_H128")
     if args["teachers"] > 1:
-        raise ValueError("config argument teachers: patient distillation follows the layers of one")
+        raise ValueError(
+            f"config argument teachers={args['teachers']}: patient distillation follows the layers "
+            "of one teacher"
+        )
     setting = pieces.Setting("comparison", args, task=args["task"])
     size = args["size"]
     own, other = (
@@ -73,7 +76,7 @@ def _patient(setting: pieces.Setting, size: str, seed: int, start: dict) -> None
     logits = {"unseen": states(setting.held_out())}
     evaluation = {**setting.evaluation((teacher,)), "logits": logits}
     stage = common.distill(
-        common.compact(size),
+        setting.learner(size),
         common.data(records, 128, pieces.LENGTHS, logits=states(records)),
         {"steps": setting.args["distill"]},
         common.adamw(setting.rate("patient")),

@@ -20,10 +20,6 @@ import itertools
 
 from configs.study import arguments, claims, pieces
 
-RATES = {**pieces.RATES, "PF": 1e-3}
-"""Over 2,000 steps without dropout PF has 77.1 % on dev at 3e-3, the rate for 400 steps, and 78.6
-at 1e-3; basic training has 66.1 at 3e-3 and 77.2 at 1e-3 (seed 0).
-"""
 METHODS = ("basic", "distillation", "PF", "PD")
 RANKS = (("PF", "basic"), ("PD", "distillation"), ("PD", "PF"))
 
@@ -31,7 +27,7 @@ RANKS = (("PF", "basic"), ("PD", "distillation"), ("PD", "PF"))
 def get_config(arg: str = ""):
     """Returns the study."""
     args = arguments.read(arg, task="sst2", seeds=6, size="L2_H128", shares="0+0.1", finetune=2_000)
-    setting = pieces.Setting("dropout", args, task=args["task"], rates=RATES)
+    setting = pieces.Setting("dropout", args, task=args["task"])
     size = args["size"]
     shares = sorted(float(text) for text in arguments.listed(args["shares"]))
     setting.teacher_cell()

@@ -27,7 +27,7 @@ def get_config(arg: str = ""):
         seeds=3,
         size="L2_H128",
         rows="500+2000+8000",
-        teacher_finetune=arguments.STEPS["finetune"],
+        teacher_finetune=arguments.DEFAULTS["finetune"],
     )
     setting = pieces.Setting("labelled_rows", args, task=args["task"])
     size, counts = args["size"], [int(text) for text in arguments.listed(args["rows"])]
