@@ -343,7 +343,8 @@ class Setting:
             "figures": tuple(figures),
             "note": note,
         }
-        report = {"title": title, "reference": task["reference"]}
+        longer = ", trained longer" if self.args["long"] else ""
+        report = {"title": title + longer, "reference": task["reference"]}
         return common.locked(
             {
                 "name": self.name,

@@ -107,16 +107,17 @@ def _set_teachers(
     data: config_lib.Data,
 ) -> Teachers:
     """Returns the teachers of an evaluation set, checked against what the stage learns from."""
-    if data.logit_weights and len(stores) != len(data.logit_weights):
+    weights = data.logit_weights if len(stores) > 1 else ()
+    if weights and len(stores) != len(weights):
         raise ConfigError(
-            f"{name} names {len(stores)} stores, and data.logit_weights {len(data.logit_weights)} "
-            "teachers; name the same teachers for both"
+            f"{name} names {len(stores)} stores, and data.logit_weights {len(weights)} teachers; "
+            "name the same teachers for both, or one"
         )
     teachers = Teachers(
         dataset,
         stores,
         labels=material.labels,
-        weights=data.logit_weights,
+        weights=weights,
         average=data.logit_average,
     )
     for store in stores:

@@ -98,8 +98,10 @@ def test_an_evaluation_sets_teachers_are_averaged_as_those_learnt_from(folder):
     ids = held.dataset.gather(chosen).example_ids
     # Of row n the first teacher says (n, 0), and the second, its labels set right, (n, 1).
     assert held.teachers.read(chosen, ids)["teacher_logits"].tolist() == [[5, 0.25], [7, 0.25]]
-    with pytest.raises(ConfigError, match=r"logits.dev names 1 stores, and data.logit_weights 2"):
-        scored("near-0")
+    alone = scored("near-1").teachers.read(chosen, ids)["teacher_logits"]
+    assert alone.tolist() == [[5, 1], [7, 1]]
+    with pytest.raises(ConfigError, match=r"logits.dev names 3 stores, and data.logit_weights 2"):
+        scored("near-0", "near-1", "near-1")
 
 
 def test_stores_in_another_order_than_the_sets_are_refused(folder):
