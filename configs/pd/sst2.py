@@ -2,10 +2,9 @@
 
 Run:    python -m pd_jax.main --config=configs/pd/sst2.py --workdir=runs/sst2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
-Args:   size=L2_H128 teacher=L4_H128 grow=L2_H128 seed=0 pretrain=12000 teacher_pretrain=6000
-        teacher_finetune=1500 distill=300 finetune=400 rate=0 dtype=float32 smoke. With a GPU for
-        some hours, say size=L4_H256,teacher=L8_H256,grow=L4_H256,dtype=bfloat16,pretrain=100000,
-        distill=10000,finetune=3000
+Args:   size=L2_H128 seed=0 and those of every study (configs/study/arguments.py). With a GPU for
+        some hours, say long,size=L4_H256,teacher=L8_H256,grow=L4_H256,dtype=bfloat16,
+        pretrain=100000,distill=10000,finetune=3000
 Time:   89 minutes of one CPU core (AMD EPYC, f32), 72 of them for the two pre-trainings.
 Found:  accuracy % on dev (872) and test (1,821 sentences), seed 0: teacher 79.5 and 80.2, basic
         75.6 and 76.9, distillation 78.6 and 80.4, PF 76.4 and 76.0, PD 79.7 and 79.3, PD-F 78.8

@@ -269,14 +269,14 @@ class Setting:
 
     def _mean_of_teachers(self, teachers: tuple[str, ...], stage: str) -> None:
         """Adds what several teachers reach together, as one of their students is held against it,
-        where the first of them stands.
+        where the first of them stands as a cell.
         """
         if len(teachers) == 1:
             return
-        first = next(cell for cell in self.cells if cell["stage"] == teachers[0][1:])
-        axes = {**first["axes"], "method": "mean of teachers"}
-        if all(cell["axes"] != axes for cell in self.cells):
-            self.cells.append({"stage": stage[1:], "axes": axes, "of": "teacher"})
+        for first in [cell for cell in self.cells if cell["stage"] == teachers[0][1:]]:
+            axes = {**first["axes"], "method": "mean of teachers"}
+            if all(cell["axes"] != axes for cell in self.cells):
+                self.cells.append({"stage": stage[1:], "axes": axes, "of": "teacher"})
 
     def _distilled(
         self,

@@ -2,6 +2,7 @@
 
 import pytest
 
+from configs.pd import sst2
 from configs.study import arguments, comparison, labelled_rows, pieces, sizes
 
 
@@ -60,6 +61,11 @@ def test_each_number_of_labels_and_seed_has_teachers_of_its_own():
     }
     teacher = study.stages["sst2_teacher_500_1_no1"]
     assert (teacher.seed, teacher.data.rows) == (1_001, 500)
+
+
+def test_a_single_chain_may_have_several_teachers():
+    chain = sst2.get_config("teachers=2")
+    assert len(chain.stages["sst2_pd_L2_H128_0"].data.logits) == 2
 
 
 def test_one_teacher_has_no_mean_and_says_nothing_of_labelled_sets():
