@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from pd_jax import locks
-from pd_jax.data import foreign, manifest, tokenizers
-from pd_jax.errors import RecordsError
+from pd_jax.data import foreign, manifest, text, tokenizers
 from pd_jax.progress import Progress
 from pd_jax.tools import command, options
 
@@ -25,10 +24,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 once the dataset is whole.
 
     Raises:
-      RecordsError: where a file is missing, damaged, or does not fit tokenizer or task.
+      SourceError: where a file is missing.
+      RecordsError: where one is damaged, or does not fit tokenizer or task.
     """
     arguments = _parser().parse_args(argv)
-    paths = [path for pattern in arguments.files for path in _matches(pattern)]
+    paths = [path for pattern in arguments.files for path in text.expanded(pattern)]
     folder = epath.Path(arguments.output)
     tokenizer = tokenizers.load_tokenizer(arguments.tokenizer)
     print(f"importing {len(paths)} files into {folder}, one shard each", file=sys.stderr)
@@ -47,14 +47,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
     print(f"made a dataset of {made.rows} rows and {made.tokens} tokens in {folder}")
     return 0
-
-
-def _matches(pattern: str) -> list[epath.Path]:
-    path = epath.Path(pattern)
-    found = [path] if path.exists() else sorted(path.parent.glob(path.name))
-    if not found:
-        raise RecordsError(f"{pattern} matches no file; check its name")
-    return found
 
 
 def _parser() -> argparse.ArgumentParser:
