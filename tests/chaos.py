@@ -116,13 +116,8 @@ def run_chaos(arena: Arena, *, kills: int, seed: int) -> dict:
     """Returns what was done and found: ends by kind, rounds, stages, and the differences."""
     draw = random.Random(seed)
     began = time.monotonic()
-    process = arena.start()
-    out, _ = process.communicate(timeout=TIMEOUT_SECONDS)
-    if process.returncode:
-        raise SystemExit(f"the quiet run ended with {process.returncode}:\n{out}")
+    quiet = _quiet_run(arena)
     seconds = time.monotonic() - began
-    quiet = stage_digests(arena.workdir)
-    print(f"quiet run: {len(quiet)} stages in {seconds:.0f} s", flush=True)
     kinds = ["SIGKILL", "SIGTERM", *(["full disk"] if arena.full_disks else [])]
     ends: collections.Counter[str] = collections.Counter()
     rounds, spoilt, wrong, faults = 0, 0, [], []
@@ -163,6 +158,18 @@ def run_chaos(arena: Arena, *, kills: int, seed: int) -> dict:
         "faults": faults,
         "seconds": round(time.monotonic() - began),
     }
+
+
+def _quiet_run(arena: Arena) -> dict[str, dict[str, str]]:
+    """Returns the digests of every stage of a run that nothing disturbs."""
+    began = time.monotonic()
+    process = arena.start()
+    out, _ = process.communicate(timeout=TIMEOUT_SECONDS)
+    if process.returncode:
+        raise SystemExit(f"the quiet run ended with {process.returncode}:\n{out}")
+    quiet = stage_digests(arena.workdir)
+    print(f"quiet run: {len(quiet)} stages in {time.monotonic() - began:.0f} s", flush=True)
+    return quiet
 
 
 def _end(
