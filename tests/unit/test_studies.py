@@ -22,6 +22,9 @@ def test_long_changes_what_is_not_named_and_smoke_makes_it_small():
 def test_rates_are_those_of_the_steps():
     short, long = (pieces.Setting("s", arguments.read(arg)) for arg in ("", "long"))
     assert (short.rate("PF"), long.rate("PF")) == (3e-3, 1e-3)
+    assert (short.rate("distillation"), long.rate("distillation")) == (3e-3, 1e-3)
+    mixed = pieces.Setting("s", arguments.read("finetune=2000"))
+    assert (mixed.rate("PF"), mixed.rate("distillation")) == (1e-3, 3e-3)
     assert short.rate("basic") == long.rate("basic") == 1e-3
     assert pieces.Setting("s", arguments.read("long,rate=0.5")).rate("PF") == 0.5
 
