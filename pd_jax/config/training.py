@@ -283,6 +283,8 @@ class Evaluation:
         require(
             not strange, f"logits names {', '.join(strange)}, which is neither in sets nor in final"
         )
+        empty = [name for name, stores in self.logits.items() if not several(stores)]
+        require(not empty, f"logits names no store for {', '.join(empty)}; leave the set out of it")
         if self.best is not None:
             name, _, score = self.best.partition("/")
             require(

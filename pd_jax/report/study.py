@@ -61,8 +61,9 @@ class Group:
 
     @property
     def parameters(self) -> int | None:
-        """Parameters of the model, where one of the cells is done."""
-        found = [result.stage.done for result in self.results if result.stage.done]
+        """Parameters of the model, where one of the cells is done; a teacher's are not known."""
+        students = [result.stage for result in self.results if result.of == "student"]
+        found = [stage.done for stage in students if stage.done]
         return found[0].parameters if found else None
 
 

@@ -108,6 +108,12 @@ def test_json_and_back_is_the_same_value():
     assert reading.pipeline_from(reading.to_json(first)) == first
 
 
+def test_a_set_without_a_store_among_those_with_logits_is_refused():
+    evaluation = {"sets": {"dev": "@dev"}, "logits": {"dev": ()}}
+    with pytest.raises(ConfigError, match="logits names no store for dev; leave the set out"):
+        reading.pipeline_from(pipeline(a=train(evaluation=evaluation)))
+
+
 def test_stores_without_the_same_states_are_refused_before_anything_is_trained():
     def stages(held=(0,), seen=(0,), **objective):
         label = {"kind": "label", "teacher": "teacher", "lengths": (16,)}

@@ -83,7 +83,9 @@ def test_a_cell_may_be_of_the_teacher_that_its_stage_is_scored_against(tmp_path)
     asked["cells"].append({"stage": "pf-L2_H128-0", "axes": unknown, "of": "teacher"})
     studies.write(made, asked)
     found = results_of(made)
-    (result,) = found.at({"method": "mean of teachers"}).results
+    group = found.at({"method": "mean of teachers"})
+    assert group is not None and group.parameters is None
+    (result,) = group.results
     assert result.values == {"test/accuracy": 0.75, "unseen/agreement": None}
     assert (result.lacking, result.note) == ((), "")
     scores = study.scores_by_example(found, result, found.study.measures[0])
