@@ -3,7 +3,8 @@
 A training stage takes its steps times the seconds of a step. Those are taken from a done stage of
 the workdir that does the same step, or else measured here: the very step is compiled and run a few
 times on a batch of the middle one of its lengths. Scoring and labelling are forward passes, a third
-of a step each. Text is not counted, nor are compiling and saving: they are minutes at most.
+of a step each; a teacher that is there already, in a folder, is asked about a few batches. Text is
+not counted, nor are compiling and saving: they are minutes at most.
 """
 
 import dataclasses
@@ -15,21 +16,29 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
 from pd_jax import config as config_lib
 from pd_jax import files
 from pd_jax.config import reading
 from pd_jax.data import manifest, text
-from pd_jax.errors import StageError
+from pd_jax.data.lines import Origin
+from pd_jax.data.tables import Row
+from pd_jax.errors import StageError, WeightsError
 from pd_jax.models import sizes
+from pd_jax.models.weights import hf
 from pd_jax.parallel.mesh import mesh_for
+from pd_jax.parallel.sharding import put_batch
 from pd_jax.planning import Planned
 from pd_jax.stages.declared import declared, own_inputs
 from pd_jax.stages.objectives import Facts, make_objective
+from pd_jax.stages.predict import load_classifier, make_predict
+from pd_jax.stages.torch_teacher import load_torch
 from pd_jax.training import ahead, rng
 
 _MEASURED_STEPS = 3
+_MEASURED = f"measured here, {_MEASURED_STEPS} steps of each kind"
 _FORWARD_SHARE = 1 / 3
 
 
@@ -74,7 +83,7 @@ def as_text(found: Sequence[Estimate]) -> str:
     unknown = [one.name for one in found if one.seconds is None]
     lines.append(f"{len(found):5} stages  {total:8.2f} h  in all, without text, compiling, saving")
     if unknown:
-        lines.append(f"not counted, their rows are not known yet: {', '.join(unknown)}")
+        lines.append(f"not counted, rows or teacher are not known yet: {', '.join(unknown)}")
     lines.append("--jobs shares these cores out: it fills pauses and makes no step faster")
     return "\n".join(lines)
 
@@ -109,13 +118,24 @@ class _Steps:
         return Estimate(name, second * (count + scored / stage.data.batch * _FORWARD_SHARE), basis)
 
     def labelling(self, name: str, stage: config_lib.LabelStage) -> Estimate:
-        """Returns the seconds of a labelling stage, from a step of its teacher's training."""
-        teacher = self._pipeline.stages.get(stage.teacher.removeprefix("@").split("/")[0])
+        """Returns the seconds of a labelling stage, from a step of its teacher's training or from
+        batches that a teacher in a folder answers.
+        """
         rows = self._rows(stage.records)
-        if not isinstance(teacher, config_lib.TrainStage) or rows is None:
-            return Estimate(name, None, "rows or teacher unknown")
-        second, basis = self._seconds(name, teacher)
-        return Estimate(name, second * rows / teacher.data.batch * _FORWARD_SHARE, basis)
+        if rows is None:
+            return Estimate(name, None, "rows unknown")
+        teacher = self._pipeline.stages.get(stage.teacher.removeprefix("@").split("/")[0])
+        if isinstance(teacher, config_lib.TrainStage):
+            second, basis = self._seconds(name, teacher)
+            return Estimate(name, second * rows / teacher.data.batch * _FORWARD_SHARE, basis)
+        if stage.teacher.startswith("@") or stage.language is not None:
+            return Estimate(name, None, "teacher unknown")
+        key = json.dumps([stage.teacher, stage.batch, stage.lengths, stage.dtype])
+        if key not in self._known:
+            self._say(f"measuring batches of {name}")
+            self._known[key] = measure_answers(self._pipeline, stage), _MEASURED
+        second, basis = self._known[key]
+        return Estimate(name, second * rows / stage.batch, basis)
 
     def _learn(self, folder: epath.Path) -> None:
         """Takes the speeds of the stages that are done."""
@@ -133,7 +153,7 @@ class _Steps:
         if key not in self._known:
             self._say(f"measuring a step of {name}")
             second = measure(self._pipeline, stage)
-            self._known[key] = second, f"measured here, {_MEASURED_STEPS} steps of each kind"
+            self._known[key] = second, _MEASURED
         return self._known[key]
 
     def _rows(self, reference: str | tuple[str, ...]) -> int | None:
@@ -183,7 +203,7 @@ def measure(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> floa
     facts = _declared(pipeline, stage)
     assert facts.vocabulary is not None, "_declared sees to it"
     shape = sizes.bert_config(stage.model, vocab_size=facts.vocabulary.size, compute=stage.compute)
-    length = stage.data.lengths[len(stage.data.lengths) // 2]
+    length = _middle(stage.data.lengths)
     mesh = mesh_for(pipeline.run)
     shapes = ahead.batch_shapes(
         stage.data.batch, length, extra=own_inputs(stage, facts, stage.data.batch)
@@ -203,12 +223,46 @@ def measure(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> floa
         for tree in (objective.frozen, made.state, shapes)
     )
     key = rng.root_key(stage.seed)
-    state, sums = step(frozen, state, batch, key)
-    jax.block_until_ready(sums)
+
+    def once() -> Any:
+        nonlocal state
+        state, sums = step(frozen, state, batch, key)
+        return sums
+
+    return _seconds_of(once)
+
+
+def measure_answers(pipeline: config_lib.Pipeline, stage: config_lib.LabelStage) -> float:
+    """Returns the seconds in which a teacher in a folder answers a batch of a middle length here.
+
+    Raises:
+      ConfigError, WeightsError: the folder holds no classifier that can read such a batch.
+    """
+    length = _middle(stage.lengths)
+    values = files.read_json(epath.Path(stage.teacher) / hf.CONFIG_FILE, WeightsError)
+    if values.get("model_type", "bert") != "bert":
+        foreign = load_torch(stage.teacher, dtype=stage.dtype, length=length)
+        rows = [Row("a " * length, None, None, Origin(stage.teacher), 1)] * stage.batch
+        return _seconds_of(lambda: list(foreign.answers(rows, batch=stage.batch, length=length)))
+    model, _ = load_classifier(stage.teacher)
+    mesh = mesh_for(pipeline.run)
+    predict = make_predict(model, mesh, dtype=stage.dtype, states=stage.states)
+    ones = np.ones((stage.batch, length), np.int32)
+    batch = put_batch({"input_ids": ones, "segment_ids": ones * 0, "input_mask": ones}, mesh)
+    return _seconds_of(lambda: predict(batch))
+
+
+def _middle(lengths: Sequence[int]) -> int:
+    return lengths[len(lengths) // 2]
+
+
+def _seconds_of(once: Callable[[], Any]) -> float:
+    """Returns the seconds of a call, the first of which compiles and is not counted."""
+    jax.block_until_ready(once())
     began = time.monotonic()
     for _ in range(_MEASURED_STEPS):
-        state, sums = step(frozen, state, batch, key)
-    jax.block_until_ready(sums)
+        done = once()
+    jax.block_until_ready(done)
     return (time.monotonic() - began) / _MEASURED_STEPS
 
 

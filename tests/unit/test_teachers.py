@@ -12,6 +12,7 @@ from etils import epath
 from pyarrow import parquet
 
 from pd_jax import config as config_lib
+from pd_jax import estimate, planning
 from pd_jax.data import text
 from pd_jax.data.logits import LogitStore
 from pd_jax.data.shards import example_id
@@ -203,6 +204,30 @@ def test_a_dataset_without_sources_says_so(foreign, tmp_path):
     dataset = tiny.dataset(tmp_path / "set", rows=6, labelled=False)
     with pytest.raises(SourceError, match="does not say which texts its rows were made of"):
         labelled(tmp_path / "store", stage(foreign, dataset))
+
+
+def test_an_estimate_asks_a_teacher_in_a_folder(dataset, foreign, tmp_path):
+    shape = sizes.BertConfig(64, layers=1, hidden=8, heads=1, intermediate=8, positions=16)
+    one = np.ones((1, 4), np.int32)
+    params = TaskModel(shape, 2).init(jax.random.key(0), one, one, one)["params"]
+    bert = tmp_path / "bert"
+    hf.save(bert, params, shape, add=load_tokenizer(tiny.tokenizer(tmp_path / "words")).save)
+    stages = {
+        "by_bert": stage(bert, dataset, batch=8),
+        "by_another": stage(foreign, dataset, batch=8),
+        "again": stage(foreign, dataset, batch=8, states=(0,)),
+        "of_tokens": stage(bert, dataset, batch=8, labels=(), language=config_lib.MaskedTokens()),
+    }
+    pipeline = config_lib.Pipeline(name="own", stages=stages)
+    said: list[str] = []
+    found = estimate.estimate(
+        pipeline, planning.plan(pipeline, tmp_path / "work"), said=said.append
+    )
+    assert said == ["measuring batches of by_bert", "measuring batches of by_another"]
+    first, second, third, last = found
+    assert first.seconds > 0 and second.seconds > 0 and third.seconds == second.seconds
+    assert (last.seconds, last.basis) == (None, "teacher unknown")
+    assert estimate.as_text(found).splitlines()[-2].endswith("not known yet: of_tokens")
 
 
 def test_without_the_extra_one_line_says_what_to_install(dataset, foreign, tmp_path, monkeypatch):
