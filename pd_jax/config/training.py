@@ -34,7 +34,8 @@ SCORES = (
 @frozen
 class Model:
     """A BERT. `size` is `L4_H256`, or a released name: Tiny, Mini, Small, Medium, Base, Large (any
-    case). Learned positions begin drawn like all weights, or as sinusoids (`position_init`).
+    case). Learned positions begin drawn like all weights, or as sinusoids (`position_init`). A
+    model that begins with another's layers has that one's GELU, whatever `gelu` says.
     """
 
     size: str = "L4_H256"

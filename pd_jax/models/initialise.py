@@ -60,7 +60,7 @@ def initialise(
       fresh_params: the model's parameters from its seed: arrays, or only their shapes.
       source: the model to take weights from.
       init: which layers, which part, and whether the task head too.
-      model: the shape of the model that begins; it must compute as the source does.
+      model: the shape of the model that begins (`computing_as` the source).
       labels: its classifier's labels in order, compared with the source's when the head is kept.
 
     Returns:
@@ -68,12 +68,12 @@ def initialise(
 
     Raises:
       WeightsError: a tensor is missing or has another shape, or source and model do not compute
-        alike (vocabulary, attention heads, GELU, layer counts, labels).
+        alike (vocabulary, attention heads, layer counts, labels).
     """
     fresh, found = layout.flatten(dict(fresh_params)), layout.flatten(source.params)
     layers: tuple[int, ...] = ()
     if init.scope == "model":
-        _check_alike(source.config, model)
+        _check_heads(source.config, model)
         layers = choose_layers(init.layers, source.config.layers, model.layers)
     if init.head == "keep":
         _check_head(source, labels)
@@ -95,6 +95,13 @@ def initialise(
         unused=tuple(path for path in found if path not in loaded.values()),
     )
     return layout.nest(values), report
+
+
+def computing_as(source: BertConfig, model: BertConfig) -> BertConfig:
+    """Returns the shape of a model that begins with a source's layers: its GELU and the epsilon of
+    its norms are the source's, for which the weights were trained.
+    """
+    return dataclasses.replace(model, gelu=source.gelu, norm_epsilon=source.norm_epsilon)
 
 
 def choose_layers(choice: str | Sequence[int], deep: int, shallow: int) -> tuple[int, ...]:
@@ -143,14 +150,12 @@ def _lacks_whole(source: SavedModel, origin: str) -> bool:
     return head not in source.params
 
 
-def _check_alike(source: BertConfig, model: BertConfig) -> None:
-    for field in ("heads", "gelu", "norm_epsilon"):
-        theirs, ours = getattr(source, field), getattr(model, field)
-        if theirs != ours:
-            raise WeightsError(
-                f"the source computes with {field}={theirs!r} and this model with {ours!r}; "
-                + (f"set model.{field}={theirs!r}" if field != "norm_epsilon" else "choose another")
-            )
+def _check_heads(source: BertConfig, model: BertConfig) -> None:
+    if source.heads != model.heads:
+        raise WeightsError(
+            f"the source has {source.heads} attention heads and this model {model.heads}; set "
+            f"model.heads={source.heads}"
+        )
 
 
 def _check_head(source: SavedModel, labels: Sequence[str]) -> None:

@@ -16,10 +16,11 @@ from pd_jax import config as config_lib
 from pd_jax import files
 from pd_jax.data.feed import evaluation_batches, examples_of, make_feed, rows_per_epoch
 from pd_jax.data.tokenizers import load_tokenizer
+from pd_jax.errors import ConfigError
 from pd_jax.evaluation import predictions
 from pd_jax.evaluation.evaluate import Evaluated, evaluate
 from pd_jax.models import sizes
-from pd_jax.models.initialise import initialise
+from pd_jax.models.initialise import computing_as, initialise
 from pd_jax.models.weights import hf
 from pd_jax.objectives.objective import Objective
 from pd_jax.parallel import distributed, sharding
@@ -65,9 +66,17 @@ def run_together(
 ) -> list[Done | Exception]:
     """Trains stages that differ in seed, learning rate and first weights alone, by one program
     (`planning.together` finds them); returns what each did, or the fault that ended it.
+
+    Raises:
+      ConfigError: they begin as models that compute differently.
     """
     mesh = mesh_for(contexts[0].run)
     works = [_open(*pair, mesh) for pair in zip(stages, contexts, strict=True)]
+    if any(work.objective.config != works[0].objective.config for work in works):
+        raise ConfigError(
+            "the models in init.source of stages that would be trained together compute "
+            "differently (GELU, or epsilon of the norms); run them without --vmap"
+        )
     members = [Member(work.job(), work.context.folder, work.context.warn) for work in works]
     found: list[Done | Exception] = []
     for work, outcome in zip(works, train(members, contexts[0].run, mesh), strict=True):
@@ -92,6 +101,8 @@ def _open(stage: config_lib.TrainStage, context: Context, mesh: Mesh) -> "_Work"
     shape = sizes.bert_config(
         stage.model, vocab_size=material.tokenizer.vocab_size, compute=stage.compute
     )
+    if stage.init.source is not None and stage.init.scope == "model":
+        shape = computing_as(hf.load_config(stage.init.source), shape)
     check_heads(shape.heads, mesh)
     objective = make_objective(stage, shape, facts(material, stage))
     frozen_at = sharding.assign(objective.frozen, sharding.RULES, mesh)

@@ -56,12 +56,7 @@ def load(folder: epath.PathLike) -> SavedModel:
         tensor too many, too few, or of another shape.
     """
     folder = epath.Path(folder)
-    if not (folder / CONFIG_FILE).exists():
-        raise WeightsError(
-            f"{folder} holds no {CONFIG_FILE}; name a folder with a BERT and its config"
-        )
-    values = files.read_object(folder / CONFIG_FILE, WeightsError)
-    config = hf_config.shape_from(values, where=folder / CONFIG_FILE)
+    config, values = _read_config(folder)
     architectures = values.get("architectures") or []
     if not isinstance(architectures, list) or not all(map(_is_text, architectures)):
         raise WeightsError(f"{folder / CONFIG_FILE} has architectures that are no list of names")
@@ -84,6 +79,22 @@ def load(folder: epath.PathLike) -> SavedModel:
     return SavedModel(
         config, params, labels, task, fingerprint(params, config, labels=labels, task=task)
     )
+
+
+def load_config(folder: epath.PathLike) -> BertConfig:
+    """Returns the shape of the model in a Hugging Face folder; raises WeightsError as `load`."""
+    return _read_config(epath.Path(folder))[0]
+
+
+def _read_config(folder: epath.Path) -> tuple[BertConfig, dict[str, Any]]:
+    """Returns the shape that a folder's config describes, and all that it says."""
+    path = folder / CONFIG_FILE
+    if not path.exists():
+        raise WeightsError(
+            f"{folder} holds no {CONFIG_FILE}; name a folder with a BERT and its config"
+        )
+    values = files.read_object(path, WeightsError)
+    return hf_config.shape_from(values, where=path), values
 
 
 def save(
