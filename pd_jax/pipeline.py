@@ -23,6 +23,7 @@ from pd_jax.errors import ConfigError, DivergenceError, PdError, StageError, did
 from pd_jax.parallel import distributed
 from pd_jax.planning import Planned, located, plan, together
 from pd_jax.stages.context import OUTPUT, Context, Done
+from pd_jax.stages.declared import check_labels
 from pd_jax.stages.faults import with_remedy
 from pd_jax.stages.runners import carry_out
 from pd_jax.stages.train import BEST
@@ -102,6 +103,8 @@ def _begin(
     kept.check_unchanged(changed=changed)
     with distributed.together("reading what the stages need"):
         planned = plan(pipeline, workdir)
+        for name in planned:
+            check_labels(pipeline, name)
     distributed.same_everywhere(
         "pipeline", files.digest_json([item.fingerprint for item in planned.values()])
     )

@@ -12,7 +12,7 @@ from pd_jax import files
 from pd_jax.data import manifest
 from pd_jax.data.logits import LogitStore, language_fields
 from pd_jax.data.tokenizers import load_tokenizer
-from pd_jax.errors import WeightsError
+from pd_jax.errors import ConfigError, WeightsError
 from pd_jax.models import sizes
 from pd_jax.models.heads import TaskModel
 from pd_jax.models.weights import hf, hf_config
@@ -52,6 +52,33 @@ def declared(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> Fac
         labelled=rows.task is not None,
         next_sentence=rows.next_sentence,
     )
+
+
+def check_labels(pipeline: config_lib.Pipeline, name: str) -> None:
+    """Raises ConfigError where a stage learns from a teacher whose outputs are called otherwise than
+    the labels of its rows or of a set that it is scored on: seen now, not after all was labelled.
+    """
+    stage = pipeline.stages[name]
+    if not isinstance(stage, config_lib.TrainStage) or not stage.data.logits:
+        return
+    own, (_, outputs) = _labels(pipeline, _first(stage.data.records)), _store_task(pipeline, stage)
+    remedy = (
+        "name the outputs, in the teacher's order, by labels=(...) of the label stage, or list "
+        "these names in examples.labels"
+    )
+    if own and outputs and sorted(own) != sorted(outputs):
+        raise ConfigError(
+            f"stages.{name}: the rows of data.records have labels {', '.join(own)}, and their "
+            f"teacher's outputs are called {', '.join(outputs)}; {remedy}"
+        )
+    learnt = own or outputs
+    for of, reference in {**stage.evaluation.sets, **stage.evaluation.final}.items():
+        theirs = _labels(pipeline, reference)
+        if learnt and theirs and theirs != learnt:
+            raise ConfigError(
+                f"stages.{name}: evaluation set {of} has labels {', '.join(theirs)}, and the "
+                f"student learns {', '.join(learnt)}, in this order; {remedy}"
+            )
 
 
 def vocabulary_of(size: int) -> Vocabulary:
@@ -128,6 +155,16 @@ def _rows(pipeline: config_lib.Pipeline, reference: str) -> _Rows | None:
     return _Rows(found.task, found.labels, vocabulary, found.holds("next_sentence_labels"))
 
 
+def _labels(pipeline: config_lib.Pipeline, reference: str) -> tuple[str, ...]:
+    """Returns the labels of a dataset that a stage builds or a folder holds; none where it has none
+    or nothing says them.
+    """
+    stage = _stage(pipeline, reference)
+    if isinstance(stage, config_lib.RecordsStage):
+        return stage.examples.labels if isinstance(stage.examples, config_lib.Rows) else ()
+    return manifest.read(reference).labels if _is_there(reference, manifest.FILE) else ()
+
+
 def _is_there(reference: str, file: str) -> bool:
     """Returns whether a reference is a path to a folder with this file."""
     return not reference.startswith("@") and (epath.Path(reference) / file).exists()
@@ -147,7 +184,11 @@ def _store_task(
     if reference and _is_there(reference, manifest.FILE):
         store = LogitStore.open(reference).manifest
         return store.task, store.labels
-    return _teacher_task(pipeline, _labelling_teacher(pipeline, stage))
+    asked = _stage(pipeline, reference)
+    if not isinstance(asked, config_lib.LabelStage) or asked.language is not None:
+        return None, ()
+    task, labels = _teacher_task(pipeline, asked.teacher)
+    return task, asked.labels or labels
 
 
 def _teacher_task(

@@ -282,5 +282,6 @@ def _check_labels(name: str, labels: Sequence[str], material: Material) -> None:
     if labels and material.labels and labels != material.labels:
         raise ConfigError(
             f"{name} has labels {', '.join(labels)}, but the training data has "
-            f"{', '.join(material.labels)}; build both with the same examples.labels in one order"
+            f"{', '.join(material.labels)}; build both with the same examples.labels in one order "
+            "(rows without labels have their teacher's, which `labels` of its label stage names)"
         )

@@ -98,11 +98,11 @@ def _said(
 
 
 def _labels(stage: config_lib.LabelStage, model: hf.SavedModel | TorchTeacher) -> tuple[str, ...]:
-    """Returns the names of the outputs: the teacher's, or the stage's where it has only numbers."""
+    """Returns the names of the outputs: the teacher's, or those that the stage gives them."""
     own = model.labels if model.task != "regression" else ()
     if not stage.labels or stage.labels == own:
         return own
-    if own != tuple(f"LABEL_{index}" for index in range(len(own))):
+    if set(stage.labels) & set(own):
         raise ConfigError(
             f"labels={stage.labels}, but {stage.teacher} calls its outputs {own}; leave labels "
             "out: outputs are brought into order by name"

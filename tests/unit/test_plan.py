@@ -19,6 +19,7 @@ from pd_jax.models.heads import TaskModel
 from pd_jax.models.weights import hf
 from pd_jax.objectives.objective import OnlineTeacher, StoredStates, dummy_inputs
 from pd_jax.parallel import topology
+from pd_jax.pipeline import run
 from pd_jax.stages.declared import declared, own_inputs
 from pd_jax.tools import command, plan
 from tests import tiny
@@ -210,6 +211,22 @@ def test_a_vocabulary_that_nothing_declares_must_be_given(
     assert made["parameters"] < 150_000
 
 
+def test_every_job_of_a_size_is_planned(tmp_path: pathlib.Path) -> None:
+    made = figures(
+        tmp_path,
+        *("--sizes=L1_H64", "--jobs=mlm,distill,finetune", "--vocab-size=500"),
+        *("--abstract", "--topology=v5e:4x4"),
+    )
+    assert [plan["name"] for plan in made] == ["L1_H64-mlm", "L1_H64-distill", "L1_H64-finetune"]
+
+
+def test_logits_that_nothing_would_learn_from_are_refused(config: str) -> None:
+    path = pathlib.Path(config)
+    path.write_text(CONFIG.replace('"@corpus", **data', '"@corpus", "logits": "store", **data'))
+    with pytest.raises(ConfigError, match="objective.kind='mlm' does not learn from data.logits"):
+        plan.main([f"--config={path}", "--stage=pretrain", "--abstract", "--topology=v5e:4x4"])
+
+
 def with_teacher(
     folder: pathlib.Path, tokenizer: pathlib.Path, objective: dict, **label: Any
 ) -> tuple[config_lib.Pipeline, config_lib.TrainStage]:
@@ -251,6 +268,49 @@ def test_a_teacher_in_a_folder_says_its_task_and_shape(tmp_path: pathlib.Path) -
     (folder / "config.json").write_text(json.dumps({**values, "id2label": {"0": "stars"}}))
     rated = declared(*with_teacher(folder, folder, {"kind": "distill"}))
     assert (rated.task, rated.labels) == ("regression", ())
+
+
+def test_labels_that_do_not_go_together_are_told_before_anything_is_labelled(
+    tmp_path: pathlib.Path,
+) -> None:
+    shape = sizes.BertConfig(64, layers=1, hidden=8, heads=1, intermediate=8, positions=16)
+    params = TaskModel(shape, 2).init(jax.random.key(0), *dummy_inputs())["params"]
+    tokenizer = load_tokenizer(tiny.tokenizer(tmp_path / "words"))
+    folder = tmp_path / "teacher"
+    hf.save(folder, params, shape, add=tokenizer.save)  # its outputs are LABEL_0 and LABEL_1
+    (tmp_path / "rows.txt").write_text("w1 w2\n")
+    (tmp_path / "dev.tsv").write_text("text\tlabel\nw1\tbad\n")
+    made = {"tokenizer": str(tmp_path / "words"), "max_length": 16}
+    marked = config_lib.Rows(task="classification", labels=("bad", "good"))
+    dev = config_lib.Source(path=str(tmp_path / "dev.tsv"), text="text", label="label")
+    rows = config_lib.Source(path=str(tmp_path / "rows.txt"))
+
+    def begun(examples: config_lib.Rows, **label: Any) -> None:
+        source = dev if examples.labels else rows
+        stages = {
+            "dev": config_lib.RecordsStage(source=dev, examples=marked, **made),
+            "set": config_lib.RecordsStage(source=source, examples=examples, **made),
+            "labels": config_lib.LabelStage(
+                teacher=str(folder), records="@set", lengths=(16,), **label
+            ),
+            "pupil": tiny.stage(
+                folder,
+                objective={"kind": "distill"},
+                data={"records": "@set", "logits": "@labels", "batch": 8, "lengths": (16,)},
+                evaluation={"sets": {"dev": "@dev"}},
+            ),
+        }
+        pipeline = config_lib.Pipeline(name="own", stages=stages)
+        run(pipeline, epath.Path(tmp_path / "work"), only=["dev"], changed=True, say=lambda _: None)
+
+    with pytest.raises(ConfigError, match="set dev has labels bad, good, and the student learns L"):
+        begun(config_lib.Rows())
+    with pytest.raises(ConfigError, match="student learns good, bad, in this order; name the out"):
+        begun(config_lib.Rows(), labels=("good", "bad"))
+    with pytest.raises(ConfigError, match="labels bad, good, and their teacher's outputs .* LABEL"):
+        begun(marked)
+    begun(config_lib.Rows(), labels=("bad", "good"))
+    begun(marked, labels=("good", "bad"))
 
 
 def test_a_dataset_and_a_store_in_folders_say_what_they_hold(tmp_path: pathlib.Path) -> None:

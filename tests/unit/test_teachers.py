@@ -129,7 +129,9 @@ def test_a_bert_with_another_vocabulary_reads_the_text(dataset, tmp_path, monkey
     (window,) = predict_rows(*load_classifier(str(tmp_path / "bert")), text.rows(source))
     np.testing.assert_allclose(said, window.logits, atol=1e-6)
     with pytest.raises(ConfigError, match="labels=.*calls its outputs .'a', 'b'.*by name"):
-        labelled(tmp_path / "other", stage(tmp_path / "bert", dataset))
+        labelled(tmp_path / "other", stage(tmp_path / "bert", dataset, labels=("b", "a")))
+    made = labelled(tmp_path / "renamed", stage(tmp_path / "bert", dataset))
+    assert made.labels == tiny.LABELS  # in the teacher's order
     with pytest.raises(ConfigError, match="states of .* for records with its own vocabulary only"):
         labelled(tmp_path / "other", stage(tmp_path / "bert", dataset, labels=(), states=(0,)))
 
