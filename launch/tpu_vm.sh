@@ -93,7 +93,8 @@ setup() {
   # Images with Ubuntu 22.04 come with Python 3.10.
   on_hosts all 'mkdir -p pd_jax && tar -xzf pd_jax.tar.gz -C pd_jax && cd pd_jax &&
     . launch/functions.sh &&
-    { find_python || sudo apt-get install --yes python3.11 python3.11-venv; } &&
+    { find_python ||
+      { sudo apt-get update && sudo apt-get install --yes python3.11 python3.11-venv; }; } &&
     make_venv .venv && install_once .venv tpu'
 }
 

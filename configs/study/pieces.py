@@ -127,8 +127,11 @@ class Setting:
         return self.add(f"{self.task}_{name}", stage)
 
     def corpus(self, name: str) -> str:
-        """Returns text to pre-train on. It serves every task, so that their studies share it."""
-        apart = self.sources.kept_apart(*TASKS)
+        """Returns text to pre-train on. It serves every task whose files are there, so that their
+        studies share it.
+        """
+        served = [task for task in TASKS if task == self.task or self.sources.has(task)]
+        apart = self.sources.kept_apart(*served)
         source = self.sources.corpus(name)
         stage = common.corpus(source, self.vocabulary, LENGTHS[-1], exclude=apart)
         return self.add(f"corpus_{name}", stage)
