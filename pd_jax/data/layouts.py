@@ -73,24 +73,19 @@ def corpus_records(
       SourceError: where next sentences are wanted of a shard with a single document.
     """
     before: list[list[Tokens]] = []
-    for number, block in enumerate(_blocks(documents, _document_letters)):
+    blocks = _tokenised_blocks(documents, tokenizer, paired=layout.next_sentence)
+    for number, tokenised in enumerate(blocks):
         chance = np.random.default_rng([layout.seed, shard, number])
-        tokenised = _tokenised(block, tokenizer)
         if not layout.next_sentence:
             passages = _full_sequences(tokenised, chance, layout, room=max_length - 2)
         else:
             others = tokenised if len(tokenised) > 1 else [*tokenised, *before]
-            if len(others) < 2:
-                raise SourceError(
-                    f"{block[0].where}: its shard holds only one document, so there is no random"
-                    " next sentence; put blank lines between documents or make fewer shards"
-                )
             passages = _next_sentences(tokenised, others, chance, layout, room=max_length - 3)
         for passage in passages:
             ids, segments = frame(passage, tokenizer, max_length=max_length)
             name = hashlib.blake2b(ids.astype("<i4").tobytes(), digest_size=ID_BYTES).digest()
             yield Record(ids, segments, name, next_sentence=passage.random_next)
-        before = tokenised
+        before = tokenised or before
 
 
 def frame(
@@ -204,6 +199,30 @@ def _target(chance: np.random.Generator, layout: Corpus, *, room: int) -> int:
     if chance.random() < layout.short_probability:
         return 2 + int(chance.random() * (room - 1))
     return room
+
+
+def _tokenised_blocks(
+    documents: Iterable[Document], tokenizer: Tokenizer, *, paired: bool
+) -> Iterator[list[list[Tokens]]]:
+    """Yields blocks of documents as tokens; if `paired`, the first block has two or more.
+
+    Raises:
+      SourceError: where they are to be paired, and only one has tokens.
+    """
+    alone: list[list[Tokens]] = []
+    start: Document | None = None
+    for block in _blocks(documents, _document_letters):
+        tokenised = [*alone, *_tokenised(block, tokenizer)]
+        if paired and len(tokenised) < 2:
+            alone, start = tokenised, start or block[0]
+            continue
+        alone, paired = [], False
+        yield tokenised
+    if alone and start is not None:
+        raise SourceError(
+            f"{start.where}: its shard holds only one document, so there is no random"
+            " next sentence; put blank lines between documents or make fewer shards"
+        )
 
 
 def _tokenised(block: Sequence[Document], tokenizer: Tokenizer) -> list[list[Tokens]]:

@@ -87,13 +87,29 @@ class _Split:
         if self.builder.info.file_format.value == "array_record":
             source = self.builder.as_data_source(split=self.name)
             return (source[row] for row in range(first, self.rows))
-        frames = itertools.islice(self._frames(), first, None)
-        return (example.parse(frame.payload) for frame in frames)
+        return (example.parse(frame.payload) for frame in self._frames(first))
 
-    def _frames(self) -> Iterator[tfrecord.Framed]:
+    def _frames(self, first: int) -> Iterator[tfrecord.Framed]:
+        """Yields the rows from `first` on, opening no file that ends before it.
+
+        Raises:
+          SourceError: where a file has fewer rows than the dataset's description says, by which
+            files are passed over.
+        """
         for part in self.parts:
-            last = None if part.take == -1 else part.skip + part.take
-            yield from itertools.islice(tfrecord.read_frames(part.filename), part.skip, last)
+            if first >= part.take:
+                first -= part.take
+                continue
+            found, last = part.skip + first, part.skip + part.take
+            for frame in itertools.islice(tfrecord.read_frames(part.filename), found, last):
+                yield frame
+                found += 1
+            if found < last:
+                raise SourceError(
+                    f"{part.filename} has fewer rows than the {part.examples_in_shard} that"
+                    f" {_INFO} says; prepare the dataset again"
+                )
+            first = 0
 
 
 @functools.lru_cache(maxsize=64)

@@ -5,9 +5,10 @@ that shares a file with others passes over their rows without decoding them.
 """
 
 import csv
+import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -197,13 +198,8 @@ class Jsonl:
     """One JSON object a line."""
 
     def __init__(self, path: str, source: Source, *, zipped: bool, begin: int, end: int | None):
-        self._path, self._source, self._zipped, self._begin, self._end = (
-            path,
-            source,
-            zipped,
-            begin,
-            end,
-        )
+        self._path, self._source, self._zipped = path, source, zipped
+        self._begin, self._end = begin, end
         self._origin = lines.Origin(path, begin=max(0, begin - 1))
 
     def items(self) -> Iterator[Item]:
@@ -285,18 +281,29 @@ class Parquet:
         ]
         first = 0
         for group in range(table.metadata.num_row_groups):
+            if first >= end:
+                return
             last = first + table.metadata.row_group(group).num_rows
-            if first < end and begin < last:
-                number = first
+            if begin < last:
                 batches = table.iter_batches(
                     batch_size=_PARQUET_ROWS, row_groups=[group], columns=wanted
                 )
-                for batch in batches:
-                    for value in batch.to_pylist():
-                        number += 1
-                        if begin < number <= end:
-                            yield Item(number, value)
+                yield from _items_between(batches, first, begin, end)
             first = last
+
+
+def _items_between(batches: Iterable[Any], first: int, begin: int, end: int) -> Iterator[Item]:
+    """Yields the rows `begin` to `end` of batches that start at row `first`, reading no batch that
+    begins after them and making values of no other row.
+    """
+    for batch in batches:
+        low, high = max(begin - first, 0), min(end - first, len(batch))
+        if low < high:
+            values = batch.slice(low, high - low).to_pylist()
+            yield from map(Item, itertools.count(first + low + 1), values)
+        first += len(batch)
+        if first >= end:
+            return
 
 
 def named_row(value: Mapping[str, Any], source: Source, origin: lines.Origin, number: int) -> Row:

@@ -10,8 +10,8 @@ import dataclasses
 import itertools
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from etils import epath
@@ -19,7 +19,7 @@ from etils import epath
 from pd_jax import files
 from pd_jax.config import Source, several
 from pd_jax.data import lines, prepared, tables
-from pd_jax.data.tables import Row
+from pd_jax.data.tables import Item, Row
 from pd_jax.errors import SourceError
 
 _FORMATS = {".txt": "text", ".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
@@ -44,10 +44,16 @@ class SourceFile:
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """Sentences that belong together, and where they stand."""
+    """Sentences that belong together."""
 
     sentences: tuple[str, ...]
-    where: str
+    origin: lines.Origin
+    number: int
+
+    @property
+    def where(self) -> str:
+        """`file:line` of its first line, for messages; it may take reading the file to there."""
+        return self.origin.name(self.number)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,37 +152,20 @@ def rows(source: Source | Piece) -> Iterator[Row]:
     Raises:
       SourceError: at the first row that cannot be read, naming file and line.
     """
-    piece = source if isinstance(source, Piece) else Piece(source, source_files(source))
-    items = ((table, item) for table in tables_of(piece) for item in table.items())
-    broken: list[str] = []
-    for table, item in _striped(items, piece, _STRIPE_ROWS):
-        try:
-            yield table.row(item)
-        except tables.BrokenRowError as fault:
-            if piece.source.broken_rows == "refuse":
-                raise
-            broken.append(str(fault))
-    if broken:
-        told = f"warning: {len(broken)} rows were skipped, the first because {broken[0]}"
-        print(told, file=sys.stderr, flush=True)
+    piece = _whole(source)
+    readers = (_Reader(_STRIPE_ROWS, table.items(), table.row) for table in tables_of(piece))
+    yield from _made(piece, readers)
 
 
 def documents(source: Source | Piece) -> Iterator[Document]:
-    """Yields documents: what stands between blank lines of plain text, or the text of each row.
+    """Yields documents: what stands between blank lines of a file of plain text, or the text of
+    each row of any other file.
 
     Raises:
       SourceError: at the first line that cannot be read, naming file and line.
     """
-    piece = source if isinstance(source, Piece) else Piece(source, source_files(source))
-    if piece.files[0].format != "text":
-        for row in rows(piece):
-            if sentences_of_row := _sentences(row.text):
-                yield Document(sentences_of_row, row.where)
-        return
-    found = (document for file in piece.files for document in _plain_documents(piece, file))
-    for origin, document in _striped(found, piece, 1):
-        texts = (lines.decode(line.content, origin, line.number).strip() for line in document)
-        yield Document(tuple(text for text in texts if text), origin.name(document[0].number))
+    piece = _whole(source)
+    yield from _made(piece, (_document_reader(piece, file) for file in piece.files))
 
 
 def sentences(source: Source | Piece) -> Iterator[str]:
@@ -235,43 +224,91 @@ def divisible(file: SourceFile) -> bool:
 
 def tables_of(piece: Piece, more: Sequence[str] = ()) -> Iterator[tables.Table]:
     """Yields the files of a piece, open for reading; of Parquet files also the columns `more`."""
-    for file in piece.files:
-        if piece.source.columns and file.format not in _COLUMNED:
-            raise SourceError(
-                f"{file.path}: columns are named for TSV and CSV files without a header, and this"
-                f" is {file.format}; leave columns out"
-            )
-        span = {"zipped": file.zipped, "begin": piece.begin, "end": piece.end}
-        last = file.size if piece.end is None else piece.end
-        part = (piece.begin / max(file.size, 1), last / max(file.size, 1))
-        if file.format == "text":
-            yield tables.Plain(file.path, piece.source, **span)
-        elif file.format == "tsv":
-            yield tables.Tsv(file.path, piece.source, **span)
-        elif file.format == "jsonl":
-            yield tables.Jsonl(file.path, piece.source, **span)
-        elif file.format == "csv":
-            yield tables.Csv(file.path, piece.source, zipped=file.zipped)
-        elif file.format == "parquet":
-            yield tables.Parquet(file.path, piece.source, part=part, more=more)
-        else:
-            yield prepared.Prepared(file.path, piece.source, part=part)
+    return (_table(piece, file, more) for file in piece.files)
 
 
-def _striped(found: Iterator[T], piece: Piece, width: int) -> Iterator[T]:
-    """Yields the piece's stripes of `width` among the first `source.rows`."""
-    for index, item in enumerate(itertools.islice(found, piece.source.rows)):
-        if (index // width) % piece.shares == piece.share:
-            yield item
+def _table(piece: Piece, file: SourceFile, more: Sequence[str] = ()) -> tables.Table:
+    if piece.source.columns and file.format not in _COLUMNED:
+        raise SourceError(
+            f"{file.path}: columns are named for TSV and CSV files without a header, and this"
+            f" is {file.format}; leave columns out"
+        )
+    span = {"zipped": file.zipped, "begin": piece.begin, "end": piece.end}
+    last = file.size if piece.end is None else piece.end
+    part = (piece.begin / max(file.size, 1), last / max(file.size, 1))
+    if file.format == "text":
+        return tables.Plain(file.path, piece.source, **span)
+    if file.format == "tsv":
+        return tables.Tsv(file.path, piece.source, **span)
+    if file.format == "jsonl":
+        return tables.Jsonl(file.path, piece.source, **span)
+    if file.format == "csv":
+        return tables.Csv(file.path, piece.source, zipped=file.zipped)
+    if file.format == "parquet":
+        return tables.Parquet(file.path, piece.source, part=part, more=more)
+    return prepared.Prepared(file.path, piece.source, part=part)
 
 
-def _plain_documents(
-    piece: Piece, file: SourceFile
-) -> Iterator[tuple[lines.Origin, list[lines.Line]]]:
+def _whole(source: Source | Piece) -> Piece:
+    return source if isinstance(source, Piece) else Piece(source, source_files(source))
+
+
+class _Reader(NamedTuple, Generic[T]):
+    """A file's items, undecoded; how many in a row make a stripe; and what makes a T of one."""
+
+    width: int
+    items: Iterator[Item]
+    make: Callable[[Item], T | None]
+
+
+def _made(piece: Piece, readers: Iterable[_Reader[T]]) -> Iterator[T]:
+    """Yields what is made of the piece's stripes among the first `source.rows` items of all files.
+
+    Each item is in one share, by its number among all, whatever the stripes of other files.
+    """
+    found = ((reader, item) for reader in readers for item in reader.items)
+    broken: list[str] = []
+    for index, (reader, item) in enumerate(itertools.islice(found, piece.source.rows)):
+        if (index // reader.width) % piece.shares != piece.share:
+            continue
+        try:
+            made = reader.make(item)
+        except tables.BrokenRowError as fault:
+            if piece.source.broken_rows == "refuse":
+                raise
+            broken.append(str(fault))
+            continue
+        if made is not None:
+            yield made
+    if broken:
+        told = f"warning: {len(broken)} rows were skipped, the first because {broken[0]}"
+        print(told, file=sys.stderr, flush=True)
+
+
+def _document_reader(piece: Piece, file: SourceFile) -> _Reader[Document]:
+    if file.format != "text":
+        table = _table(piece, file)
+        return _Reader(_STRIPE_ROWS, table.items(), lambda item: _row_document(table.row(item)))
     origin = lines.Origin(file.path, begin=max(0, piece.begin - 1))
+    return _Reader(1, _plain_documents(piece, file), lambda item: _plain_document(origin, item))
+
+
+def _row_document(row: Row) -> Document | None:
+    """Returns the document that a row's text is; None where it is blank."""
+    parts = _sentences(row.text)
+    return Document(parts, row.origin, row.number) if parts else None
+
+
+def _plain_document(origin: lines.Origin, item: Item) -> Document:
+    texts = (lines.decode(line.content, origin, line.number).strip() for line in item.value)
+    return Document(tuple(text for text in texts if text), origin, item.number)
+
+
+def _plain_documents(piece: Piece, file: SourceFile) -> Iterator[Item]:
+    """Yields the lines of each document, under the number of the first."""
     with lines.opened(file.path, zipped=file.zipped) as stream:
         for document in lines.documents(stream, begin=piece.begin, end=piece.end):
-            yield origin, document
+            yield Item(document[0].number, document)
 
 
 def _sentences(text: str) -> tuple[str, ...]:

@@ -4,16 +4,13 @@ import gzip
 import json
 import random
 import re
-import shutil
-import subprocess
-import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pd_jax.config import Source
-from pd_jax.data import example, lines, text, tfrecord
+from pd_jax.data import lines, text
 from pd_jax.errors import SourceError
 
 ROWS = [("good film", "0"), ("café crème 日本", "1"), ('quoted, "so"', "0")]
@@ -276,94 +273,6 @@ def test_a_sample_is_even_ordered_and_decided_by_the_seed():
     assert text.sampled(iter(range(10_000)), limit=1_000, seed=0) == values
     assert text.sampled(iter(range(10_000)), limit=1_000, seed=1) != values
     assert text.sampled("abc", limit=5, seed=0) == ["a", "b", "c"]
-
-
-# ---- TFDS --------------------------------------------------------------------------------------
-
-
-TOY = """
-import sys
-import tensorflow_datasets as tfds
-
-class Toy(tfds.core.GeneratorBasedBuilder):
-    VERSION = tfds.core.Version("1.0.0")
-
-    def _info(self):
-        label = tfds.features.ClassLabel(names=["bad", "good"])
-        features = tfds.features.FeaturesDict({"said": tfds.features.Text(), "label": label})
-        return tfds.core.DatasetInfo(builder=self, features=features)
-
-    def _split_generators(self, manager):
-        return {"train": self._generate_examples()}
-
-    def _generate_examples(self):
-        for number in range(100):
-            yield number, {"said": f"café {number}", "label": -1 if number == 7 else number % 2}
-
-Toy(data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
-"""
-
-
-@pytest.fixture(scope="module")
-def prepared_dataset(tmp_path_factory):
-    """The folder of a TFDS dataset `toy` of 100 rows, prepared as ArrayRecord by a real process."""
-    folder = tmp_path_factory.mktemp("prepared")
-    (folder / "toy.py").write_text(TOY)
-    subprocess.run(
-        [sys.executable, folder / "toy.py", folder], check=True, capture_output=True, text=True
-    )
-    return folder
-
-
-EXPECTED = sorted((f"café {n}", "" if n == 7 else ["bad", "good"][n % 2]) for n in range(100))
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["toy", "{folder}/toy/1.0.0"])
-@pytest.mark.parametrize("shards", [1, 3])
-def test_tfds_by_name_or_folder(prepared_dataset, monkeypatch, name, shards):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared_dataset))
-    path = f"tfds:{name.format(folder=prepared_dataset)}:train"
-    source = Source(path=path, text="said", label="label")
-    assert sorted(read(source, shards)) == EXPECTED
-    assert len(read(Source(path=f"{path}[:10%]", text="said"))) == 10
-    assert len(text.digest(text.source_files(source)[0])) == 32
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_tfds_prepared_as_tfrecord_needs_no_tensorflow(prepared_dataset, tmp_path):
-    import grain
-
-    # What TensorFlow would have written: the same rows, framed as TFRecord, and a word of JSON.
-    folder = shutil.copytree(prepared_dataset / "toy" / "1.0.0", tmp_path / "toy")
-    records = folder / "toy-train.array_record-00000-of-00001"
-    payloads = list(grain.sources.ArrayRecordDataSource(str(records)))
-    records.unlink()
-    framed = b"".join(tfrecord.frame(content, tfrecord.crc32c(content)) for content in payloads)
-    (folder / "toy-train.tfrecord-00000-of-00001").write_bytes(framed)
-    info = (folder / "dataset_info.json").read_text()
-    (folder / "dataset_info.json").write_text(info.replace("array_record", "tfrecord"))
-    assert "said" in example.parse(payloads[0])
-    source = Source(path=f"tfds:{folder}:train", text="said", label="label")
-    for shards in (1, 3):
-        assert sorted(read(source, shards)) == EXPECTED
-    assert "tensorflow" not in sys.modules
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        ("tfds:glue/sst2:train", r"tfds:glue/sst2:train is not on disk.*TFDS_DATA_DIR"),
-        ("tfds:toy", r"tfds:toy names no split; write tfds:NAME:SPLIT"),
-        ("tfds:toy:test", r"tfds:toy:test has no split 'test'; its splits are train"),
-        ("tfds:toy:train", r"row 1 has no column 'text'; its columns are 'label', 'said'"),
-    ],
-)
-def test_tfds_faults_are_named(prepared_dataset, monkeypatch, path, message):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared_dataset))
-    with pytest.raises(SourceError, match=message):
-        read(Source(path=path))
 
 
 def test_a_label_of_any_depth_is_read(tmp_path):
