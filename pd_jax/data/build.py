@@ -50,6 +50,7 @@ def build_records(
     `workers` processes share the work; by default as many as there are cores.
 
     Raises:
+      ConfigError: where no shard can be called `name`, or task and columns do not fit each other.
       SourceError: on text or labels that cannot be used, naming file and line.
       RecordsError: where the folder cannot be written, or a worker process was killed.
     """
@@ -76,13 +77,17 @@ def build_share(
     Raises:
       As `build_records`.
     """
+    manifest.check_name(name)
     check(stage)
     plan = make_plan(stage, tokenizer, folder, name=name)
     mine = [task for task in plan.tasks if task.index % share.of == share.index]
     done = {task.index: whole for task in mine if (whole := task.whole()) is not None}
     missing = [task for task in mine if task.index not in done]
-    if missing:
+    if missing or not finished_with(folder, tokenizer):
+        # Shards and tokenizers of two builds must never pass for one dataset.
+        (epath.Path(folder) / manifest.FILE).unlink(missing_ok=True)
         tokenizer.save(epath.Path(folder) / manifest.TOKENIZER_FOLDER)
+    if missing:
         all_names = _prepare_filters(plan, run)
         missing = [dataclasses.replace(task, all_names=all_names) for task in missing]
         done |= {task.index: info for task, info in _each(build_shard, missing, run)}
@@ -94,6 +99,17 @@ def build_share(
             done[task.index] = whole
     found = [done[task.index] for task in plan.tasks]
     return _finish(stage, tokenizer, plan, found)
+
+
+def finished_with(folder: epath.PathLike, tokenizer: Tokenizer) -> bool:
+    """Returns whether a folder is that of a finished dataset and holds this tokenizer."""
+    if not (epath.Path(folder) / manifest.FILE).exists():
+        return False
+    try:
+        found = load_tokenizer(epath.Path(folder) / manifest.TOKENIZER_FOLDER)
+    except TokenizerError:
+        return False
+    return found.fingerprint == tokenizer.fingerprint
 
 
 def build_shard(task: Task, count: pool.Count) -> shards.ShardInfo:

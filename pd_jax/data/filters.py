@@ -18,11 +18,12 @@ from etils import epath
 
 from pd_jax import config, files
 from pd_jax.data import text
+from pd_jax.data.remote import is_remote
 from pd_jax.data.shards import ID_BYTES, example_id, replaced
 from pd_jax.errors import RecordsError
 
 _NAMED = np.dtype([("high", ">u8"), ("low", ">u8"), ("row", "<i8")])
-_RANGES = 256
+_RANGES = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,12 +96,16 @@ def match(filters: Sequence[Filter]) -> str:
     if all(filter_.duplicates_file(everything).exists() for filter_ in filters):
         return everything
     found: list[list[np.ndarray]] = [[] for _ in filters]
-    shards = [_load(filter_.names_file) for filter_ in filters]
-    bounds = [np.uint64(number << 56) for number in range(_RANGES)]
-    cuts = [[*np.searchsorted(shard["high"], bounds), len(shard)] for shard in shards]
+    paths = [filter_.names_file for filter_ in filters]
+    # A local file is opened anew for each range, for a process may not keep one open for each
+    # shard; a remote one is read once.
+    named = functools.cache(_load) if is_remote(paths[0]) else _load
+    bounds = np.arange(_RANGES, dtype=np.uint64) * np.uint64((1 << 64) // _RANGES)
+    cuts = [[*np.searchsorted(named(path)["high"], bounds), len(named(path))] for path in paths]
     for number in range(_RANGES):
         parts = [
-            shard[cut[number] : cut[number + 1]] for shard, cut in zip(shards, cuts, strict=True)
+            np.array(named(path)[cut[number] : cut[number + 1]])
+            for path, cut in zip(paths, cuts, strict=True)
         ]
         owners = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         names = np.concatenate(parts)
@@ -207,6 +212,6 @@ def _save(path: epath.Path, array: np.ndarray) -> None:
 
 
 def _load(path: epath.Path) -> np.ndarray:
-    if "://" in str(path):
+    if is_remote(path):
         return np.load(io.BytesIO(path.read_bytes()))
     return np.load(path, mmap_mode="r")

@@ -20,14 +20,15 @@ import numpy as np
 from etils import epath
 
 from pd_jax import files
-from pd_jax.data import example, shards, tfrecord
+from pd_jax.data import example, manifest, shards, tfrecord
 from pd_jax.data.manifest import HasVocabulary, Manifest, ShardInfo, TokenizerInfo
 from pd_jax.data.shards import ID_BYTES, Record
-from pd_jax.errors import RecordsError
+from pd_jax.errors import ConfigError, RecordsError
 
 _IDS = ("input_ids", "input_word_ids")
 _SEGMENTS = ("segment_ids", "input_type_ids")
 _LABELS = ("label_ids", "label_values")
+_LABELLED = ("classification", "multilabel")
 _ARRAY_RECORDS = (".array_record", ".arrayrecord")
 _RECORDS_AT_ONCE = 1024
 
@@ -39,7 +40,16 @@ class _Source:
     path: str
     tokenizer: TokenizerInfo
     task: str | None
+    labels: tuple[str, ...]
     digest: str
+
+    @property
+    def made_from(self) -> str:
+        """Digest of what decides the records, and whether they are refused."""
+        deciding = {**dataclasses.asdict(self), "path": ""}
+        if not self.labels:
+            del deciding["labels"]
+        return files.digest_json(deciding)
 
 
 def import_records(
@@ -58,11 +68,13 @@ def import_records(
     Without `task`, labels are left behind. `shown` is called with each shard that is ready.
 
     Raises:
-      RecordsError: on a record that is damaged, or made with another tokenizer or for another task,
-        naming its file and number.
+      ConfigError: as `check`.
+      RecordsError: on a record that is damaged, made with another tokenizer or for another task, or
+        labelled with what is none of `labels`, naming its file and number.
     """
+    check(name, task, labels)
     info = TokenizerInfo.of(tokenizer)
-    sources = [_Source(str(path), info, task, files.digest_file(path)) for path in paths]
+    sources = [_Source(str(path), info, task, labels, files.digest_file(path)) for path in paths]
     ready = []
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
@@ -89,11 +101,17 @@ def import_records(
     )
 
 
+def check(name: str, task: str | None, labels: Sequence[str]) -> None:
+    """Raises ConfigError where no shard can be called by `name`, or a task lacks its labels."""
+    manifest.check_name(name)
+    if task in _LABELLED and not labels:
+        raise ConfigError(f"task {task!r} needs the names of its labels, in order; give --labels")
+
+
 def _import_file(source: _Source, folder: str, name: str, index: int, of: int) -> ShardInfo:
-    made_from = files.digest_json({**dataclasses.asdict(source), "path": ""})
-    kept = shards.whole_shard(folder, name, index=index, of=of, made_from=made_from)
+    kept = shards.whole_shard(folder, name, index=index, of=of, made_from=source.made_from)
     return kept or shards.write_shard(
-        folder, name, index=index, of=of, records=_records(source), made_from=made_from
+        folder, name, index=index, of=of, records=_records(source), made_from=source.made_from
     )
 
 
@@ -158,7 +176,7 @@ def _record(features: dict[str, list], source: _Source) -> Record:
             digest_size=ID_BYTES,
             person=b"token ids",  # never the id of a text
         ).digest(),
-        label=_label(features, source.task),
+        label=_label(features, source),
         next_sentence=following[0] if following else None,
     )
 
@@ -200,12 +218,23 @@ def _check_ids(ids: np.ndarray, tokenizer: TokenizerInfo) -> None:
         raise ValueError("it holds [MASK] where no masked_lm_ids say what was there")
 
 
-def _label(features: dict[str, list], task: str | None) -> int | float | tuple[int, ...] | None:
+def _label(features: dict[str, list], source: _Source) -> int | float | tuple[int, ...] | None:
+    task, names = source.task, source.labels
     if task is None:
         return None
     values = _one_of(features, _LABELS)
-    if task == "multilabel":
-        return tuple(values)
-    if len(values) != 1:
-        raise ValueError(f"it has {len(values)} labels, but task {task!r} needs 1")
-    return float(values[0]) if task == "regression" else int(values[0])
+    needed = len(names) if task == "multilabel" else 1
+    if len(values) != needed:
+        raise ValueError(
+            f"it has {len(values)} labels, but task {task!r} needs {needed};"
+            " name the task and the labels that it was made with"
+        )
+    if task == "regression":
+        return float(values[0])
+    allowed = range(2 if task == "multilabel" else len(names))
+    if wrong := [value for value in values if value not in allowed]:
+        raise ValueError(
+            f"it has label {wrong[0]!r} where task {task!r} with {len(names)} labels has"
+            f" 0 to {allowed[-1]}; name the task and the labels that it was made with"
+        )
+    return tuple(map(int, values)) if task == "multilabel" else int(values[0])

@@ -136,9 +136,11 @@ class LogitStore:
 
         Raises:
           LogitsError: where anything is missing, cut short or edited.
+          RecordsError: as `remote.enough_files`.
         """
         folder = epath.Path(folder)
-        found = _read_manifest(folder)
+        with remote.enough_files(folder):
+            found = _read_manifest(folder)
         for shard in found.shards:
             path = folder / shard.file
             if not path.exists() or path.stat().length != shard.bytes:

@@ -15,7 +15,7 @@ import pydantic
 from etils import epath
 
 from pd_jax import files
-from pd_jax.errors import PdError, RecordsError
+from pd_jax.errors import ConfigError, PdError, RecordsError
 
 FILE = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
@@ -187,14 +187,26 @@ def checked(kind: type[_Kind], value: Any, path: epath.PathLike, error: type[PdE
     return found
 
 
+def check_name(name: str) -> None:
+    """Raises ConfigError unless a dataset's shards can be called by `name`."""
+    if not _plain(name):
+        raise ConfigError(
+            f"a dataset cannot have the name {name!r}, with which its files' names begin; take one"
+            " that does not begin with a dot and has neither slashes nor unprintable letters"
+        )
+
+
 def check_names(
     name: str, shards: Sequence[str], path: epath.PathLike, error: type[PdError]
 ) -> None:
     """Raises `error` unless the shards are called as those of `name` are, inside their folder."""
-    plain = name.isprintable() and not {"/", "\\"} & set(name) and not name.startswith(".")
     expected = [shard_file(name, index, len(shards)) for index in range(len(shards))]
-    if not plain or list(shards) != expected:
+    if not _plain(name) or list(shards) != expected:
         raise error(f"{path} names files that no dataset of ours has; make its folder again")
+
+
+def _plain(name: str) -> bool:
+    return name.isprintable() and not {"/", "\\"} & set(name) and not name.startswith(".")
 
 
 @functools.cache

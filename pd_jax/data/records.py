@@ -57,8 +57,7 @@ class Dataset:
     def __init__(self, folder: epath.Path, manifest: Manifest, indexes: list[np.ndarray]):
         self.folder = folder
         self.manifest = manifest
-        # Plain arrays: numpy takes rows from a memmap itself at several times the cost.
-        self._indexes = [index.view(np.ndarray) for index in indexes]
+        self._indexes = indexes
         self._first_rows = np.cumsum([0, *(shard.rows for shard in manifest.shards)])
         self._contents: dict[int, mmap.mmap | remote.RemoteFile] = {}
         self._blocks = remote.Blocks()
@@ -69,15 +68,16 @@ class Dataset:
         """Returns the dataset in `folder` after checking its manifest, shard sizes, and indexes.
 
         Raises:
-          RecordsError: where anything is missing, cut short, edited, or belongs to another dataset.
+          RecordsError: where anything is missing, cut short, edited, or belongs to another dataset;
+            or as `remote.enough_files`.
         """
         folder = epath.Path(folder)
-        found = manifest.read(folder)
-        for shard in found.shards:
-            _check_size(folder / shard.file, shard)
-        return cls(
-            folder, found, [_read_index(folder / shard.index_file, shard) for shard in found.shards]
-        )
+        with remote.enough_files(folder):
+            found = manifest.read(folder)
+            for shard in found.shards:
+                _check_size(folder / shard.file, shard)
+            indexes = [_read_index(folder / shard.index_file, shard) for shard in found.shards]
+        return cls(folder, found, indexes)
 
     def __len__(self) -> int:
         return self.manifest.rows
@@ -147,7 +147,8 @@ class Dataset:
             info = self.manifest.shards[shard]
             path = self.folder / info.file
             _check_size(path, info)
-            content = path.read_bytes()
+            with remote.enough_files(path):
+                content = path.read_bytes()
             if files.digest_content(content) == info.digest:
                 return np.frombuffer(content, np.uint8)
             self._damaged.add(shard)
@@ -293,7 +294,7 @@ def _check_size(path: epath.Path, shard: ShardInfo) -> None:
 
 
 def _read_index(path: epath.Path, shard: ShardInfo) -> np.ndarray:
-    """Returns a shard's offset index, memory-mapped where it is local."""
+    """Returns a shard's offset index."""
     if not path.exists():
         raise RecordsError(f"{path} is missing; restore it or build the dataset again")
     if files.digest_file(path) != shard.index_digest:
@@ -311,10 +312,9 @@ def _read_index(path: epath.Path, shard: ShardInfo) -> np.ndarray:
 
 def index_in(path: epath.Path) -> np.ndarray:
     """Returns the array of an index file, whatever it holds; raises RecordsError without one."""
+    content = path.read_bytes()
     try:
-        if "://" not in str(path):
-            return np.lib.format.open_memmap(path, mode="r")
-        return np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     except Exception as fault:  # numpy raises a dozen things of headers that it cannot read
         raise RecordsError(f"{path} is no index ({fault}); build the dataset again") from None
 

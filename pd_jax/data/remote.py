@@ -2,18 +2,28 @@
 
 Storage like this answers slowly and sends fast: a request for a row takes about as long as one for
 megabytes. A feed that shuffles within windows (`data.window`) reads each block once an epoch.
+
+Local files are mapped into memory, for which each stays open: of all shards that were read.
 """
 
+import contextlib
+import errno
+import functools
 import mmap
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 
 from etils import epath
+
+from pd_jax.errors import RecordsError
 
 BLOCK_BYTES = 1 << 23
 KEPT_BYTES = 1 << 30
 """Of a dataset's blocks, and of a logit store's. What `data.window` covers should fit twice: a
 block that was dropped is read again whenever it is asked for."""
+_OPEN_FILES = 10_240
+"""To be allowed where the system has no limit of its own: the most that macOS takes."""
 
 
 class Blocks:
@@ -51,11 +61,51 @@ class RemoteFile:
 
 
 def content(path: epath.Path, blocks: Blocks) -> mmap.mmap | RemoteFile:
-    """Returns a file for random access: a local one memory-mapped, a remote one in blocks."""
+    """Returns a file for random access: a local one memory-mapped, a remote one in blocks.
+
+    Raises:
+      RecordsError: as `enough_files`.
+    """
     if is_remote(path):
         return RemoteFile(path, blocks)
-    with path.open("rb") as stream:
+    with enough_files(path), path.open("rb") as stream:
         return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+@contextlib.contextmanager
+def enough_files(path: epath.Path) -> Iterator[None]:
+    """Lets a block open a file though many others are open.
+
+    Raises:
+      RecordsError: where this process has as many open as the system allows it.
+    """
+    _raise_limit()
+    try:
+        yield
+    except OSError as fault:
+        if fault.errno != errno.EMFILE:
+            raise
+        raise RecordsError(
+            f"{path} cannot be opened, for this process has as many files open as it may, and one"
+            " for each shard of its datasets; raise the limit of open files (ulimit -n)"
+        ) from None
+
+
+@functools.cache
+def _raise_limit() -> None:
+    """Lets this process open as many files as the system allows it, mostly far more than at first.
+
+    A dataset may have a thousand shards, which is the usual limit.
+    """
+    try:
+        import resource
+    except ImportError:  # only Unix has the limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):  # then the lower one holds
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def is_remote(path: epath.Path) -> bool:

@@ -21,11 +21,10 @@ import time
 from collections.abc import Sequence
 
 from pd_jax import config, locks
-from pd_jax.data import beam, estimates, plans
+from pd_jax.data import beam, estimates, manifest, plans
 from pd_jax.data import workers as pool
 from pd_jax.data.audit import strange_text
 from pd_jax.data.build import Run, Share, build_share
-from pd_jax.data.manifest import Manifest
 from pd_jax.data.records import Dataset
 from pd_jax.data.tokenizers import Tokenizer, load_tokenizer
 from pd_jax.errors import ConfigError
@@ -35,6 +34,7 @@ from pd_jax.tools import command, options
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 after building what was asked for, or after estimating it."""
     arguments = _parser().parse_args(argv)
+    manifest.check_name(arguments.name)
     tokenizer = load_tokenizer(arguments.tokenizer)
     with options.faults():
         stage = _stage(arguments)
@@ -176,7 +176,7 @@ def _tell_estimate(stage: config.RecordsStage, tokenizer: Tokenizer, workers: in
     return 0
 
 
-def _summary(made: Manifest, folder: str, seconds: float) -> str:
+def _summary(made: manifest.Manifest, folder: str, seconds: float) -> str:
     left_out = made.arguments.get("left_out")
     without = ""
     if left_out:

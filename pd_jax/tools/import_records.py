@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from pd_jax import locks
-from pd_jax.data import foreign, manifest, text, tokenizers
+from pd_jax.data import build, foreign, manifest, text, tokenizers
 from pd_jax.progress import Progress
 from pd_jax.tools import command, options
 
@@ -24,16 +24,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 once the dataset is whole.
 
     Raises:
+      ConfigError: where no shard can be called by the name, or a task lacks its labels' names.
       SourceError: where a file is missing.
       RecordsError: where one is damaged, or does not fit tokenizer or task.
     """
     arguments = _parser().parse_args(argv)
+    foreign.check(arguments.name, arguments.task, arguments.labels)
     paths = [path for pattern in arguments.files for path in text.expanded(pattern)]
     folder = epath.Path(arguments.output)
     tokenizer = tokenizers.load_tokenizer(arguments.tokenizer)
     print(f"importing {len(paths)} files into {folder}, one shard each", file=sys.stderr)
     with locks.held(folder / ".lock", f"the dataset in {folder}"):
-        tokenizer.save(folder / manifest.TOKENIZER_FOLDER)
+        if not build.finished_with(folder, tokenizer):
+            # What another tokenizer made must never pass for what this one does.
+            (folder / manifest.FILE).unlink(missing_ok=True)
+            tokenizer.save(folder / manifest.TOKENIZER_FOLDER)
         with Progress("importing", len(paths), unit="files") as progress:
             made = foreign.import_records(
                 paths,

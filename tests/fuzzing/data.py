@@ -76,7 +76,7 @@ def foreign_records(folder: pathlib.Path) -> Target:
     payload = foreign_example().payload
     path = folder / "x.tfrecord"
     tokenizer = TokenizerInfo("f", 64, 0, 1, 2, 3, 4)
-    source = foreign._Source(str(path), tokenizer, "classification", "d")
+    source = foreign._Source(str(path), tokenizer, "classification", ("no", "yes"), "d")
 
     def parse() -> object:
         written = shards.write_shard(

@@ -118,6 +118,8 @@ def test_shares_end_with_the_whole(folder, capsys):
         (["--shard", "2", "--of", "2"], "with I from 0 to N - 1"),
         (["--text-column", "words"], "has no column 'words'; its columns are 'label', 'text'"),
         (["--exclude", "nowhere.txt"], "nowhere.txt does not exist"),
+        (["--name", "wiki/en"], "a dataset cannot have the name 'wiki/en'"),
+        (["--name", ".wiki"], "a dataset cannot have the name '.wiki'"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence_and_status_2(folder, capsys, arguments, message):
@@ -127,6 +129,13 @@ def test_what_does_not_fit_is_one_sentence_and_status_2(folder, capsys, argument
     error = said.err.splitlines()[-1]
     assert error.startswith("error: ") and message in error
     assert not (folder / "set" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("more", [[], ["--estimate"]])
+def test_a_name_that_no_file_can_have_is_refused_before_any_work(folder, capsys, more):
+    assert build(folder, "--input", folder / "nowhere.txt", "--name", "wiki/en", *more) == 2
+    assert capsys.readouterr().err.startswith("error: a dataset cannot have the name 'wiki/en'")
+    assert not (folder / "set").exists()
 
 
 def test_the_commands_run_as_programs(folder):

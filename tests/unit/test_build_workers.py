@@ -16,7 +16,7 @@ from pd_jax.data import build, plans, tokenizers
 from pd_jax.data import workers as pool
 from pd_jax.data.build import build_records
 from pd_jax.data.records import Dataset
-from pd_jax.errors import RecordsError, SourceError, TokenizerError
+from pd_jax.errors import ConfigError, RecordsError, SourceError, TokenizerError
 from tests.building import PIECES, rows_of, stage, wordpiece, write_corpus
 
 
@@ -92,6 +92,48 @@ def test_another_kind_of_tokenizer_makes_the_shards_anew(tmp_path, tokenizer):
     )
     assert again.fingerprint == fresh.fingerprint
     assert rows_of(folders[0])[0] == rows_of(folders[1])[0]
+
+
+@pytest.mark.parametrize("change", ["another", "none", "damaged"])
+def test_a_finished_dataset_gets_its_own_tokenizer_back(tmp_path, tokenizer, monkeypatch, change):
+    made, folder = stage(write_corpus(tmp_path / "a.txt"), Rows(), shards=2), tmp_path / "set"
+    first = build_records(made, tokenizer, folder, name="a", workers=1)
+    content = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    if change == "none":
+        (folder / "tokenizer" / "tokenizer.json").unlink()
+        (folder / "tokenizer" / "vocab.txt").unlink()
+    elif change == "damaged":
+        (folder / "tokenizer" / "tokenizer.json").write_text("{")
+    else:  # a build with another one was interrupted before its first shard
+        other = tokenizers.WordPiece([*PIECES, "more"], lowercase=True)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(build, "build_shard", interrupted)
+            build_records(made, other, folder, name="a", workers=1)
+        assert not (folder / "manifest.json").exists(), "two builds' files pass for one dataset"
+    assert build_records(made, tokenizer, folder, name="a", workers=1) == first
+    del content[folder / "sources.json"]  # tells of the source's age
+    assert {path: path.read_bytes() for path in content} == content
+
+
+def interrupted(task, count):
+    raise KeyboardInterrupt
+
+
+def test_no_older_manifest_stands_while_shards_are_replaced(tmp_path, tokenizer, monkeypatch):
+    made, folder = stage(write_corpus(tmp_path / "a.txt"), Rows(), shards=2), tmp_path / "set"
+    first = build_records(made, tokenizer, folder, name="a", workers=1)
+    (folder / first.shards[1].file).unlink()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(build, "build_shard", interrupted)
+        build_records(made, tokenizer, folder, name="a", workers=1)
+    assert not (folder / "manifest.json").exists()
+    assert build_records(made, tokenizer, folder, name="a", workers=1) == first
+
+
+def test_a_name_that_no_shard_can_have_is_refused_before_any_work(tmp_path, tokenizer):
+    made = stage(tmp_path / "missing.txt", Rows())
+    with pytest.raises(ConfigError, match="a dataset cannot have the name 'wiki/en'"):
+        build_records(made, tokenizer, tmp_path / "set", name="wiki/en")
 
 
 def test_a_folder_that_came_to_hold_another_tokenizer_is_refused(tmp_path, tokenizer):

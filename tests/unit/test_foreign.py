@@ -9,7 +9,9 @@ import pytest
 
 from pd_jax.data import audit, example, foreign, tfrecord
 from pd_jax.data.records import Dataset
-from pd_jax.errors import RecordsError
+from pd_jax.data.tokenizers import load_tokenizer
+from pd_jax.errors import ConfigError, RecordsError
+from pd_jax.tools import command, import_records
 
 # [CLS] 7 8 [SEP] 9 10 [SEP], with 8 and 9 masked: one as [MASK], one as a random token.
 ROW = {
@@ -125,6 +127,8 @@ def test_regression_and_multilabel_records(tmp_path, imported, vocabulary):
         ({"input_ids": [101, 103, 102, 0]}, r"holds \[MASK\] where no masked_lm_ids say"),
         ({"input_mask": [1, 1]}, "4 ids, 4 segments and 2 places of mask"),
         ({"label_ids": [1, 0]}, "it has 2 labels, but task 'classification' needs 1"),
+        ({"label_ids": [2]}, "has label 2 where task 'classification' with 2 labels has 0 to 1"),
+        ({"label_ids": [0.5]}, "has label 0.5 where task 'classification' with 2 labels"),
         ({"masked_lm_positions": [9], "masked_lm_ids": [3]}, "lies behind the end"),
         ({"masked_lm_positions": [1], "masked_lm_ids": [3, 4]}, "differ in length"),
     ],
@@ -134,6 +138,35 @@ def test_records_that_do_not_fit_are_named(tmp_path, imported, changes, fault):
     with pytest.raises(RecordsError, match=f"file record 1: .*{fault}"):
         imported(path, task="classification", labels=("no", "yes"))
     assert not (tmp_path / "imported" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ([1, 0], "it has 2 labels, but task 'multilabel' needs 3; name the task and the labels"),
+        ([1, 0, 1, 0], "it has 4 labels, but task 'multilabel' needs 3"),
+        ([0, 2, 1], "it has label 2 where task 'multilabel' with 3 labels has 0 to 1"),
+    ],
+)
+def test_several_labels_that_do_not_fit_are_named(tmp_path, imported, values, fault):
+    path = written(tmp_path / "file", task_row(label_ids=[1, 0, 1]), task_row(label_ids=values))
+    with pytest.raises(RecordsError, match=f"file record 1: {fault}"):
+        imported(path, task="multilabel", labels=("a", "b", "c"))
+    assert not (tmp_path / "imported" / "manifest.json").exists()
+
+
+def test_a_shard_imported_with_more_labels_is_not_kept_for_fewer(tmp_path, imported):
+    path = written(tmp_path / "file", task_row(label_ids=[2]))
+    imported(path, task="classification", labels=("a", "b", "c"))
+    with pytest.raises(RecordsError, match="file record 0: it has label 2"):
+        imported(path, task="classification", labels=("a", "b"))
+
+
+@pytest.mark.parametrize("task", ["classification", "multilabel"])
+def test_a_task_without_names_of_labels_is_refused_before_any_work(tmp_path, imported, task):
+    with pytest.raises(ConfigError, match=f"task '{task}' needs the names of its labels"):
+        imported(written(tmp_path / "file", task_row()), task=task)
+    assert not (tmp_path / "imported").exists()
 
 
 def test_records_without_tokens_and_damaged_files_are_named(tmp_path, imported):
@@ -175,6 +208,35 @@ def test_the_command(tmp_path):
     assert (tmp_path / "out" / "tokenizer" / "vocab.txt").exists()
     missing = subprocess.run([*command, str(tmp_path / "none-*")], capture_output=True, text=True)
     assert missing.returncode == 2 and "none-* matches no file" in missing.stderr
+
+
+@pytest.mark.parametrize("name", ["wiki/en", ".hidden", "a\\b", "two\nlines"])
+def test_a_name_that_no_file_can_have_is_refused_before_any_work(tmp_path, capsys, name):
+    arguments = [str(tmp_path / "a"), "--tokenizer", "none", "--output", str(tmp_path / "out")]
+    assert command.run(import_records.main, [*arguments, "--name", name]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: a dataset cannot have the name {name!r}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_tokenizer_leaves_no_dataset_that_passes_for_whole(tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdef"]
+    for name, pieces in (("right", words), ("wrong", [*"abcdef", *words[:5]])):
+        (tmp_path / f"{name}.txt").write_text("\n".join(pieces) + "\n")
+    path = written(tmp_path / "file", {"input_ids": [2, 5, 6, 3]})
+
+    def run(tokenizer):
+        arguments = [path, "--tokenizer", tmp_path / tokenizer, "--output", tmp_path / "out"]
+        return command.run(import_records.main, list(map(str, arguments)))
+
+    assert run("right.txt") == 0
+    whole = (tmp_path / "out" / "manifest.json").read_bytes()
+    assert run("wrong.txt") == 2
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert run("right.txt") == 0
+    assert (tmp_path / "out" / "manifest.json").read_bytes() == whole
+    info = Dataset.open(tmp_path / "out").manifest.tokenizer
+    assert load_tokenizer(tmp_path / "out" / "tokenizer").fingerprint == info.fingerprint
 
 
 def test_array_records_are_read_by_number(tmp_path, imported):
