@@ -38,11 +38,7 @@ def data_folder() -> pathlib.Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that read development data; skips those for an accelerator not asked for."""
-    platforms = os.environ["JAX_PLATFORMS"].split(",")
+    """Marks the tests that read development data."""
     for item in items:
         if "data_folder" in getattr(item, "fixturenames", ()):
             item.add_marker("data")
-        for marker, platform in (("gpu", "cuda"), ("tpu", "tpu")):
-            if item.get_closest_marker(marker) and platform not in platforms:
-                item.add_marker(pytest.mark.skip(f"run with JAX_PLATFORMS={platform}"))

@@ -127,10 +127,10 @@ class Setting:
         return self.add(f"{self.task}_{name}", stage)
 
     def corpus(self, name: str) -> str:
-        """Returns text to pre-train on. It serves every task whose files are there, so that their
-        studies share it.
+        """Returns text to pre-train on. It serves every task, so that their studies share it, but
+        those that the data folder lacks.
         """
-        served = [task for task in TASKS if task == self.task or self.sources.has(task)]
+        served = [task for task in TASKS if task == self.task or not self.sources.lacks(task)]
         apart = self.sources.kept_apart(*served)
         source = self.sources.corpus(name)
         stage = common.corpus(source, self.vocabulary, LENGTHS[-1], exclude=apart)

@@ -71,10 +71,10 @@ class Sources:
         rows = 100 if self.smoke else HELD_OUT_ROWS
         return {**self._file(path, **columns), "rows": rows}
 
-    def has(self, task: str) -> bool:
-        """Returns whether a task's files are there, the transfer set's too."""
-        read = (self.held_out(task), *(self.labelled(task, name) for name in TASKS[task]["sets"]))
-        return all(os.path.exists(source["path"]) for source in read)
+    def lacks(self, task: str) -> bool:
+        """Returns whether the data folder is there without what `kept_apart` reads of a task."""
+        there = os.path.isdir(common.data_folder())
+        return there and not all(os.path.exists(one["path"]) for one in self.kept_apart(task))
 
     def kept_apart(self, *tasks: str) -> tuple[dict, ...]:
         """Returns what no text to learn from may hold where it serves these tasks."""

@@ -6,7 +6,7 @@ Text never yields special tokens: a row that spells out `[MASK]` gets the pieces
 import collections
 import io
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +24,7 @@ from pd_jax.data.vocabulary import CONFIG_FILE, JSON_FILE, SPECIAL, VOCAB_FILE
 from pd_jax.data.wordpieces import WordPiece
 from pd_jax.errors import TokenizerError
 
+_ADDED_FILE = "added_tokens.json"
 _LONGEST_SENTENCE = 1 << 16
 _THREADS = 16
 _LETTERS = 1_000
@@ -81,11 +82,12 @@ def load_tokenizer(path: epath.PathLike) -> Tokenizer:
 
     Of a folder's files a `.model` is preferred, then `tokenizer.json`, then `vocab.txt`. A
     `vocab.txt` without `tokenizer_config.json` beside it is lower-cased where it holds no capital.
+    Added tokens that are not special are found in texts as the tokenizers library finds them.
     The configs beside a `tokenizer.json` overrule it where transformers' classes do.
 
     Raises:
-      TokenizerError: where there is none, or it is damaged, lacks a special token, or cuts words
-        in a way that is not known here.
+      TokenizerError: where there is none, or it is damaged, lacks a special token, cuts words in a
+        way that is not known here, or is a `vocab.txt` to which a file beside it adds tokens.
     """
     path = epath.Path(path)
     if path.is_dir():
@@ -225,6 +227,7 @@ def _from_vocab(path: epath.Path) -> WordPiece:
             " otherwise than BERT's tokenizer; name a tokenizer.json or .model file, or another"
             " tokenizer"
         )
+    _check_added(path, options, lines)
     capitals = any(piece != piece.lower() for piece in pieces if not piece.startswith("["))
     return WordPiece(
         pieces,
@@ -269,7 +272,10 @@ def _from_json(path: epath.Path) -> WordPiece | Pipeline:
         and isinstance(vocabulary, dict)
         and all(type(number) is int for number in vocabulary.values())
         and sorted(vocabulary.values()) == list(range(len(vocabulary)))
-        and all(token["content"] in vocabulary for token in definition.get("added_tokens") or ())
+        and all(
+            token["special"] and token["content"] in vocabulary
+            for token in definition.get("added_tokens") or ()
+        )
     )
     if not bert:
         return Pipeline(definition, where=str(path))
@@ -280,6 +286,35 @@ def _from_json(path: epath.Path) -> WordPiece | Pipeline:
         split_chinese=normalizer["handle_chinese_chars"],
         where=str(path),
     )
+
+
+def _check_added(path: epath.Path, options: Mapping[str, Any], pieces: Container[str]) -> None:
+    """Raises TokenizerError where a file beside a vocab.txt adds a token that transformers would
+    find in texts, or number after the vocabulary's end.
+    """
+    file, config = path.parent / _ADDED_FILE, path.parent / CONFIG_FILE
+    by_name = files.read_object(file, TokenizerError) if file.exists() else {}
+    by_number = options.get("added_tokens_decoder") or {}
+    if not isinstance(by_number, dict) or not all(
+        isinstance(token, dict) and isinstance(token.get("content"), str)
+        for token in by_number.values()
+    ):
+        raise TokenizerError(
+            f"{config} has an added_tokens_decoder that is no table of tokens; take the file as it"
+            " was released"
+        )
+    special = set(itertools.chain.from_iterable(SPECIAL.values()))
+    added = [(file, name, name in special) for name in by_name]
+    added += [
+        (config, token["content"], token.get("special") is True) for token in by_number.values()
+    ]
+    for where, name, is_special in added:
+        if not is_special or name not in pieces:
+            raise TokenizerError(
+                f"{where} adds the token {name[:40]!r} to {path.name}, which is read alone here;"
+                " write a tokenizer.json by from_pretrained and save_pretrained of transformers'"
+                " AutoTokenizer, and name that file"
+            )
 
 
 def _config_beside(path: epath.Path) -> tuple[str | None, dict[str, Any]]:

@@ -40,13 +40,20 @@ def make_objective(stage: config_lib.TrainStage, shape: BertConfig, facts: Facts
     """Returns the pure objective of a training stage.
 
     Raises:
-      ConfigError: where the data lacks what the objective needs, or its rows are too long.
+      ConfigError: where the data lacks what the objective needs, has logits that it would not read,
+        or its rows are too long.
     """
     kind = stage.objective
     if stage.data.lengths[-1] > shape.positions:
         raise ConfigError(
             f"data.lengths ends in {stage.data.lengths[-1]}, but the model has {shape.positions} "
             "positions; shorten data.lengths or raise model.positions"
+        )
+    teacherless = isinstance(kind, config_lib.MaskedLanguageModel | config_lib.Classify)
+    if teacherless and stage.data.logits:
+        raise ConfigError(
+            f"objective.kind={kind.kind!r} does not learn from data.logits; leave data.logits out, "
+            "or name an objective that learns from it, as 'distill'"
         )
     if isinstance(kind, config_lib.MaskedLanguageModel):
         return _mlm(kind, shape, facts)

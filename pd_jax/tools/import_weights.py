@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     source, output = epath.Path(arguments.source), epath.Path(arguments.output)
     if (source / "done.json").exists():  # a stage of ours: what it trained lies inside
         source = source / "model"
-    is_tf1 = source.suffix in (".ckpt", ".index") or (source / tf1.CONFIG_FILE).exists()
+    is_tf1 = _is_tf1(source)
     print(f"reading {source} as a {'TF1 checkpoint' if is_tf1 else 'Hugging Face folder'}")
     if is_tf1:
         model, unused = tf1.load(source, gelu=arguments.gelu)
@@ -53,6 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _is_tf1(source: epath.Path) -> bool:
+    """Returns whether a source is a TF1 checkpoint by its name, or the folder of one."""
+    if source.is_dir():
+        return (source / tf1.CONFIG_FILE).exists()
+    return source.suffix in (".ckpt", ".index") or epath.Path(f"{source}.index").exists()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pd_jax.tools.import_weights",
@@ -66,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
         "--source",
         required=True,
         help=(
-            "a Hugging Face folder, an unpacked TF1 release, .../bert_model.ckpt, or the folder of "
-            "a finished training stage"
+            "a Hugging Face folder, an unpacked TF1 release, .../bert_model.ckpt, "
+            ".../model.ckpt-343, or the folder of a finished training stage"
         ),
     )
     parser.add_argument("--output", required=True, help="the model folder to write")

@@ -212,7 +212,7 @@ def _grid(arguments: argparse.Namespace) -> Iterator[Request]:
                 model=config_lib.Model(size=size),
                 data=config_lib.Data(
                     records="none",
-                    logits="none",
+                    logits="none" if job == "distill" else None,
                     batch=arguments.batch,
                     lengths=(arguments.length,),
                 ),

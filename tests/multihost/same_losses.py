@@ -48,9 +48,10 @@ def batch(step: int) -> dict[str, np.ndarray]:
 
 def losses(job: str, mesh: Mesh) -> list[float]:
     """Returns the mean loss of each step of a job on a mesh."""
+    logits = "none" if job == "distill" else None
     stage = config_lib.TrainStage(
         objective=JOBS[job],
-        data=config_lib.Data(records="none", logits="none", batch=ROWS, lengths=(LENGTH,)),
+        data=config_lib.Data(records="none", logits=logits, batch=ROWS, lengths=(LENGTH,)),
         length=config_lib.Length(steps=STEPS),
         optimizer=config_lib.Optimizer(learning_rate=1e-3),
     )

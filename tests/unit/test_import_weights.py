@@ -68,6 +68,26 @@ def test_a_checkpoint_by_name_with_exact_gelu(
     assert hf.load(output).config.gelu == "exact"
 
 
+def test_one_of_several_checkpoints_is_named_by_its_step(
+    release: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in list(release.glob("bert_model.ckpt.*")):
+        ending = path.name.removeprefix("bert_model.ckpt")
+        for step in (0, 343):
+            (release / f"model.ckpt-{step}{ending}").write_bytes(path.read_bytes())
+        path.unlink()
+    found = []
+    for name in ("", "model.ckpt-343", "model.ckpt-343.index"):
+        output = tmp_path / f"model-{len(found)}"
+        arguments = ["--source", str(release / name), "--output", str(output)]
+        found.append(command.run(import_weights.main, arguments))
+        if found[-1] == 0:
+            assert hf.load(output).config.gelu == "tanh"
+    assert found == [EXIT_CODE, 0, 0]
+    refused = capsys.readouterr().err
+    assert "holds model.ckpt-0.index, model.ckpt-343.index; name it" in refused
+
+
 def test_a_torch_file_becomes_a_model_folder(release: pathlib.Path, tmp_path: pathlib.Path) -> None:
     torch = pytest.importorskip("torch")
     source, output = tmp_path / "hf", tmp_path / "model"

@@ -3,16 +3,19 @@
 A program that is not installed gives None, and the caller says that nothing was compared with it.
 """
 
+import contextlib
 import importlib
 import statistics
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
+from pd_jax.data.remote import is_remote
 from pd_jax.errors import WeightsError
 from pd_jax.models.export import stablehlo
 from pd_jax.models.export.forward import INPUTS, make_forward
@@ -23,6 +26,7 @@ Program = Callable[..., Mapping[str, Any]]
 LENGTH = 128
 """Tokens of the texts that are timed."""
 
+_TOKENIZER_ENDINGS = (".json", ".txt", ".model")
 _FIRST_RUNS, _LEAST_RUNS, _RUNS = 2, 3, 20
 _ENOUGH_SECONDS = 5.0
 """A slow program is timed fewer times."""
@@ -38,8 +42,9 @@ def transformers_program(folder: epath.Path) -> Program | None:
         torch, transformers = map(importlib.import_module, ("torch", "transformers"))
     except ImportError:
         return None
-    (name,) = transformers.AutoConfig.from_pretrained(folder).architectures
-    model, found = getattr(transformers, name).from_pretrained(folder, output_loading_info=True)
+    with _local(folder) as local:
+        (name,) = transformers.AutoConfig.from_pretrained(local).architectures
+        model, found = getattr(transformers, name).from_pretrained(local, output_loading_info=True)
     if faults := {kind: names for kind, names in found.items() if names}:
         raise WeightsError(f"transformers does not take {folder} as it is: {faults}")
     names = {"prediction_logits": "logits", "seq_relationship_logits": "next_sentence_logits"}
@@ -96,7 +101,23 @@ def transformers_token_ids(folder: epath.Path, texts: Sequence[str]) -> list[lis
         transformers = importlib.import_module("transformers")
     except ImportError:
         return None
-    return transformers.AutoTokenizer.from_pretrained(folder)(list(texts))["input_ids"]
+    with _local(folder, endings=_TOKENIZER_ENDINGS) as local:
+        return transformers.AutoTokenizer.from_pretrained(local)(list(texts))["input_ids"]
+
+
+@contextlib.contextmanager
+def _local(folder: epath.Path, *, endings: Sequence[str] = ()) -> Iterator[epath.Path]:
+    """Yields a folder that transformers can read: of a remote one a copy, which the end of the
+    block removes, of all files or of those with such `endings`.
+    """
+    if not is_remote(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as copied:
+        for path in folder.iterdir():
+            if not endings or path.suffix in endings:
+                path.copy(epath.Path(copied) / path.name)
+        yield epath.Path(copied)
 
 
 def milliseconds(
