@@ -47,7 +47,9 @@ class LabelStage:
     lengths: tuple[Positive, ...]
     dtype: Literal["float32", "bfloat16"] = "float32"
     labels: tuple[str, ...] = ()
-    """Names of the outputs in order, for a teacher that calls them LABEL_0, LABEL_1, ..."""
+    """Names of the outputs in the teacher's order, where it calls them otherwise than the data:
+    LABEL_0, LABEL_1, or POSITIVE, NEGATIVE.
+    """
     states: tuple[Annotated[int, pydantic.Field(ge=0)], ...] = ()
     """Layers, from 0, after which the first token's state is stored too (patient distillation)."""
     language: MaskedTokens | None = None
@@ -177,6 +179,13 @@ class Report:
     reference: Literal["", "SST-2", "MNLI"] = ""
     """The task whose scores in the paper are shown in grey beside ours."""
 
+    def __post_init__(self) -> None:
+        labels = [label for label, _ in self.rows]
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        require(
+            not twice, f"rows has a label twice: {', '.join(twice)}; give each row one of its own"
+        )
+
 
 @frozen
 class Pipeline:
@@ -196,10 +205,28 @@ class Pipeline:
                 f"study.cells names {cell.stage!r}, which is no training stage of this pipeline"
                 + did_you_mean(cell.stage, self.stages),
             )
+        self._check_measures()
         for name, stage in self.stages.items():
             if isinstance(stage, TrainStage) and isinstance(stage.objective, Patient):
                 if stage.objective.teacher is None:
                     self._check_states(name, stage)
+
+    def _check_measures(self) -> None:
+        """Raises unless the stage of some cell is scored on each set that the study measures."""
+        trained = [self.stages[cell.stage] for cell in self.study.cells] if self.study else []
+        scored = {
+            name
+            for stage in trained
+            if isinstance(stage, TrainStage)
+            for name in (*stage.evaluation.sets, *stage.evaluation.final)
+        }
+        for measure in self.study.measures if self.study else ():
+            for name in measure.sets:
+                require(
+                    name in scored,
+                    f"study.measures names the set {name!r}, which no cell's stage has in "
+                    f"evaluation.sets or evaluation.final{did_you_mean(name, scored)}",
+                )
 
     def _check_states(self, name: str, stage: TrainStage) -> None:
         """Raises unless all label stages that a stage of patient distillation reads store alike: it

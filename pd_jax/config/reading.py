@@ -3,10 +3,11 @@
 Every key that is not a field is refused with its full path and the nearest known name.
 """
 
+import contextlib
 import dataclasses
 import json
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -27,7 +28,7 @@ def pipeline_from(config: ml_collections.ConfigDict | Mapping[str, Any]) -> conf
     try:
         return pydantic.TypeAdapter(config_lib.Pipeline).validate_python(values)
     except pydantic.ValidationError as fault:
-        raise ConfigError("\n".join(_sentence(error) for error in fault.errors())) from None
+        raise ConfigError("\n".join(_sentence(error, values) for error in fault.errors())) from None
 
 
 def to_json(value: Any) -> Any:
@@ -72,11 +73,11 @@ def _map_strings(value: Any, replace: Callable[[str], str]) -> Any:
     return tuple(replace(item) for item in value) if value is not None else None
 
 
-def _sentence(error: Any) -> str:
+def _sentence(error: Any, values: Mapping[str, Any]) -> str:
     """Returns one sentence for one pydantic error: the key's full path, what is wrong, and the
     nearest name.
     """
-    path = ".".join(str(part) for part in error["loc"] if str(part) not in _TAGS)
+    path = ".".join(_keys(error["loc"], values))
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"config.{path} is not a known key" + did_you_mean(str(error["loc"][-1]), _FIELDS)
     if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
@@ -88,15 +89,24 @@ def _sentence(error: Any) -> str:
     return f"{where}: {reason}{shown}"
 
 
+def _keys(place: Sequence[str | int], values: Any) -> Iterator[str]:
+    """Yields the keys on the way to an error, without the kinds and layouts that pydantic puts
+    behind the key of what has one; a key of the same name stays.
+    """
+    entered = False
+    for part in place:
+        if entered and part in (values.get("kind"), values.get("layout")):
+            entered = False
+            continue
+        yield str(part)
+        with contextlib.suppress(KeyError, IndexError, TypeError):
+            values = values[part]
+        entered = isinstance(values, Mapping)
+
+
 _TYPES = [
     kind
     for kind in vars(config_lib).values()
     if isinstance(kind, type) and dataclasses.is_dataclass(kind)
 ]
 _FIELDS = sorted({field.name for kind in _TYPES for field in dataclasses.fields(kind)})
-_TAGS = {
-    field.default
-    for kind in _TYPES
-    for field in dataclasses.fields(kind)
-    if field.name in ("kind", "layout")
-}

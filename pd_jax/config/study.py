@@ -44,10 +44,16 @@ class Measure:
     sets: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        require(len(self.sets) > 0, "sets must name one evaluation set or more")
         require(
-            self.quantity in ("accuracy", "agreement", "kl") or len(self.sets) == 1,
+            self.is_mean or len(self.sets) == 1,
             f"{self.quantity} is no mean over rows: name one set, not {', '.join(self.sets)}",
         )
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether the quantity is a mean over rows."""
+        return self.quantity in ("accuracy", "agreement", "kl")
 
 
 @frozen
@@ -111,8 +117,8 @@ class Study:
     def __post_init__(self) -> None:
         require(len(self.cells) > 0 and len(self.measures) > 0, "a study needs cells and measures")
         places = [tuple(sorted(cell.axes.items())) for cell in self.cells]
-        twice = {place for place in places if places.count(place) > 1}
-        require(not twice, f"two cells stand at {dict(sorted(twice)[0]) if twice else ''}")
+        twice = [place for place in places if places.count(place) > 1]
+        require(not twice, f"two cells stand at {dict(twice[0]) if twice else ''}")
         for claim in self.claims:
             for term in (term for contrast in claim.contrasts for term in contrast.terms):
                 require(

@@ -7,6 +7,7 @@ they are known, `label` and `teacher`: a comparison of two models needs them row
 import dataclasses
 import io
 import zipfile
+import zlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,9 +16,25 @@ from jaxtyping import Float, Shaped
 
 from pd_jax import files
 from pd_jax.errors import ReportError
-from pd_jax.evaluation.scores import task_scores, teacher_scores
+from pd_jax.evaluation.scores import (
+    agreeing_rows,
+    kl_rows,
+    right_rows,
+    task_scores,
+    teacher_scores,
+)
 
 FOLDER = "predictions"
+_DAMAGE = (
+    ValueError,
+    KeyError,
+    OSError,
+    EOFError,
+    RuntimeError,  # of which NotImplementedError is one: flags and methods that zipfile has not
+    zlib.error,
+    zipfile.BadZipFile,
+)
+"""What reading raises of a file that is cut off or has bits turned."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +56,20 @@ class Predictions:
         if self.teacher is not None:
             found |= teacher_scores(self.logits, self.teacher, task=task)
         return found
+
+    def by_row(self, quantity: str, task: str | None) -> Float[np.ndarray, "rows"] | None:
+        """Returns each row's part of accuracy, agreement or KL, of which the score is the mean;
+        None where the task or the dataset has no such score.
+        """
+        if task not in ("classification", "multilabel"):
+            return None
+        if quantity == "accuracy" and self.label is not None:
+            return right_rows(self.logits, self.label, task=task).astype(float)
+        if quantity == "agreement" and self.teacher is not None:
+            return agreeing_rows(self.logits, self.teacher, task=task).astype(float)
+        if quantity == "kl" and self.teacher is not None and task == "classification":
+            return kl_rows(self.logits, self.teacher)
+        return None
 
 
 def write(folder: epath.Path, by_set: Mapping[str, Predictions | None]) -> None:
@@ -62,8 +93,10 @@ def read(folder: epath.Path, name: str) -> Predictions | None:
         return None
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as held:
+            if strange := set(held) - {"logits", "label", "teacher"}:
+                raise ValueError(f"it holds {', '.join(sorted(strange))!r}")
             return Predictions(held["logits"], held.get("label"), held.get("teacher"))
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as fault:
+    except _DAMAGE as fault:
         raise ReportError(
             f"{path} does not read as predictions ({fault}); remove the stage's folder and run the "
             "pipeline again"

@@ -4,13 +4,10 @@ Definitions are GLUE's: Matthews correlation (CoLA), F1 of class 1 (MRPC, QQP), 
 (STS-B).
 """
 
+from collections.abc import Iterable
+
 import numpy as np
-from jaxtyping import Float, Int
-
-
-def accuracy(predicted: Int[np.ndarray, "rows"], label: Int[np.ndarray, "rows"]) -> float:
-    """Returns the share of equal entries."""
-    return float(np.mean(predicted == label))
+from jaxtyping import Bool, Float, Int, Shaped
 
 
 def f1(predicted: Int[np.ndarray, "rows"], label: Int[np.ndarray, "rows"]) -> float:
@@ -80,6 +77,30 @@ def kl_rows(
     return np.sum(np.exp(target) * (target - predicted), axis=-1)
 
 
+def right_rows(
+    logits: Float[np.ndarray, "rows outputs"],
+    label: Shaped[np.ndarray, "rows *labels"],
+    *,
+    task: str,
+) -> Bool[np.ndarray, "rows"]:
+    """Returns which rows are classified right; of several labels, those with each of them right."""
+    if task == "multilabel":
+        return ((logits > 0) == (label > 0.5)).all(-1)
+    return logits.argmax(-1) == label
+
+
+def agreeing_rows(
+    logits: Float[np.ndarray, "rows outputs"],
+    teacher: Float[np.ndarray, "rows outputs"],
+    *,
+    task: str,
+) -> Bool[np.ndarray, "rows"]:
+    """Returns which rows are classified as a teacher does; of several labels, all of them alike."""
+    if task == "multilabel":
+        return ((logits > 0) == (teacher > 0)).all(-1)
+    return logits.argmax(-1) == teacher.argmax(-1)
+
+
 def teacher_scores(
     logits: Float[np.ndarray, "rows outputs"],
     teacher: Float[np.ndarray, "rows outputs"],
@@ -91,10 +112,11 @@ def teacher_scores(
     """
     if task == "regression":
         return {}
+    agreement = float(np.mean(agreeing_rows(logits, teacher, task=task)))
     if task == "multilabel":
-        return {"agreement": float(np.mean(((logits > 0) == (teacher > 0)).all(-1)))}
+        return {"agreement": agreement}
     return {
-        "agreement": accuracy(logits.argmax(-1), teacher.argmax(-1)),
+        "agreement": agreement,
         "kl": float(np.mean(kl_rows(logits, teacher))),
         "teacher_calibration_error": calibration_error(
             softmax(logits.astype(np.float64)), teacher.argmax(-1)
@@ -109,14 +131,29 @@ def task_scores(
     logits = logits.astype(np.float64)
     if task == "regression":
         return {"pearson": pearson(logits[:, 0], label), "spearman": spearman(logits[:, 0], label)}
+    right = float(np.mean(right_rows(logits, label, task=task)))
     if task == "multilabel":
-        hits = (logits > 0) == (label > 0.5)
-        return {"accuracy": float(np.mean(hits.all(-1))), "label_accuracy": float(np.mean(hits))}
+        return {
+            "accuracy": right,
+            "label_accuracy": float(np.mean((logits > 0) == (label > 0.5))),
+        }
     predicted = logits.argmax(-1)
     found = {
-        "accuracy": accuracy(predicted, label),
+        "accuracy": right,
         "calibration_error": calibration_error(softmax(logits), label),
     }
     if logits.shape[-1] == 2:
         found |= {"f1": f1(predicted, label), "matthews": matthews(predicted, label)}
     return found
+
+
+def task_of(names: Iterable[str]) -> str | None:
+    """Returns the task of a set with scores of these names, as `task_scores` and `teacher_scores`
+    give them; None where they do not tell.
+    """
+    names = set(names)
+    if "pearson" in names:
+        return "regression"
+    if "calibration_error" in names or "kl" in names:
+        return "classification"
+    return "multilabel" if {"label_accuracy", "agreement"} & names else None

@@ -7,12 +7,13 @@ intervals agree is it decided.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from pd_jax import config as config_lib
 from pd_jax.report import notation
+from pd_jax.report.resampling import Counts, Values, interval_over_resamples
 from pd_jax.report.statistics import (
     Interval,
     Summary,
@@ -24,7 +25,13 @@ from pd_jax.report.statistics import (
     sign_test,
     summarise,
 )
-from pd_jax.report.study import Results, measure_name, scores_by_example
+from pd_jax.report.study import (
+    Result,
+    Results,
+    measure_name,
+    score_over_resamples,
+    scores_by_example,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,17 +156,49 @@ def _over_examples(
     seeds: Sequence[str],
 ) -> Interval | None:
     """Returns the interval over examples of the claim's mean over places and these seeds."""
+    shares = list(_shares(results, claim, sign, seeds))
+    if not measure.is_mean:
+        return _over_resamples(results, measure, shares)
     total: np.ndarray | None = None
+    for share, result in shares:
+        scores = scores_by_example(results, result, measure)
+        if not len(scores) or (total is not None and len(total) != len(scores)):
+            return None
+        total = share * scores + (0.0 if total is None else total)
+    # Sums of the same numbers in other orders are the same number again.
+    return None if total is None else interval_over_examples(np.round(total, 12), seed=0)
+
+
+def _shares(
+    results: Results, claim: config_lib.Claim, sign: float, seeds: Sequence[str]
+) -> Iterator[tuple[float, Result]]:
+    """Yields the results that a claim's mean over places and seeds is made of, and the weight of
+    each.
+    """
     for contrast in claim.contrasts:
         for term in contrast.terms:
             group = results.at(term.axes)
             for result in group.results if group else ():
-                if result.seed not in seeds:
-                    continue
-                scores = scores_by_example(results, result, measure)
-                if not len(scores) or (total is not None and len(total) != len(scores)):
-                    return None
-                share = sign * term.weight / len(claim.contrasts) / len(seeds)
-                total = share * scores + (0.0 if total is None else total)
-    # Sums of the same numbers in other orders are the same number again.
-    return None if total is None else interval_over_examples(np.round(total, 12), seed=0)
+                if result.seed in seeds:
+                    yield sign * term.weight / len(claim.contrasts) / len(seeds), result
+
+
+def _over_resamples(
+    results: Results, measure: config_lib.Measure, shares: Sequence[tuple[float, Result]]
+) -> Interval | None:
+    """Returns the interval of a weighted sum of scores that are no means over rows: all of them are
+    taken anew of every resample of the rows that they share.
+    """
+    found = [score_over_resamples(results, result, measure) for _, result in shares]
+    scores = [one for one in found if one is not None]
+    rows = {count for _, count in scores}
+    if len(scores) < len(found) or len(rows) != 1:
+        return None
+
+    def total(counts: Counts) -> Values:
+        return sum(
+            (share * score(counts) for (share, _), (score, _) in zip(shares, scores, strict=True)),
+            np.zeros(len(counts)),
+        )
+
+    return interval_over_resamples(total, rows=rows.pop(), seed=0)

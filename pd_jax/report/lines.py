@@ -88,10 +88,11 @@ class _Places:
     def __init__(self, positions: Sequence[Position], scale: str):
         self._log = scale == "log"
         numbers = [value for value in positions if not isinstance(value, str)]
-        self._named = scale == "category" or len(numbers) < len(positions)
+        no_logarithm = self._log and min(numbers, default=1.0) <= 0
+        self._named = scale == "category" or len(numbers) < len(positions) or no_logarithm
         self.values: list[Position] = list(dict.fromkeys(positions))
-        if not self._named:
-            self.values.sort(key=float)
+        if scale != "category":
+            self.values.sort(key=_numbers_first)
 
     def at(self, position: Position, right: float) -> float:
         """Returns where a place stands, in units of the drawing."""
@@ -106,6 +107,11 @@ class _Places:
 
     def _number(self, value: Position) -> float:
         return math.log(float(value)) if self._log else float(value)
+
+
+def _numbers_first(position: Position) -> tuple[bool, float]:
+    """Returns a key by which numbers rise, and names follow in the order that they have."""
+    return (True, 0.0) if isinstance(position, str) else (False, float(position))
 
 
 def _frame(

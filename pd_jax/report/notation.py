@@ -13,13 +13,24 @@ _SHARES = {
     "f1",
     "agreement",
     "calibration_error",
+    "teacher_calibration_error",
 }
 """Quantities in [0, 1] that are written as percent."""
 
 _OVER_EXAMPLES = {"accuracy", "agreement"}
 """Shares that count examples, so that a binomial interval is due."""
 
-_LOWER_IS_BETTER = {"loss", "kl", "mse", "perplexity", "calibration_error", "cross_entropy"}
+_BY_TEACHER = {"agreement", "kl", "teacher_calibration_error"}
+
+_LOWER_IS_BETTER = {
+    "loss",
+    "kl",
+    "mse",
+    "perplexity",
+    "calibration_error",
+    "teacher_calibration_error",
+    "cross_entropy",
+}
 
 
 def quantity(metric: str) -> str:
@@ -50,6 +61,11 @@ def counts_examples(metric: str) -> bool:
 def lower_is_better(metric: str) -> bool:
     """Returns whether the smaller value of a metric is the better one."""
     return quantity(metric) in _LOWER_IS_BETTER or metric.endswith("_loss")
+
+
+def by_teacher(metric: str) -> bool:
+    """Returns whether only a model that is scored against a teacher's outputs has a metric."""
+    return quantity(metric) in _BY_TEACHER
 
 
 def scaled(metric: str, value: float) -> float:

@@ -184,8 +184,13 @@ def bootstrap_difference(
             for start in range(0, resamples, block)
         ]
     )
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(differences.mean()), float(low), float(high), examples)
+    return Interval(float(differences.mean()), *percentiles(means), examples)
+
+
+def percentiles(resampled: np.ndarray) -> tuple[float, float]:
+    """Returns the ends between which the middle 95 % of a bootstrap's values lie."""
+    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
 def interval_over_examples(values: np.ndarray, *, seed: int) -> Interval:

@@ -15,9 +15,9 @@ from pd_jax import config as config_lib
 from pd_jax.config.study import SEED, AxisValue
 from pd_jax.errors import ConfigError
 from pd_jax.evaluation import predictions
-from pd_jax.evaluation.scores import kl_rows
+from pd_jax.evaluation.scores import task_of
 from pd_jax.models import sizes
-from pd_jax.report import load, notation
+from pd_jax.report import load, notation, resampling
 from pd_jax.report.statistics import Summary, summarise
 
 Places = Mapping[str, AxisValue]
@@ -149,32 +149,50 @@ def scores_by_example(results: Results, result: Result, measure: config_lib.Meas
     """Returns a measure for every row of its sets, from the predictions beside the stage; empty
     where they are missing.
     """
-    return _by_example(results.workdir / result.stage.folder, measure, result.of)
+    return _by_example(results.workdir, result.stage, measure, result.of)
 
 
-def _by_example(folder: epath.Path, measure: config_lib.Measure, of: str) -> np.ndarray:
+def score_over_resamples(
+    results: Results, result: Result, measure: config_lib.Measure
+) -> tuple[resampling.Score, int] | None:
+    """Returns a measure that is no mean over rows as a function of resamples of its set's rows, and
+    the number of rows; None where their predictions are missing.
+    """
+    (name,) = measure.sets
+    kept = _predictions(results.workdir, result.stage, name, result.of)
+    found = resampling.score_of(measure.quantity, kept) if kept else None
+    return (found, len(kept.logits)) if kept and found else None
+
+
+def _by_example(
+    workdir: epath.Path, stage: load.Stage, measure: config_lib.Measure, of: str
+) -> np.ndarray:
     found = []
     for name in measure.sets:
-        kept = predictions.read(folder, name)
-        wanted = None if kept is None else _row_scores(kept, measure.quantity, of)
+        kept = _predictions(workdir, stage, name, of)
+        wanted = kept.by_row(measure.quantity, _task(stage, name)) if kept else None
         if wanted is None:
             return np.zeros(0)
         found.append(wanted)
     return np.concatenate(found)
 
 
-def _row_scores(kept: predictions.Predictions, quantity: str, of: str) -> np.ndarray | None:
-    if of == "teacher":
-        if kept.teacher is None:
-            return None
-        kept = dataclasses.replace(kept, logits=kept.teacher, teacher=None)
-    if quantity == "accuracy":
-        return None if kept.label is None else (kept.logits.argmax(-1) == kept.label).astype(float)
-    if kept.teacher is None or quantity not in ("agreement", "kl"):
+def _predictions(
+    workdir: epath.Path, stage: load.Stage, name: str, of: str
+) -> predictions.Predictions | None:
+    """Returns the predictions of a stage's student or teacher for a set."""
+    kept = predictions.read(workdir / stage.folder, name)
+    if kept is None or of == "student":
+        return kept
+    if kept.teacher is None:
         return None
-    if quantity == "agreement":
-        return (kept.logits.argmax(-1) == kept.teacher.argmax(-1)).astype(float)
-    return kl_rows(kept.logits, kept.teacher)
+    return dataclasses.replace(kept, logits=kept.teacher, teacher=None)
+
+
+def _task(stage: load.Stage, name: str) -> str | None:
+    """Returns the task by which a finished stage scored a set, told by the scores that it has."""
+    named = stage.done.metrics if stage.done else ()
+    return task_of(notation.quantity(key) for key in named if notation.split(key) == name)
 
 
 def _value(stage: load.Stage, measure: config_lib.Measure) -> float | None:
@@ -193,7 +211,7 @@ def _teacher_value(
     workdir: epath.Path, stage: load.Stage, measure: config_lib.Measure
 ) -> float | None:
     """Returns a measure of a finished stage's teacher; None where it has none."""
-    scores = _by_example(workdir / stage.folder, measure, "teacher") if stage.done else ()
+    scores = _by_example(workdir, stage, measure, "teacher") if stage.done else ()
     return float(np.mean(scores)) if len(scores) else None
 
 

@@ -184,11 +184,11 @@ def _our_lines(
                 continue
             x = place_of(group.axes, wish.x)
             (across if x is None else spots).append(_spot(results, group, measure, x, keys))
-        named_only = all(isinstance(spot.x, str) for spot in spots)
-        if not named_only:
+        numbers_only = not any(isinstance(spot.x, str) for spot in spots)
+        if numbers_only:
             spots.sort(key=lambda spot: float(spot.x))
         if spots:
-            joined = not named_only or wish.x == "size"  # other names stand in no order
+            joined = numbers_only or wish.x == "size"  # other names stand in no order
             drawn.append(lines.Line(label, number, spots, joined=joined))
         if across:
             drawn.append(lines.Line(label, number, across, across=True))

@@ -106,9 +106,8 @@ def _row(pipeline: load.Pipeline, label: str, stage: load.Stage, metrics: Sequen
     for metric in metrics if done else ():
         value = reached.get(metric)
         if value is None or not math.isfinite(value):
-            # Only a stage that is scored against a teacher's logits has these at all.
-            by_teacher = notation.quantity(metric) in ("agreement", "kl")
-            lacking += [metric] if metric in reached or not by_teacher else []
+            owed = metric in reached or not notation.by_teacher(metric)
+            lacking += [metric] if owed else []
             continue
         values[metric] = value
         rows = _rows_counted(stage, metric)

@@ -35,6 +35,25 @@ def test_a_misspelt_key_is_named_with_its_path_and_the_nearest_one():
     )
 
 
+def test_a_stage_that_is_called_like_a_kind_keeps_its_name():
+    source = {"path": "a.txt"}
+    rows = {"kind": "records", "source": source, "tokenizer": "vocab.txt"}
+    corpus = {**rows, "examples": {"layout": "corpus", "max_lenght": 8}}
+    message = refused(corpus=corpus, records={**rows, "records": 1}, train=train(seed="x"))
+    assert [line.split()[0] for line in message.splitlines()] == [
+        "config.stages.corpus.examples.max_lenght",
+        "config.stages.records.examples",
+        "config.stages.records.records",
+        "config.stages.train.seed:",
+    ]
+    distill = train(objective={"kind": "distill", "temperature": -1.0})
+    message = refused(distill=distill, label=train(length={}), compare={"kind": "compare"})
+    assert "config.stages.distill.objective.temperature: " in message
+    assert "config.stages.label.length: give exactly one" in message
+    assert "config.stages.compare.models is missing" in message
+    assert "did you mean 'label'" not in message
+
+
 def test_every_fault_gets_a_line():
     message = refused(
         a=train(length={"steps": 1, "epochs": 2}), b=train(optimizer={"learning_rate": -1.0})
@@ -142,3 +161,38 @@ def test_stores_without_the_same_states_are_refused_before_anything_is_trained()
     with pytest.raises(ConfigError, match=r"@held: \[\], @seen: \[\]"):
         stages(held=(), seen=())
     assert stages(held=(), seen=(), teacher="teacher")  # which reads every batch itself
+
+
+def test_labels_of_the_reports_rows_are_unique():
+    report = {"rows": (("PD", "a"), ("PF", "b"), ("PD", "b"))}
+    message = "config.report: rows has a label twice: PD; give each row one of its own"
+    with pytest.raises(ConfigError, match=message):
+        reading.pipeline_from({**pipeline(a=train(), b=train()), "report": report})
+
+
+def test_a_study_measures_sets_that_its_cells_are_scored_on():
+    def read(*sets, quantity="accuracy"):
+        study = {
+            "cells": ({"stage": "a", "axes": {"seed": 0}}, {"stage": "b", "axes": {"seed": 1}}),
+            "measures": ({"quantity": quantity, "sets": sets},),
+        }
+        scored = train(evaluation={"sets": {"dev": "@dev"}, "final": {"test": "@test"}})
+        return reading.pipeline_from({**pipeline(a=train(), b=scored), "study": study})
+
+    assert read("dev", "test").study
+    with pytest.raises(ConfigError, match=r"names the set 'tset', .* did you mean 'test'\?"):
+        read("dev", "tset")
+    with pytest.raises(ConfigError, match="sets must name one evaluation set or more"):
+        read()
+    with pytest.raises(ConfigError, match="f1 is no mean over rows: name one set, not dev, test"):
+        read("dev", "test", quantity="f1")
+
+
+def test_two_cells_at_one_place_of_mixed_kinds_are_named():
+    axes = ({"rows": 5, "seed": 0}, {"rows": "all", "seed": 0})
+    cells = tuple({"stage": "a", "axes": place} for place in axes * 2)
+    measures = ({"quantity": "accuracy", "sets": ("dev",)},)
+    with pytest.raises(ConfigError, match="two cells stand at {'rows': 5, 'seed': 0}"):
+        reading.pipeline_from(
+            {**pipeline(a=train()), "study": {"cells": cells, "measures": measures}}
+        )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pd_jax.evaluation import scores
+from pd_jax.evaluation.predictions import Predictions
 
 # 3 hits, 1 miss, 1 false alarm, 5 right rejections.
 LABEL = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0])
@@ -20,7 +21,8 @@ def logits_for(found: np.ndarray, classes: int) -> np.ndarray:
 
 
 def test_binary_scores_are_those_of_the_confusion_matrix():
-    assert scores.accuracy(FOUND, LABEL) == 8 / 10
+    found = scores.task_scores(logits_for(FOUND, 2), LABEL, task="classification")
+    assert found["accuracy"] == 8 / 10
     assert scores.f1(FOUND, LABEL) == pytest.approx(2 * 3 / (2 * 3 + 1 + 1))
     matthews = (3 * 5 - 1 * 1) / math.sqrt((3 + 1) * (3 + 1) * (5 + 1) * (5 + 1))
     assert scores.matthews(FOUND, LABEL) == pytest.approx(matthews)  # 14 / 24
@@ -76,3 +78,40 @@ def test_a_task_is_scored_by_what_suits_it():
     several = np.array([[1.0, -1.0], [1.0, 1.0]], np.float32)
     found = scores.task_scores(several, np.array([[1, 0], [1, 0]]), task="multilabel")
     assert found == {"accuracy": 0.5, "label_accuracy": 0.75}
+
+
+ONE_OF_TWO = (logits_for(FOUND, 2), LABEL, logits_for(1 - LABEL, 2))
+SEVERAL = (
+    np.array([[1, -1], [1, 1], [-1, -1], [-1, 2]], np.float32),
+    np.array([[1, 0], [1, 0], [0, 0], [1, 1]]),
+    np.array([[2, -1], [2, 2], [1, -1], [-3, 1]], np.float32),
+)
+
+
+@pytest.mark.parametrize(
+    ("task", "outputs"), [("classification", ONE_OF_TWO), ("multilabel", SEVERAL)]
+)
+def test_what_rows_say_one_by_one_has_the_score_as_its_mean(task, outputs):
+    kept = Predictions(*outputs)
+    found = kept.scores(task)
+    for quantity in {"accuracy", "agreement", "kl"} & found.keys():
+        assert np.mean(kept.by_row(quantity, task)) == pytest.approx(found[quantity])
+    assert (kept.by_row("kl", task) is None) == (task == "multilabel")
+    assert kept.by_row("f1", task) is None
+    assert kept.by_row("accuracy", "regression") is None
+    alone = Predictions(kept.logits, None, None)
+    assert [alone.by_row(quantity, task) for quantity in ("accuracy", "agreement")] == [None, None]
+
+
+def test_the_names_of_scores_tell_their_task():
+    rated = (GUESSED[:, None].astype(np.float32), RATED, None)
+    for task, (logits, label, teacher) in (
+        ("classification", ONE_OF_TWO),
+        ("multilabel", SEVERAL),
+        ("regression", rated),
+    ):
+        assert scores.task_of(Predictions(logits, label, None).scores(task)) == task
+        if teacher is not None:
+            assert scores.task_of(Predictions(logits, None, teacher).scores(task)) == task
+            assert scores.task_of(Predictions(logits, label, teacher).scores(task)) == task
+    assert scores.task_of({"loss", "rows"}) is None

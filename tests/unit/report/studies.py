@@ -90,14 +90,33 @@ def add(workdir: Any, name: str, right: float, *, size: str, seed: int) -> None:
         name, objective="distill", needs=("corpus",), final=right, loss=(0.7, 0.4), steps=300,
         seconds=80.0 + seed, size=size, seed=seed,
     )  # fmt: skip
-    found = scored(right, seed=seed)
+    rescore(workdir, name, scored(right, seed=seed), task="classification")
+
+
+def rescore(workdir: Any, name: str, found: dict[str, Predictions], *, task: str) -> None:
+    """Gives a stage predictions, and as metrics the scores that they have."""
     predictions.write(epath.Path(workdir.folder(name)), found)
     done = json.loads((workdir.folder(name) / "done.json").read_text())
     done["metrics"] = {"train/loss": 0.4}
     for key, one in found.items():
-        done["metrics"] |= {f"{key}/{k}": v for k, v in one.scores("classification").items()}
+        done["metrics"] |= {f"{key}/{k}": v for k, v in one.scores(task).items()}
         done["metrics"][f"{key}/rows"] = len(one.logits)
     (workdir.folder(name) / "done.json").write_text(json.dumps(done))
+
+
+def several_labels(right: float) -> dict[str, Predictions]:
+    """Returns predictions of three labels a row, the first of which is right for about a share of
+    rows, as the others and the teacher always are.
+    """
+    found = {}
+    for name, rows in ROWS.items():
+        shared = np.random.default_rng(7)
+        truth, hard = shared.integers(0, 2, (rows, 3)), shared.random(rows)
+        teacher = (truth * np.array([1.0, 2.0, 3.0]) - 0.5).astype(np.float32)
+        logits = teacher.copy()
+        logits[hard > right, 0] *= -1
+        found[name] = Predictions(logits, truth if name != "unseen" else None, teacher)
+    return found
 
 
 def diverge(workdir: Any, name: str) -> None:

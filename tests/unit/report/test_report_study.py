@@ -1,5 +1,6 @@
 """A study's report: groups, claims judged by hand-made numbers, the page, and what is missing."""
 
+import itertools
 import json
 import pathlib
 import re
@@ -12,7 +13,7 @@ from etils import epath
 from pd_jax.errors import ReportError
 from pd_jax.evaluation import predictions
 from pd_jax.evaluation.predictions import Predictions
-from pd_jax.report import claims, load, study, study_text, table_text, write_report
+from pd_jax.report import claims, lines, load, study, study_text, table_text, write_report
 from pd_jax.report.statistics import Verdict, interval_over_examples
 from pd_jax.tools import report as report_tool
 from tests.unit.report import studies
@@ -121,6 +122,53 @@ def test_claims_are_judged_over_seeds_and_over_examples(finished):
     assert kl.seeds.mean > 0
 
 
+def test_rows_with_several_labels_are_right_where_all_of_them_are(tmp_path):
+    made = Workdir(tmp_path / "work")
+    asked = studies.fill(made, seeds=2)
+    asked["measures"] = [
+        {"quantity": "accuracy", "sets": ["dev", "test"]},
+        {"quantity": "agreement", "sets": ["unseen"]},
+    ]
+    for cell in asked["cells"]:
+        right = studies.METHODS.get(cell["axes"]["method"], 0.9)
+        studies.rescore(made, cell["stage"], studies.several_labels(right), task="multilabel")
+    teachers = {"method": "mean of teachers", "seed": 0}
+    asked["cells"].append({"stage": "pd-L2_H128-0", "axes": teachers, "of": "teacher"})
+    studies.write(made, asked)
+    found = results_of(made)
+    pd = claims.judge(found)[0]
+    accuracy, agreement = pd.judgements
+    for judged, rows in ((accuracy, 1300), (agreement, 1000)):
+        assert judged.verdict == Verdict.HOLDS
+        assert judged.examples is not None
+        assert judged.examples.estimate == pytest.approx(judged.seeds.mean)
+        assert judged.examples.count == rows
+    group = found.at({"method": "mean of teachers"})
+    assert group is not None
+    assert group.results[0].values == {ACCURACY: 1.0, "unseen/agreement": None}
+
+
+def test_a_claim_by_a_score_that_is_no_mean_is_decided_over_resamples(tmp_path):
+    made = Workdir(tmp_path / "work")
+    asked = studies.fill(made)
+    asked["measures"] = [
+        {"quantity": quantity, "sets": ["test"]} for quantity in ("f1", "matthews", "accuracy")
+    ]
+    studies.write(made, asked)
+    pd, basic, _ = claims.judge(results_of(made))
+    assert (pd.verdict, basic.verdict) == (Verdict.HOLDS, Verdict.FAILS)
+    for judged in pd.judgements:
+        assert judged.examples is not None
+        assert judged.examples.estimate == pytest.approx(judged.seeds.mean)
+        assert judged.examples.count == 900
+    f1, matthews, accuracy = (judged.examples for judged in pd.judgements)
+    # Paired rows: as sure as accuracy, of which matthews is about twice.
+    assert f1.high - f1.low == pytest.approx(accuracy.high - accuracy.low, rel=0.3)
+    assert matthews.high - matthews.low == pytest.approx(
+        2 * (accuracy.high - accuracy.low), rel=0.3
+    )
+
+
 def test_one_seed_decides_nothing(tmp_path):
     made = Workdir(tmp_path / "work")
     studies.write(made, studies.fill(made, seeds=1))
@@ -163,6 +211,31 @@ def test_sizes_are_joined_by_lines_and_names_without_an_order_are_not(tmp_path):
     assert by_method.count("<circle") >= len(studies.METHODS) * len(studies.SIZES)
 
 
+@pytest.mark.parametrize("scale", ["category", "linear", "log"])
+def test_an_axis_may_mix_numbers_and_names_or_begin_at_0(tmp_path, scale):
+    made = Workdir(tmp_path / "work")
+    asked = studies.fill(made, seeds=1)
+    for cell, rows in zip(asked["cells"], (500, "all", 20, 100) * 3, strict=False):
+        cell["axes"]["rows"] = rows
+    for cell, number in zip(asked["cells"], (10, 0, 100) * 4, strict=False):
+        cell["axes"]["dropout"] = number
+    figures = [{"title": name, "x": name, "scale": scale} for name in ("rows", "dropout")]
+    studies.write(made, {**asked, "claims": [], "figures": figures})
+    page = write_report(made.root, made.name).read_text()
+    assert page.split('id="figures"')[1].split("</section>")[0].count("<figure") >= 2
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_names_follow_the_numbers_of_their_axis(scale):
+    spots = [lines.Spot(x, 1.0, None, None, str(x)) for x in (3, "all", 0, 20, "none")]
+    chart = lines.lines_chart(
+        "key", [lines.Line("PD", 0, spots)], title="T", description="D", scale=scale,
+        x_label="x", y_label="y", width=400, height=200,
+    )  # fmt: skip
+    places = [float(found) for found in re.findall(r'cx="([\d.]+)"', chart)]
+    assert np.argsort(places).tolist() == [2, 0, 3, 1, 4]
+
+
 def test_the_numbers_are_written_with_where_they_come_from(finished, tmp_path, capsys):
     words = ["--workdir", str(finished.root), "--json", str(tmp_path / "study.json")]
     page = ["--output", str(tmp_path / "page.html"), "--format", "markdown"]
@@ -186,11 +259,38 @@ def test_a_damaged_prediction_or_study_is_named(tmp_path):
     asked = studies.fill(made, seeds=1)
     path = studies.write(made, asked)
     held = pathlib.Path(made.folder("pd-L2_H128-0") / "predictions" / "dev.npz")
-    held.write_bytes(held.read_bytes()[:-20])
+    whole = held.read_bytes()
+    held.write_bytes(whole[:-20])
     with pytest.raises(ReportError, match="dev.npz does not read as predictions"):
         table_text(made.root, made.name)
+    held.write_bytes(whole)
     content = json.loads(path.read_text())
     content["config"]["study"]["cells"][0]["stage"] = "nowhere"
     path.write_text(json.dumps(content))
     with pytest.raises(ReportError, match="its study names 'nowhere'"):
         load.load_pipeline(made.root, made.name)
+
+
+def test_a_bit_that_turned_in_predictions_is_found(tmp_path):
+    folder = epath.Path(tmp_path)
+    truth = np.random.default_rng(0).integers(0, 2, 20)
+    kept = Predictions(np.eye(2, dtype=np.float32)[truth], truth, None)
+    predictions.write(folder, {"dev": kept})
+    held = folder / predictions.FOLDER / "dev.npz"
+    whole = held.read_bytes()
+    held.write_bytes(b"")
+    with pytest.raises(ReportError, match="does not read as predictions"):
+        predictions.read(folder, "dev")
+    refused = set()
+    for place, bit in itertools.product(range(len(whole)), (0, 6)):
+        turned = bytearray(whole)
+        turned[place] ^= 1 << bit
+        held.write_bytes(bytes(turned))
+        try:
+            found = predictions.read(folder, "dev")
+        except ReportError as fault:
+            refused.add(str(fault).partition("(")[2][:24])
+        else:
+            assert found is not None and (found.logits == kept.logits).all()
+    for said in ("Error -3", "zip file version", "That compression method", "File 'label.npy' is"):
+        assert any(reason.startswith(said) for reason in refused), said

@@ -93,17 +93,18 @@ def test_a_metric_that_is_missing_or_not_finite_is_said(workdir: Any) -> None:
     }
 
 
-def test_who_is_held_against_no_teacher_lacks_no_agreement(workdir: Any) -> None:
+@pytest.mark.parametrize("quantity", ["agreement", "kl", "teacher_calibration_error"])
+def test_who_is_held_against_no_teacher_lacks_nothing(workdir: Any, quantity: str) -> None:
     path = workdir.folder("pd") / "done.json"
     done = json.loads(path.read_text())
-    done["metrics"]["dev/agreement"] = None
+    done["metrics"][f"dev/{quantity}"] = None
     path.write_text(json.dumps(done))
-    workdir.write({"Basic": "basic", "PD": "pd"}, metrics=("dev/accuracy", "dev/agreement"))
+    workdir.write({"Basic": "basic", "PD": "pd"}, metrics=("dev/accuracy", f"dev/{quantity}"))
     basic, student = make(workdir).rows
     assert not basic.note
-    assert basic.absence("dev/agreement") == "\N{EN DASH}"
-    assert student.note == "It has no finite dev/agreement."
-    assert student.absence("dev/agreement") == "missing"
+    assert basic.absence(f"dev/{quantity}") == "\N{EN DASH}"
+    assert student.note == f"It has no finite dev/{quantity}."
+    assert student.absence(f"dev/{quantity}") == "missing"
 
 
 def test_the_teacher_does_not_compete(workdir: Any) -> None:
@@ -115,6 +116,20 @@ def test_the_teacher_does_not_compete(workdir: Any) -> None:
 def test_the_best_loss_is_the_lowest(workdir: Any) -> None:
     workdir.write({"PF": "pf", "PD": "pd"}, metrics=("dev/loss",))
     assert make(workdir).best("dev/loss") == pytest.approx(0.22 * 1.1)
+
+
+def test_calibration_errors_are_percent_of_which_less_is_better(workdir: Any) -> None:
+    for name, value in (("pf", 0.2), ("pd", 0.058)):
+        path = workdir.folder(name) / "done.json"
+        done = json.loads(path.read_text())
+        done["metrics"] |= {"dev/calibration_error": value, "dev/teacher_calibration_error": value}
+        path.write_text(json.dumps(done))
+    metrics = ("dev/calibration_error", "dev/teacher_calibration_error")
+    workdir.write({"PF": "pf", "PD": "pd"}, metrics=metrics)
+    found = make(workdir)
+    assert [found.best(metric) for metric in metrics] == [0.058, 0.058]
+    assert table.as_text(found).count(" 5.8") == 2
+    assert "dev teacher calibration error %" in table.as_text(found)
 
 
 def test_without_wishes_every_training_stage_is_a_row(workdir: Any) -> None:
