@@ -114,7 +114,7 @@ def together(items: Sequence[Planned], most: int) -> list[tuple[str, ...]]:
     that differ in seed, learning rate and first weights alone, and wait for none of each other.
 
     Rows must have one padded length: with more, or packed, runs of other seeds have batches of
-    other shapes at the same step.
+    other shapes at the same step. Epochs of a mixture have other numbers of steps for other seeds.
     """
     depths: dict[str, int] = {}
     alike: dict[tuple[str, int], dict[str, str]] = {}
@@ -123,7 +123,8 @@ def together(items: Sequence[Planned], most: int) -> list[tuple[str, ...]]:
         stage = item.stage
         if not isinstance(stage, config_lib.TrainStage):
             continue
-        if len(stage.data.lengths) == 1 and stage.data.packing == 1:
+        mixed_epochs = stage.data.weights and stage.length.epochs is not None
+        if len(stage.data.lengths) == 1 and stage.data.packing == 1 and not mixed_epochs:
             same = (_but_for_the_run(stage), depths[item.name])
             # Of equal stages the first alone is run.
             alike.setdefault(same, {}).setdefault(item.fingerprint, item.name)

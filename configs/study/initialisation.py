@@ -4,7 +4,8 @@ The paper's Figure 5, by default on the MNLI subset. A truncated student takes t
 a deeper pre-trained model of its width, of another seed: where that was grown from a shallower one,
 as the teacher's size is, it would else descend from the very student that it is compared with. At
 the smallest size a student of that other seed's pre-training stands beside: what truncation adds to
-it are the steps as part of the deeper model (by default 12,000 steps, and 6,000).
+it are the steps as part of the deeper model (by default 12,000 steps, and 6,000), and what the
+pre-trained student has before it is its kinship with the teacher, which grew from it.
 
 Run:    python -m pd_jax.main --config=configs/study/initialisation.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
@@ -13,8 +14,9 @@ Args:   task=mnli|sst2 sizes=L2_H128 deep=4 seeds=3
 Time:   after configs/study/sizes.py in the same workdir 12 minutes of one CPU core, on SST-2, and
         as long as its two pre-trainings for those that the truncated student comes from.
 Expect: pre-trained > truncated > word embeddings >= random at the smallest depth.
-Found:  not that, on SST-2 after 25 million tokens: 78.8, 79.1, 79.1 and 79.3 %; by agreement with
-        the teacher pre-trained > truncated, and word embeddings > truncated (results/sst2).
+Found:  `:long,task=sst2`: in agreement with the teacher all of it, 93.4, 92.5, 91.0 and 90.5 %; a
+        student of the other seed's pre-training is level with the truncated one, at 92.4. By
+        default not (results/sst2).
 """
 
 import itertools
@@ -42,6 +44,7 @@ def get_config(arg: str = ""):
         claims=[
             *(_above(first, second, smallest) for first, second in itertools.pairwise(STARTS)),
             _above("truncated", OTHER, smallest),
+            _above(OTHER, "random", smallest),
             _above("pre-trained", "random", *setting.sizes),
         ],
         figures=[

@@ -52,8 +52,10 @@ def evaluate(
         rows += int(real.sum())
         if predicted is not None and task is not None:
             kept.setdefault("logits", []).append(np.asarray(predicted)[real])
-            for name in {"row", "label", "teacher_logits"} & placed.keys():
-                kept.setdefault(name, []).append(whole(placed[name])[real])
+            # In one order on all processes: each is gathered by all of them together.
+            for name in ("row", "label", "teacher_logits"):
+                if name in placed:
+                    kept.setdefault(name, []).append(whole(placed[name])[real])
     found = ratios(totals.take(), terms)
     predictions = _in_order({name: np.concatenate(parts) for name, parts in kept.items()})
     if predictions is not None and task is not None:

@@ -49,12 +49,18 @@ class Predictions:
     teacher: Float[np.ndarray, "rows outputs"] | None
 
     def scores(self, task: str) -> dict[str, float]:
-        """Returns every score that suits a task, by name."""
+        """Returns every score that suits a task, by name; `teacher_accuracy`, for regression
+        `teacher_pearson`, is the teacher's own.
+        """
         found: dict[str, float] = {}
         if self.label is not None:
             found |= task_scores(self.logits, self.label, task=task)
         if self.teacher is not None:
             found |= teacher_scores(self.logits, self.teacher, task=task)
+            if self.label is not None:
+                judged = "pearson" if task == "regression" else "accuracy"
+                own = task_scores(self.teacher, self.label, task=task)
+                found[f"teacher_{judged}"] = own[judged]
         return found
 
     def by_row(self, quantity: str, task: str | None) -> Float[np.ndarray, "rows"] | None:

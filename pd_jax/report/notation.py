@@ -13,14 +13,21 @@ _SHARES = {
     "f1",
     "agreement",
     "calibration_error",
+    "teacher_accuracy",
     "teacher_calibration_error",
 }
 """Quantities in [0, 1] that are written as percent."""
 
-_OVER_EXAMPLES = {"accuracy", "agreement"}
+_OVER_EXAMPLES = {"accuracy", "agreement", "teacher_accuracy"}
 """Shares that count examples, so that a binomial interval is due."""
 
-_BY_TEACHER = {"agreement", "kl", "teacher_calibration_error"}
+_BY_TEACHER = {
+    "agreement",
+    "kl",
+    "teacher_accuracy",
+    "teacher_calibration_error",
+    "teacher_pearson",
+}
 
 _LOWER_IS_BETTER = {
     "loss",

@@ -122,7 +122,7 @@ class Loop:
         """Yields a batch for every step, takes what reads its sums, and returns the outcome."""
         self.state, self.stop, self.progress = state, stop, progress
         job, first, pending = self.job, self.first, None
-        feed = job.feed(first)
+        feed, compiled = job.feed(first), set()
         for number in range(first, job.steps):
             self._alive()
             if self._due_to_evaluate(number) and number > first:
@@ -140,11 +140,13 @@ class Loop:
                 raise Stopped(wish.stop)
             with self.clock.span("wait for data"):
                 batch = next(feed)
-            # The first step of a session compiles; afterwards dispatching returns at once and
+            # The first step of a shape compiles; afterwards dispatching returns at once and
             # reading waits.
-            with self.clock.span("compile" if number == first else "step"):
+            shape = batch["input_ids"].shape
+            with self.clock.span("step" if shape in compiled else "compile"):
                 read = yield batch
-            self.standing.flops += job.flops(*batch["input_ids"].shape)
+            compiled.add(shape)
+            self.standing.flops += job.flops(*shape)
             pending = self._read(pending, then=(number, read))
         self._read(pending)
         return self._finish(first)

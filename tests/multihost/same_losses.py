@@ -1,11 +1,12 @@
-"""The losses of 20 steps of each job, on whatever mesh and processes there are.
+"""The losses of 20 steps of each job, and a model's scores, on any mesh and any processes.
 
 As a program, `python -m tests.multihost.same_losses FSDP`, it joins the other processes and prints
-the losses of all three jobs as JSON.
+the losses of all three jobs, and the scores, as JSON.
 """
 
 import json
 import sys
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -13,14 +14,15 @@ from jax.sharding import Mesh
 
 from pd_jax import compilation
 from pd_jax import config as config_lib
+from pd_jax.evaluation.evaluate import evaluate
 from pd_jax.models.sizes import BertConfig
 from pd_jax.parallel import distributed, sharding
 from pd_jax.parallel.mesh import make_mesh, row_share
 from pd_jax.stages.declared import vocabulary_of
 from pd_jax.stages.objectives import Facts, make_objective
-from pd_jax.training import rng
+from pd_jax.training import arrays, rng
 from pd_jax.training.optim import make_optimizer
-from pd_jax.training.step import make_init, make_train_step
+from pd_jax.training.step import make_evaluation_step, make_init, make_train_step
 
 STEPS, ROWS, LENGTH, VOCABULARY = 20, 16, 12, 64
 JOBS = {"mlm": {"kind": "mlm"}, "distill": {"kind": "distill"}, "finetune": {"kind": "classify"}}
@@ -46,33 +48,61 @@ def batch(step: int) -> dict[str, np.ndarray]:
     }
 
 
-def losses(job: str, mesh: Mesh) -> list[float]:
-    """Returns the mean loss of each step of a job on a mesh."""
+def local_batches(count: int, mesh: Mesh) -> Iterator[dict[str, np.ndarray]]:
+    """Yields this process's rows of the first so many batches."""
+    index, processes = row_share(mesh)
+    mine = slice(index * ROWS // processes, (index + 1) * ROWS // processes)
+    for number in range(count):
+        yield {name: values[mine] for name, values in batch(number).items()}
+
+
+def stage_of(job: str) -> config_lib.TrainStage:
+    """Returns the stage of a job."""
     logits = "none" if job == "distill" else None
-    stage = config_lib.TrainStage(
+    return config_lib.TrainStage(
         objective=JOBS[job],
         data=config_lib.Data(records="none", logits=logits, batch=ROWS, lengths=(LENGTH,)),
         length=config_lib.Length(steps=STEPS),
         optimizer=config_lib.Optimizer(learning_rate=1e-3),
     )
+
+
+def losses(job: str, mesh: Mesh) -> list[float]:
+    """Returns the mean loss of each step of a job on a mesh."""
+    stage = stage_of(job)
     objective = make_objective(stage, SHAPE, FACTS)
     optimizer = make_optimizer(stage.optimizer, STEPS)
     init = make_init(optimizer)
     root = rng.root_key(0)
     shapes = jax.eval_shape(lambda key: init(objective.init(key)), root)
     places = sharding.assign(shapes, sharding.RULES, mesh)
-    index, count = row_share(mesh)
-    mine = slice(index * ROWS // count, (index + 1) * ROWS // count)
     found = []
     with jax.set_mesh(mesh):
         state = jax.jit(lambda key: init(objective.init(key)), out_shardings=places)(root)
         step = make_train_step(objective, optimizer, mesh=mesh, state_sharding=places)
-        for number in range(STEPS):
-            rows = {name: values[mine] for name, values in batch(number).items()}
+        for rows in local_batches(STEPS, mesh):
             state, sums = step(state, sharding.put_batch(rows, mesh), root)
             total, weight = jax.device_get(sums[next(iter(objective.terms))])
             found.append(float(total / weight))
     return found
+
+
+def scores(mesh: Mesh) -> dict[str, float]:
+    """Returns what a model at random scores on three batches, against labels and a teacher."""
+    objective = make_objective(stage_of("finetune"), SHAPE, FACTS)
+    root = rng.root_key(0)
+    places = sharding.assign(jax.eval_shape(objective.init, root), sharding.RULES, mesh)
+    index, processes = row_share(mesh)
+    first = np.arange(ROWS)[index * ROWS // processes : (index + 1) * ROWS // processes]
+    batches = (
+        {**rows, "row": first + number * ROWS} for number, rows in enumerate(local_batches(3, mesh))
+    )
+    with jax.set_mesh(mesh):
+        params = jax.jit(objective.init, out_shardings=places)(root)
+        params = arrays.place(params, places)
+        step = make_evaluation_step(objective, mesh=mesh, param_sharding=places)
+        task = FACTS.task
+        return evaluate(step, params, batches, mesh, terms=objective.terms, task=task).metrics
 
 
 if __name__ == "__main__":
@@ -80,4 +110,5 @@ if __name__ == "__main__":
     compilation.use_cache()
     shape = config_lib.Mesh(data=-1, fsdp=int(sys.argv[1]))
     everywhere = make_mesh(shape)
-    print(json.dumps({job: losses(job, everywhere) for job in JOBS}))
+    found = {job: losses(job, everywhere) for job in JOBS}
+    print(json.dumps({**found, "scores": scores(everywhere)}))

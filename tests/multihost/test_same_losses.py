@@ -1,4 +1,4 @@
-"""Processes over loopback lose what one process with one device loses."""
+"""Processes over loopback lose, and score, what one process with one device does."""
 
 import functools
 import json
@@ -19,9 +19,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @functools.cache
-def on_one_device() -> dict[str, list[float]]:
+def on_one_device() -> tuple[dict[str, list[float]], dict[str, float]]:
     mesh = make_mesh(config.Mesh(), jax.devices()[:1])
-    return {job: same_losses.losses(job, mesh) for job in same_losses.JOBS}
+    losses = {job: same_losses.losses(job, mesh) for job in same_losses.JOBS}
+    return losses, same_losses.scores(mesh)
 
 
 @pytest.mark.parametrize(("count", "fsdp"), [(2, 2), pytest.param(4, 1, marks=pytest.mark.slow)])
@@ -40,6 +41,7 @@ def test_processes_lose_what_one_loses(count: int, fsdp: int) -> None:
                 "PD_JAX_COORDINATOR": f"127.0.0.1:{port}",
                 "PD_JAX_PROCESSES": str(count),
                 "PD_JAX_PROCESS_ID": str(index),
+                "PYTHONHASHSEED": str(index),  # a set's order is a process's own
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -51,5 +53,7 @@ def test_processes_lose_what_one_loses(count: int, fsdp: int) -> None:
     for process, (out, err) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, err
         found = json.loads(out.splitlines()[-1])
-        for job, expected in on_one_device().items():
+        losses, scores = on_one_device()
+        for job, expected in losses.items():
             assert found[job] == pytest.approx(expected, rel=1e-6, abs=1e-6)
+        assert found["scores"] == pytest.approx(scores, rel=1e-5, abs=1e-6)

@@ -40,6 +40,17 @@ def test_none_waits_for_another_of_its_group():
     assert together(items, 8) == [("a", "b")]
 
 
+def test_epochs_of_a_mixture_stay_alone():
+    mixed = {"records": ("@a", "@b"), "batch": 16, "lengths": (16,), "weights": (0.5, 0.5)}
+    by_epochs, by_steps = (
+        [planned(f"{next(iter(length))}-{seed}", data=mixed, length=length, seed=seed)
+         for seed in range(2)]
+        for length in ({"epochs": 2}, {"steps": 9})
+    )  # fmt: skip
+    assert together(by_epochs, 8) == []
+    assert together(by_steps, 8) == [("steps-0", "steps-1")]
+
+
 def test_rows_of_several_lengths_or_packed_stay_alone():
     several = {"records": "@train", "batch": 16, "lengths": (8, 16)}
     packed = {"records": "@train", "batch": 16, "lengths": (16,), "packing": 4}
