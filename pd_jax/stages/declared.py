@@ -55,8 +55,8 @@ def declared(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> Fac
 
 
 def check_labels(pipeline: config_lib.Pipeline, name: str) -> None:
-    """Raises ConfigError where a stage learns from a teacher whose outputs are not named as the labels
-    of its rows or of a set that it is scored on: seen now, not after all was labelled.
+    """Raises ConfigError where a stage learns from a teacher whose outputs have not the names of the
+    labels of its rows or of a set that it is scored on: seen now, not after all was labelled.
     """
     stage = pipeline.stages[name]
     if not isinstance(stage, config_lib.TrainStage) or not stage.data.logits:
