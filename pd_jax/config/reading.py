@@ -79,7 +79,7 @@ def _sentence(error: Any, values: Mapping[str, Any]) -> str:
     """
     path = ".".join(_keys(error["loc"], values))
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"config.{path} is not a known key" + did_you_mean(str(error["loc"][-1]), _FIELDS)
+        return f"config.{path} is not a known key" + _elsewhere(str(error["loc"][-1]))
     if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"config.{path} is missing; give it a value"
     reason = error["msg"].removeprefix("Value error, ")
@@ -87,6 +87,12 @@ def _sentence(error: Any, values: Mapping[str, Any]) -> str:
     shown = f" (got {given!r})" if isinstance(given, (str, int, float, bool)) else ""
     where = f"config.{path}" if path else "config"
     return f"{where}: {reason}{shown}"
+
+
+def _elsewhere(key: str) -> str:
+    """Returns the end of a sentence on an unknown key: whose it is, or the nearest known one."""
+    owners = [kind.__name__ for kind in _TYPES if key in _fields(kind)]
+    return f" here; it is one of {', '.join(owners)}" if owners else did_you_mean(key, _FIELDS)
 
 
 def _keys(place: Sequence[str | int], values: Any) -> Iterator[str]:
@@ -109,4 +115,10 @@ _TYPES = [
     for kind in vars(config_lib).values()
     if isinstance(kind, type) and dataclasses.is_dataclass(kind)
 ]
-_FIELDS = sorted({field.name for kind in _TYPES for field in dataclasses.fields(kind)})
+
+
+def _fields(kind: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+_FIELDS = sorted({name for kind in _TYPES for name in _fields(kind)})

@@ -55,7 +55,7 @@ def declared(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> Fac
 
 
 def check_labels(pipeline: config_lib.Pipeline, name: str) -> None:
-    """Raises ConfigError where a stage learns from a teacher whose outputs have not the names of the
+    """Raises ConfigError where a stage learns from a teacher whose outputs are not called as the
     labels of its rows or of a set that it is scored on: seen now, not after all was labelled.
     """
     stage = pipeline.stages[name]

@@ -28,6 +28,14 @@ def refused(**stages) -> str:
     return str(fault.value)
 
 
+def test_a_key_in_the_wrong_place_is_named_with_those_that_have_it():
+    message = refused(pretrain=train(objective={"kind": "mlm", "micro_batches": 2}))
+    assert message == (
+        "config.stages.pretrain.objective.micro_batches is not a known key here; it is one of "
+        "Compute"
+    )
+
+
 def test_a_misspelt_key_is_named_with_its_path_and_the_nearest_one():
     message = refused(pretrain=train(objective={"kind": "mlm", "mask_ratee": 0.2}))
     assert message == (
