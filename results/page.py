@@ -27,7 +27,8 @@ intervals over seeds, paired; it holds or fails only where the interval over tes
 0 on the same side too. Agreement and KL are those with the teacher, on 20,000 held-out rows of the
 transfer set. One teacher and one pre-trained model of a kind serve all seeds of a study, unless it
 says otherwise: the intervals tell nothing of other pre-trainings, and nothing is corrected for the
-number of claims. Studies made on different machines began from pre-trainings of their own.
+number of claims. Studies made on different machines began from pre-trainings of their own. What was
+tried beside them: [tried.md](tried.md).
 """
 
 
