@@ -25,7 +25,7 @@ from pd_jax.config import reading
 from pd_jax.data import manifest, text
 from pd_jax.data.lines import Origin
 from pd_jax.data.tables import Row
-from pd_jax.errors import StageError, WeightsError
+from pd_jax.errors import PdError, StageError, WeightsError
 from pd_jax.models import sizes
 from pd_jax.models.weights import hf
 from pd_jax.parallel.mesh import mesh_for
@@ -133,7 +133,11 @@ class _Steps:
         key = json.dumps([stage.teacher, stage.batch, stage.lengths, stage.dtype])
         if key not in self._known:
             self._say(f"measuring batches of {name}")
-            self._known[key] = measure_answers(self._pipeline, stage), _MEASURED
+            try:
+                self._known[key] = measure_answers(self._pipeline, stage), _MEASURED
+            except (PdError, RuntimeError) as fault:  # torch's for want of memory is the latter
+                self._say(f"{name} is not counted: {fault}")
+                return Estimate(name, None, "teacher not measured")
         second, basis = self._known[key]
         return Estimate(name, second * rows / stage.batch, basis)
 

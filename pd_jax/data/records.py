@@ -14,6 +14,7 @@ What others need for writing is re-exported from `data/shards.py` and `data/mani
 import dataclasses
 import io
 import mmap
+import weakref
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Self
@@ -36,6 +37,8 @@ __all__ = [
 
 
 _INDEX_BLOCK = 1 << 20
+_INDEXES: weakref.WeakValueDictionary[str, np.ndarray] = weakref.WeakValueDictionary()
+"""Indexes in memory, by digest: a dataset that is open several times has one."""
 _HELD_BYTES = 1 << 28
 """Datasets whose rows take no more than this are kept in memory."""
 _ROWS_AT_ONCE = 1 << 12
@@ -307,7 +310,8 @@ def _read_index(path: epath.Path, shard: ShardInfo) -> np.ndarray:
             f"{path} does not describe the {shard.rows} rows of {shard.file};"
             " build the dataset again"
         )
-    return index
+    index.setflags(write=False)
+    return _INDEXES.setdefault(shard.index_digest, index)
 
 
 def index_in(path: epath.Path) -> np.ndarray:

@@ -102,7 +102,7 @@ def _labels(stage: config_lib.LabelStage, model: hf.SavedModel | TorchTeacher) -
     own = model.labels if model.task != "regression" else ()
     if not stage.labels or stage.labels == own:
         return own
-    if set(stage.labels) & set(own):
+    if sorted(stage.labels) == sorted(own):
         raise ConfigError(
             f"labels={stage.labels}, but {stage.teacher} calls its outputs {own}; leave labels "
             "out: outputs are brought into order by name"

@@ -58,6 +58,10 @@ def test_a_command_parses(command):
         pytest.fail(f"this test does not know how to check {command!r}")
 
 
+def test_no_figure_waits_to_be_filled_in():
+    assert re.findall(r"@[A-Z]+@", (ROOT / "README.md").read_text()) == []
+
+
 def test_the_readmes_config_is_a_pipeline():
     (source,) = blocks("python")
     names: dict = {}

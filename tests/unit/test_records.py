@@ -146,6 +146,12 @@ def test_a_shard_cut_after_opening_is_refused_when_it_is_read(dataset):
         opened.gather(np.array([0, 9]))
 
 
+def test_a_dataset_that_is_open_twice_has_its_index_in_memory_once(dataset):
+    again = records.Dataset.open(dataset.folder)
+    for one, other in zip(dataset._indexes, again._indexes, strict=True):
+        assert one is other and not one.flags.writeable
+
+
 def test_the_index_of_another_shard(dataset):
     first, second = (dataset.folder / f"set-0000{n}-of-00002.index.npy" for n in (0, 1))
     shutil.copy(first, second)

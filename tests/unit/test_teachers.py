@@ -132,6 +132,8 @@ def test_a_bert_with_another_vocabulary_reads_the_text(dataset, tmp_path, monkey
         labelled(tmp_path / "other", stage(tmp_path / "bert", dataset, labels=("b", "a")))
     made = labelled(tmp_path / "renamed", stage(tmp_path / "bert", dataset))
     assert made.labels == tiny.LABELS  # in the teacher's order
+    made = labelled(tmp_path / "in_part", stage(tmp_path / "bert", dataset, labels=("a", "good")))
+    assert made.labels == ("a", "good")
     with pytest.raises(ConfigError, match="states of .* for records with its own vocabulary only"):
         labelled(tmp_path / "other", stage(tmp_path / "bert", dataset, labels=(), states=(0,)))
 
@@ -208,7 +210,7 @@ def test_a_dataset_without_sources_says_so(foreign, tmp_path):
         labelled(tmp_path / "store", stage(foreign, dataset))
 
 
-def test_an_estimate_asks_a_teacher_in_a_folder(dataset, foreign, tmp_path):
+def test_an_estimate_asks_a_teacher_in_a_folder(dataset, foreign, tmp_path, monkeypatch):
     shape = sizes.BertConfig(64, layers=1, hidden=8, heads=1, intermediate=8, positions=16)
     one = np.ones((1, 4), np.int32)
     params = TaskModel(shape, 2).init(jax.random.key(0), one, one, one)["params"]
@@ -230,6 +232,12 @@ def test_an_estimate_asks_a_teacher_in_a_folder(dataset, foreign, tmp_path):
     assert first.seconds > 0 and second.seconds > 0 and third.seconds == second.seconds
     assert (last.seconds, last.basis) == (None, "teacher unknown")
     assert estimate.as_text(found).splitlines()[-2].endswith("not known yet: of_tokens")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    found = estimate.estimate(
+        pipeline, planning.plan(pipeline, tmp_path / "work"), said=said.append
+    )
+    assert [one.seconds is None for one in found] == [False, True, True, True]
+    assert said[-3].startswith("by_another is not counted: ") and "pip install" in said[-1]
 
 
 def test_without_the_extra_one_line_says_what_to_install(dataset, foreign, tmp_path, monkeypatch):
