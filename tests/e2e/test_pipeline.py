@@ -176,7 +176,11 @@ def test_equal_stages_of_other_names_share_a_folder(finished):
         ({"labels": {"teacher": "@student"}}, "wait for each other"),
         ({"student": {"data": {"logits": None}}}, "needs data.logits"),
         ({"teacher": {"data": {"records": "@transfer"}}}, "needs labels, and .* has none"),
-        ({"train": {"examples": {"labels": ("good", "fine")}}}, "train.tsv.*bad"),
+        ({"train": {"examples": {"labels": ("good", "fine")}}}, "set dev has labels .*learns good"),
+        (
+            {name: {"examples": {"labels": ("good", "fine")}} for name in ("train", "dev")},
+            "(train|dev).tsv.*bad",
+        ),
         ({"train": {"source": {"text": "sentence"}}}, "sentence"),
     ],
 )
