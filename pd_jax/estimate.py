@@ -25,7 +25,7 @@ from pd_jax.config import reading
 from pd_jax.data import manifest, text
 from pd_jax.data.lines import Origin
 from pd_jax.data.tables import Row
-from pd_jax.errors import PdError, StageError, WeightsError
+from pd_jax.errors import PdError, StageError
 from pd_jax.models import sizes
 from pd_jax.models.weights import hf
 from pd_jax.parallel.mesh import mesh_for
@@ -243,8 +243,7 @@ def measure_answers(pipeline: config_lib.Pipeline, stage: config_lib.LabelStage)
       ConfigError, WeightsError: the folder holds no classifier that can read such a batch.
     """
     length = _middle(stage.lengths)
-    values = files.read_json(epath.Path(stage.teacher) / hf.CONFIG_FILE, WeightsError)
-    if values.get("model_type", "bert") != "bert":
+    if not hf.is_bert(stage.teacher):
         foreign = load_torch(stage.teacher, dtype=stage.dtype, length=length)
         rows = [Row("a " * length, None, None, Origin(stage.teacher), 1)] * stage.batch
         return _seconds_of(lambda: list(foreign.answers(rows, batch=stage.batch, length=length)))

@@ -103,8 +103,9 @@ def _begin(
     kept.check_unchanged(changed=changed)
     with distributed.together("reading what the stages need"):
         planned = plan(pipeline, workdir)
-        for name in planned:
-            check_labels(pipeline, name)
+        for item in planned.values():
+            if not item.done:
+                check_labels(pipeline, item.name)
     distributed.same_everywhere(
         "pipeline", files.digest_json([item.fingerprint for item in planned.values()])
     )

@@ -84,9 +84,7 @@ def build_share(
     done = {task.index: whole for task in mine if (whole := task.whole()) is not None}
     missing = [task for task in mine if task.index not in done]
     if missing or not finished_with(folder, tokenizer):
-        # Shards and tokenizers of two builds must never pass for one dataset.
-        (epath.Path(folder) / manifest.FILE).unlink(missing_ok=True)
-        tokenizer.save(epath.Path(folder) / manifest.TOKENIZER_FOLDER)
+        begin(folder, tokenizer)
     if missing:
         all_names = _prepare_filters(plan, run)
         missing = [dataclasses.replace(task, all_names=all_names) for task in missing]
@@ -99,6 +97,14 @@ def build_share(
             done[task.index] = whole
     found = [done[task.index] for task in plan.tasks]
     return _finish(stage, tokenizer, plan, found)
+
+
+def begin(folder: epath.PathLike, tokenizer: Tokenizer) -> None:
+    """Makes a folder that of a build with this tokenizer. A manifest of before goes first: shards
+    and tokenizers of two builds must never pass for one dataset.
+    """
+    (epath.Path(folder) / manifest.FILE).unlink(missing_ok=True)
+    tokenizer.save(epath.Path(folder) / manifest.TOKENIZER_FOLDER)
 
 
 def finished_with(folder: epath.PathLike, tokenizer: Tokenizer) -> bool:

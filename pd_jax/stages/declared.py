@@ -8,14 +8,13 @@ import numpy as np
 from etils import epath
 
 from pd_jax import config as config_lib
-from pd_jax import files
 from pd_jax.data import manifest
 from pd_jax.data.logits import LogitStore, language_fields
 from pd_jax.data.tokenizers import load_tokenizer
-from pd_jax.errors import ConfigError, WeightsError
+from pd_jax.errors import ConfigError
 from pd_jax.models import sizes
 from pd_jax.models.heads import TaskModel
-from pd_jax.models.weights import hf, hf_config
+from pd_jax.models.weights import hf
 from pd_jax.objectives.classify import task_outputs
 from pd_jax.objectives.mlm import Vocabulary, make_mlm
 from pd_jax.objectives.objective import (
@@ -244,11 +243,7 @@ def _shape(
         return sizes.bert_config(found.model, vocab_size=vocabulary.size)
     if (folder := _folder(reference)) is None:
         return None
-    where = folder / hf.CONFIG_FILE
-    values = files.read_object(where, WeightsError)
-    if values.get("model_type", "bert") != "bert":
-        return None
-    return hf_config.shape_from(values, where=where)
+    return hf.load_config(folder) if hf.is_bert(folder) else None
 
 
 def _folder(reference: str) -> epath.Path | None:

@@ -10,18 +10,16 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from etils import epath
 from jax.sharding import Mesh
 
 from pd_jax import config as config_lib
-from pd_jax import files
 from pd_jax.data.feed import evaluation_batches
 from pd_jax.data.labelling import Answers, Teacher
 from pd_jax.data.logit_shards import Field, Values
 from pd_jax.data.records import Dataset
 from pd_jax.data.texts import Texts
 from pd_jax.data.tokenizers import Tokenizer
-from pd_jax.errors import ConfigError, WeightsError
+from pd_jax.errors import ConfigError
 from pd_jax.models.weights import hf
 from pd_jax.parallel import sharding
 from pd_jax.parallel.mesh import row_share
@@ -58,8 +56,7 @@ def open_teacher(stage: config_lib.LabelStage, dataset: Dataset, mesh: Mesh) -> 
         speaker = load_language_model(stage, dataset)
         predict = make_language_predict(speaker, dataset, stage, mesh)
         return Asked(said(stage, speaker), _token_answers(predict, dataset, stage, mesh))
-    values = files.read_json(epath.Path(stage.teacher) / hf.CONFIG_FILE, WeightsError)
-    if values.get("model_type", "bert") != "bert":
+    if not hf.is_bert(stage.teacher):
         foreign = load_torch(stage.teacher, dtype=stage.dtype, length=stage.lengths[-1])
         classifier = _said(stage, foreign, layers=foreign.layers, width=foreign.width)
         return Asked(classifier, _torch_answers(foreign, dataset, stage))

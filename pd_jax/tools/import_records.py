@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from pd_jax import locks
-from pd_jax.data import build, foreign, manifest, text, tokenizers
+from pd_jax.data import build, foreign, text, tokenizers
 from pd_jax.progress import Progress
 from pd_jax.tools import command, options
 
@@ -36,9 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"importing {len(paths)} files into {folder}, one shard each", file=sys.stderr)
     with locks.held(folder / ".lock", f"the dataset in {folder}"):
         if not build.finished_with(folder, tokenizer):
-            # What another tokenizer made must never pass for what this one does.
-            (folder / manifest.FILE).unlink(missing_ok=True)
-            tokenizer.save(folder / manifest.TOKENIZER_FOLDER)
+            build.begin(folder, tokenizer)
         with Progress("importing", len(paths), unit="files") as progress:
             made = foreign.import_records(
                 paths,

@@ -81,6 +81,12 @@ def load(folder: epath.PathLike) -> SavedModel:
     )
 
 
+def is_bert(folder: epath.PathLike) -> bool:
+    """Returns whether a folder's config is a BERT's; raises WeightsError where there is none."""
+    values = files.read_object(epath.Path(folder) / CONFIG_FILE, WeightsError)
+    return values.get("model_type", "bert") == "bert"
+
+
 def load_config(folder: epath.PathLike) -> BertConfig:
     """Returns the shape of the model in a Hugging Face folder; raises WeightsError as `load`."""
     return _read_config(epath.Path(folder))[0]
