@@ -124,11 +124,12 @@ class _Steps:
         rows = self._rows(stage.records)
         if rows is None:
             return Estimate(name, None, "rows unknown")
-        teacher = self._pipeline.stages.get(stage.teacher.removeprefix("@").split("/")[0])
+        named = stage.teacher.startswith("@")
+        teacher = self._pipeline.stages.get(stage.teacher[1:].split("/")[0]) if named else None
         if isinstance(teacher, config_lib.TrainStage):
             second, basis = self._seconds(name, teacher)
             return Estimate(name, second * rows / teacher.data.batch * _FORWARD_SHARE, basis)
-        if stage.teacher.startswith("@") or stage.language is not None:
+        if named or stage.language is not None:
             return Estimate(name, None, "teacher unknown")
         key = json.dumps([stage.teacher, stage.batch, stage.lengths, stage.dtype])
         if key not in self._known:
