@@ -9,14 +9,14 @@ from pd_jax.models.dropout import dropout
 from pd_jax.models.sizes import BertConfig
 
 _MASKED = -1e30
-"""Added to the score of a key out of bounds: exp underflows to exactly 0 in float32, so nothing
+"""Added to the score of a masked key: exp underflows to exactly 0 in float32, so nothing
 leaks.
 """
 
 
 class SelfAttention(nn.Module):
-    """Scaled dot-product attention of the states `asking` over those of all `states` that each is
-    allowed, with the output projection.
+    """Scaled dot-product attention of `queries` over those of all `states` that the mask lets each
+    attend to, with the output projection.
     """
 
     config: BertConfig
@@ -24,10 +24,10 @@ class SelfAttention(nn.Module):
     @nn.compact
     def __call__(
         self,
-        asking: Float[Array, "batch places hidden"],
+        queries: Float[Array, "batch queries hidden"],
         states: Float[Array, "batch seq hidden"],
-        allowed: Bool[Array, "batch #places seq"],
-    ) -> Float[Array, "batch places hidden"]:
+        attention_mask: Bool[Array, "batch #queries seq"],
+    ) -> Float[Array, "batch queries hidden"]:
         config = self.config
         dtype = jnp.dtype(config.dtype)
         head_size = config.hidden // config.heads
@@ -39,15 +39,15 @@ class SelfAttention(nn.Module):
             projected = dense(config, config.hidden, name)(states)
             return projected.reshape(*states.shape[:2], config.heads, head_size).swapaxes(1, 2)
 
-        query = project("query", asking)
+        query = project("query", queries)
         key, value = project("key", states), project("value", states)
         scores = jnp.einsum(
             "bhqd,bhkd->bhqk", query * head_size**-0.5, key, preferred_element_type=jnp.float32
         )
-        scores += jnp.where(allowed, 0.0, _MASKED)[:, None]
+        scores += jnp.where(attention_mask, 0.0, _MASKED)[:, None]
         weights = jax.nn.softmax(scores, axis=-1).astype(dtype)
         weights = dropout(weights, config.attention_dropout, dropout_key(self))
-        mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, value).swapaxes(1, 2).reshape(asking.shape)
+        mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, value).swapaxes(1, 2).reshape(queries.shape)
         return dense(config, config.hidden, "output")(mixed)
 
 

@@ -22,12 +22,12 @@ from pd_jax.parallel.sharding import constrain_batch
 class Encoded(NamedTuple):
     """What the encoder makes of a batch."""
 
-    sequence: Float[Array, "batch places hidden"]
-    """The last layer's states: of every token, or of those that were to be read."""
-    firsts: Float[Array, "batch *examples hidden"]
+    sequence: Float[Array, "batch positions hidden"]
+    """The last layer's states: of every token, or of those at the positions asked for."""
+    first_tokens: Float[Array, "batch *examples hidden"]
     """The last layer's state of each example's first token."""
     pooled: Float[Array, "batch *examples hidden"]
-    """tanh of a projection of `firsts`."""
+    """tanh of a projection of `first_tokens`."""
     states: tuple[Float[Array, "batch seq hidden"], ...]
     """What each layer was given: the embeddings' output, and every layer's but for the last."""
 
@@ -38,26 +38,29 @@ def first_states(
     starts: Int[Array, "batch examples"] | None = None,
 ) -> Float[Array, "batch *examples layers hidden"]:
     """Returns the state of each example's first token after each of `layers` (from 0), float32."""
-    outputs = [*(firsts_of(states, starts) for states in encoded.states[1:]), encoded.firsts]
+    outputs = [
+        *(first_tokens_of(states, starts) for states in encoded.states[1:]),
+        encoded.first_tokens,
+    ]
     return jnp.stack([outputs[layer] for layer in layers], axis=-2).astype(jnp.float32)
 
 
-def firsts_of(
+def first_tokens_of(
     states: Float[Array, "batch seq hidden"], starts: Int[Array, "batch examples"] | None
 ) -> Float[Array, "batch *examples hidden"]:
     """Returns the states of each example's first token."""
-    return states[:, 0] if starts is None else take(states, starts)
+    return states[:, 0] if starts is None else gather_positions(states, starts)
 
 
-def take(
-    values: Shaped[Array, "batch seq inner"], places: Int[Array, "batch places"]
-) -> Shaped[Array, "batch places inner"]:
-    """Returns each row's values at its places."""
-    return jnp.take_along_axis(values, places[..., None], axis=1)
+def gather_positions(
+    values: Shaped[Array, "batch seq inner"], positions: Int[Array, "batch positions"]
+) -> Shaped[Array, "batch positions inner"]:
+    """Returns each row's values at its positions."""
+    return jnp.take_along_axis(values, positions[..., None], axis=1)
 
 
-def nowhere(input_ids: Int[Array, "batch seq"]) -> Int[Array, "batch 0"]:
-    """Returns no places to read, for a model that needs the first tokens alone."""
+def no_positions(input_ids: Int[Array, "batch seq"]) -> Int[Array, "batch 0"]:
+    """Returns an empty list of positions, for a model that needs the first tokens alone."""
     return jnp.zeros((input_ids.shape[0], 0), jnp.int32)
 
 
@@ -66,16 +69,16 @@ def norm(config: BertConfig, name: str = "norm") -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=config.norm_epsilon, dtype=jnp.float32, name=name)
 
 
-def bounds(
+def mask_and_position_ids(
     input_mask: Int[Array, "batch seq"], starts: Int[Array, "batch examples"] | None
 ) -> tuple[Bool[Array, "batch #seq seq"], Int[Array, "#batch seq"]]:
     """Returns which keys each token may attend to, and every token's position in its example."""
-    places = jnp.arange(input_mask.shape[1])[None]
+    position_ids = jnp.arange(input_mask.shape[1])[None]
     if starts is None:
-        return input_mask[:, None, :] > 0, places
-    begun = jnp.take_along_axis(starts, jnp.maximum(input_mask - 1, 0), axis=1)
-    positions = jnp.where(input_mask > 0, places - begun, 0)
-    return input_mask[:, :, None] == input_mask[:, None, :], positions
+        return input_mask[:, None, :] > 0, position_ids
+    own_starts = jnp.take_along_axis(starts, jnp.maximum(input_mask - 1, 0), axis=1)
+    position_ids = jnp.where(input_mask > 0, position_ids - own_starts, 0)
+    return input_mask[:, :, None] == input_mask[:, None, :], position_ids
 
 
 def position_initializer(config: BertConfig) -> Callable[..., jax.Array]:
@@ -109,7 +112,7 @@ class Embeddings(nn.Module):
         self,
         input_ids: Int[Array, "batch seq"],
         segment_ids: Int[Array, "batch seq"],
-        positions: Int[Array, "#batch seq"],
+        position_ids: Int[Array, "#batch seq"],
     ) -> Float[Array, "batch seq hidden"]:
         config = self.config
         init = initializer(config)
@@ -124,7 +127,7 @@ class Embeddings(nn.Module):
         )
         summed = (
             word(input_ids)
-            + position(positions)
+            + position(position_ids)
             # Two rows: a product with a one-hot costs less than a gather, and its gradient needs no
             # scatter.
             + jax.nn.one_hot(segment_ids, config.token_types) @ token_type.embedding
@@ -135,7 +138,7 @@ class Embeddings(nn.Module):
 
 class Layer(nn.Module):
     """One encoder layer: self-attention and a two-layer MLP, each added to its input and
-    normalised. It renews the states `asking`, which look at all `states`.
+    normalised. It renews `queries`, which attend to all `states`.
     """
 
     config: BertConfig
@@ -143,19 +146,19 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(
         self,
-        asking: Float[Array, "batch places hidden"],
+        queries: Float[Array, "batch queries hidden"],
         states: Float[Array, "batch seq hidden"],
-        allowed: Bool[Array, "batch #places seq"],
-    ) -> Float[Array, "batch places hidden"]:
+        attention_mask: Bool[Array, "batch #queries seq"],
+    ) -> Float[Array, "batch queries hidden"]:
         config = self.config
-        attended = SelfAttention(config, name="attention")(asking, states, allowed)
+        attended = SelfAttention(config, name="attention")(queries, states, attention_mask)
         attended = dropout(attended, config.dropout, dropout_key(self))
-        asking = norm(config, "attention_norm")(asking + attended).astype(config.dtype)
-        grown = dense(config, config.intermediate, "mlp_in")(asking)
-        grown = gelu(grown, kind=config.gelu)
-        shrunk = dense(config, config.hidden, "mlp_out")(grown)
-        shrunk = dropout(shrunk, config.dropout, dropout_key(self))
-        return norm(config, "mlp_norm")(asking + shrunk).astype(config.dtype)
+        queries = norm(config, "attention_norm")(queries + attended).astype(config.dtype)
+        inner = dense(config, config.intermediate, "mlp_in")(queries)
+        inner = gelu(inner, kind=config.gelu)
+        output = dense(config, config.hidden, "mlp_out")(inner)
+        output = dropout(output, config.dropout, dropout_key(self))
+        return norm(config, "mlp_norm")(queries + output).astype(config.dtype)
 
 
 class Bert(nn.Module):
@@ -164,7 +167,7 @@ class Bert(nn.Module):
     A row may hold several examples: `starts` says where each begins, and `input_mask` numbers every
     token's example from 1 (0: padding). Each is then encoded as if it were alone.
 
-    `read` names the places whose last states are needed beside the first tokens'. The last layer
+    `positions` are those whose last states are needed beside the first tokens'. The last layer
     renews no others: of a task model it costs a sixth, of masked language modelling a third.
     """
 
@@ -177,41 +180,46 @@ class Bert(nn.Module):
         segment_ids: Int[Array, "batch seq"],
         input_mask: Int[Array, "batch seq"],
         starts: Int[Array, "batch examples"] | None = None,
-        read: Int[Array, "batch places"] | None = None,
+        positions: Int[Array, "batch positions"] | None = None,
     ) -> Encoded:
         config = self.config
-        allowed, positions = bounds(input_mask, starts)
-        kind = nn.remat(Layer) if config.remat else Layer
-        *layers, last = (kind(config, name=f"layer_{index}") for index in range(config.layers))
-        embedded = Embeddings(config, name="embeddings")(input_ids, segment_ids, positions)
+        attention_mask, position_ids = mask_and_position_ids(input_mask, starts)
+        layer_class = nn.remat(Layer) if config.remat else Layer
+        *layers, last = (
+            layer_class(config, name=f"layer_{index}") for index in range(config.layers)
+        )
+        embedded = Embeddings(config, name="embeddings")(input_ids, segment_ids, position_ids)
         states = [constrain_batch(embedded)]
         for layer in layers:
-            states.append(constrain_batch(layer(states[-1], states[-1], allowed)))
-        if read is None or read.shape[1] >= input_ids.shape[1]:
-            sequence = constrain_batch(last(states[-1], states[-1], allowed))
-            firsts = firsts_of(sequence, starts)
-            sequence = sequence if read is None else take(sequence, read)
+            states.append(constrain_batch(layer(states[-1], states[-1], attention_mask)))
+        if positions is None or positions.shape[1] >= input_ids.shape[1]:
+            sequence = constrain_batch(last(states[-1], states[-1], attention_mask))
+            first_tokens = first_tokens_of(sequence, starts)
+            sequence = sequence if positions is None else gather_positions(sequence, positions)
         else:
-            asking, allowed = _at_places(states[-1], allowed, starts, read)
-            renewed = constrain_batch(last(asking, states[-1], allowed))
-            examples = renewed.shape[1] - read.shape[1]
-            firsts = renewed[:, 0] if starts is None else renewed[:, :examples]
+            queries, attention_mask = _gather_queries(states[-1], attention_mask, starts, positions)
+            renewed = constrain_batch(last(queries, states[-1], attention_mask))
+            examples = renewed.shape[1] - positions.shape[1]
+            first_tokens = renewed[:, 0] if starts is None else renewed[:, :examples]
             sequence = renewed[:, examples:]
-        pooled = jnp.tanh(dense(config, config.hidden, "pooler")(firsts))
-        return Encoded(sequence, firsts, pooled, tuple(states))
+        pooled = jnp.tanh(dense(config, config.hidden, "pooler")(first_tokens))
+        return Encoded(sequence, first_tokens, pooled, tuple(states))
 
 
-def _at_places(
+def _gather_queries(
     states: Float[Array, "batch seq hidden"],
-    allowed: Bool[Array, "batch #seq seq"],
+    attention_mask: Bool[Array, "batch #seq seq"],
     starts: Int[Array, "batch examples"] | None,
-    read: Int[Array, "batch read"],
-) -> tuple[Float[Array, "batch places hidden"], Bool[Array, "batch #places seq"]]:
-    """Returns the states of each example's first token and then those to be read, and the keys
-    that these may attend to.
+    positions: Int[Array, "batch positions"],
+) -> tuple[Float[Array, "batch queries hidden"], Bool[Array, "batch #queries seq"]]:
+    """Returns the states of each example's first token and then those at `positions`, and the rows
+    of the attention mask that are theirs.
     """
-    if starts is None and not read.shape[1]:
-        return states[:, :1], allowed  # a slice, whose gradient needs no scatter
-    firsts = jnp.zeros((len(read), 1), read.dtype) if starts is None else starts
-    places = jnp.concatenate([firsts, read], axis=1)
-    return take(states, places), allowed if allowed.shape[1] == 1 else take(allowed, places)
+    if starts is None and not positions.shape[1]:
+        return states[:, :1], attention_mask  # a slice, whose gradient needs no scatter
+    if starts is None:
+        starts = jnp.zeros((len(positions), 1), positions.dtype)
+    positions = jnp.concatenate([starts, positions], axis=1)
+    if attention_mask.shape[1] > 1:
+        attention_mask = gather_positions(attention_mask, positions)
+    return gather_positions(states, positions), attention_mask

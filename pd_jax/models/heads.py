@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pd_jax.models.attention import Dense, dense, dropout_key
-from pd_jax.models.bert import Bert, Encoded, norm, nowhere, take
+from pd_jax.models.bert import Bert, Encoded, gather_positions, no_positions, norm
 from pd_jax.models.dropout import dropout
 from pd_jax.models.gelu import gelu
 from pd_jax.models.sizes import BertConfig
@@ -57,7 +57,7 @@ class PretrainingModel(nn.Module):
         """Returns MLM logits at `positions` only, and NSP logits (0: is the next sentence, 1: is
         not), in float32.
         """
-        encoded = self.bert(input_ids, segment_ids, input_mask, starts, read=positions)
+        encoded = self.bert(input_ids, segment_ids, input_mask, starts, positions=positions)
         return self.predict(encoded.sequence), self.nsp(encoded.pooled)
 
     def masked_logits(
@@ -66,19 +66,19 @@ class PretrainingModel(nn.Module):
         """Returns MLM logits at `positions` only, in float32, of `tokens` (as `Bert` takes them);
         the next-sentence head is not needed.
         """
-        return self.predict(self.bert(*tokens, read=positions).sequence)
+        return self.predict(self.bert(*tokens, positions=positions).sequence)
 
     def logits_and_sequence(
         self, positions: Int[Array, "batch predictions"], *tokens: Any
     ) -> tuple[Float[Array, "batch predictions vocab"], Float[Array, "batch seq hidden"]]:
         """Returns what `masked_logits` does, and the last layer's states of every token."""
         sequence = self.bert(*tokens).sequence
-        return self.predict(take(sequence, positions)), sequence
+        return self.predict(gather_positions(sequence, positions)), sequence
 
     def predict(
         self, states: Float[Array, "batch predictions hidden"]
     ) -> Float[Array, "batch predictions vocab"]:
-        """Returns the MLM logits of the last layer's states at some places."""
+        """Returns the MLM logits of the last layer's states at some positions."""
         embedding = self.bert.variables["params"]["embeddings"]["word"]["embedding"]
         logits = self.mlm(states.reshape(-1, self.config.hidden), embedding)
         return logits.reshape(*states.shape[:2], self.config.vocab_size)
@@ -112,7 +112,7 @@ class TaskModel(nn.Module):
         """Returns the task's logits in float32, and the batch of `tokens` (as `Bert` takes them)
         encoded; of the last layer only first tokens.
         """
-        encoded = self.bert(*tokens, read=nowhere(tokens[0]))
+        encoded = self.bert(*tokens, positions=no_positions(tokens[0]))
         return self.head(encoded), encoded
 
     def head(self, encoded: Encoded) -> Float[Array, "batch *examples outputs"]:

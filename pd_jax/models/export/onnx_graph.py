@@ -155,38 +155,38 @@ def _mask_bias(graph: _Graph) -> str:
     """Adds what keeps padding out of every softmax, [batch, 1, 1, length]."""
     zero = graph.constant("zero", 0, np.int64)
     tokens = graph.node("Greater", "mask/tokens", INPUTS[2], zero)
-    allowed, masked = graph.constant("allowed", 0.0), graph.constant("masked", _MASKED)
-    bias = graph.node("Where", "mask/flat", tokens, allowed, masked)
+    unmasked, masked = graph.constant("unmasked", 0.0), graph.constant("masked", _MASKED)
+    bias = graph.node("Where", "mask/flat", tokens, unmasked, masked)
     return graph.node("Unsqueeze", "mask/bias", bias, graph.integers(1, 2))
 
 
 def _layers(graph: _Graph, states: str, bias: str, params: Mapping[str, Any]) -> str:
-    """Adds the layers; of a classifier's last one no more than the first token, which is read."""
+    """Adds the layers; of a classifier's last one for the first token alone."""
     for index in range(graph.config.layers):
-        asking = states
+        queries = states
         if "classifier" in params and index == graph.config.layers - 1:
             begin, end, axis = graph.integers(0), graph.integers(1), graph.integers(1)
-            asking = graph.node("Slice", "read", states, begin, end, axis)
-        states = _layer(graph, f"layer_{index}", asking, states, bias, params)
+            queries = graph.node("Slice", "first_token", states, begin, end, axis)
+        states = _layer(graph, f"layer_{index}", queries, states, bias, params)
     return states
 
 
 def _layer(
-    graph: _Graph, name: str, asking: str, states: str, bias: str, params: Mapping[str, Any]
+    graph: _Graph, name: str, queries: str, states: str, bias: str, params: Mapping[str, Any]
 ) -> str:
     weights = params["bert"][name]
-    attended = _attention(graph, f"{name}/attention", asking, states, bias, weights["attention"])
-    summed = graph.node("Add", f"{name}/attended", asking, attended)
-    asking = graph.norm(f"{name}/attention_norm", summed, weights["attention_norm"])
-    grown = graph.dense(f"{name}/mlp_in", asking, weights["mlp_in"])
-    grown = graph.gelu(f"{name}/gelu", grown)
-    shrunk = graph.dense(f"{name}/mlp_out", grown, weights["mlp_out"])
-    summed = graph.node("Add", f"{name}/grown", asking, shrunk)
+    attended = _attention(graph, f"{name}/attention", queries, states, bias, weights["attention"])
+    summed = graph.node("Add", f"{name}/attention_residual", queries, attended)
+    queries = graph.norm(f"{name}/attention_norm", summed, weights["attention_norm"])
+    inner = graph.dense(f"{name}/mlp_in", queries, weights["mlp_in"])
+    inner = graph.gelu(f"{name}/gelu", inner)
+    output = graph.dense(f"{name}/mlp_out", inner, weights["mlp_out"])
+    summed = graph.node("Add", f"{name}/mlp_residual", queries, output)
     return graph.norm(f"{name}/mlp_norm", summed, weights["mlp_norm"])
 
 
 def _attention(
-    graph: _Graph, name: str, asking: str, states: str, bias: str, params: Mapping[str, Any]
+    graph: _Graph, name: str, queries: str, states: str, bias: str, params: Mapping[str, Any]
 ) -> str:
     head_size = graph.config.hidden // graph.config.heads
     split = graph.integers(0, 0, graph.config.heads, head_size)
@@ -196,7 +196,7 @@ def _attention(
         parts = graph.node("Reshape", f"{name}/{which}/heads", flat, split)
         return graph.node("Transpose", f"{name}/{which}/turned", parts, perm=order)
 
-    query = heads("query", asking, (0, 2, 1, 3))
+    query = heads("query", queries, (0, 2, 1, 3))
     key = heads("key", states, (0, 2, 3, 1))
     value = heads("value", states, (0, 2, 1, 3))
     scaled = graph.node(

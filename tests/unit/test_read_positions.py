@@ -1,11 +1,11 @@
-"""A last layer that renews only the places that are read gives what the whole layer gives there."""
+"""A last layer that renews only the positions asked for gives what the whole layer does."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pd_jax.models.bert import Bert, first_states, firsts_of, nowhere, take
+from pd_jax.models.bert import Bert, first_states, first_tokens_of, gather_positions, no_positions
 from pd_jax.models.heads import PretrainingModel, TaskModel
 from pd_jax.models.sizes import BertConfig
 
@@ -14,7 +14,7 @@ MASKS = {
     "padded": ([[1] * 12, [1] * 7 + [0] * 5], None),
     "packed": ([[1] * 4 + [2] * 5 + [3] * 3, [1] * 9 + [0] * 3], [[0, 4, 9], [0, 0, 0]]),
 }
-READ = jnp.array([[1, 5, 10, 0], [8, 2, 2, 0]])
+POSITIONS = jnp.array([[1, 5, 10, 0], [8, 2, 2, 0]])
 
 
 @pytest.fixture(params=MASKS)
@@ -33,21 +33,30 @@ def params() -> dict:
     return jax.tree.map(lambda leaf: 4 * leaf if leaf.ndim > 1 else leaf, made)
 
 
-@pytest.mark.parametrize("read", [READ, nowhere(READ)], ids=["places", "first tokens alone"])
+@pytest.mark.parametrize(
+    "positions", [POSITIONS, no_positions(POSITIONS)], ids=["places", "first tokens alone"]
+)
 def test_states_and_gradients_are_those_of_the_whole_layer(
-    tokens: tuple, params: dict, read: jax.Array
+    tokens: tuple, params: dict, positions: jax.Array
 ) -> None:
     starts = tokens[-1]
 
     def partly(params: dict) -> tuple:
-        found = Bert(CONFIG).apply({"params": params}, *tokens, read=read)
-        return found.sequence, found.firsts, found.pooled, first_states(found, (0, 2), starts)
+        found = Bert(CONFIG).apply({"params": params}, *tokens, positions=positions)
+        return found.sequence, found.first_tokens, found.pooled, first_states(found, (0, 2), starts)
 
     def wholly(params: dict) -> tuple:
         found = Bert(CONFIG).apply({"params": params}, *tokens)
         last = found.sequence
-        layers = jnp.stack([firsts_of(found.states[1], starts), firsts_of(last, starts)], axis=-2)
-        return take(last, read), firsts_of(last, starts), found.pooled, layers
+        layers = jnp.stack(
+            [first_tokens_of(found.states[1], starts), first_tokens_of(last, starts)], axis=-2
+        )
+        return (
+            gather_positions(last, positions),
+            first_tokens_of(last, starts),
+            found.pooled,
+            layers,
+        )
 
     def mixed(outputs: tuple) -> jax.Array:
         return sum((jnp.sum(jnp.sin(3.0 * values)) for values in outputs), jnp.zeros(()))
@@ -60,11 +69,12 @@ def test_states_and_gradients_are_those_of_the_whole_layer(
 
 
 def test_places_as_many_as_tokens_are_read_of_the_whole_layer(tokens: tuple, params: dict) -> None:
-    read = jnp.tile(READ, 3)
+    positions = jnp.tile(POSITIONS, 3)
     partly, wholly = (
-        Bert(CONFIG).apply({"params": params}, *tokens, read=places) for places in (read, None)
+        Bert(CONFIG).apply({"params": params}, *tokens, positions=places)
+        for places in (positions, None)
     )
-    np.testing.assert_array_equal(partly.sequence, take(wholly.sequence, read))
+    np.testing.assert_array_equal(partly.sequence, gather_positions(wholly.sequence, positions))
     np.testing.assert_array_equal(partly.pooled, wholly.pooled)
 
 
@@ -81,4 +91,4 @@ def test_both_heads_read_no_more_than_they_need(tokens: tuple) -> None:
         return [places for places in (12, examples, examples + 4) if f"2x{places}x32x" in text]
 
     assert mlp_rows(task, ids, segments, mask, *starts_of) == [12, examples]
-    assert mlp_rows(words, ids, segments, mask, READ, *starts_of) == [12, examples + 4]
+    assert mlp_rows(words, ids, segments, mask, POSITIONS, *starts_of) == [12, examples + 4]
