@@ -10,6 +10,7 @@ import io
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
@@ -19,6 +20,7 @@ from pd_jax.errors import PdError
 
 DIGEST_BYTES = 16
 _CHUNK = 1 << 20
+_SETTLED_SECONDS = 5.0
 _PROCESS = secrets.token_hex(4)
 """Processes of two machines, or containers, that share a disk may have the same number."""
 
@@ -29,21 +31,36 @@ def partial(path: epath.PathLike) -> epath.Path:
     return path.parent / f".{path.name}.partial-{os.getpid()}-{_PROCESS}"
 
 
-def write_bytes(path: epath.PathLike, content: bytes) -> None:
-    """Writes `content` under `path`, replacing what was there in one step."""
+def is_remote(path: epath.PathLike) -> bool:
+    """Returns whether a path is of storage that is no file system, as `gs://bucket/file`."""
+    return "://" in os.fspath(path)
+
+
+@contextlib.contextmanager
+def replaced(path: epath.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Yields a stream whose content takes the place of `path` when the block ends well.
+
+    Where the block raises, nothing of it is left and an older file stays as it was.
+    """
     path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = partial(path)
     try:
-        with unfinished.open("wb") as stream:
-            stream.write(content)
+        with unfinished.open(mode) as stream:
+            yield stream
             sync(stream)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def sync(stream: IO[bytes]) -> None:
+def write_bytes(path: epath.PathLike, content: bytes) -> None:
+    """Writes `content` under `path`, replacing what was there in one step."""
+    epath.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replaced(path) as stream:
+        stream.write(content)
+
+
+def sync(stream: IO[Any]) -> None:
     """Returns when what was written is on the disk, where the file is a local one.
 
     Without it, a machine that loses power may keep the new name and lose the content, and a shared
@@ -57,7 +74,7 @@ def sync(stream: IO[bytes]) -> None:
 def append(path: epath.PathLike, content: bytes) -> None:
     """Appends bytes to a file, all or none of them."""
     path = epath.Path(path)
-    if "://" in str(path):
+    if is_remote(path):
         with path.open("ab") as stream:
             stream.write(content)
         return
@@ -74,7 +91,7 @@ def append(path: epath.PathLike, content: bytes) -> None:
 
 def append_lines(path: epath.PathLike, lines: Iterable[str]) -> None:
     """Appends lines, all or none of them; a last line that a kill cut short is taken off first."""
-    if "://" not in str(path):
+    if not is_remote(path):
         with open(path, "a+b", buffering=0) as stream:
             stream.truncate(_end_of_lines(stream))
     append(path, "".join(line + "\n" for line in lines).encode("utf-8"))
@@ -218,3 +235,59 @@ def digest_file(path: epath.PathLike) -> str:
 def digest_files(paths: Iterable[epath.PathLike]) -> dict[str, str]:
     """Returns file name -> digest, for files of one folder."""
     return {epath.Path(path).name: digest_file(path) for path in sorted(map(str, paths))}
+
+
+class DigestCache:
+    """Path -> digest of a file's content, kept in a JSON file, so that what did not change is read
+    once.
+
+    A file counts as unchanged while its size and modification time are. One that was modified in
+    the last seconds is not remembered: a second change within the grain of the clock, a second on
+    some file systems, would not show.
+    """
+
+    def __init__(self, cache: epath.PathLike, error: type[PdError]):
+        """Reads what an earlier process has remembered in `cache`.
+
+        Raises:
+          error: where that is something else.
+        """
+        self._cache = epath.Path(cache)
+        self._known = _known_digests(self._cache, error) if self._cache.exists() else {}
+        self._before = dict(self._known)
+
+    def of(self, path: epath.PathLike) -> str:
+        """Returns what `digest_file` returns of a file's content as it is now."""
+        name = os.fspath(path)
+        state = _state(name)
+        known = self._known.get(name)
+        if known is not None and known[:2] == state:
+            return known[2]
+        digest = digest_file(name)
+        if state[1] < time.time() - _SETTLED_SECONDS:
+            self._known[name] = [*state, digest]
+        return digest
+
+    def save(self) -> None:
+        """Writes what was learnt."""
+        if self._known != self._before:
+            write_json(self._cache, self._known)
+
+
+def _state(path: str) -> list:
+    """Returns size and modification time of a file."""
+    if is_remote(path):
+        status = epath.Path(path).stat()
+        return [status.length, status.mtime]
+    status = os.stat(path)  # epath's has whole seconds
+    return [status.st_size, status.st_mtime]
+
+
+def _known_digests(path: epath.Path, error: type[PdError]) -> dict[str, list]:
+    """Returns what a file of digests says: path -> size, time, digest."""
+    found = read_object(path, error)
+    for name, known in found.items():
+        whole = isinstance(known, list) and [type(one) in (int, float) for one in known[:2]]
+        if whole != [True, True] or [*map(type, known[2:])] != [str] or not name.isprintable():
+            raise error(f"{path} is not as it was written; remove it, to read files anew")
+    return found

@@ -27,6 +27,7 @@ from typing import Any
 
 from etils import epath
 
+from pd_jax import files
 from pd_jax.errors import EXIT_CODE, LockError
 
 BEAT_SECONDS = 10.0
@@ -69,7 +70,7 @@ class Lock:
     ):
         self._path = epath.Path(path)
         self._beat_seconds, self._stale_seconds = beat_seconds, stale_seconds
-        self._local = "://" not in str(path)
+        self._local = not files.is_remote(path)
         self._me: Owner | None = None
         self._held: int | None = None
         self._ended = threading.Event()

@@ -18,7 +18,6 @@ from etils import epath
 
 from pd_jax import config, files
 from pd_jax.data import text
-from pd_jax.data.remote import is_remote
 from pd_jax.data.shards import ID_BYTES, example_id, replaced
 from pd_jax.errors import RecordsError
 
@@ -99,7 +98,7 @@ def match(filters: Sequence[Filter]) -> str:
     paths = [filter_.names_file for filter_ in filters]
     # A local file is opened anew for each range, for a process may not keep one open for each
     # shard; a remote one is read once.
-    named = functools.cache(_load) if is_remote(paths[0]) else _load
+    named = functools.cache(_load) if files.is_remote(paths[0]) else _load
     bounds = np.arange(_RANGES, dtype=np.uint64) * np.uint64((1 << 64) // _RANGES)
     cuts = [[*np.searchsorted(named(path)["high"], bounds), len(named(path))] for path in paths]
     for number in range(_RANGES):
@@ -212,6 +211,6 @@ def _save(path: epath.Path, array: np.ndarray) -> None:
 
 
 def _load(path: epath.Path) -> np.ndarray:
-    if is_remote(path):
+    if files.is_remote(path):
         return np.load(io.BytesIO(path.read_bytes()))
     return np.load(path, mmap_mode="r")

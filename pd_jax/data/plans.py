@@ -2,8 +2,6 @@
 
 import dataclasses
 import math
-import os
-import time
 from collections.abc import Mapping
 
 from etils import epath
@@ -16,8 +14,7 @@ from pd_jax.errors import ConfigError, RecordsError
 
 _SHORTEST = 8
 _FILTERS_FOLDER = "left_out"
-_SOURCES_FILE = "sources.json"
-_SETTLED_SECONDS = 5.0
+_DIGESTS_FILE = "digests.json"
 _SHARD_BYTES = 1 << 23
 _MOST_SHARDS = 1024
 _MOST_READERS = 8
@@ -179,30 +176,11 @@ def _described(piece: text.Piece, digests: Mapping[str, str]) -> dict[str, objec
 
 
 def _digests(found: Mapping[str, text.SourceFile], folder: epath.Path) -> dict[str, str]:
-    """Returns the digest of each file, read anew only if its size or time have changed.
+    """Returns the digest of each file, read anew only where it has changed.
 
     The processes of an array job thus read a large corpus for its digest once, not once each.
     """
-    known: dict[str, list] = {}
-    notes = folder / _SOURCES_FILE
-    if notes.exists():
-        known = files.read_json(notes, RecordsError)
-    result, current = {}, {}
-    for path, file in found.items():
-        state = [] if file.format == "tfds" else _state(path)
-        digest, *before = known.get(path, [None])
-        result[path] = digest if digest and state and before == state else text.digest(file)
-        current[path] = [result[path], *state]
-    if current != known:
-        files.write_json(notes, current)
-    return result
-
-
-def _state(path: str) -> list[float]:
-    """Returns size and time of a file; nothing where it changed so lately that it may again."""
-    if "://" in path:
-        status = epath.Path(path).stat()
-        size, changed = status.length, float(status.mtime)
-    else:
-        size, changed = os.path.getsize(path), os.path.getmtime(path)
-    return [size, changed] if changed < time.time() - _SETTLED_SECONDS else []
+    cache = files.DigestCache(folder / _DIGESTS_FILE, RecordsError)
+    digests = {path: text.digest(file, cache.of) for path, file in found.items()}
+    cache.save()
+    return digests

@@ -203,7 +203,7 @@ class Dataset:
 
     def _payloads(self, wanted: list[tuple[int, int, int]]) -> list[bytes]:
         """Returns these ranges of shards: shard, first byte and the byte after the last."""
-        if not remote.is_remote(self.folder):
+        if not files.is_remote(self.folder):
             return [self._contents[shard][start:end] for shard, start, end in wanted]
         # In the order of the files: blocks that are not here yet are then read from front to back.
         found = {one: self._contents[one[0]][one[1] : one[2]] for one in sorted(wanted)}

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from pd_jax import files
 from pd_jax.errors import RecordsError
 
 BLOCK_BYTES = 1 << 23
@@ -66,7 +67,7 @@ def content(path: epath.Path, blocks: Blocks) -> mmap.mmap | RemoteFile:
     Raises:
       RecordsError: as `enough_files`.
     """
-    if is_remote(path):
+    if files.is_remote(path):
         return RemoteFile(path, blocks)
     with enough_files(path), path.open("rb") as stream:
         return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
@@ -106,11 +107,6 @@ def _raise_limit() -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(ValueError, OSError):  # then the lower one holds
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def is_remote(path: epath.Path) -> bool:
-    """Returns whether a path is of storage that is no file system, as `gs://bucket/file`."""
-    return "://" in str(path)
 
 
 def read_range(path: epath.Path, begin: int, size: int) -> bytes:

@@ -189,15 +189,8 @@ def replaced(path: epath.Path) -> Iterator[IO[bytes]]:
     Raises:
       RecordsError: where the file system refuses (full disk, quota, permission).
     """
-    partial = files.partial(path)
-    try:
-        with _refusal(path):
-            with partial.open("wb") as stream:
-                yield stream
-                files.sync(stream)
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with _refusal(path), files.replaced(path) as stream:
+        yield stream
 
 
 class _ShardWriter:

@@ -189,9 +189,9 @@ def sampled(items: Iterable[T], *, limit: int, seed: int) -> list[T]:
     return [item for _, item in sorted(kept, key=lambda pair: pair[0])]
 
 
-def digest(file: SourceFile) -> str:
-    """Returns the digest of a source file's content."""
-    return prepared.digest(file.path) if file.format == "tfds" else files.digest_file(file.path)
+def digest(file: SourceFile, of_file: Callable[[str], str] = files.digest_file) -> str:
+    """Returns the digest of a source file's content, by `of_file` where it is a file."""
+    return prepared.digest(file.path) if file.format == "tfds" else of_file(file.path)
 
 
 def _files(path: str, form: str) -> Iterator[SourceFile]:

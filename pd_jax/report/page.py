@@ -338,7 +338,7 @@ def _base(workdir: epath.Path, folder: epath.Path) -> str | None:
     """Returns what leads from a page in `folder` to the workdir; None for a page outside of it,
     which may be published: there its links would lead nowhere, and tell of this machine's folders.
     """
-    if "://" not in os.fspath(folder) + os.fspath(workdir):
+    if not files.is_remote(folder) and not files.is_remote(workdir):
         folder, workdir = (epath.Path(os.path.abspath(path)) for path in (folder, workdir))
     places = (folder, *folder.parents)
     return "../" * places.index(workdir) if workdir in places else None

@@ -208,13 +208,8 @@ def _output(path: str | None) -> Iterator[IO[str]]:
     target = epath.Path(path)
     if not target.parent.exists():
         raise SourceError(f"{target.parent} does not exist; make the folder of --output first")
-    partial = files.partial(target)
-    try:
-        with partial.open("w") as stream:
-            yield stream
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with files.replaced(target, "w") as stream:
+        yield stream
 
 
 if __name__ == "__main__":

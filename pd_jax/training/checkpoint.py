@@ -50,7 +50,7 @@ class Checkpoints:
     """The checkpoints of one training stage."""
 
     def __init__(self, folder: epath.Path, *, keep: int, warn: Callable[[str], None]):
-        if "://" not in str(folder):
+        if not files.is_remote(folder):
             folder = epath.Path(os.path.abspath(folder))  # Orbax takes absolute paths only
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder

@@ -36,7 +36,7 @@ def test_any_number_of_workers_makes_the_same_files(tmp_path, tokenizer, example
         manifest = build_records(made, tokenizer, folder, name="a", workers=workers)
         files = (path for path in folder.rglob("*") if path.is_file())
         # What is noted of the sources depends on their age.
-        names = sorted(p.relative_to(folder) for p in files if p.name != "sources.json")
+        names = sorted(p.relative_to(folder) for p in files if p.name != "digests.json")
         contents.append({name: (folder / name).read_bytes() for name in names})
     assert contents[0] == contents[1]
     rows = [shard.rows for shard in manifest.shards]
@@ -111,7 +111,7 @@ def test_a_finished_dataset_gets_its_own_tokenizer_back(tmp_path, tokenizer, mon
             build_records(made, other, folder, name="a", workers=1)
         assert not (folder / "manifest.json").exists(), "two builds' files pass for one dataset"
     assert build_records(made, tokenizer, folder, name="a", workers=1) == first
-    del content[folder / "sources.json"]  # tells of the source's age
+    del content[folder / "digests.json"]  # tells of the source's age
     assert {path: path.read_bytes() for path in content} == content
 
 

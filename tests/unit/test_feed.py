@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pd_jax import config
+from pd_jax import config, files
 from pd_jax.data import feed, records, remote
 from pd_jax.data.held import Gathered
 from pd_jax.data.order import MIXTURE_BLOCK, Order, Permutation
@@ -133,7 +133,7 @@ def test_a_windowed_feed_reads_a_remote_dataset_once_an_epoch(make_dataset, reco
         asked.append((path.name, begin))
         return path.read_bytes()[begin : begin + size]
 
-    monkeypatch.setattr(remote, "is_remote", lambda path: True)
+    monkeypatch.setattr(files, "is_remote", lambda path: True)
     monkeypatch.setattr(remote, "read_range", read_range)
     monkeypatch.setattr(remote, "BLOCK_BYTES", 1000)
     monkeypatch.setattr(records, "_HELD_BYTES", 0)

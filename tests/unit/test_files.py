@@ -1,6 +1,7 @@
 """Whole files only, and what is left of those that were not finished."""
 
 import errno
+import os
 import sys
 
 import fsspec
@@ -37,6 +38,28 @@ def test_a_folder_is_digested_by_all_files_below_it(tmp_path):
     assert before == digest()
     (folder / "inside" / "a").write_text("other")
     assert before != digest()
+
+
+def test_a_file_changed_twice_within_a_second_has_two_digests(tmp_path):
+    path, cache = tmp_path / "corpus.txt", tmp_path / "digests.json"
+
+    def digest() -> str:
+        digests = files.DigestCache(cache, StageError)
+        found = digests.of(path)
+        digests.save()
+        return found
+
+    path.write_text("one")
+    first = digest()
+    path.write_text("two")
+    second = digest()
+    assert first != second and not cache.exists()
+    os.utime(path, (1e9, 1e9))
+    assert digest() == second
+    cache.write_text(cache.read_text().replace(second, "remembered"))
+    assert digest() == "remembered"
+    os.utime(path, (1e9, 1e9 + 0.5))
+    assert digest() == second
 
 
 def test_a_stage_has_the_digest_of_the_very_files_that_are_read(tmp_path):

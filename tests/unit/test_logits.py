@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from pd_jax import config
+from pd_jax import config, files
 from pd_jax.data import example, feed, logit_shards, logits, remote, teachers, tfrecord
 from pd_jax.errors import LogitsError
 from tests import tiny
@@ -72,7 +72,7 @@ def test_a_remote_store_is_read_in_blocks_of_which_few_are_kept(
         return path.read_bytes()[begin : begin + size]
 
     size = LAYOUT.size
-    monkeypatch.setattr(remote, "is_remote", lambda path: True)
+    monkeypatch.setattr(files, "is_remote", lambda path: True)
     monkeypatch.setattr(remote, "read_range", read_range)
     monkeypatch.setattr(remote, "BLOCK_BYTES", size - 1)  # a row lies in two blocks
     monkeypatch.setattr(remote, "KEPT_BYTES", 2 * size)

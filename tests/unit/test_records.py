@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pd_jax import files
 from pd_jax.data import manifest, records, remote, tfrecord
 from pd_jax.errors import RecordsError
 
@@ -233,7 +234,7 @@ def test_a_remote_shard_is_read_in_blocks_each_once(dataset, monkeypatch):
     rows = np.array([9, 0, 7, 1])
     wanted = dataset.gather(rows)
     monkeypatch.setattr(records, "_HELD_BYTES", 0)
-    monkeypatch.setattr(remote, "is_remote", lambda path: True)
+    monkeypatch.setattr(files, "is_remote", lambda path: True)
     monkeypatch.setattr(remote, "read_range", read_range)
     monkeypatch.setattr(remote, "BLOCK_BYTES", 100)
     monkeypatch.setattr(records, "_HELD_BYTES", 0)

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from pd_jax.data.remote import is_remote
+from pd_jax import files
 from pd_jax.errors import WeightsError
 from pd_jax.models.export import stablehlo
 from pd_jax.models.export.forward import INPUTS, make_forward
@@ -110,7 +110,7 @@ def _local(folder: epath.Path, *, endings: Sequence[str] = ()) -> Iterator[epath
     """Yields a folder that transformers can read: of a remote one a copy, which the end of the
     block removes, of all files or of those with such `endings`.
     """
-    if not is_remote(folder):
+    if not files.is_remote(folder):
         yield folder
         return
     with tempfile.TemporaryDirectory() as copied:
