@@ -27,6 +27,7 @@ CORE = [
     "protobuf>=5,<8",
     "pyarrow>=17",
     "pydantic>=2.11,<3",
+    "scipy>=1.13",
     "safetensors>=0.5,<1",
     "sentencepiece>=0.2,<0.3",
     "tensorboardX>=2.6,<3",

@@ -20,8 +20,8 @@ from pd_jax.report.statistics import (
     Verdict,
     both,
     interval_over_examples,
-    judge_above,
-    judge_near,
+    judge_near_zero,
+    judge_positive,
     sign_test,
     summarise,
 )
@@ -97,7 +97,9 @@ def _judgement(results: Results, claim: config_lib.Claim, measure: config_lib.Me
     seeds = summarise(_means(by_place))
     examples = _over_examples(results, claim, measure, sign, tuple(seeds.used))
     over_seeds, over_examples = (
-        judge_near(found, margin=claim.near) if claim.near is not None else judge_above(found)
+        judge_near_zero(found, margin=claim.near)
+        if claim.near is not None
+        else judge_positive(found)
         for found in (seeds.interval, examples)
     )
     every = [value for part in parts for value in part.seeds.used.values()]

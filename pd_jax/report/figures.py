@@ -100,7 +100,7 @@ def _bar(row: Row, metric: str, colour: int, task: str) -> charts.Bar:
     value = row.metrics.get(metric)
     known = paper.method_value(task=task, label=row.label, size=row.size)
     if value is None:
-        text = "no finite value" if row.status in ("done", "reused") else row.status
+        text = "no finite value" if row.status == "done" else row.status
         return charts.Bar(row.label, None, text, colour)
     return charts.Bar(
         label=row.label,
@@ -356,8 +356,7 @@ def timeline_figure(pipeline: load.Pipeline) -> Figure | None:
     return Figure(
         "chain",
         title,
-        "Seconds of each stage's own work, over all its sessions. A stage that was reused is "
-        "counted as when it was made.",
+        "Seconds of each stage's own work, over all its sessions.",
         (View("", *views),),
         (*legend, ("rest", "other")),
         legend_always=True,

@@ -21,7 +21,7 @@ from pd_jax import config as config_lib
 from pd_jax import files
 from pd_jax.errors import ReportError
 
-Status = Literal["done", "reused", "failed", "unfinished", "not run"]
+Status = Literal["done", "failed", "unfinished", "not run"]
 
 
 class _Record(pydantic.BaseModel):
@@ -95,11 +95,6 @@ class Stage:
     def kind(self) -> str:
         """The stage's kind (`train`, `records`, ...), or an empty text where no file says it."""
         return self.done.kind if self.done else str(self.config.get("kind", ""))
-
-    @property
-    def finished(self) -> bool:
-        """Whether the stage has a result."""
-        return self.done is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,14 +212,11 @@ def _status(
 ) -> tuple[Status, str]:
     """Returns what to call a stage's state, and a sentence on what is wrong with it."""
     if done is not None:
-        return ("reused" if recorded == "reused" else "done"), fault
+        return "done", fault
     if recorded == "failed":
         return "failed", fault or "It ended without a result; run the same command again."
-    if recorded in ("done", "reused"):
-        return (
-            "failed",
-            f"Recorded as {recorded}, but its done.json is missing; run the same command again.",
-        )
+    if recorded == "done":
+        return "failed", "Its done.json is missing; run the same command again."
     if started:
         return "unfinished", "Run the same command again to continue it."
     return "not run", fault or "It was left out, or a stage that it needs has no result."

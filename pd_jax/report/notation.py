@@ -29,15 +29,7 @@ _BY_TEACHER = {
     "teacher_pearson",
 }
 
-_LOWER_IS_BETTER = {
-    "loss",
-    "kl",
-    "mse",
-    "perplexity",
-    "calibration_error",
-    "teacher_calibration_error",
-    "cross_entropy",
-}
+_LOWER_IS_BETTER = {"loss", "kl", "calibration_error", "teacher_calibration_error"}
 
 
 def quantity(metric: str) -> str:

@@ -10,7 +10,6 @@ import hashlib
 import importlib.resources
 import json
 import os
-import re
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,9 +21,6 @@ import pd_jax
 from pd_jax import files
 from pd_jax.report import charts, figures, load, models, notation, study, study_page, study_text
 from pd_jax.report.table import Row, Table, as_text, inputs, is_teacher, make_table
-
-_ENVIRONMENT_KEY = re.compile(r"env(iron(ment)?)?(_variables)?", re.IGNORECASE)
-"""Keys of `versions.json` that are never shown: environment variables may hold secrets."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,27 +307,12 @@ def _versions(pipeline: load.Pipeline) -> list[tuple[str, list[tuple[str, Sequen
     """Returns version keys with their values; where stages differ, a value names its stages."""
     found: dict[str, dict[str, list[str]]] = {}
     for name, stage in pipeline.stages.items():
-        for key, value in _flat(stage.versions):
-            found.setdefault(key, {}).setdefault(value, []).append(name)
+        for key, value in stage.versions.items():
+            found.setdefault(key, {}).setdefault(str(value), []).append(name)
     return [
         (key, [(value, stages if len(values) > 1 else ()) for value, stages in values.items()])
         for key, values in found.items()
     ]
-
-
-def _flat(versions: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Returns (dotted key, text) for all of a nested mapping but environment variables."""
-    pairs = []
-    for key, value in versions.items():
-        if _ENVIRONMENT_KEY.fullmatch(str(key)):
-            continue
-        if isinstance(value, Mapping):
-            pairs += _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, (list, tuple)):
-            pairs.append((f"{prefix}{key}", ", ".join(map(str, value))))
-        elif value is not None:
-            pairs.append((f"{prefix}{key}", str(value)))
-    return pairs
 
 
 def _base(workdir: epath.Path, folder: epath.Path) -> str | None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TypeGuard
 
 import numpy as np
+from scipy import special
 
 LEVEL = 0.95
 """Confidence of every interval in a report."""
@@ -73,7 +74,8 @@ def summarise(values: Mapping[str, float | None]) -> Summary:
     if len(sample) < 2:
         return Summary(mean, None, None, used, left_out)
     deviation = float(sample.std(ddof=1))
-    half = t_quantile(len(sample) - 1) * deviation / math.sqrt(len(sample))
+    quantile = float(special.stdtrit(len(sample) - 1, (1 + LEVEL) / 2))  # of Student's t
+    half = quantile * deviation / math.sqrt(len(sample))
     interval = Interval(mean, mean - half, mean + half, len(sample))
     return Summary(mean, deviation, interval, used, left_out)
 
@@ -89,40 +91,6 @@ def sign_test(differences: Summary) -> float:
     count = positive + negative
     tail = sum(math.comb(count, k) for k in range(max(positive, negative), count + 1))
     return min(1.0, 2.0 * tail / 2**count)
-
-
-def t_quantile(freedom: int, *, level: float = LEVEL) -> float:
-    """Returns t with P(|T| <= t) = `level` for Student's T of `freedom` degrees.
-
-    The probability has a finite closed form for whole degrees of freedom (Abramowitz and Stegun
-    26.7.3 and 26.7.4); it rises with t, so bisection finds the quantile to the last digits of a
-    float.
-    """
-    if freedom < 1 or not 0 < level < 1:
-        raise ValueError(f"freedom={freedom} must be at least 1 and 0 < level={level} < 1")
-    low, high = 0.0, 1.0
-    while _t_probability(high, freedom) < level:
-        high *= 2.0
-    for _ in range(80):
-        middle = (low + high) / 2.0
-        if _t_probability(middle, freedom) < level:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2.0
-
-
-def _t_probability(t: float, freedom: int) -> float:
-    """Returns P(|T| <= t)."""
-    angle = math.atan(t / math.sqrt(freedom))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    term = total = cosine if freedom % 2 else 1.0
-    for k in range(3 if freedom % 2 else 2, freedom - 1, 2):
-        term *= cosine * cosine * (k - 1) / k
-        total += term
-    if freedom % 2 == 0:
-        return sine * total
-    return 2.0 / math.pi * (angle + (sine * total if freedom > 1 else 0.0))
 
 
 # ---- over examples -----------------------------------------------------------------------------
@@ -150,41 +118,31 @@ def wilson_interval(fraction: float, count: int) -> Interval:
     return Interval(fraction, low, high, count)
 
 
-def bootstrap_difference(
-    first: np.ndarray, second: np.ndarray, *, seed: int, resamples: int = 10_000
-) -> Interval:
-    """Returns the mean of `first - second` and its 95 % percentile interval over examples.
+def bootstrap_mean(values: np.ndarray, *, seed: int, resamples: int = 10_000) -> Interval:
+    """Returns the mean of values by example and its 95 % percentile interval over examples.
 
     Args:
-      first: scores by example, [examples] or [seeds, examples]; several seeds are averaged example
-        by example, so that the interval is over examples for these very seeds.
-      second: scores of the same examples, in the same order and shape.
+      values: [examples].
       seed: of the generator; equal arguments give equal intervals.
       resamples: how many samples of as many examples are drawn, with replacement.
     """
-    left, right = (np.atleast_2d(np.asarray(side, np.float64)) for side in (first, second))
-    if left.shape != right.shape or left.ndim != 2 or left.shape[1] == 0:
-        raise ValueError(
-            f"paired scores need one shape, got {np.shape(first)} and {np.shape(second)}"
-        )
-    differences = (left - right).mean(axis=0)
-    if not np.isfinite(differences).all():
-        raise ValueError("paired scores must be finite; leave a diverged seed out by name")
+    if values.size == 0 or not np.isfinite(values).all():
+        raise ValueError("values must be some and finite; leave a diverged seed out by name")
     # Drawing n rows of n is a multinomial draw over the distinct values: the same distribution, and
     # for right/wrong answers three numbers in place of n.
-    values, counts = np.unique(differences, return_counts=True)
-    examples = differences.size
+    distinct, counts = np.unique(values, return_counts=True)
+    examples = values.size
     generator = np.random.default_rng(seed)
-    block = max(1, _BLOCK // len(values))
+    block = max(1, _BLOCK // len(distinct))
     means = np.concatenate(
         [
             generator.multinomial(examples, counts / examples, size=min(block, resamples - start))
-            @ values
+            @ distinct
             / examples
             for start in range(0, resamples, block)
         ]
     )
-    return Interval(float(differences.mean()), *percentiles(means), examples)
+    return Interval(float(values.mean()), *percentiles(means), examples)
 
 
 def percentiles(resampled: np.ndarray) -> tuple[float, float]:
@@ -201,7 +159,7 @@ def interval_over_examples(values: np.ndarray, *, seed: int) -> Interval:
     """
     values = np.asarray(values, np.float64)
     if len(np.unique(values)) <= _MOST_BOOTSTRAPPED:
-        return bootstrap_difference(values, np.zeros_like(values), seed=seed)
+        return bootstrap_mean(values, seed=seed)
     mean = float(values.mean())
     half = _NORMAL_95 * float(values.std(ddof=1)) / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half, len(values))
@@ -210,25 +168,25 @@ def interval_over_examples(values: np.ndarray, *, seed: int) -> Interval:
 # ---- verdicts ----------------------------------------------------------------------------------
 
 
-def judge_above(interval: Interval | None, *, threshold: float = 0.0) -> Verdict:
-    """Returns whether a quantity is above `threshold`, decided where all of the interval agrees.
+def judge_positive(interval: Interval | None) -> Verdict:
+    """Returns whether a quantity is above 0, decided where all of the interval agrees.
 
     Without an interval (fewer than two seeds) the answer is undecided.
     """
     if interval is None:
         return Verdict.UNDECIDED
-    if interval.low > threshold:
+    if interval.low > 0:
         return Verdict.HOLDS
-    return Verdict.FAILS if interval.high < threshold else Verdict.UNDECIDED
+    return Verdict.FAILS if interval.high < 0 else Verdict.UNDECIDED
 
 
-def judge_near(interval: Interval | None, *, margin: float, target: float = 0.0) -> Verdict:
-    """Returns whether a quantity lies within `margin` of `target`, by the same rule."""
+def judge_near_zero(interval: Interval | None, *, margin: float) -> Verdict:
+    """Returns whether a quantity lies within `margin` of 0, by the same rule."""
     if interval is None:
         return Verdict.UNDECIDED
-    if target - margin <= interval.low and interval.high <= target + margin:
+    if -margin <= interval.low and interval.high <= margin:
         return Verdict.HOLDS
-    outside = interval.high < target - margin or interval.low > target + margin
+    outside = interval.high < -margin or interval.low > margin
     return Verdict.FAILS if outside else Verdict.UNDECIDED
 
 

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, UInt32
 
-from pd_jax import files
 from pd_jax.models.dropout import avalanche, flat_position
 from pd_jax.parallel.sharding import parameter_name
 
@@ -44,8 +43,3 @@ def leaf_digests(tree: Any) -> dict[str, str]:
         parameter_name(path): f"{int(first):08x}{int(second):08x}"
         for (path, _), (first, second) in zip(leaves, found, strict=True)
     }
-
-
-def tree_digest(tree: Any) -> str:
-    """Returns one digest for a whole tree."""
-    return files.digest_json(leaf_digests(tree))

@@ -143,5 +143,5 @@ def test_windows_separators_are_read(workdir: Any) -> None:
     workdir.stages["pd"] = workdir.stages["pd"].replace("/", "\\")
     workdir.write({})
     stage = load_it(workdir).stages["pd"]
-    assert stage.finished
+    assert stage.done is not None
     assert pathlib.PurePosixPath(stage.folder).parent.name == "stages"
