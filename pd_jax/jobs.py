@@ -20,8 +20,8 @@ import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
-from pd_jax.data.workers import available_cores, light_main
 from pd_jax.errors import ConfigError, PdError, StageError
+from pd_jax.processes import available_cores, light_main
 from pd_jax.training.signals import Stopped, stop_on
 
 SAVE_SECONDS = 120.0

@@ -6,12 +6,13 @@ index entry.
 """
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from etils import epath
 
-from pd_jax import files
+from pd_jax import files, processes
 from pd_jax.data import example, tfrecord
 from pd_jax.data.logits import LogitStore
 from pd_jax.data.manifest import Manifest, ShardInfo
@@ -22,6 +23,34 @@ from pd_jax.errors import RecordsError
 _BLOCK_ROWS = 4096
 _SAMPLED_SPOTS, _ROWS_OF_A_SPOT = 8, 128
 _MUCH_UNKNOWN = 0.01
+
+
+def dataset_faults(
+    folder: epath.PathLike,
+    manifest: Manifest,
+    *,
+    workers: int,
+    shown: Callable[[ShardInfo], None],
+) -> Iterator[str]:
+    """Yields one sentence for every fault in a dataset, in order of shard, read by `workers`
+    processes; `shown` is called with each shard that was read.
+    """
+    job = functools.partial(_read, folder=str(folder), manifest=manifest)
+    ended: dict[int, list[str]] = {}
+    following = 0
+    for number, faults in processes.run(job, range(len(manifest.shards)), workers=workers):
+        ended[number] = faults
+        shown(manifest.shards[number])
+        while following in ended:
+            yield from ended.pop(following)
+            following += 1
+
+
+def _read(
+    number: int, count: processes.Count, *, folder: epath.PathLike, manifest: Manifest
+) -> list[str]:
+    del count  # shards are what is counted
+    return shard_faults(folder, manifest, number)
 
 
 def shard_faults(folder: epath.PathLike, manifest: Manifest, number: int) -> list[str]:

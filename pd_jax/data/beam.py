@@ -7,17 +7,17 @@ one process makes. Workers need pd_jax, and the folder and sources under paths t
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pd_jax.data import workers as pool
+from pd_jax import processes
 from pd_jax.errors import ConfigError, RecordsError
 
 
 def run(
-    job: pool.Job[pool.Task, Any],
-    tasks: Sequence[pool.Task],
+    job: processes.Job[processes.Task, Any],
+    tasks: Sequence[processes.Task],
     *,
     options: Sequence[str],
-    report: pool.Count,
-) -> Iterator[tuple[pool.Task, Any]]:
+    report: processes.Count,
+) -> Iterator[tuple[processes.Task, Any]]:
     """Yields nothing, once `job(task, count)` is done for every task: its files are the result.
 
     `options` are Beam's, `KEY=VALUE` or `KEY` (`runner=DataflowRunner`, `project=...`). A job's
@@ -55,7 +55,7 @@ def run(
     yield from ()
 
 
-def _do(task: Any, job: pool.Job) -> int:
+def _do(task: Any, job: processes.Job) -> int:
     """Returns 1, so that the pipeline's elements count the tasks done."""
     import apache_beam as beam
 

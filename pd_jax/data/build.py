@@ -7,16 +7,14 @@ only what is missing.
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from etils import epath
 
-from pd_jax import config
+from pd_jax import config, processes
 from pd_jax.config.reading import to_json
 from pd_jax.data import filters, layouts, manifest, shards, text
-from pd_jax.data import workers as pool
 from pd_jax.data.plans import Plan, Task, check, make_plan
 from pd_jax.data.tokenizers import Tokenizer, load_tokenizer
 from pd_jax.errors import SourceError, TokenizerError
@@ -54,7 +52,7 @@ def build_records(
       SourceError: on text or labels that cannot be used, naming file and line.
       RecordsError: where the folder cannot be written, or a worker process was killed.
     """
-    run = functools.partial(pool.run, workers=workers or os.cpu_count() or 1)
+    run = functools.partial(processes.run, workers=workers or len(processes.available_cores()))
     whole = build_share(stage, tokenizer, folder, name=name, run=run, share=Share(0, 1))
     assert whole is not None, "one share is everything"
     return whole
@@ -71,8 +69,9 @@ def build_share(
 ) -> manifest.Manifest | None:
     """Returns the manifest if with this share all shards are there, else None.
 
-    `run` carries out jobs: on processes of this machine (`workers.run`), or elsewhere (`beam.run`).
-    Shares may be made at the same time, by processes that have nothing in common but the folder.
+    `run` carries out jobs: by processes of this machine (`processes.run`) or elsewhere
+    (`beam.run`). Shares may be made at the same time, by processes that have nothing in common
+    but the folder.
 
     Raises:
       As `build_records`.
@@ -118,7 +117,7 @@ def finished_with(folder: epath.PathLike, tokenizer: Tokenizer) -> bool:
     return found.fingerprint == tokenizer.fingerprint
 
 
-def build_shard(task: Task, count: pool.Count) -> shards.ShardInfo:
+def build_shard(task: Task, count: processes.Count) -> shards.ShardInfo:
     """Returns the shard it wrote; `count` is told the bytes of text that were read."""
     meter = Meter(task.size, count)
     info = shards.write_shard(
@@ -151,7 +150,7 @@ def records(task: Task, tokenizer: Tokenizer, meter: "Meter") -> Iterator[shards
 class Meter:
     """Counts the bytes of text read; in the end its sum is the expected size, whatever was read."""
 
-    def __init__(self, size: float, count: pool.Count):
+    def __init__(self, size: float, count: processes.Count):
         self._left, self._count = size, count
         self._waiting = 0
 
@@ -196,7 +195,7 @@ def _prepare_filters(plan: Plan, run: Run) -> str | None:
     return filters.match(plan.filters)
 
 
-def _scan(task: Task, count: pool.Count) -> None:
+def _scan(task: Task, count: processes.Count) -> None:
     """Writes the names of a shard's rows or documents."""
     assert task.left_out is not None
     meter = Meter(task.size, count)
@@ -210,7 +209,7 @@ def _scan(task: Task, count: pool.Count) -> None:
 
 
 def _each(
-    job: pool.Job, tasks: Sequence[Task], run: Run, *, title: str = "building records"
+    job: processes.Job, tasks: Sequence[Task], run: Run, *, title: str = "building records"
 ) -> Iterator[tuple]:
     """Yields what `run` yields of a job for each task, showing how far it is."""
     if not tasks:

@@ -10,16 +10,15 @@ The files stay as they are. Each becomes one shard, without padding smaller than
 that is there already and made from the same file is kept.
 """
 
-import concurrent.futures
 import dataclasses
+import functools
 import hashlib
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from etils import epath
 
-from pd_jax import files
+from pd_jax import files, processes
 from pd_jax.data import example, manifest, shards, tfrecord
 from pd_jax.data.manifest import HasVocabulary, Manifest, ShardInfo, TokenizerInfo
 from pd_jax.data.shards import ID_BYTES, Record
@@ -75,20 +74,12 @@ def import_records(
     check(name, task, labels)
     info = TokenizerInfo.of(tokenizer)
     sources = [_Source(str(path), info, task, labels, files.digest_file(path)) for path in paths]
-    ready = []
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-        jobs = [
-            pool.submit(_import_file, source, str(folder), name, index, len(sources))
-            for index, source in enumerate(sources)
-        ]
-        try:
-            for job in jobs:
-                ready.append(job.result())
-                shown(ready[-1])
-        finally:
-            for job in jobs:
-                job.cancel()
+    job = functools.partial(_import_file, folder=str(folder), name=name, of=len(sources))
+    made = {}
+    for (index, _), shard in processes.run(job, tuple(enumerate(sources)), workers=workers):
+        made[index] = shard
+        shown(shard)
+    ready = [made[index] for index in range(len(sources))]
     return shards.finish(
         folder,
         ready,
@@ -108,7 +99,11 @@ def check(name: str, task: str | None, labels: Sequence[str]) -> None:
         raise ConfigError(f"task {task!r} needs the names of its labels, in order; give --labels")
 
 
-def _import_file(source: _Source, folder: str, name: str, index: int, of: int) -> ShardInfo:
+def _import_file(
+    numbered: tuple[int, _Source], count: processes.Count, *, folder: str, name: str, of: int
+) -> ShardInfo:
+    del count  # files are what is counted
+    index, source = numbered
     kept = shards.whole_shard(folder, name, index=index, of=of, made_from=source.made_from)
     return kept or shards.write_shard(
         folder, name, index=index, of=of, records=_records(source), made_from=source.made_from

@@ -7,7 +7,7 @@ from pd_jax.data.records import Dataset
 from pd_jax.data.synthetic import write_synthetic
 from pd_jax.data.text import sentences
 from pd_jax.data.tokenizers import load_tokenizer, train_tokenizer
-from pd_jax.data.workers import available_cores
+from pd_jax.processes import available_cores
 from pd_jax.stages.context import Context, Done
 
 

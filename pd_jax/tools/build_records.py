@@ -15,14 +15,12 @@ runner=DataflowRunner project=P region=R temp_location=gs://B, Beam's workers ma
 import argparse
 import dataclasses
 import functools
-import os
 import sys
 import time
 from collections.abc import Sequence
 
-from pd_jax import config, locks
+from pd_jax import config, locks, processes
 from pd_jax.data import beam, estimates, manifest, plans
-from pd_jax.data import workers as pool
 from pd_jax.data.audit import strange_text
 from pd_jax.data.build import Run, Share, build_share
 from pd_jax.data.records import Dataset
@@ -40,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         stage = _stage(arguments)
     sources = stage.source if isinstance(stage.source, tuple) else (stage.source,)
     megabytes = estimates.source_bytes(sources) / 1e6
-    workers = arguments.workers or os.cpu_count() or 1
+    workers = arguments.workers or len(processes.available_cores())
     by = (
         f"with {workers} workers"
         if arguments.beam is None
@@ -151,7 +149,7 @@ def _stage(arguments: argparse.Namespace) -> config.RecordsStage:
 def _runner(arguments: argparse.Namespace, workers: int) -> Run:
     """Returns what carries out the build."""
     if arguments.beam is None:
-        return functools.partial(pool.run, workers=workers)
+        return functools.partial(processes.run, workers=workers)
     if arguments.workers:
         raise ConfigError("--workers is for this machine, --beam has its own; give one of them")
     return functools.partial(beam.run, options=arguments.beam)

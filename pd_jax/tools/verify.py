@@ -9,16 +9,13 @@ are computed again and compared. Exits 0 where nothing is wrong, 2 where anythin
 """
 
 import argparse
-import concurrent.futures
-import multiprocessing
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from etils import epath
 
-from pd_jax import config, files
+from pd_jax import config, files, processes
 from pd_jax.data import audit, manifest
 from pd_jax.data.logits import LogitStore
 from pd_jax.data.manifest import Manifest
@@ -94,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers",
         type=options.at_least(1),
-        default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
+        default=len(processes.available_cores()),
         help="processes, each reading a shard at a time (default: all cores)",
     )
     return parser
@@ -110,25 +107,11 @@ def _tell(faults: Iterator[str]) -> int:
 
 
 def _dataset_faults(folder: epath.Path, found: Manifest, workers: int) -> Iterator[str]:
-    """Yields the faults of a dataset's shards, read by several processes, in order of shard."""
-    context = multiprocessing.get_context("spawn")
-    with (
-        concurrent.futures.ProcessPoolExecutor(
-            min(workers, len(found.shards)), mp_context=context
-        ) as pool,
-        Progress(f"verifying {found.name}", found.rows) as progress,
-    ):
-        jobs = [
-            pool.submit(audit.shard_faults, str(folder), found, number)
-            for number in range(len(found.shards))
-        ]
-        try:
-            for job, shard in zip(jobs, found.shards, strict=True):
-                yield from job.result()
-                progress.advance(shard.rows)
-        finally:
-            for job in jobs:
-                job.cancel()
+    """Yields the faults of a dataset's shards, in order of shard."""
+    with Progress(f"verifying {found.name}", found.rows) as progress:
+        yield from audit.dataset_faults(
+            folder, found, workers=workers, shown=lambda shard: progress.advance(shard.rows)
+        )
 
 
 def _manifest_of(folder: str) -> Manifest:

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from pd_jax import jobs
-from pd_jax.data.workers import available_cores
 from pd_jax.errors import ConfigError, StageError
+from pd_jax.processes import available_cores
 from pd_jax.training.signals import Stopped
 
 

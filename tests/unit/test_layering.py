@@ -11,6 +11,7 @@ SOURCES = sorted((ROOT / "pd_jax").rglob("*.py"))
 ORDER = (
     "errors",
     "files",
+    "processes",
     "locks",
     "progress",
     "allocation",

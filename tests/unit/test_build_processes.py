@@ -11,9 +11,9 @@ import time
 
 import pytest
 
+from pd_jax import processes
 from pd_jax.config import Corpus, RecordsStage, Rows, Source, TokenizerStage
 from pd_jax.data import build, plans, tokenizers
-from pd_jax.data import workers as pool
 from pd_jax.data.build import build_records
 from pd_jax.data.records import Dataset
 from pd_jax.errors import ConfigError, RecordsError, SourceError, TokenizerError
@@ -111,7 +111,7 @@ def test_a_finished_dataset_gets_its_own_tokenizer_back(tmp_path, tokenizer, mon
             build_records(made, other, folder, name="a", workers=1)
         assert not (folder / "manifest.json").exists(), "two builds' files pass for one dataset"
     assert build_records(made, tokenizer, folder, name="a", workers=1) == first
-    del content[folder / "digests.json"]  # tells of the source's age
+    content.pop(folder / "digests.json", None)  # written once the source is old enough
     assert {path: path.read_bytes() for path in content} == content
 
 
@@ -206,7 +206,6 @@ def test_a_killed_worker_is_no_hang(tmp_path, tokenizer, monkeypatch):
 PROGRAM = """
 import sys
 from pd_jax.config import Corpus, RecordsStage, Source
-from pd_jax.data import workers as pool
 from pd_jax.data.build import build_records
 from pd_jax.data.tokenizers import load_tokenizer
 if __name__ == "__main__":
@@ -261,7 +260,7 @@ def test_shares_made_apart_are_the_whole(tmp_path, tokenizer, deduplicate):
     path = write_corpus(tmp_path / "a.txt", documents=200)
     made = stage(path, Rows(), shards=5, deduplicate=deduplicate)
     whole = build_records(made, tokenizer, tmp_path / "whole", name="a", workers=1)
-    run = functools.partial(pool.run, workers=1)
+    run = functools.partial(processes.run, workers=1)
     results = [
         build.build_share(
             made, tokenizer, tmp_path / "set", name="a", run=run, share=build.Share(index, 3)
@@ -277,7 +276,7 @@ def test_shares_made_apart_are_the_whole(tmp_path, tokenizer, deduplicate):
 
 WORKER = """
 import sys
-from pd_jax.data import workers
+from pd_jax import processes
 
 def heavy(task, count):
     import resource
@@ -289,8 +288,8 @@ def heavy(task, count):
 def test_workers_do_not_import_the_program_that_starts_them(tmp_path):
     (tmp_path / "jobs.py").write_text(WORKER)
     (tmp_path / "program.py").write_text(
-        "import jax, jobs\nfrom pd_jax.data import workers\nprogram = True\n"
-        "for _, result in workers.run(jobs.heavy, [1, 2], workers=2, report=lambda done: None):\n"
+        "import jax, jobs\nfrom pd_jax import processes\nprogram = True\n"
+        "for _, result in processes.run(jobs.heavy, [1, 2], workers=2):\n"
         "    print(result)\n"
     )
     root = pathlib.Path(build.__file__).parents[2]

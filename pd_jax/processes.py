@@ -1,4 +1,4 @@
-"""Jobs shared out among processes, with one count of what they have done."""
+"""Work shared out among processes of this machine, with one count of what they have done."""
 
 import concurrent.futures
 import multiprocessing
@@ -24,7 +24,11 @@ Job = Callable[[Task, Count], Result]
 
 
 def run(
-    job: Job[Task, Result], tasks: Sequence[Task], *, workers: int, report: Count
+    job: Job[Task, Result],
+    tasks: Sequence[Task],
+    *,
+    workers: int,
+    report: Count = lambda done: None,
 ) -> Iterator[tuple[Task, Result]]:
     """Yields each task with `job(task, count)`, as they are done; at most `workers` at a time.
 
@@ -55,8 +59,8 @@ def run(
                 yield running.pop(future), future.result()
     except BrokenProcessPool:
         raise RecordsError(
-            "a worker process was killed, perhaps for want of memory; run the same command again"
-            " with fewer workers: finished shards are kept"
+            "a worker process was killed, perhaps because memory ran out; run the same command"
+            " again with fewer workers"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
