@@ -16,7 +16,7 @@ from benchmarks import material, ours, side_by_side
 from benchmarks.side_by_side import OURS, Case, Peer
 from pd_jax.allocation import keep_memory
 from pd_jax.training import rng
-from pd_jax.training.many import Together, make_many_step
+from pd_jax.training.many import StackedRuns, make_many_step
 
 BATCH = 32
 JOB = "fine-tune"
@@ -39,7 +39,7 @@ def make_case(size: str, runs: int) -> Case:
     batches = [material.fixed_batch(BATCH, seed=seed) for seed in range(runs)]
     with jax.set_mesh(trainer.mesh):
         states = [trainer.first(rng.root_key(seed)) for seed in range(runs)]
-        together = Together(many, states, seeds=range(runs), learning_rates=rates)
+        together = StackedRuns(many, states, seeds=range(runs), learning_rates=rates)
 
     def at_once() -> None:
         pending = None

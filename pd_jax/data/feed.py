@@ -23,11 +23,11 @@ import numpy as np
 from jaxtyping import Int64
 
 from pd_jax import config
-from pd_jax.data.held import Gathered
 from pd_jax.data.logits import LogitStore
 from pd_jax.data.order import Order, Permutation, Places
 from pd_jax.data.packing import Packing, make_packing, pack
 from pd_jax.data.records import Dataset
+from pd_jax.data.row_cache import Gathered
 from pd_jax.data.teachers import Teachers
 from pd_jax.errors import ConfigError, LogitsError, RecordsError
 

@@ -4,9 +4,9 @@ A row is found through its shard's offset index, compared with the CRC-32C kept 
 ids of all rows asked for are decoded together: nothing is done per token in Python. Local shards
 are memory-mapped; remote ones (`gs://`) are read in blocks (`data/remote.py`).
 
-A small dataset is kept in memory (`data/held.py`). A shard of it is read whole when one of its rows
-is first asked for, and compared with the digest that the manifest has of it, which takes a third of
-the time that its rows take one by one.
+A small dataset is kept in memory (`data/row_cache.py`). A shard of it is read whole when one of its
+rows is first asked for, and compared with the digest that the manifest has of it, which takes a
+third of the time that its rows take one by one.
 
 What others need for writing is re-exported from `data/shards.py` and `data/manifest.py`.
 """
@@ -25,8 +25,8 @@ from jaxtyping import Int32, Int64, Shaped, UInt8
 
 from pd_jax import files
 from pd_jax.data import example, manifest, remote, tfrecord
-from pd_jax.data.held import Gathered, Held
 from pd_jax.data.manifest import Manifest, ShardInfo, TokenizerInfo
+from pd_jax.data.row_cache import Gathered, RowCache
 from pd_jax.data.shards import ID_BYTES, INDEX, Record, example_id, finish, whole_shard, write_shard
 from pd_jax.errors import RecordsError
 
@@ -39,7 +39,7 @@ __all__ = [
 _INDEX_BLOCK = 1 << 20
 _INDEXES: weakref.WeakValueDictionary[str, np.ndarray] = weakref.WeakValueDictionary()
 """Indexes in memory, by digest: a dataset that is open several times has one."""
-_HELD_BYTES = 1 << 28
+_CACHE_BYTES = 1 << 28
 """Datasets whose rows take no more than this are kept in memory."""
 _ROWS_AT_ONCE = 1 << 12
 """Rows of a whole shard that are decoded together: what that takes fits a core's cache."""
@@ -96,11 +96,11 @@ class Dataset:
         return np.concatenate([index["tokens"] for index in self._indexes]).astype(np.int32)
 
     @cached_property
-    def _held(self) -> Held | None:
+    def _cache(self) -> RowCache | None:
         """The rows in memory, where they fit."""
         bytes_a_token = np.int32().itemsize + self.manifest.pairs
         size = bytes_a_token * int(self.lengths.sum()) + ID_BYTES * len(self)
-        return Held(self.lengths, self._kept) if size <= _HELD_BYTES else None
+        return RowCache(self.lengths, self._kept) if size <= _CACHE_BYTES else None
 
     def place(self, row: int) -> str:
         """Returns where a row is, for messages: shard file and row in it."""
@@ -120,7 +120,7 @@ class Dataset:
             raise IndexError(
                 f"{self.folder} has rows 0 to {len(self) - 1}, not {rows.min()} to {rows.max()}"
             )
-        return self._held.gather(rows) if self._held and len(rows) else self._read(rows)
+        return self._cache.gather(rows) if self._cache and len(rows) else self._read(rows)
 
     def _shards_of(self, rows: np.ndarray) -> np.ndarray:
         return np.searchsorted(self._first_rows, rows, side="right") - 1

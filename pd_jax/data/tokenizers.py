@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int32
 
 from pd_jax import files
 from pd_jax.config import TokenizerStage
-from pd_jax.data.definitions import Pipeline
+from pd_jax.data.json_tokenizer import JsonTokenizer
 from pd_jax.data.sentencepieces import SentencePiece
 from pd_jax.data.text import sampled
 from pd_jax.data.vocabulary import CONFIG_FILE, JSON_FILE, SPECIAL, VOCAB_FILE
@@ -238,7 +238,7 @@ def _from_vocab(path: epath.Path) -> WordPiece:
     )
 
 
-def _from_json(path: epath.Path) -> WordPiece | Pipeline:
+def _from_json(path: epath.Path) -> WordPiece | JsonTokenizer:
     definition = files.read_object(path, TokenizerError)
     if not _has_its_parts(definition):
         raise TokenizerError(f"{path} is not a tokenizer of the tokenizers library; save it again")
@@ -278,7 +278,7 @@ def _from_json(path: epath.Path) -> WordPiece | Pipeline:
         )
     )
     if not bert:
-        return Pipeline(definition, where=str(path))
+        return JsonTokenizer(definition, where=str(path))
     return WordPiece(
         sorted(vocabulary, key=vocabulary.__getitem__),
         lowercase=normalizer["lowercase"],

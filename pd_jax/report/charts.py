@@ -30,8 +30,8 @@ _BOTTOM = 30.0
 class Bar:
     """One row of a bar or dot chart.
 
-    Without a `value`, `text` says why. `reference` is a value of the paper, drawn in grey; `told`
-    is shown to a pointer.
+    Without a `value`, `text` says why. `reference` is a value of the paper, drawn in grey;
+    `tooltip` is shown to a pointer.
     """
 
     label: str
@@ -40,7 +40,7 @@ class Bar:
     colour: int
     interval: Interval | None = None
     reference: float | None = None
-    told: str = ""
+    tooltip: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ def bar_chart(
         )
         end = max(map(scale, _ends(bar)))
         shown = svg.label(bar.text, x=end + 7, y=y, css="value")
-        return [svg.told(body, bar.told), *_whisker(bar, y, scale, css="whisker"), shown]
+        return [svg.with_tooltip(body, bar.tooltip), *_whisker(bar, y, scale, css="whisker"), shown]
 
     return _rows(
         key, bars, scale, draw, title=title, description=description, unit=unit, width=width
@@ -103,14 +103,16 @@ def dot_chart(
         drawn = []
         if bar.reference is not None:
             drawn.append(
-                svg.told(_diamond(scale(bar.reference), y), f"the paper: {bar.reference:.1f}")
+                svg.with_tooltip(
+                    _diamond(scale(bar.reference), y), f"the paper: {bar.reference:.1f}"
+                )
             )
         if bar.value is not None:
             drawn += _whisker(bar, y, scale, css=f"line {colour(bar.colour)}")
             dot = svg.node(
                 "circle", cx=scale(bar.value), cy=y, r=5, css=f"dot {colour(bar.colour)}"
             )
-            drawn.append(svg.told(dot, bar.told))
+            drawn.append(svg.with_tooltip(dot, bar.tooltip))
         return drawn
 
     return _rows(
@@ -139,7 +141,7 @@ def timeline_chart(
         name = svg.label(
             svg.fitted(task.label, gutter - 12, size=FONT), x=gutter - 10, y=y, anchor="end"
         )
-        body.append(svg.told(name, task.label))
+        body.append(svg.with_tooltip(name, task.label))
         body.append(svg.line(gutter, y, width, y, css="guide"))
         body += _task(task, start, y, scale, colours)
         body.append(_beside(task, start, y, scale))
@@ -179,7 +181,7 @@ def _task(
         rx=2,
         css="bar rest",
     )
-    drawn, at = [svg.told(whole, f"{task.label}: {task.text}")], start
+    drawn, at = [svg.with_tooltip(whole, f"{task.label}: {task.text}")], start
     for name, seconds in task.parts:
         seconds = min(seconds, start + task.seconds - at)
         wide = scale(at + seconds) - scale(at)
@@ -192,7 +194,9 @@ def _task(
                 height=16.0,
                 css=f"bar {colour(colours.index(name))}",
             )
-            drawn.append(svg.told(part, f"{task.label}, {name}: {notation.duration(seconds)}"))
+            drawn.append(
+                svg.with_tooltip(part, f"{task.label}, {name}: {notation.duration(seconds)}")
+            )
         at += seconds
     return drawn
 
@@ -231,7 +235,7 @@ def _rows(
         name = svg.label(
             svg.fitted(bar.label, gutter - 12, size=FONT), x=gutter - 10, y=y, anchor="end"
         )
-        body.append(svg.told(name, bar.label))
+        body.append(svg.with_tooltip(name, bar.label))
         if bar.value is None:
             body.append(svg.label(bar.text, x=scale.start + 4, y=y, css="missing"))
         else:

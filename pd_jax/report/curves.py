@@ -50,7 +50,7 @@ class Spot:
     y: float
     colour: int
     interval: Interval | None = None
-    told: str = ""
+    tooltip: str = ""
 
 
 def thinned(points: Sequence[tuple[float, float]], *, limit: int) -> list[Point]:
@@ -133,7 +133,7 @@ def scatter_chart(
             ends = y_scale(spot.interval.low), y_scale(spot.interval.high)
             body.append(svg.line(x, ends[0], x, ends[1], css=f"line thin {css}"))
         dot = svg.node("circle", cx=x, cy=y_scale(spot.y), r=5, css=f"dot {css}")
-        body.append(svg.told(dot, spot.told))
+        body.append(svg.with_tooltip(dot, spot.tooltip))
     body += _spot_names(spots, x_scale, y_scale, width)
     return svg.drawing(
         key, title=title, description=description, width=width, height=height, body=body
@@ -182,7 +182,7 @@ def _curve(curve: Curve, x_scale: svg.Scale, y_scale: svg.Scale) -> list[svg.Ele
             mark = svg.node(
                 "circle", cx=x_scale(point.x), cy=y_scale(point.y), r=3, css=f"dot {css}"
             )
-            drawn.append(svg.told(mark, f"{curve.label}: {point.y:.4g} at {point.x:,.0f}"))
+            drawn.append(svg.with_tooltip(mark, f"{curve.label}: {point.y:.4g} at {point.x:,.0f}"))
     return drawn
 
 
@@ -202,7 +202,7 @@ def _names(
         drawn.append(svg.line(x + 4, end, x_scale.end + 8, place, css=f"leader {css}"))
         text = svg.fitted(curve.label, gutter - 12, size=_BOLD)
         shown = svg.label(text, x=x_scale.end + 11, y=place, css=f"end {css}")
-        drawn.append(svg.told(shown, curve.label))
+        drawn.append(svg.with_tooltip(shown, curve.label))
     return drawn
 
 

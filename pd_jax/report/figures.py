@@ -109,11 +109,11 @@ def _bar(row: Row, metric: str, colour: int, task: str) -> charts.Bar:
         colour=colour,
         interval=_shown(metric, row.intervals.get(metric)),
         reference=known.value if known and notation.quantity(metric) == "accuracy" else None,
-        told=told(row, metric),
+        tooltip=tooltip(row, metric),
     )
 
 
-def told(row: Row, metric: str) -> str:
+def tooltip(row: Row, metric: str) -> str:
     """Returns a row's score in words, with its interval."""
     value = notation.score(metric, row.metrics.get(metric)) + notation.unit(metric)
     text = f"{row.label}: {value} {notation.readable(metric)}"
@@ -156,12 +156,14 @@ def size_figure(table: Table, metric: str, colour: Mapping[str, int]) -> Figure 
     for row in rows:
         bar = _bar(row, metric, colour[row.stage], "")
         parameters = row.parameters or 1
-        told_all = f"{bar.told}, {notation.grouped(parameters)} parameters"
+        tooltip_text = f"{bar.tooltip}, {notation.grouped(parameters)} parameters"
         spots.append(
-            curves.Spot(row.label, parameters, bar.value or 0.0, bar.colour, bar.interval, told_all)
+            curves.Spot(
+                row.label, parameters, bar.value or 0.0, bar.colour, bar.interval, tooltip_text
+            )
         )
     title = "Score and size"
-    said = "; ".join(spot.told for spot in spots)
+    said = "; ".join(spot.tooltip for spot in spots)
     views = [
         curves.scatter_chart(
             f"sizes-{kind}",

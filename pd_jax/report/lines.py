@@ -22,7 +22,7 @@ class Spot:
     y: float
     low: float | None
     high: float | None
-    told: str
+    tooltip: str
     link: str = ""
 
 
@@ -157,7 +157,7 @@ def _line(
         for spot in line.spots:
             y = y_scale(spot.y)
             path = svg.line(_LEFT, y, right, y, css=f"line thin dashed {css}")
-            drawn.append(_led(svg.told(path, spot.told), spot.link))
+            drawn.append(_led(svg.with_tooltip(path, spot.tooltip), spot.link))
         return drawn
     at = [(places.at(spot.x, right) + aside, y_scale(spot.y)) for spot in line.spots]
     if line.joined and len(at) > 1:
@@ -168,7 +168,7 @@ def _line(
             ends = y_scale(spot.low), y_scale(spot.high)
             drawn.append(svg.line(x, ends[0], x, ends[1], css=f"line thin {css}"))
         dot = svg.node("circle", cx=x, cy=y, r=3.0 if grey else 4.5, css=f"dot {css}")
-        drawn.append(_led(svg.told(dot, spot.told), spot.link))
+        drawn.append(_led(svg.with_tooltip(dot, spot.tooltip), spot.link))
     return drawn
 
 
@@ -183,7 +183,7 @@ def _names(
     ends = [y_scale(line.spots[-1].y) for line in named]
     places = svg.spread(ends, gap=15.0, low=_TOP, high=y_scale.start - 4)
     return [
-        svg.told(
+        svg.with_tooltip(
             svg.label(
                 svg.fitted(line.label, width - right - 8, size=FONT), x=right + 6, y=y, css="tick"
             ),

@@ -105,7 +105,9 @@ def _figure(
             drawn.append(Chart(title, _drawing(f"{key}-{number}-{index}", ours, wish, title)))
             theirs = _paper_lines(wish, panel) if index == 0 else []
             if theirs:
-                title = f"{at}the paper's {theirs[0].spots[0].told.rpartition(', ')[2]} accuracy %"
+                title = (
+                    f"{at}the paper's {theirs[0].spots[0].tooltip.rpartition(', ')[2]} accuracy %"
+                )
                 drawn.append(
                     Chart(title, _drawing(f"{key}-{number}-paper", theirs, wish, title, grey=True))
                 )
@@ -130,7 +132,7 @@ def _drawing(
     *,
     grey: bool = False,
 ) -> str:
-    said = "; ".join(spot.told for line in drawn for spot in line.spots)
+    said = "; ".join(spot.tooltip for line in drawn for spot in line.spots)
     return lines.lines_chart(
         key,
         drawn,
@@ -230,9 +232,9 @@ def _paper_lines(wish: config_lib.Figure, panel: Any) -> list[lines.Line]:
         if of_axis and x is None or not of_axis and value.axis == "size":
             across.add(value.method)
             x = ""
-        told = f"{value.method}, {shown(value.position)}: {value.value:.1f}, {value.task}"
+        tooltip = f"{value.method}, {shown(value.position)}: {value.value:.1f}, {value.task}"
         found.setdefault(value.method, []).append(
-            lines.Spot(x or "", value.value, None, None, told)
+            lines.Spot(x or "", value.value, None, None, tooltip)
         )
     return [
         lines.Line(method, charts.GREY, spots, across=method in across)

@@ -43,7 +43,7 @@ def line(x1: float, y1: float, x2: float, y2: float, *, css: str) -> Element:
     return node("line", x1=x1, y1=y1, x2=x2, y2=y2, css=css)
 
 
-def told(element: Element, text: str) -> Element:
+def with_tooltip(element: Element, text: str) -> Element:
     """Returns the element with a text of its own for pointers and screen readers."""
     element.insert(0, node("title", text=text))
     return element

@@ -17,7 +17,7 @@ from pd_jax.data.feed import evaluation_batches
 from pd_jax.data.labelling import Answers, Teacher
 from pd_jax.data.logit_shards import Field, Values
 from pd_jax.data.records import Dataset
-from pd_jax.data.texts import Texts
+from pd_jax.data.row_texts import RowTexts
 from pd_jax.data.tokenizers import Tokenizer
 from pd_jax.errors import ConfigError
 from pd_jax.models.weights import hf
@@ -181,13 +181,13 @@ def _torch_answers(model: TorchTeacher, dataset: Dataset, stage: config_lib.Labe
     return answers
 
 
-def _texts(dataset: Dataset, stage: config_lib.LabelStage) -> Texts:
+def _texts(dataset: Dataset, stage: config_lib.LabelStage) -> RowTexts:
     if jax.process_count() > 1:
         raise ConfigError(
             f"{stage.teacher} reads the rows' texts, which one process does; run this stage with "
             "one, for example by tools.label"
         )
-    return Texts(dataset, stage.source)
+    return RowTexts(dataset, stage.source)
 
 
 def _parts(rows: np.ndarray) -> Sequence[np.ndarray]:

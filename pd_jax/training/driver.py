@@ -22,12 +22,12 @@ from pd_jax.progress import Progress
 from pd_jax.training import rng
 from pd_jax.training.job import Job, Outcome
 from pd_jax.training.loop import Loop, Member
-from pd_jax.training.many import Together
+from pd_jax.training.many import StackedRuns
 from pd_jax.training.signals import Stopped, StopRequest
 from pd_jax.training.state import TrainState
 
 
-class Held(Protocol):
+class RunStates(Protocol):
     """The newest states of some runs on the devices, and their next step."""
 
     def state(self, run: int, /) -> TrainState:
@@ -68,10 +68,10 @@ def train(members: Sequence[Member], run: config_lib.Run, mesh: Mesh) -> list[Ou
             if not states:
                 return list(found.values())
             begun = {index: loops[index] for index in states}
-            held = _hold([loop.job for loop in begun.values()], list(states.values()), mesh)
+            newest = _run_states([loop.job for loop in begun.values()], list(states.values()), mesh)
             states.clear()  # a stack holds copies
             with StopRequest() as stop, _progress(list(begun.values())) as progress:
-                ended = _drive(list(begun.values()), held, stop, progress)
+                ended = _drive(list(begun.values()), newest, stop, progress)
                 found |= zip(begun, ended, strict=True)
             if not _alone_at_fault(ended) and (asked := distributed.agree(stop.number)):
                 raise Stopped(asked)  # during the last steps: the stage is whole, the rest waits
@@ -92,11 +92,11 @@ def _alone_at_fault(outcomes: Sequence[Outcome | Exception]) -> bool:
     )
 
 
-def _hold(jobs: Sequence[Job], states: Sequence[TrainState], mesh: Mesh) -> Held:
+def _run_states(jobs: Sequence[Job], states: Sequence[TrainState], mesh: Mesh) -> RunStates:
     if len(jobs) == 1:
-        return _Alone(jobs[0], states[0], mesh)
+        return _OneRun(jobs[0], states[0], mesh)
     seeds, rates = [job.seed for job in jobs], [job.learning_rate for job in jobs]
-    return Together(jobs[0].many, states, seeds=seeds, learning_rates=rates)
+    return StackedRuns(jobs[0].many, states, seeds=seeds, learning_rates=rates)
 
 
 def _progress(loops: Sequence[Loop]) -> Progress:
@@ -111,11 +111,11 @@ def _progress(loops: Sequence[Loop]) -> Progress:
 
 
 def _drive(
-    loops: Sequence[Loop], held: Held, stop: StopRequest, progress: Progress
+    loops: Sequence[Loop], states: RunStates, stop: StopRequest, progress: Progress
 ) -> list[Outcome | Exception]:
     """Returns what became of every loop. One that has ended stays in the step, and is not read."""
     running = {
-        index: loop.run(functools.partial(held.state, index), stop, progress)
+        index: loop.run(functools.partial(states.state, index), stop, progress)
         for index, loop in enumerate(loops)
     }
     found: dict[int, Outcome | Exception] = {}
@@ -137,13 +137,13 @@ def _drive(
         if not running:
             break
         spare = batches[next(iter(running))]
-        read = held.step([batches.get(index, spare) for index in range(len(loops))])
+        read = states.step([batches.get(index, spare) for index in range(len(loops))])
     if stopped is not None:
         raise stopped
     return [found[index] for index in range(len(loops))]
 
 
-class _Alone:
+class _OneRun:
     """The state of one run."""
 
     def __init__(self, job: Job, state: TrainState, mesh: Mesh):

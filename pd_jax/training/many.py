@@ -125,7 +125,7 @@ def _every_run(
     return step
 
 
-class Together:
+class StackedRuns:
     """The states of several runs on the devices, in one stack."""
 
     def __init__(

@@ -163,7 +163,7 @@ class Begun:
 def test_a_process_at_fault_waits_for_the_others_only_where_all_are(fault, monkeypatch):
     asked = []
     monkeypatch.setattr(driver, "Loop", Begun)
-    monkeypatch.setattr(driver, "_hold", lambda *_: None)
+    monkeypatch.setattr(driver, "_run_states", lambda *_: None)
     monkeypatch.setattr(driver, "_progress", lambda loops: contextlib.nullcontext())
     monkeypatch.setattr(driver, "_drive", lambda *_: [fault])
     monkeypatch.setattr(distributed, "agree", lambda value: asked.append(value) or value)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from pd_jax import config, files
 from pd_jax.data import feed, records, remote
-from pd_jax.data.held import Gathered
 from pd_jax.data.order import MIXTURE_BLOCK, Order, Permutation
 from pd_jax.data.records import Dataset
+from pd_jax.data.row_cache import Gathered
 from pd_jax.errors import ConfigError, PdError, RecordsError
 
 

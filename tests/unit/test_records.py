@@ -233,11 +233,11 @@ def test_a_remote_shard_is_read_in_blocks_each_once(dataset, monkeypatch):
 
     rows = np.array([9, 0, 7, 1])
     wanted = dataset.gather(rows)
-    monkeypatch.setattr(records, "_HELD_BYTES", 0)
+    monkeypatch.setattr(records, "_CACHE_BYTES", 0)
     monkeypatch.setattr(files, "is_remote", lambda path: True)
     monkeypatch.setattr(remote, "read_range", read_range)
     monkeypatch.setattr(remote, "BLOCK_BYTES", 100)
-    monkeypatch.setattr(records, "_HELD_BYTES", 0)
+    monkeypatch.setattr(records, "_CACHE_BYTES", 0)
     opened = records.Dataset.open(dataset.folder)
     for _ in range(2):
         found = opened.gather(rows)

@@ -151,9 +151,9 @@ def test_every_drawing_names_and_describes_itself() -> None:
 
 
 def test_hostile_text_stays_text() -> None:
-    bars = [charts.Bar(HOSTILE, 1.0, HOSTILE, 0, told=HOSTILE)]
+    bars = [charts.Bar(HOSTILE, 1.0, HOSTILE, 0, tooltip=HOSTILE)]
     task = charts.Task(HOSTILE, 2.0, HOSTILE, ((HOSTILE, 1.0),))
-    spot = curves.Spot(HOSTILE, 1e6, 0.5, 0, told=HOSTILE)
+    spot = curves.Spot(HOSTILE, 1e6, 0.5, 0, tooltip=HOSTILE)
     drawings = [
         charts.bar_chart("k", bars, title=HOSTILE, description=HOSTILE, unit="", width=800),
         charts.dot_chart("k", bars, title=HOSTILE, description=HOSTILE, unit="", width=800),

@@ -32,7 +32,7 @@ _TOKEN_FEATURES = ("tokens", "segments")
 _ROW_FEATURES = ("labels", "next_sentence", "example_ids")
 
 
-class Held:
+class RowCache:
     """Rows of a dataset in memory, read when they are first asked for. Safe in several threads."""
 
     def __init__(

@@ -16,7 +16,7 @@ from pd_jax.errors import TokenizerError
 _LARGEST_VOCABULARY = 1 << 24
 
 
-class Pipeline:
+class JsonTokenizer:
     """Any other tokenizer that a `tokenizer.json` defines."""
 
     def __init__(self, definition: Mapping[str, Any], *, where: str = vocabulary.JSON_FILE):

@@ -21,7 +21,7 @@ from pd_jax.errors import SourceError
 Sources = config.Source | tuple[config.Source, ...]
 
 
-class Texts:
+class RowTexts:
     """The texts of a dataset, a shard at a time in memory."""
 
     def __init__(self, dataset: Dataset, source: Sources | None = None):

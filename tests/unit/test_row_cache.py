@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from pd_jax.data import held, records
+from pd_jax.data import records, row_cache
 from pd_jax.errors import RecordsError
 
 
@@ -23,7 +23,7 @@ def dataset(make_dataset, record):
     return make_dataset(rows, shards=(25, 35), task="classification", labels=("a", "b"))
 
 
-def assert_same(one: held.Gathered, other: held.Gathered) -> None:
+def assert_same(one: row_cache.Gathered, other: row_cache.Gathered) -> None:
     for name in ("tokens", "lengths", "segments", "labels", "next_sentence", "example_ids"):
         mine, theirs = getattr(one, name), getattr(other, name)
         assert mine.dtype == theirs.dtype
@@ -37,7 +37,7 @@ def test_held_rows_equal_those_on_disk_and_are_read_once(dataset):
         read.extend(rows.tolist())
         yield rows, dataset._read(rows)
 
-    kept = held.Held(dataset.lengths, reading)
+    kept = row_cache.RowCache(dataset.lengths, reading)
     # None here, some here, all here; a row may come twice.
     for rows in ([7, 3, 59], [3, 4, 7, 58], [58, 59, 3], list(range(60)), [0, 0, 31]):
         assert_same(kept.gather(np.array(rows)), dataset._read(np.array(rows)))
@@ -101,7 +101,7 @@ def test_threads_that_read_the_same_rows_all_get_them(dataset):
 
 def test_a_dataset_too_large_is_read_anew_and_checked_every_time(dataset, monkeypatch):
     before = dataset.gather(np.array([3]))
-    monkeypatch.setattr(records, "_HELD_BYTES", 100)
+    monkeypatch.setattr(records, "_CACHE_BYTES", 100)
     opened = records.Dataset.open(dataset.folder)
     assert_same(opened.gather(np.array([3])), before)
     path = dataset.folder / "set-00000-of-00002.tfrecord"

@@ -24,7 +24,7 @@ PREFIX = "tfds:"
 _INFO = "dataset_info.json"
 
 
-class Prepared:
+class TfdsRows:
     """Rows `first <= row < last` of one split, `first` and `last` being given as shares of it."""
 
     def __init__(self, path: str, source: Source, *, part: tuple[float, float]):
