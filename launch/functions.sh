@@ -4,13 +4,26 @@
 
 dry_run="${dry_run:-0}"
 
-# run COMMAND...: prints the command as it could be pasted, and runs it unless dry_run=1.
-run() {
+# show COMMAND...: prints the command as it could be pasted.
+show() {
   local line
   printf -v line ' %q' "$@"
   echo "+$line" >&2 # at once, for lines of commands that run side by side
+}
+
+# run COMMAND...: prints the command, and runs it unless dry_run=1.
+run() {
+  show "$@"
   if [ "$dry_run" != 1 ]; then
     "$@"
+  fi
+}
+
+# run_last COMMAND...: as `run`, in place of this shell, so that a signal to it reaches the command.
+run_last() {
+  show "$@"
+  if [ "$dry_run" != 1 ]; then
+    exec "$@"
   fi
 }
 
@@ -31,12 +44,20 @@ sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' >/dev/null 2>&1; then
   return 2
 }
 
-# make_venv DIR: an environment in DIR with a working pip; one that is there is kept.
+# make_venv DIR: an environment in DIR with a working pip; one that is there is kept, and gets pip
+# where it has none (uv makes such).
 make_venv() {
-  if ! "$1/bin/python" -m pip --version >/dev/null 2>&1; then
+  if "$1/bin/python" -m pip --version >/dev/null 2>&1; then
+    return 0
+  fi
+  if [ ! -e "$1/pyvenv.cfg" ]; then
     local python
     python="$(find_python)" || return 2
-    run "$python" -m venv --clear "$1"
+    run "$python" -m venv "$1"
+  elif ! run "$1/bin/python" -m ensurepip >&2; then
+    echo "error: $1 is an environment without pip, and pip cannot be put into it; remove the" \
+      "folder, and a new one will be made: rm -r $1" >&2
+    return 2
   fi
 }
 

@@ -12,4 +12,4 @@ take_flags "$@"
 need_flags --config --workdir
 make_venv .venv
 install_once .venv gpu
-run bash launch/with_env.sh gpu .venv/bin/python -m pd_jax.main "${arguments[@]}"
+run_last bash launch/with_env.sh gpu .venv/bin/python -m pd_jax.main "${arguments[@]}"

@@ -34,7 +34,7 @@ main=(.venv/bin/python -m pd_jax.main --config=configs/quickstart.py --workdir=r
 main+=(${arguments[@]+"${arguments[@]}"})
 
 if [ "$processes" -eq 1 ]; then
-  run "${main[@]}"
+  run_last "${main[@]}"
   exit
 fi
 
@@ -47,14 +47,17 @@ with socket.socket() as probe:
     print(probe.getsockname()[1])')"
 fi
 ids=()
-trap 'kill ${ids[@]+"${ids[@]}"} 2>/dev/null' TERM
+# Also for Ctrl-C: what a script starts in the background is deaf to it.
+trap 'kill ${ids[@]+"${ids[@]}"} 2>/dev/null' INT TERM
 for ((index = 0; index < processes; index++)); do
-  run env JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=1 PD_JAX_COORDINATOR="127.0.0.1:$port" \
+  run_last env JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=1 PD_JAX_COORDINATOR="127.0.0.1:$port" \
     PD_JAX_PROCESSES="$processes" PD_JAX_PROCESS_ID="$index" "${main[@]}" &
   ids+=("$!")
 done
 status=0
 for id in "${ids[@]}"; do
+  # A signal to this script interrupts `wait`; the last one tells how the process ended.
+  until wait "$id" || ! kill -0 "$id" 2>/dev/null; do :; done
   wait "$id" || status=$?
 done
 exit "$status"

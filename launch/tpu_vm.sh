@@ -7,27 +7,98 @@
 #   setup    copies the committed checkout to every host and installs it
 #   run      starts the pipeline on every host: --config=FILE --workdir=gs://BUCKET/RUN
 #   logs     shows the first host's log as it grows
-#   resume   after a preemption: deletes what is left, then create, wait, setup and run
+#   stop     has every host save and end; returns when all have
+#   resume   after a preemption: deletes what is left, then create, wait, setup and run, with the
+#            flags of create and run
 #   delete   gives the slice back
 #
 # Each host runs the command again (launch/repeat.sh) when it was asked to stop or lost its peers,
-# and ends on success or on a fault that needs you. [--project=ID]; --dry-run prints the commands.
+# and ends on success or on a fault that needs you. --slices=N goes with every verb. [--project=ID];
+# --dry-run prints the commands.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/functions.sh
 
-verb="${1:---help}"
 take_flags "$@"
+verb="${arguments[0]:-}"
 arguments=(${arguments[@]+"${arguments[@]:1}"})
+
+# runtime_of TYPE: prints the software that Google Cloud names for such a slice and jax.
+runtime_of() {
+  case "$1" in
+    v5litepod-*) echo v2-alpha-tpuv5-lite ;;
+    v5p-*) echo v2-alpha-tpuv5 ;;
+    v6e-*) echo v2-alpha-tpuv6e ;;
+    v[234]-*) echo tpu-ubuntu2204-base ;;
+    *)
+      echo "error: --type=$1 is none of v2-*, v3-*, v4-*, v5litepod-*, v5p-* and v6e-*; name its" \
+        "software, too: --runtime=VERSION" >&2
+      return 2
+      ;;
+  esac
+}
+
+check_run_flags() {
+  need_flags --config
+  case "$(flag --workdir)" in
+    gs://*) ;;
+    *)
+      echo "error: --workdir=gs://... is missing; hosts share nothing but the bucket" >&2
+      exit 2
+      ;;
+  esac
+}
+
+# Says what `setup` would not ship. A copy without git can `run` what was shipped before.
+check_commit() {
+  local config
+  config="$(flag --config)"
+  config="${config%%:*}" # FILE:argument
+  if ! git rev-parse --quiet --verify HEAD >/dev/null 2>&1; then
+    return 0
+  fi
+  if [ -n "$config" ] && ! git cat-file -e "HEAD:$config" 2>/dev/null; then
+    echo "error: --config=$config is not in the commit that hosts get; name it from the" \
+      "checkout's top, commit it, and run setup" >&2
+    exit 2
+  fi
+  if [ -n "$(git status --porcelain)" ]; then
+    echo "warning: hosts get the last commit, without the changes that git status shows" >&2
+  fi
+}
+
+# All of it before the first command: resume begins by deleting.
+case "$verb" in
+  create | wait | setup | run | logs | stop | resume | delete) ;;
+  *)
+    echo "error: ${verb:-nothing} is no verb of tpu_vm.sh: create, wait, setup, run, logs, stop," \
+      "resume, delete" >&2
+    exit 2
+    ;;
+esac
 need_flags --name --zone
-name="$(flag --name)"
 slices="$(flag --slices 1)"
+if ! [[ $slices =~ ^[1-9][0-9]*$ ]]; then
+  echo "error: --slices=$slices is no number of slices; give 1 or more" >&2
+  exit 2
+fi
+type="" runtime=""
+case "$verb" in create | resume)
+  need_flags --type
+  type="$(flag --type)"
+  runtime="$(flag --runtime)"
+  runtime="${runtime:-$(runtime_of "$type")}"
+  ;;
+esac
+case "$verb" in run | resume) check_run_flags ;; esac
+case "$verb" in setup | run | resume) check_commit ;; esac
+
+name="$(flag --name)"
 place=(--zone="$(flag --zone)")
 if [ -n "$(flag --project)" ]; then
   place+=(--project="$(flag --project)")
 fi
-slice=(--accelerator-type="$(flag --type v5litepod-16)"
-  --runtime-version="$(flag --runtime v2-alpha-tpuv5-lite)")
+slice=(--accelerator-type="$type" --runtime-version="$runtime")
 if [ "$slices" -gt 1 ]; then
   slice+=(--node-count="$slices" --node-prefix="$name")
 else
@@ -46,11 +117,28 @@ if [ "$slices" -gt 1 ]; then
   done
 fi
 
-on_hosts() { # on_hosts WORKER COMMAND: runs COMMAND on that worker (or all) of every slice
+on_hosts() { # on_hosts COMMAND: runs COMMAND on every host, slice after slice
   local node
   for node in "${nodes[@]}"; do
-    run gcloud compute tpus tpu-vm ssh "$node" "${place[@]}" --worker="$1" --command="$2"
+    run gcloud compute tpus tpu-vm ssh "$node" "${place[@]}" --worker=all --command="$1"
   done
+}
+
+# at_once COMMAND: runs COMMAND on every host, of all slices at once, and whichever of them fail.
+at_once() {
+  local command ids=() id node status=0
+  for node in "${nodes[@]}"; do
+    command=(gcloud compute tpus tpu-vm ssh "$node" "${place[@]}" --worker=all --command="$1")
+    show "${command[@]}"
+    if [ "$dry_run" != 1 ]; then
+      "${command[@]}" &
+      ids+=("$!")
+    fi
+  done
+  for id in ${ids[@]+"${ids[@]}"}; do
+    wait "$id" || status=$?
+  done
+  return "$status"
 }
 
 create() {
@@ -91,7 +179,7 @@ setup() {
   done
   rm -f "$archive"
   # Images with Ubuntu 22.04 come with Python 3.10.
-  on_hosts all 'mkdir -p pd_jax && tar -xzf pd_jax.tar.gz -C pd_jax && cd pd_jax &&
+  on_hosts 'mkdir -p pd_jax && tar -xzf pd_jax.tar.gz -C pd_jax && cd pd_jax &&
     . launch/functions.sh &&
     { find_python ||
       { sudo apt-get update && sudo apt-get install --yes python3.11 python3.11-venv; }; } &&
@@ -99,22 +187,17 @@ setup() {
 }
 
 start() {
-  need_flags --config
-  case "$(flag --workdir)" in
-    gs://*) ;;
-    *)
-      echo "error: --workdir=gs://... is missing; hosts share nothing but the bucket" >&2
-      exit 2
-      ;;
-  esac
   local hardware=tpu main
   if [ "$slices" -gt 1 ]; then
     hardware=tpu_slices
   fi
   printf -v main '%q ' .venv/bin/python -m pd_jax.main --distributed=on "${arguments[@]}"
-  # flock: a second run finds the first one at work and leaves it alone.
-  on_hosts all "cd pd_jax && nohup flock --nonblock run.lock bash launch/repeat.sh \
-bash launch/with_env.sh $hardware $main>>run.log 2>&1 </dev/null &"
+  # In braces nohup alone is in the background, and nothing there keeps ssh's streams.
+  at_once "cd pd_jax &&
+    { flock --nonblock run.lock true || {
+      echo 'error: a run is at work here; see logs, or end it with stop' >&2; exit 2; }; } &&
+    { nohup flock --nonblock run.lock bash launch/repeat.sh bash launch/with_env.sh $hardware \
+      $main >>run.log 2>&1 </dev/null & }"
 }
 
 delete() {
@@ -128,6 +211,7 @@ case "$verb" in
   run) start ;;
   logs) run gcloud compute tpus tpu-vm ssh "${nodes[0]}" "${place[@]}" --worker=0 \
     --command='tail -n 100 -F pd_jax/run.log' ;;
+  stop) at_once 'bash pd_jax/launch/stop.sh' ;;
   resume)
     delete
     create
@@ -136,8 +220,4 @@ case "$verb" in
     start
     ;;
   delete) delete ;;
-  *)
-    echo "error: $verb is no verb of tpu_vm.sh: create, wait, setup, run, logs, resume, delete" >&2
-    exit 2
-    ;;
 esac

@@ -69,6 +69,12 @@ class MeshError(PdError):
     """A mesh, batch or parameter layout that the devices cannot hold."""
 
 
+class PeerError(MeshError):
+    """Another process ended by a fault that the same command may mend; this one ends with
+    `PREEMPTED_EXIT_CODE`, so that launchers start all of them again.
+    """
+
+
 class DivergenceError(PdError):
     """Training that left the finite numbers."""
 

@@ -9,13 +9,13 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, NoReturn, TypeVar
 
 import jax
 import numpy as np
 
 from pd_jax import files
-from pd_jax.errors import EXIT_CODE, PREEMPTED_EXIT_CODE, MeshError
+from pd_jax.errors import PREEMPTED_EXIT_CODE, MeshError, PeerError, sentence_of
 from pd_jax.parallel import sentinel
 
 WAIT_SECONDS = 300
@@ -30,6 +30,7 @@ SHUTDOWN_SECONDS = 100
 _GRACE_SECONDS = 30
 _SIGN_SECONDS = 60.0
 _LOST = re.compile("Gloo.*failed|closed by peer|heartbeat|another task died", re.IGNORECASE)
+_PASSING, _FINAL = 1, 2
 _STALE = ("MEGASCALE_COORDINATOR_ADDRESS", "MEGASCALE_NUM_SLICES", "MEGASCALE_SLICE_ID")
 
 
@@ -52,17 +53,19 @@ def initialise(mode: Mode = "auto") -> None:
 
     `auto` joins where the environment says that there are others: PD_JAX_COORDINATOR (host:port),
     PD_JAX_PROCESSES and PD_JAX_PROCESS_ID; Slurm, Open MPI, GKE and Cloud TPU VMs by their own
-    variables. `on` insists on it, `off` stays alone.
+    variables. `on` insists on it, or on a launcher that says that there is one process; `off` stays
+    alone. Where the others do not come in time, this process ends with PREEMPTED_EXIT_CODE: a later
+    try may find them.
 
     Raises:
-      MeshError: where the others do not come in time, or the environment says too little.
+      MeshError: where the environment says too little, or what cannot be.
     """
     if mode == "off":
         return
     explicit = _explicit()
     cluster = None if explicit else _cluster()
     if not explicit and not cluster:
-        if mode == "on":
+        if mode == "on" and 1 not in _counts().values():
             raise MeshError(
                 "--distributed=on, but nothing says where the other processes are; start them with "
                 "srun or mpirun, or set PD_JAX_COORDINATOR=host:port, PD_JAX_PROCESSES and "
@@ -79,7 +82,7 @@ def initialise(mode: Mode = "auto") -> None:
 
 
 def _join(explicit: Explicit | None, cluster: str | None) -> None:
-    """Joins the processes that the environment names; raises MeshError where they do not come."""
+    """Joins the processes that the environment names; ends this one where they do not come."""
     seconds = _wait_seconds()
     hint = _hint(explicit, cluster, seconds)
     # Where the others do not come, jax aborts this process from C++ with a stack for a message: the
@@ -100,25 +103,29 @@ def _join(explicit: Explicit | None, cluster: str | None) -> None:
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
+    except jax.errors.JaxRuntimeError as fault:  # of the connection
+        _give_up(f"{hint} ({_first_line(fault)})")
     except (RuntimeError, ValueError) as fault:
-        raise MeshError(f"{hint} ({str(fault).strip().splitlines()[0][:200]})") from fault
+        raise MeshError(f"{hint} ({_first_line(fault)})") from fault
     finally:
         timer.cancel()
 
 
 @contextlib.contextmanager
 def leaving_with_the_lost() -> Iterator[None]:
-    """Ends this process at once where jax finds, within the block, that another one is gone.
+    """Ends this process where another one is gone or failed by a fault that a later try may mend.
 
-    Python's own exit would wait for the lost one until jax aborts.
+    Where jax finds that one is gone, at once: Python's own exit would wait for it until jax aborts.
     """
     try:
         yield
+    except PeerError as fault:
+        print(f"error: {fault}", file=sys.stderr, flush=True)
+        raise SystemExit(PREEMPTED_EXIT_CODE) from fault
     # A collective that fails while it is dispatched raises a plain ValueError.
     except (jax.errors.JaxRuntimeError, ValueError) as fault:
         if jax.process_count() > 1 and _LOST.search(str(fault)):
-            print(f"error: {str(fault).strip().splitlines()[0][:200]}", file=sys.stderr, flush=True)
-            os._exit(PREEMPTED_EXIT_CODE)
+            _give_up(_first_line(fault))
         raise
 
 
@@ -152,19 +159,29 @@ def together(what: str) -> Iterator[None]:
 
     Raises:
       MeshError: where the block failed in another process, naming it.
+      PeerError: likewise, where no process met a fault that the user must act on.
     """
     fault: Exception | None = None
     try:
         yield
     except Exception as raised:
         fault = raised
-    failed = np.flatnonzero(_everyones(np.asarray([fault is not None], np.int32)))
+    ends = _everyones(np.asarray([_end_by(fault)], np.int32))
     if fault is not None:
         raise fault
-    if len(failed):
-        raise MeshError(
-            f"{what} failed in process {', '.join(map(str, failed))}; its own message says why"
-        )
+    if ends.any():
+        failed = ", ".join(map(str, np.flatnonzero(ends)))
+        said = f"{what} failed in process {failed}; its own message says why"
+        if (ends == _FINAL).any():
+            raise MeshError(said)
+        raise PeerError(f"{said}: run the same command again, on all hosts")
+
+
+def _end_by(fault: Exception | None) -> int:
+    """Returns 0 without a fault, else whether the same command may mend it, or the user must."""
+    if fault is None:
+        return 0
+    return _FINAL if sentence_of(fault) and not isinstance(fault, PeerError) else _PASSING
 
 
 def by_writer(what: str, work: Callable[[], T]) -> T | None:
@@ -173,7 +190,7 @@ def by_writer(what: str, work: Callable[[], T]) -> T | None:
     A collective waits half an hour at most (gloo's limit): process 0 gives a sign every minute.
 
     Raises:
-      MeshError: on the others, where the work failed.
+      MeshError: on the others, where the work failed; PeerError as in `together`.
     """
     if jax.process_count() == 1:
         return work()
@@ -222,9 +239,7 @@ def _everyones(values: np.ndarray) -> np.ndarray:
         return values[None]
     from jax.experimental import multihost_utils
 
-    # Asked for now and then between steps, where transfers are otherwise forbidden.
-    with jax.transfer_guard("allow"):
-        return np.asarray(multihost_utils.process_allgather(values))
+    return np.asarray(multihost_utils.process_allgather(values))
 
 
 def _explicit() -> Explicit | None:
@@ -248,12 +263,8 @@ def _explicit() -> Explicit | None:
 
 def _cluster() -> str | None:
     """Returns the kind of cluster that started this process beside others, or None."""
-    several = {
-        "Slurm": ("SLURM_STEP_NODELIST" in os.environ, "SLURM_NTASKS"),
-        "Open MPI": ("OMPI_MCA_orte_hnp_uri" in os.environ, "OMPI_COMM_WORLD_SIZE"),
-    }
-    for kind, (present, count) in several.items():
-        if present and int(os.environ.get(count, "1")) > 1:
+    for kind, count in _counts().items():
+        if count > 1:
             return kind
     platforms = os.environ.get("JAX_PLATFORMS", "tpu")
     chips = any(pathlib.Path("/dev").glob("accel*")) or any(
@@ -262,6 +273,19 @@ def _cluster() -> str | None:
     if "tpu" in platforms and chips and importlib.util.find_spec("libtpu"):
         return "Cloud TPU"
     return None
+
+
+def _counts() -> dict[str, int]:
+    """Returns how many processes each launcher says that it started, where any did."""
+    launchers = {
+        "Slurm": ("SLURM_STEP_NODELIST", "SLURM_NTASKS"),
+        "Open MPI": ("OMPI_MCA_orte_hnp_uri", "OMPI_COMM_WORLD_SIZE"),
+    }
+    return {
+        kind: int(os.environ[count])
+        for kind, (mark, count) in launchers.items()
+        if mark in os.environ and count in os.environ
+    }
 
 
 def _wait_seconds() -> int:
@@ -286,6 +310,11 @@ def _hint(explicit: Explicit | None, cluster: str | None, seconds: int) -> str:
     return f"{who} did not meet the others within {seconds} s; {remedy}"
 
 
-def _give_up(hint: str) -> None:
-    print(f"error: {hint}", file=sys.stderr, flush=True)
-    os._exit(EXIT_CODE)
+def _give_up(said: str) -> NoReturn:
+    """Ends this process at once, as one that launchers start again."""
+    print(f"error: {said}", file=sys.stderr, flush=True)
+    os._exit(PREEMPTED_EXIT_CODE)
+
+
+def _first_line(fault: Exception) -> str:
+    return str(fault).strip().splitlines()[0][:200]

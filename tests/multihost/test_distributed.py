@@ -1,5 +1,6 @@
 """Processes that find each other over loopback, agree, compare, and never wait without end."""
 
+import errno
 import os
 import pathlib
 import re
@@ -9,9 +10,10 @@ import sys
 import time
 
 import jax
+import numpy as np
 import pytest
 
-from pd_jax.errors import MeshError
+from pd_jax.errors import PREEMPTED_EXIT_CODE, ConfigError, MeshError, PeerError
 from pd_jax.parallel import distributed
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -92,8 +94,8 @@ def test_processes_agree_and_compare(count: int) -> None:
         assert f"writer {index == 0}" in lines
         assert any(line.startswith("dataset of process 1 differs from") for line in lines)
         assert "first says [5]" in lines
-        failed = "mine" if index == 1 else "reading failed in process 1; its own message says why"
-        assert failed in lines
+        failed = "reading failed in process 1; its own message says why: run the same command again"
+        assert ("mine" if index == 1 else f"{failed}, on all hosts") in lines
         assert f"made {'it' if index == 0 else None}" in lines
         # 0 + 1 + ... + 15 = 120, and each process has its own contiguous rows.
         share = 16 // count
@@ -133,12 +135,60 @@ def test_a_process_that_stays_alone_ends_in_time(index: int, extra: dict, hint: 
     started = time.monotonic()
     process = start(code, free_port(), 2, index, PD_JAX_WAIT_SECONDS="3", **extra)
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 2
+    # A late process is there at the next try.
+    assert process.returncode == PREEMPTED_EXIT_CODE
     assert time.monotonic() - started < 60
     (line,) = (line for line in err.splitlines() if line.startswith("error: "))
     assert f"process {index} of 2" in line
     assert "within 3 s" in line
     assert hint in line
+
+
+FAILING = """
+import sys
+from pd_jax.parallel import distributed
+
+def work():
+    raise OSError("the disk went away")
+
+distributed.initialise("on")
+with distributed.leaving_with_the_lost():
+    distributed.by_writer("a stage", work)
+"""
+
+
+def test_a_fault_of_one_that_a_later_try_may_mend_is_final_for_none() -> None:
+    port = free_port()
+    processes = [start(FAILING, port, 2, index) for index in range(2)]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [1, PREEMPTED_EXIT_CODE], errors
+    assert "OSError: the disk went away" in errors[0]
+    assert errors[1].splitlines()[-1].startswith("error: a stage failed in process 0; its own")
+    assert "Traceback" not in errors[1]
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (OSError("the disk went away"), PeerError),
+        (PeerError("another one's"), PeerError),
+        (ConfigError("no such key"), MeshError),
+        (OSError(errno.ENOSPC, "No space left on device"), MeshError),
+    ],
+)
+def test_the_others_end_as_the_one_at_fault(
+    fault: Exception, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def everyones(values: np.ndarray) -> np.ndarray:
+        return np.stack([values, [distributed._end_by(fault)]])
+
+    monkeypatch.setattr(distributed, "_everyones", everyones)
+    with pytest.raises(MeshError, match="reading failed in process 1; its own") as raised:
+        with distributed.together("reading"):
+            pass
+    assert type(raised.value) is kind
+    with pytest.raises(KeyError, match="mine"), distributed.together("reading"):
+        raise KeyError("mine")
 
 
 LOOP = """
@@ -172,7 +222,8 @@ def test_the_loss_of_a_process_ends_the_others_in_time(victim: int) -> None:
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for name in (*VARIABLES, "PD_JAX_WAIT_SECONDS", "SLURM_STEP_NODELIST", "SLURM_NTASKS"):
+    launchers = ("SLURM_STEP_NODELIST", "SLURM_NTASKS", "OMPI_MCA_orte_hnp_uri")
+    for name in (*VARIABLES, "PD_JAX_WAIT_SECONDS", *launchers, "OMPI_COMM_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     # Nothing here may reach out, whatever a test gets wrong.
     monkeypatch.setattr(jax.distributed, "initialize", lambda **_: pytest.fail("joined"))
@@ -215,6 +266,20 @@ def test_the_wait_must_be_a_number(alone: pytest.MonkeyPatch) -> None:
     alone.setenv("PD_JAX_WAIT_SECONDS", "soon")
     with pytest.raises(MeshError, match="PD_JAX_WAIT_SECONDS='soon'"):
         distributed.initialise("auto")
+
+
+@pytest.mark.parametrize(
+    ("mark", "count"),
+    [("SLURM_STEP_NODELIST", "SLURM_NTASKS"), ("OMPI_MCA_orte_hnp_uri", "OMPI_COMM_WORLD_SIZE")],
+)
+def test_a_launcher_that_started_one_process_satisfies_on(
+    mark: str, count: str, alone: pytest.MonkeyPatch
+) -> None:
+    alone.setenv(count, "1")
+    with pytest.raises(MeshError, match="nothing says where"):  # sbatch without srun
+        distributed.initialise("on")
+    alone.setenv(mark, "given")
+    distributed.initialise("on")
 
 
 def test_slurm_tasks_join_and_a_lone_one_does_not(alone: pytest.MonkeyPatch) -> None:

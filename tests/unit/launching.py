@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -37,3 +38,13 @@ def fake_commands(folder: pathlib.Path, **scripts: str) -> str:
         (folder / name).write_text(f"#!/bin/sh\n{body}\n")
         (folder / name).chmod(0o755)
     return f"{folder}:{os.environ['PATH']}"
+
+
+def checkout(folder: pathlib.Path, main: str) -> pathlib.Path:
+    """Returns a folder with the launchers, installed, whose `python -m pd_jax.main` does `main`."""
+    shutil.copytree(LAUNCH, folder / "launch")
+    shutil.copy(ROOT / "setup.py", folder)
+    (folder / ".venv/bin").mkdir(parents=True)
+    cases = f'case "$2" in pip) exit ;; pd_jax.main) ;; *) echo 1; exit ;; esac\n{main}'
+    fake_commands(folder / ".venv/bin", python=cases)
+    return folder

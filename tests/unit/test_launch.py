@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.unit.launching import JOB, LAUNCH, ODD, ROOT, bash, fake_commands, planned
+from tests.unit.launching import JOB, LAUNCH, ODD, ROOT, bash, checkout, fake_commands, planned
 
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("env/*.sh"), LAUNCH / "slurm.sbatch"])
 
@@ -116,17 +116,21 @@ def test_slurm_gives_its_tasks_the_cores_that_sbatch_was_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("status", "restarts", "requeued"),
-    [(0, "0", False), (2, "0", False), (75, "0", True), (134, "3", True), (134, "50", False)],
+    [
+        (0, "0", False),
+        (1, "0", True),
+        (2, "0", False),
+        (75, "0", True),
+        (134, "3", True),
+        (134, "50", False),
+    ],
 )
 def test_slurm_requeues_what_the_same_command_mends(
     status: int, restarts: str, requeued: bool, tmp_path: pathlib.Path
 ) -> None:
-    for folder in ("launch", ".venv/bin"):
-        (tmp_path / folder).mkdir(parents=True)
-    shutil.copy(LAUNCH / "functions.sh", tmp_path / "launch")
-    shutil.copy(ROOT / "setup.py", tmp_path)
-    (tmp_path / ".venv/bin/python").symlink_to("/bin/true")
-    path = fake_commands(tmp_path, srun=f"exit {status}", scontrol='echo "$@" >requeued')
+    checkout(tmp_path, "exit 9")
+    scripts = {"srun": f"exit {status}", "scontrol": 'echo "$@" >requeued', "sleep": "echo >paused"}
+    path = fake_commands(tmp_path, **scripts)
     done = bash(
         str(LAUNCH / "slurm.sbatch"),
         *JOB,
@@ -137,6 +141,8 @@ def test_slurm_requeues_what_the_same_command_mends(
     )
     assert done.returncode == status
     assert (tmp_path / "requeued").exists() == requeued
+    # A fault at the start would else come again at once, fifty times.
+    assert (tmp_path / "paused").exists() == (status == 1)
 
 
 @pytest.mark.parametrize("hardware", ["cpu", "gpu", "tpu", "tpu_slices"])

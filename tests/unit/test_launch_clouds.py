@@ -13,14 +13,29 @@ import yaml
 from tests.unit.launching import JOB, LAUNCH, ODD, ROOT, bash, fake_commands, planned
 
 TPU = ("--name=n", "--zone=z", "--slices=2", "--spot")
+TYPE = "--type=v6e-16"
 
 
 def test_tpu_create_asks_for_all_slices_at_once() -> None:
-    (create,) = planned("launch/tpu_vm.sh", "create", *TPU, "--project=p")
+    (create,) = planned("launch/tpu_vm.sh", "create", *TPU, TYPE, "--project=p")
     assert create[:6] == ["gcloud", "compute", "tpus", "queued-resources", "create", "n"]
     assert {"--zone=z", "--project=p", "--node-count=2", "--node-prefix=n", "--spot"} <= set(create)
-    assert any(word.startswith("--accelerator-type=") for word in create)
-    assert any(word.startswith("--runtime-version=") for word in create)
+    assert "--accelerator-type=v6e-16" in create
+
+
+@pytest.mark.parametrize(
+    ("kind", "runtime"),
+    [
+        ("v4-8", "tpu-ubuntu2204-base"),
+        ("v5litepod-16", "v2-alpha-tpuv5-lite"),
+        ("v5p-8", "v2-alpha-tpuv5"),
+        ("v6e-16", "v2-alpha-tpuv6e"),
+    ],
+)
+def test_tpu_software_is_that_of_the_type(kind: str, runtime: str) -> None:
+    asked = ("launch/tpu_vm.sh", "create", *TPU, f"--type={kind}")
+    assert f"--runtime-version={runtime}" in planned(*asked)[0]
+    assert "--runtime-version=mine" in planned(*asked, "--runtime=mine")[0]
 
 
 def test_tpu_run_starts_every_host_of_every_slice_and_is_repeated() -> None:
@@ -36,7 +51,7 @@ def test_tpu_run_starts_every_host_of_every_slice_and_is_repeated() -> None:
 
 
 def test_tpu_resume_is_delete_create_wait_setup_run() -> None:
-    commands = planned("launch/tpu_vm.sh", "resume", *TPU, *JOB)
+    commands = planned("launch/tpu_vm.sh", "resume", *TPU, TYPE, *JOB)
     verbs = [next(word for word in command if word in VERBS) for command in commands]
     assert verbs == [
         *("delete", "create", "describe", "archive"),
@@ -53,12 +68,46 @@ VERBS = ("delete", "create", "describe", "archive", "scp", "ssh")
         (("fly", *TPU), "fly is no verb"),
         (("run", *TPU, JOB[0], "--workdir=/here"), "--workdir=gs://... is missing"),
         (("create", "--name=n"), "--zone=... is missing"),
+        (("create", *TPU), "--type=... is missing"),
+        (("create", *TPU, "--type=abacus-8"), "name its software, too: --runtime=VERSION"),
+        (("resume", *TPU, *JOB), "--type=... is missing"),
+        (("resume", *TPU, TYPE, JOB[1]), "--config=... is missing"),
+        (("resume", *TPU, TYPE, JOB[0]), "--workdir=gs://... is missing"),
+        (("resume", *TPU, TYPE, *JOB, "--slices=two"), "--slices=two is no number of slices"),
+        (("delete", *TPU, "--slices=0"), "--slices=0 is no number of slices"),
     ],
 )
-def test_tpu_refuses(arguments: tuple[str, ...], message: str) -> None:
+def test_tpu_refuses_before_it_does_anything(arguments: tuple[str, ...], message: str) -> None:
     done = bash("launch/tpu_vm.sh", *arguments, "--dry-run")
     assert done.returncode == 2
     assert message in done.stderr
+    assert not any(line.startswith("+ ") for line in done.stderr.splitlines())
+
+
+@pytest.mark.parametrize("verb", ["setup", "run"])
+def test_tpu_says_what_the_shipped_commit_lacks(verb: str, tmp_path: pathlib.Path) -> None:
+    def git(*words: str) -> None:
+        who = ("-c", "user.name=a", "-c", "user.email=b")
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    def said() -> subprocess.CompletedProcess[str]:
+        flags = ("--config=mine.py:seeds=5", JOB[1], "--dry-run")
+        return bash(str(tmp_path / "launch/tpu_vm.sh"), verb, *TPU, *flags)
+
+    shutil.copytree(LAUNCH, tmp_path / "launch")
+    (tmp_path / "mine.py").write_text("")
+    git("init")
+    git("add", "launch")
+    git("commit", "-m", "one")
+    assert said().returncode == 2
+    assert "error: --config=mine.py is not in the commit that hosts get" in said().stderr
+    git("add", "mine.py")
+    git("commit", "-m", "two")
+    assert "warning" not in said().stderr
+    assert said().returncode == 0
+    (tmp_path / "mine.py").write_text("changed")
+    assert "warning: hosts get the last commit, without the changes" in said().stderr
+    assert said().returncode == 0
 
 
 def test_tpu_wait_ends_when_the_slice_is_there_or_lost(tmp_path: pathlib.Path) -> None:

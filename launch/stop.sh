@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Stops the run that launch/repeat.sh keeps at work in this checkout: bash launch/stop.sh
+#
+# It is not repeated, and saves first; returns when it has ended.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+found=0
+for repeat in $(pgrep -f '^bash launch/repeat[.]sh'); do
+  if [ "$(readlink "/proc/$repeat/cwd")" = "$(pwd -P)" ]; then
+    found=1
+    # repeat.sh first, or it would run the command again; its `sleep` may be over by then.
+    for process in "$repeat" $(pgrep -P "$repeat"); do
+      kill -TERM "$process" 2>/dev/null || true
+    done
+  fi
+done
+if [ "$found" = 0 ]; then
+  echo "no run is at work on $(hostname)" >&2
+elif ! flock --wait 300 run.lock true; then # whoever runs for `repeat.sh` holds it to its end
+  echo "error: the run on $(hostname) has not ended within 300 s; see run.log, and try again" >&2
+  exit 2
+fi
