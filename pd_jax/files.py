@@ -14,9 +14,13 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
+import fsspec.config
 from etils import epath
 
 from pd_jax.errors import PdError
+
+# By default gcsfs remembers what it has listed and never sees what other processes write.
+fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
 
 DIGEST_BYTES = 16
 _CHUNK = 1 << 20
@@ -34,6 +38,12 @@ def partial(path: epath.PathLike) -> epath.Path:
 def is_remote(path: epath.PathLike) -> bool:
     """Returns whether a path is of storage that is no file system, as `gs://bucket/file`."""
     return "://" in os.fspath(path)
+
+
+def size(path: epath.PathLike) -> int:
+    """Returns a file's bytes."""
+    # A local epath asks for the owner's name, too, and fails where a container knows none.
+    return epath.Path(path).stat().length if is_remote(path) else os.path.getsize(path)
 
 
 @contextlib.contextmanager
@@ -74,9 +84,8 @@ def sync(stream: IO[Any]) -> None:
 def append(path: epath.PathLike, content: bytes) -> None:
     """Appends bytes to a file, all or none of them."""
     path = epath.Path(path)
-    if is_remote(path):
-        with path.open("ab") as stream:
-            stream.write(content)
+    if is_remote(path):  # an object is written whole: there is no end to append to
+        path.write_bytes((path.read_bytes() if path.exists() else b"") + content)
         return
     with open(path, "ab", buffering=0) as stream:
         end = stream.tell()
@@ -241,9 +250,10 @@ class DigestCache:
     """Path -> digest of a file's content, kept in a JSON file, so that what did not change is read
     once.
 
-    A file counts as unchanged while its size and modification time are. One that was modified in
-    the last seconds is not remembered: a second change within the grain of the clock, a second on
-    some file systems, would not show.
+    A file counts as unchanged while its size and times are, and a local one's inode: archives and
+    copies may set the time of modification, and two models of one shape have one size. A file that
+    was modified in the last seconds is not remembered: a second change within the grain of the
+    clock, a second on some file systems, would not show.
     """
 
     def __init__(self, cache: epath.PathLike, error: type[PdError]):
@@ -261,8 +271,8 @@ class DigestCache:
         name = os.fspath(path)
         state = _state(name)
         known = self._known.get(name)
-        if known is not None and known[:2] == state:
-            return known[2]
+        if known is not None and known[:-1] == state:
+            return known[-1]
         digest = digest_file(name)
         if state[1] < time.time() - _SETTLED_SECONDS:
             self._known[name] = [*state, digest]
@@ -274,20 +284,22 @@ class DigestCache:
             write_json(self._cache, self._known)
 
 
-def _state(path: str) -> list:
-    """Returns size and modification time of a file."""
+def _state(path: str) -> list[float]:
+    """Returns size and time of modification of a file, and of a local one what a change of its
+    content under an old time would change.
+    """
     if is_remote(path):
         status = epath.Path(path).stat()
         return [status.length, status.mtime]
     status = os.stat(path)  # epath's has whole seconds
-    return [status.st_size, status.st_mtime]
+    return [status.st_size, status.st_mtime, status.st_ctime_ns, status.st_ino]
 
 
 def _known_digests(path: epath.Path, error: type[PdError]) -> dict[str, list]:
-    """Returns what a file of digests says: path -> size, time, digest."""
+    """Returns what a file of digests says: path -> a file's state, and its digest."""
     found = read_object(path, error)
     for name, known in found.items():
-        whole = isinstance(known, list) and [type(one) in (int, float) for one in known[:2]]
-        if whole != [True, True] or [*map(type, known[2:])] != [str] or not name.isprintable():
+        whole = isinstance(known, list) and [*map(type, known[-1:])] == [str]
+        if not whole or not {*map(type, known[:-1])} <= {int, float} or not name.isprintable():
             raise error(f"{path} is not as it was written; remove it, to read files anew")
     return found
