@@ -99,6 +99,7 @@ class _Steps:
     ):
         self._pipeline, self._planned, self._say = pipeline, planned, said
         self._known: dict[str, tuple[float, str]] = {}
+        self._counted: dict[str, int | None] = {}
         folders = {item.folder.parent for item in planned.values()}
         for folder in folders:
             self._learn(folder)
@@ -166,6 +167,11 @@ class _Steps:
         if not isinstance(reference, str):
             counts = [self._rows(one) for one in reference]
             return None if None in counts else sum(count or 0 for count in counts)
+        if reference not in self._counted:  # text is read for it, and many stages share it
+            self._counted[reference] = self._count(reference)
+        return self._counted[reference]
+
+    def _count(self, reference: str) -> int | None:
         if not reference.startswith("@"):
             return manifest.read(reference).rows
         item = self._planned.get(reference.removeprefix("@"))

@@ -140,8 +140,7 @@ class ShardFilter:
     def rows(self, rows: Iterable[text.Row]) -> Iterator[text.Row]:
         """Yields the rows that stay."""
         for row in self._first(rows):
-            together = key(row.text) if row.pair is None else _pair_key(row.text, row.pair)
-            if together in self._excluded:
+            if self._excluded and _row_key(row) in self._excluded:
                 self._counts["excluded"] += 1
             else:
                 yield row
@@ -150,6 +149,9 @@ class ShardFilter:
     def documents(self, documents: Iterable[text.Document]) -> Iterator[text.Document]:
         """Yields the documents that stay, without the sentences of evaluation sets."""
         for document in self._first(documents):
+            if not self._excluded:
+                yield document
+                continue
             if key("\n".join(document.sentences)) in self._excluded:
                 self._counts["excluded"] += 1
                 continue
@@ -197,6 +199,10 @@ def _name(item: text.Row | text.Document) -> bytes:
 
 def _pair_key(first: str, second: str) -> bytes:
     return hashlib.blake2b(key(first) + key(second), digest_size=ID_BYTES).digest()
+
+
+def _row_key(row: text.Row) -> bytes:
+    return key(row.text) if row.pair is None else _pair_key(row.text, row.pair)
 
 
 @functools.lru_cache(maxsize=1)
