@@ -101,7 +101,7 @@ def _begin(
     _check_names(pipeline, only)
     kept = record.Record(workdir, pipeline, command)
     kept.check_unchanged(changed=changed)
-    with distributed.together("reading what the stages need"):
+    with distributed.all_or_none("reading what the stages need"):
         planned = plan(pipeline, workdir)
         for item in planned.values():
             if not item.done:

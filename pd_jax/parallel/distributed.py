@@ -154,7 +154,7 @@ def from_writer(values: np.ndarray) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def together(what: str) -> Iterator[None]:
+def all_or_none(what: str) -> Iterator[None]:
     """Ends the block when every process has come to its end: the fault of one is a fault of all.
 
     Raises:
@@ -190,12 +190,12 @@ def by_writer(what: str, work: Callable[[], T]) -> T | None:
     A collective waits half an hour at most (gloo's limit): process 0 gives a sign every minute.
 
     Raises:
-      MeshError: on the others, where the work failed; PeerError as in `together`.
+      MeshError: on the others, where the work failed; PeerError as in `all_or_none`.
     """
     if jax.process_count() == 1:
         return work()
     result, ended = None, threading.Event()
-    with together(what):
+    with all_or_none(what):
         if not is_writer():
             while not agree(0):
                 pass

@@ -17,7 +17,7 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from pd_jax import files
-from pd_jax.errors import CheckpointError, MeshError
+from pd_jax.errors import CheckpointError, MeshError, PeerError, sentence_of
 from pd_jax.parallel import distributed
 from pd_jax.training.digest import leaf_digests
 from pd_jax.training.state import TrainState
@@ -28,6 +28,8 @@ Note = Mapping[str, Any]
 _NO_DAMAGE = (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM, errno.ENOMEM, errno.ENOSPC)
 _NO_DAMAGE_SAID = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 """How XLA and tensorstore put it in text."""
+_DAMAGE, _PASSING, _FINAL = 1, 2, 3
+"""What a process may meet as it reads; the worst of all processes decides."""
 
 
 def quiet_failed_saves() -> None:
@@ -169,7 +171,7 @@ class Checkpoints:
         for step, reason in damaged.items():
             self._warn(f"checkpoint {self._folder / str(step)} is damaged ({reason}); not used")
         aside = self._folder.parent / "damaged_checkpoints"
-        with distributed.together("moving damaged checkpoints away"):
+        with distributed.all_or_none("moving damaged checkpoints away"):
             for step in damaged if distributed.is_writer() else ():
                 aside.mkdir(parents=True, exist_ok=True)
                 target = aside / str(step)
@@ -198,20 +200,24 @@ def _alike() -> Iterator[None]:
 
     Raises:
       _Damaged: one did.
-      MeshError: another process met a fault of its machine; there, that fault is raised.
+      MeshError: another process met a fault of its machine, which is raised there; PeerError where
+        it may pass.
     """
     fault: Exception | None = None
     try:
         yield
     except Exception as raised:  # whatever damage raises in Orbax or tensorstore
         fault = raised
-    mine = 0 if fault is None else 1 if _may_be_damage(fault) else 2
+    mine = 0
+    if fault is not None:
+        mine = _DAMAGE if _may_be_damage(fault) else _FINAL if sentence_of(fault) else _PASSING
     worst = distributed.agree(mine)
-    if fault is not None and mine == 2:
+    if fault is not None and mine > _DAMAGE:
         raise fault
-    if worst == 2:
-        raise MeshError("reading a checkpoint failed in another process; its own message says why")
-    if worst == 1:
+    if worst > _DAMAGE:
+        said = "reading a checkpoint failed in another process; its own message says why"
+        raise MeshError(said) if worst == _FINAL else PeerError(said)
+    if worst == _DAMAGE:
         said = "another process cannot read it" if fault is None else _first_line(_cause(fault))
         raise _Damaged(said) from fault
 

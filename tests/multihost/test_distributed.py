@@ -41,7 +41,7 @@ except MeshError as fault:
     print(fault)
 print("first says", distributed.from_writer(np.asarray([me + 5])).tolist())
 try:
-    with distributed.together("reading"):
+    with distributed.all_or_none("reading"):
         if me == 1:
             raise OSError("mine")
 except (OSError, MeshError) as fault:
@@ -184,10 +184,10 @@ def test_the_others_end_as_the_one_at_fault(
 
     monkeypatch.setattr(distributed, "_everyones", everyones)
     with pytest.raises(MeshError, match="reading failed in process 1; its own") as raised:
-        with distributed.together("reading"):
+        with distributed.all_or_none("reading"):
             pass
     assert type(raised.value) is kind
-    with pytest.raises(KeyError, match="mine"), distributed.together("reading"):
+    with pytest.raises(KeyError, match="mine"), distributed.all_or_none("reading"):
         raise KeyError("mine")
 
 
