@@ -18,10 +18,18 @@ RELEASED = {
 """The released sizes by name; `pd_jax` knows them, too, but configs import nothing from it."""
 
 
+_TRUTHS = {
+    **dict.fromkeys(("true", "1", "yes", "on"), True),
+    **dict.fromkeys(("false", "0", "no", "off"), False),
+}
+_WANTED = {bool: "true or false", int: "a whole number", float: "a number"}
+
+
 def parse(arg: str, **defaults) -> dict:
     """Returns the defaults with what `arg` says: `key=value,key=value`, and a bare word for True.
 
-    Values take the type of their default. An unknown key raises with the known ones.
+    Values take the type of their default. An unknown key raises with the known ones, and a value of
+    another type with its key.
     """
     found = dict(defaults)
     for part in filter(None, (piece.strip() for piece in arg.split(","))):
@@ -30,11 +38,15 @@ def parse(arg: str, **defaults) -> dict:
             known = ", ".join(f"{name}={default}" for name, default in defaults.items())
             raise ValueError(f"config argument {key!r} is unknown; this config takes {known}")
         kind = type(defaults[key])
-        if kind is bool:
-            found[key] = not given or value.lower() in ("true", "1", "yes")
-        else:
-            found[key] = kind(value)
+        found[key] = True if kind is bool and not given else _value(key, value, kind)
     return found
+
+
+def _value(key: str, text: str, kind: type):
+    try:
+        return _TRUTHS[text.lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError):
+        raise ValueError(f"config argument {key}={text!r}: give {_WANTED[kind]}") from None
 
 
 def one_of(known: Collection[str], value: str, name: str) -> str:

@@ -1,5 +1,7 @@
 """Digests of the files that a pipeline reads from outside its workdir."""
 
+from collections.abc import Iterable
+
 from etils import epath
 
 from pd_jax import files
@@ -11,29 +13,60 @@ class InputDigests:
     """Reference in a config -> digest of the content that it stands for.
 
     A folder with a manifest stands for what the manifest says; a `tfds:` name stands for itself.
+    What is not there any more stands for what it held when it was last read: enough to recognise
+    the stages that have read it, which `require` tells from those that have not.
     """
 
     def __init__(self, cache: epath.Path):
+        """Reads what an earlier process has remembered in `cache` and in `references.json` beside
+        it; raises StageError where that is something else.
+        """
         self._digests = files.DigestCache(cache, StageError)
+        self._memory = cache.parent / "references.json"
+        self._known = _known_references(self._memory) if self._memory.exists() else {}
+        self._before = dict(self._known)
+        self._absent: dict[str, SourceError] = {}
 
     def of(self, reference: str, *, stage: str) -> str:
         """Returns the digest of a file, a folder, a glob, or a TFDS name; raises StageError where
-        there is nothing.
+        there is nothing and none is remembered.
         """
         if reference.startswith("tfds:"):
             return reference
-        path = epath.Path(reference)
-        if (path / "manifest.json").exists():
-            found = [path / "manifest.json"]
-        elif path.is_dir():
-            found = list(files.files_below(path))
-        else:
-            try:
-                found = text.expanded(reference)
-            except SourceError as fault:
-                raise StageError(f"stage {stage!r} cannot read its input: {fault}") from None
-        return files.digest_json([self._digests.of(item) for item in found])
+        try:
+            found = _files(reference)
+        except SourceError as fault:
+            self._absent[reference] = fault
+            if reference not in self._known:
+                self.require([reference], stage=stage)
+            return self._known[reference]
+        self._known[reference] = files.digest_json([self._digests.of(item) for item in found])
+        return self._known[reference]
+
+    def require(self, references: Iterable[str], *, stage: str) -> None:
+        """Raises StageError unless what a stage will read is there."""
+        for reference in references:
+            if reference in self._absent:
+                fault = self._absent[reference]
+                raise StageError(f"stage {stage!r} cannot read its input: {fault}")
 
     def save(self) -> None:
         """Writes what was learnt."""
         self._digests.save()
+        if self._known != self._before:
+            files.write_json(self._memory, self._known)
+
+
+def _files(reference: str) -> list[epath.Path]:
+    path = epath.Path(reference)
+    if (path / "manifest.json").exists():
+        return [path / "manifest.json"]
+    return list(files.files_below(path)) if path.is_dir() else text.expanded(reference)
+
+
+def _known_references(path: epath.Path) -> dict[str, str]:
+    """Returns what a file of remembered references says: reference -> digest."""
+    found = files.read_object(path, StageError)
+    if not all(isinstance(digest, str) for digest in found.values()):
+        raise StageError(f"{path} is not as it was written; remove it, to read files anew")
+    return found

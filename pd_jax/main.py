@@ -57,13 +57,12 @@ _DISTRIBUTED = flags.DEFINE_enum(
 )
 _OF_A_CONFIG = {"<module>", "get_config"}
 """What runs when a config's file is loaded."""
+_WRAPPED = "Error whilst parsing config file"
+"""How ml_collections begins the text that it makes of a fault in a config's file."""
 
 
-def _main(argv: Sequence[str]) -> int:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; flags begin with --")
-    if _CONFIG.value is None or _WORKDIR.value is None:
-        raise app.UsageError("--config and --workdir are needed")
+def _main(_: Sequence[str]) -> int:
+    assert _WORKDIR.value is not None, "_flags sees to it"
     if not flags.FLAGS["verbosity"].present:
         # Orbax tells what it does to each file, and its threads every fault, which saving raises.
         logging.set_verbosity(logging.FATAL)
@@ -96,13 +95,13 @@ def _run(workdir: epath.Path) -> None:
 
     def say(line: str) -> None:
         if distributed.is_writer():
-            print(line, flush=True)
+            _tell(line)
 
     config = pipeline_from(_CONFIG.value)
     _set_up()
     if _ESTIMATE.value:
         found = estimate.estimate(config, planning.plan(config, workdir), said=say)
-        print(estimate.as_text(found))
+        _tell(estimate.as_text(found))
         return
     try:
         with distributed.leaving_with_the_lost():
@@ -140,7 +139,7 @@ def _set_up() -> None:
         # The stages' processes need the accelerators; this one only waits for them.
         jax.config.update("jax_platforms", "cpu")
     if jax.process_count() > 1:
-        print(distributed.describe(), flush=True)
+        _tell(distributed.describe())
         if max(_JOBS.value, _VMAP.value) > 1:
             raise ConfigError(
                 "--jobs and --vmap go with one process; leave them out on several hosts"
@@ -155,8 +154,8 @@ def _report(config: "Pipeline", workdir: epath.Path) -> None:
     done = any((workdir / "stages").glob("*/done.json")) if workdir.exists() else False
     if distributed.is_writer() and (config.report.rows or config.study) and done:
         page = report.write_report(workdir, config.name)
-        print(report.table_text(workdir, config.name))
-        print(f"report: {page}")
+        _tell(report.table_text(workdir, config.name))
+        _tell(f"report: {page}")
 
 
 def _report_after(fault: Exception, config: "Pipeline", workdir: epath.Path) -> None:
@@ -169,36 +168,91 @@ def _report_after(fault: Exception, config: "Pipeline", workdir: epath.Path) -> 
         print(f"warning: no report was written: {second}", file=sys.stderr)
 
 
-def _flags(argv: list[str]) -> list[str]:
-    """Returns the arguments that are no flags; a config that is not there, and a key that it lacks,
-    end in one line.
-    """
-    _check_config_file(argv)
+def _tell(line: str) -> None:
+    """Prints a line at once. Where nobody reads any more, as behind `| head`, the work goes on."""
     try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError, TypeError) as fault:  # as ConfigDict's overrides raise them
-        # The config's file is run in here, too: a fault of its own keeps its traceback.
-        if {frame.name for frame in traceback.extract_tb(fault.__traceback__)} & _OF_A_CONFIG:
-            raise
-        inner = fault.args[0]  # an AttributeError holds the KeyError that it began as
-        said = inner.args[0] if isinstance(inner, Exception) else inner
-        said = " ".join(str(said).split())
-        print(f"error: a flag --config.KEY does not fit the config: {said}", file=sys.stderr)
+        print(line, flush=True)
+    except BrokenPipeError:
+        # What is left in the buffer has no reader either, and what is said later goes there, too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _flags(argv: list[str]) -> list[str]:
+    """Returns the arguments that are no flags. What is wrong with the flags ends in one line, and a
+    fault of the config's own code in its traceback.
+
+    Both end with EXIT_CODE: a launcher that ran the command again would meet the same.
+    """
+    named = _config_named(argv)
+    try:
+        left = flags.FLAGS(argv)
+        if len(left) > 1:
+            raise flags.Error(f"unexpected argument {left[1]!r}; flags begin with --")
+        if _CONFIG.value is None or _WORKDIR.value is None:
+            raise flags.Error("--config and --workdir are needed; give both")
+        hasattr(_CONFIG.value, "stages")  # an OSError of the config's code comes on its first use
+        return left
+    except Exception as raised:
+        fault = _unwrapped(raised)
+        if said := _refusal(fault, named):
+            print(f"error: {said}", file=sys.stderr)
+        else:
+            traceback.print_exception(fault)
         sys.exit(EXIT_CODE)
 
 
-def _check_config_file(argv: list[str]) -> None:
-    """Ends in one line where the config's file is not there, which absl tells by a traceback."""
+def _unwrapped(fault: BaseException) -> BaseException:
+    """Returns what a config's file raised, of which ml_collections and absl make a text."""
+    while _WRAPPED in str(fault) and fault.__context__ is not None:
+        fault = fault.__context__
+    return fault
+
+
+def _refusal(fault: BaseException, named: str) -> str:
+    """Returns the sentence for a fault of the flags, or of the config that they name; nothing where
+    the config's own code is at fault.
+    """
+    said = " ".join(str(fault).split())
+    if isinstance(fault, SyntaxError):
+        return f"{fault.filename}, line {fault.lineno}: {fault.msg}; correct the file"
+    if isinstance(fault, ModuleNotFoundError) and fault.name == "configs":
+        return f"--config={named} imports configs, which is not here; run from the checkout"
+    if isinstance(fault, flags.UnrecognizedFlagError):
+        remedy = did_you_mean(fault.flagname, flags.FLAGS) or "; see --help"
+        return f"--{fault.flagname} is no flag{remedy}"
+    if isinstance(fault, flags.Error):
+        return said
+    if isinstance(fault, OSError):
+        return f"--config={named}: {fault.__cause__ or said}"
+    if isinstance(fault, ValueError):  # as configs refuse their arguments
+        return f"--config={named}: {said}"
+    if isinstance(fault, AttributeError) and fault.name == "get_config":
+        return f"--config={named}: the file has no function get_config; write one"
+    if isinstance(fault, TypeError) and said.startswith("get_config("):
+        return f"--config={named}: {said}; write FILE:ARG where it takes an argument, else FILE"
+    if {frame.name for frame in traceback.extract_tb(fault.__traceback__)} & _OF_A_CONFIG:
+        return ""
+    if isinstance(fault, (AttributeError, KeyError, TypeError)):  # as ConfigDict's overrides do
+        inner = fault.args[0]  # an AttributeError holds the KeyError that it began as
+        said = str(inner.args[0] if isinstance(inner, Exception) else inner)
+        return f"a flag --config.KEY does not fit the config: {' '.join(said.split())}"
+    return ""
+
+
+def _config_named(argv: list[str]) -> str:
+    """Returns what --config names, or nothing; ends in one line where there is no such file."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", nargs="?")
     named = parser.parse_known_args(argv[1:])[0].config
     if named is None:  # not given, or without a value, which absl tells in one line
-        return
+        return ""
     path = named.partition(":")[0]
     if not os.path.isfile(path):
         here = [str(found) for found in pathlib.Path("configs").glob("**/*.py")]
-        print(f"error: --config={path}: no such file{did_you_mean(path, here)}", file=sys.stderr)
+        hint = did_you_mean(path, here) or "; check the path"
+        print(f"error: --config={path}: no such file{hint}", file=sys.stderr)
         sys.exit(EXIT_CODE)
+    return named
 
 
 if __name__ == "__main__":

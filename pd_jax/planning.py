@@ -41,7 +41,7 @@ def plan(pipeline: config_lib.Pipeline, workdir: epath.Path) -> dict[str, Planne
 
     Raises:
       ConfigError: a reference to an unknown stage, or stages that wait for each other.
-      StageError: an input file that does not exist.
+      StageError: an input file that does not exist, of a stage that is not done.
     """
     digests = InputDigests(workdir / "inputs.json")
     planned: dict[str, Planned] = {}
@@ -60,6 +60,8 @@ def plan(pipeline: config_lib.Pipeline, workdir: epath.Path) -> dict[str, Planne
         planned[name] = Planned(
             name, stage, inputs, fingerprint, _folder(workdir, name, fingerprint)
         )
+        if not planned[name].done:
+            digests.require(reading.references(stage), stage=name)
     digests.save()
     return planned
 

@@ -70,6 +70,9 @@ def read(arg: str, **more) -> dict:
     """
     args = common.parse(arg, **{**DEFAULTS, **more})
     common.one_of(("float32", "bfloat16"), args["dtype"], "dtype")
+    for name in ("seeds", "teachers"):
+        if args.get(name, 1) < 1:
+            raise ValueError(f"config argument {name}={args[name]}: give 1 or more")
     given = {part.partition("=")[0] for part in arg.split(",")}
     for word, changes in (("long", LONG), ("smoke", SMOKE)):
         if args[word]:

@@ -27,6 +27,8 @@ Reference = Annotated[str, ReferenceMark()]
 """`@stage`, `@stage/file`, or a path."""
 
 Fraction = Annotated[float, pydantic.Field(ge=0.0, le=1.0)]
+ProperFraction = Annotated[float, pydantic.Field(ge=0.0, lt=1.0)]
+"""What is divided by its difference from 1, as dropout and the optimiser's means are."""
 Positive = Annotated[int, pydantic.Field(gt=0)]
 
 

@@ -24,6 +24,10 @@ def pipeline_from(config: ml_collections.ConfigDict | Mapping[str, Any]) -> conf
       ConfigError: one line for every unknown key (with the nearest known one) and for every value
         that does not fit.
     """
+    if not isinstance(config, ml_collections.ConfigDict | Mapping):
+        raise ConfigError(
+            f"get_config returns {type(config).__name__}, which is no config; return a ConfigDict"
+        )
     values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
     try:
         return pydantic.TypeAdapter(config_lib.Pipeline).validate_python(values)

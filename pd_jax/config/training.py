@@ -9,6 +9,7 @@ import pydantic
 from pd_jax.config.kinds import (
     Fraction,
     Positive,
+    ProperFraction,
     Reference,
     frozen,
     require,
@@ -43,8 +44,8 @@ class Model:
     intermediate: Positive | None = None
     positions: Positive = 512
     gelu: Literal["exact", "tanh"] = "exact"
-    dropout: Fraction = 0.1
-    attention_dropout: Fraction = 0.1
+    dropout: ProperFraction = 0.1
+    attention_dropout: ProperFraction = 0.1
     initializer_range: float = 0.02
     position_init: Literal["normal", "sinusoidal"] = "normal"
 
@@ -239,8 +240,8 @@ class Optimizer:
     warmup: Fraction = 0.1
     schedule: Literal["linear", "constant"] = "linear"
     weight_decay: Annotated[float, pydantic.Field(ge=0)] = 0.01
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
+    beta1: ProperFraction = 0.9
+    beta2: ProperFraction = 0.999
     epsilon: Annotated[float, pydantic.Field(gt=0)] = 1e-6
     bias_correction: bool = True
     clip: Annotated[float, pydantic.Field(gt=0)] | None = 1.0

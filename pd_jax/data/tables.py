@@ -349,6 +349,8 @@ def _one_label(value: Any) -> str:
         return value.decode("utf-8", "replace")
     if isinstance(value, (list, tuple, dict)):
         return type(value).__name__  # which is nobody's label; of any depth
+    if isinstance(value, float) and value.is_integer():  # as in columns that lack some values
+        return str(int(value))
     return "" if value is None else str(value)
 
 

@@ -18,7 +18,7 @@ from etils import epath
 
 from pd_jax import files
 from pd_jax.config import Source, several
-from pd_jax.data import lines, prepared, tables
+from pd_jax.data import lines, tables, tfds
 from pd_jax.data.tables import Item, Row
 from pd_jax.errors import SourceError
 
@@ -26,8 +26,13 @@ _FORMATS = {".txt": "text", ".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".p
 _DIVISIBLE = ("text", "tsv", "jsonl", "parquet", "tfds")
 _COLUMNED = ("tsv", "csv")
 _STRIPE_ROWS = 64
+_QUOTED_ROWS = 100
+"""Where so many rows have a cell in quotes from the first on, a program has quoted them all."""
 _GLOB = re.compile(r"[*?\[]")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|[\r\n]+")
+
+_quotes_told: set[str] = set()
+"""TSV files whose quotes were told: a process reads a file in several parts, and more than once."""
 
 T = TypeVar("T")
 
@@ -153,8 +158,8 @@ def rows(source: Source | Piece) -> Iterator[Row]:
       SourceError: at the first row that cannot be read, naming file and line.
     """
     piece = _whole(source)
-    readers = (_Reader(_STRIPE_ROWS, table.items(), table.row) for table in tables_of(piece))
-    yield from _made(piece, readers)
+    opened = (_rows_of(piece, file) for file in piece.files)
+    yield from _made(piece, (_Reader(_STRIPE_ROWS, items, row) for items, row in opened))
 
 
 def documents(source: Source | Piece) -> Iterator[Document]:
@@ -191,13 +196,13 @@ def sampled(items: Iterable[T], *, limit: int, seed: int) -> list[T]:
 
 def digest(file: SourceFile, of_file: Callable[[str], str] = files.digest_file) -> str:
     """Returns the digest of a source file's content, by `of_file` where it is a file."""
-    return prepared.digest(file.path) if file.format == "tfds" else of_file(file.path)
+    return tfds.digest(file.path) if file.format == "tfds" else of_file(file.path)
 
 
 def _files(path: str, form: str) -> Iterator[SourceFile]:
-    if path.startswith(prepared.PREFIX) or form == "tfds":
-        path = prepared.PREFIX + path.removeprefix(prepared.PREFIX)
-        yield SourceFile(path, "tfds", False, prepared.size(path))
+    if path.startswith(tfds.PREFIX) or form == "tfds":
+        path = tfds.PREFIX + path.removeprefix(tfds.PREFIX)
+        yield SourceFile(path, "tfds", False, tfds.size(path))
         return
     for found in expanded(path):
         zipped = found.name.endswith(".gz")
@@ -214,7 +219,7 @@ def _files(path: str, form: str) -> Iterator[SourceFile]:
                 f"{found}: Parquet is compressed inside and must not be gzipped;"
                 " unpack it with gunzip"
             )
-        yield SourceFile(str(found), kind, zipped, found.stat().length)
+        yield SourceFile(str(found), kind, zipped, files.size(found))
 
 
 def divisible(file: SourceFile) -> bool:
@@ -246,7 +251,7 @@ def _table(piece: Piece, file: SourceFile, more: Sequence[str] = ()) -> tables.T
         return tables.Csv(file.path, piece.source, zipped=file.zipped)
     if file.format == "parquet":
         return tables.Parquet(file.path, piece.source, part=part, more=more)
-    return prepared.Prepared(file.path, piece.source, part=part)
+    return tfds.TfdsRows(file.path, piece.source, part=part)
 
 
 def _whole(source: Source | Piece) -> Piece:
@@ -285,10 +290,50 @@ def _made(piece: Piece, readers: Iterable[_Reader[T]]) -> Iterator[T]:
         print(told, file=sys.stderr, flush=True)
 
 
+def _rows_of(piece: Piece, file: SourceFile) -> tuple[Iterator[Item], Callable[[Item], Row]]:
+    """Returns a file's items, and what makes a row of one."""
+    table = _table(piece, file)
+    told = _QuotesTold(file.path, table.row) if file.format == "tsv" else table.row
+    return table.items(), told
+
+
+class _QuotesTold:
+    """Makes rows of a TSV file's items, and warns of cells that look quoted as CSV has it: a TSV
+    file keeps quotes as they are, and other programs write it otherwise.
+    """
+
+    def __init__(self, path: str, make: Callable[[Item], Row]):
+        self._path, self._make = path, make
+        self._quoted, self._seen = 0, 0
+
+    def __call__(self, item: Item) -> Row:
+        row = self._make(item)
+        inner = [
+            cell[1:-1]
+            for cell in (row.text, row.pair, row.label)
+            if cell and len(cell) > 1 and cell[0] == cell[-1] == '"'
+        ]
+        self._seen += 1
+        self._quoted += bool(inner)
+        doubled = any('""' in cell and '"' not in cell.replace('""', "") for cell in inner)
+        if doubled or self._quoted == self._seen == _QUOTED_ROWS:
+            self._tell(row)
+        return row
+
+    def _tell(self, row: Row) -> None:
+        if self._path not in _quotes_told:
+            _quotes_told.add(self._path)
+            told = (
+                f"warning: {row.where} has a cell in quotes, which a TSV file keeps as they are; "
+                "write it as .csv, with commas and these quotes, or remove the quotes"
+            )
+            print(told, file=sys.stderr, flush=True)
+
+
 def _document_reader(piece: Piece, file: SourceFile) -> _Reader[Document]:
     if file.format != "text":
-        table = _table(piece, file)
-        return _Reader(_STRIPE_ROWS, table.items(), lambda item: _row_document(table.row(item)))
+        items, row = _rows_of(piece, file)
+        return _Reader(_STRIPE_ROWS, items, lambda item: _row_document(row(item)))
     origin = lines.Origin(file.path, begin=max(0, piece.begin - 1))
     return _Reader(1, _plain_documents(piece, file), lambda item: _plain_document(origin, item))
 

@@ -24,6 +24,7 @@ from pd_jax.objectives.objective import (
     dummy_inputs,
 )
 from pd_jax.stages.language_teacher import to_be_stored
+from pd_jax.stages.material import check_set
 from pd_jax.stages.objectives import Facts
 from pd_jax.stages.predict import declared_task
 
@@ -37,15 +38,12 @@ def declared(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> Fac
     rows = _rows(pipeline, where)
     if rows is None:
         return Facts(where, next_sentence=True)
-    task, labels = rows.task, rows.labels
-    kind = stage.objective
-    if isinstance(kind, config_lib.Distill | config_lib.Patient):
-        own = kind.teacher if isinstance(kind, config_lib.Patient) else None
-        task, labels = _teacher_task(pipeline, own) if own else _store_task(pipeline, stage)
+    task, labels = _learnt(pipeline, stage)
+    vocabulary = _rows_vocabulary(pipeline, where)
     return Facts(
         where,
-        vocabulary=rows.vocabulary,
-        teacher=_teacher(pipeline, stage, rows.vocabulary, labels),
+        vocabulary=vocabulary,
+        teacher=_teacher(pipeline, stage, vocabulary, labels),
         task=task,
         labels=labels,
         labelled=rows.task is not None,
@@ -54,11 +52,15 @@ def declared(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> Fac
 
 
 def check_labels(pipeline: config_lib.Pipeline, name: str) -> None:
-    """Raises ConfigError where a stage learns from a teacher whose outputs are not called as the
-    labels of its rows or of a set that it is scored on: seen now, not after all was labelled.
+    """Raises ConfigError where a stage would be scored on a set of another task, or learns from a
+    teacher whose outputs are not called as the labels of its rows or of a set: seen now, not after
+    all was labelled.
     """
     stage = pipeline.stages[name]
-    if not isinstance(stage, config_lib.TrainStage) or not stage.data.logits:
+    if not isinstance(stage, config_lib.TrainStage):
+        return
+    _check_sets(pipeline, name, stage)
+    if not stage.data.logits:
         return
     own, (_, outputs) = _labels(pipeline, _first(stage.data.records)), _store_task(pipeline, stage)
     remedy = (
@@ -77,6 +79,19 @@ def check_labels(pipeline: config_lib.Pipeline, name: str) -> None:
             raise ConfigError(
                 f"stages.{name}: evaluation set {of} has labels {', '.join(theirs)}, and the "
                 f"student learns {', '.join(learnt)}, in this order; {remedy}"
+            )
+
+
+def _check_sets(pipeline: config_lib.Pipeline, name: str, stage: config_lib.TrainStage) -> None:
+    task, _ = _learnt(pipeline, stage)
+    for of, reference in {**stage.evaluation.sets, **stage.evaluation.final}.items():
+        if (rows := _rows(pipeline, reference)) is not None:
+            check_set(
+                f"stages.{name}: evaluation set {of}",
+                stage.objective,
+                task=task,
+                of_set=rows.task,
+                paired=rows.next_sentence,
             )
 
 
@@ -135,7 +150,6 @@ class _Rows:
 
     task: str | None
     labels: tuple[str, ...]
-    vocabulary: Vocabulary | None
     next_sentence: bool
 
 
@@ -143,25 +157,41 @@ def _rows(pipeline: config_lib.Pipeline, reference: str) -> _Rows | None:
     """Returns what the stage says that builds a dataset, or the manifest of one that is there."""
     stage = _stage(pipeline, reference)
     if isinstance(stage, config_lib.RecordsStage):
-        examples, vocabulary = stage.examples, _vocabulary(pipeline, stage.tokenizer)
+        examples = stage.examples
         if isinstance(examples, config_lib.Corpus):
-            return _Rows(None, (), vocabulary, examples.next_sentence)
-        return _Rows(examples.task, examples.labels, vocabulary, False)
+            return _Rows(None, (), examples.next_sentence)
+        return _Rows(examples.task, examples.labels, False)
     if not _is_there(reference, manifest.FILE):
         return None
     found = manifest.read(reference)
-    vocabulary = vocabulary_of(found.tokenizer.vocab_size)
-    return _Rows(found.task, found.labels, vocabulary, found.holds("next_sentence_labels"))
+    return _Rows(found.task, found.labels, found.holds("next_sentence_labels"))
+
+
+def _rows_vocabulary(pipeline: config_lib.Pipeline, reference: str) -> Vocabulary | None:
+    """Returns the vocabulary of a dataset of which `_rows` says something."""
+    stage = _stage(pipeline, reference)
+    if isinstance(stage, config_lib.RecordsStage):
+        return _vocabulary(pipeline, stage.tokenizer)
+    return vocabulary_of(manifest.read(reference).tokenizer.vocab_size)
 
 
 def _labels(pipeline: config_lib.Pipeline, reference: str) -> tuple[str, ...]:
-    """Returns the labels of a dataset that a stage builds or a folder holds; none where it has none
-    or nothing says them.
-    """
-    stage = _stage(pipeline, reference)
-    if isinstance(stage, config_lib.RecordsStage):
-        return stage.examples.labels if isinstance(stage.examples, config_lib.Rows) else ()
-    return manifest.read(reference).labels if _is_there(reference, manifest.FILE) else ()
+    """Returns the labels of a dataset; none where it has none or nothing says them."""
+    rows = _rows(pipeline, reference)
+    return rows.labels if rows is not None else ()
+
+
+def _learnt(
+    pipeline: config_lib.Pipeline, stage: config_lib.TrainStage
+) -> tuple[str | None, tuple[str, ...]]:
+    """Returns the task that a stage learns, by its teacher or its rows, and the task's labels."""
+    kind = stage.objective
+    if isinstance(kind, config_lib.Patient) and kind.teacher:
+        return _teacher_task(pipeline, kind.teacher)
+    if isinstance(kind, config_lib.Distill | config_lib.Patient):
+        return _store_task(pipeline, stage)
+    rows = _rows(pipeline, _first(stage.data.records))
+    return (rows.task, rows.labels) if rows is not None else (None, ())
 
 
 def _is_there(reference: str, file: str) -> bool:

@@ -26,6 +26,8 @@ class Material:
     task: str | None
     labels: tuple[str, ...]
     teacher: OnlineTeacher | StoredStates | StoredLanguage | None = None
+    objective: config_lib.Objective | None = None
+    """What the stage learns by, once `with_teacher` has seen it."""
 
     @property
     def tokenizer(self) -> TokenizerInfo:
@@ -83,13 +85,22 @@ def open_sets(
     Several teachers of a set are averaged as `data` says.
 
     Raises:
-      ConfigError: a set has another vocabulary or other labels, or a store lacks rows.
+      ConfigError: a set has another vocabulary, another task or other labels, or lacks what the
+        objective is scored on, or a store lacks rows.
       LogitsError: a store is of another set, or of other labels.
     """
     sets = {}
     for name, path in paths.items():
         dataset = Dataset.open(path)
         _check_tokenizer(f"evaluation set {name}", dataset, material)
+        if material.objective is not None:
+            check_set(
+                f"evaluation set {name}",
+                material.objective,
+                task=material.task,
+                of_set=dataset.manifest.task,
+                paired=dataset.manifest.holds("next_sentence_labels"),
+            )
         _check_labels(f"evaluation set {name}", dataset.manifest.labels, material)
         teachers = None
         if name in logits:
@@ -97,6 +108,31 @@ def open_sets(
             teachers = _set_teachers(f"evaluation.logits.{name}", dataset, stores, material, data)
         sets[name] = ScoredSet(dataset, teachers)
     return sets
+
+
+def check_set(
+    name: str,
+    objective: config_lib.Objective,
+    *,
+    task: str | None,
+    of_set: str | None,
+    paired: bool,
+) -> None:
+    """Raises ConfigError where an evaluation set cannot be scored by an objective that learns
+    `task`: its labels are of another (`of_set`), or it lacks the sentence pairs (`paired`).
+    """
+    if isinstance(objective, config_lib.MaskedLanguageModel):
+        if objective.next_sentence and not paired:
+            raise ConfigError(
+                f"{name} has no sentence pairs, on which objective.next_sentence is scored; build "
+                "its records with examples.next_sentence=True"
+            )
+    elif not isinstance(objective, config_lib.LanguageDistill):
+        if task is not None and of_set not in (None, task):
+            raise ConfigError(
+                f"{name} is labelled for {of_set}, and the stage learns {task}; build the set with "
+                f"examples.task={task!r}, or leave it out"
+            )
 
 
 def _set_teachers(
@@ -159,6 +195,7 @@ def with_teacher(material: Material, stage: config_lib.TrainStage) -> Material:
       WeightsError: it lacks the classifier asked for.
     """
     kind = stage.objective
+    material = dataclasses.replace(material, objective=kind)
     spoken = _stored_language(material)
     if spoken is not None and not isinstance(kind, config_lib.LanguageDistill):
         raise ConfigError(

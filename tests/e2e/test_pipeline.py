@@ -1,6 +1,7 @@
 """The whole chain on a few lines of text: run, run again, change, damage, misuse."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -155,6 +156,31 @@ def test_a_changed_input_file_makes_its_stages_anew(tmp_path):
     assert changed == {"dev", "teacher", "labels", "student"}
 
 
+def test_what_done_stages_have_read_may_be_moved_away(tmp_path):
+    config = vocabulary_alone(tmp_path)
+    run(tmp_path, config)
+    text, moved = tmp_path / "text", tmp_path / "moved"
+    text.rename(moved)
+    assert run(tmp_path, config) == ["pipeline chain: 1 stages, 1 done, 0 to run"]
+    (tmp_path / "pod").mkdir()
+    shutil.copytree(tmp_path / "work", tmp_path / "pod" / "work")
+    assert run(tmp_path / "pod", config)[-1].endswith("1 done, 0 to run")
+    (tmp_path / "empty").mkdir()
+    absent = "stage 'vocabulary' cannot read its input: .*corpus.txt does not exist"
+    with pytest.raises(StageError, match=absent):
+        run(tmp_path / "empty", config)
+    larger = {**config, "stages": {"vocabulary": config["stages"]["vocabulary"] | {"seed": 1}}}
+    with pytest.raises(StageError, match=absent):  # which is not done
+        run(tmp_path, larger, changed=True)
+    moved.rename(text)
+    (text / "corpus.txt").write_text("other words\n" * 200)
+    before = planning.plan(reading.pipeline_from(config), epath.Path(tmp_path / "work"))
+    assert not before["vocabulary"].done
+    text.rename(moved)  # what was read last is not what the stage that is done has read
+    with pytest.raises(StageError, match="cannot read its input"):
+        run(tmp_path, config)
+
+
 def test_equal_stages_of_other_names_share_a_folder(finished):
     folder, _ = finished
     config = small_chain(folder / "text")
@@ -245,7 +271,7 @@ def test_a_config_that_is_not_there_ends_in_one_line(tmp_path, more):
 def test_a_fault_in_the_configs_own_file_keeps_its_traceback(tmp_path, body):
     (tmp_path / "mine.py").write_text(body)
     ended = command(f"--config={tmp_path / 'mine.py'}", f"--workdir={tmp_path / 'runs'}")
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert "mine.py" in ended.stderr and "None.stages" in ended.stderr
     assert "does not fit the config" not in ended.stderr
 

@@ -100,6 +100,28 @@ def test_rules_between_fields():
     assert "give init.source" in refused(a=train(init={"layers": "bottom"}))
 
 
+@pytest.mark.parametrize(
+    ("part", "key"),
+    [
+        ("model", "dropout"),
+        ("model", "attention_dropout"),
+        ("optimizer", "beta1"),
+        ("optimizer", "beta2"),
+    ],
+)
+def test_what_is_divided_by_its_difference_from_one_is_below_it(part, key):
+    for value in (1.0, 1.5, -0.1):
+        given = {"learning_rate": 1e-3} if part == "optimizer" else {}
+        message = refused(a=train(**{part: {**given, key: value}}))
+        assert message.startswith(f"config.stages.a.{part}.{key}: Input should be ")
+    assert config_lib.Model(dropout=0.0).dropout == 0.0
+
+
+def test_what_is_no_config_is_refused():
+    with pytest.raises(ConfigError, match="get_config returns NoneType, .*; return a ConfigDict"):
+        reading.pipeline_from(None)  # type: ignore[arg-type]
+
+
 def test_lengths_in_steps():
     assert config_lib.Length(steps=7).in_steps(rows=100, batch=8) == 7
     assert config_lib.Length(examples=100).in_steps(rows=1, batch=8) == 13

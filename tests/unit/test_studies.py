@@ -2,6 +2,7 @@
 
 import pytest
 
+from configs import common
 from configs.pd import sst2
 from configs.study import arguments, comparison, labelled_rows, pieces, sizes
 
@@ -17,6 +18,30 @@ def test_long_changes_what_is_not_named_and_smoke_makes_it_small():
     assert (plain["size"], long["size"], both["size"]) == ("L4_H256", "L4_H256", "L2_H32")
     with pytest.raises(ValueError, match="config argument 'lnog' is unknown"):
         arguments.read("lnog")
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [("smoke", True), ("smoke=On", True), ("smoke=1", True), ("smoke=no", False), ("", False)],
+)
+def test_truths_have_many_spellings(said, meant):
+    assert common.parse(said, smoke=False)["smoke"] is meant
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("long=ture", "config argument long='ture': give true or false"),
+        ("smoke=", "config argument smoke='': give true or false"),
+        ("seeds=two", "config argument seeds='two': give a whole number"),
+        ("rate=1e-3x", "config argument rate='1e-3x': give a number"),
+        ("seeds=0", "config argument seeds=0: give 1 or more"),
+        ("teachers=-1", "config argument teachers=-1: give 1 or more"),
+    ],
+)
+def test_a_value_that_is_none_is_named_with_its_key(said, message):
+    with pytest.raises(ValueError, match=message):
+        arguments.read(said, seeds=3)
 
 
 def test_rates_are_those_of_the_steps():

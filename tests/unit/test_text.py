@@ -282,3 +282,41 @@ def test_a_label_of_any_depth_is_read(tmp_path):
     path.write_text("\n".join(rows))
     source = Source(path=str(path), label="label")
     assert [row.label for row in text.rows(source)] == ["x|y", "list"]
+
+
+DOUBLED = '"a ""good"" film"'
+
+
+@pytest.mark.parametrize(
+    ("cells", "line"),
+    [
+        (["plain", 'so "good" a film', DOUBLED, DOUBLED], 3),
+        (['"one"'] * 120, 100),
+        (['"one"'] * 99 + ["two"] * 9, None),
+        (['"" a "', '"', '""', '"a" or "b"'], None),
+    ],
+)
+def test_a_tsv_file_that_was_written_as_csv_is_told_once(tmp_path, capsys, cells, line):
+    path = write(tmp_path / "a.tsv", "".join(f"{cell}\t1\n" for cell in cells))
+    source = Source(path=path, label="label", columns=("text", "label"))
+    assert [row[0] for row in read(source)] == cells
+    assert [row[0] for row in read(source)] == cells
+    told = capsys.readouterr().err
+    expected = f"warning: {path}:{line} has a cell in quotes" if line else ""
+    assert told.startswith(expected) and told.count("\n") == bool(line)
+    assert not line or told.endswith(
+        "as .csv, with commas and these quotes, or remove the quotes\n"
+    )
+
+
+def test_whole_floats_are_labels_as_integers_are(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    given = [1.0, 0.0, -0.0, 2.5, None, float("nan")]
+    table = pyarrow.table({"text": list("abcdef"), "label": given})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    found = read(Source(path=str(tmp_path / "a.parquet"), label="label"))
+    assert [label for _, label in found] == ["1", "0", "0", "2.5", "", "nan"]
+    path = write(tmp_path / "a.jsonl", '{"text": "a", "label": [1.0, "x"]}\n')
+    assert read(Source(path=path, label="label")) == [("a", "1|x")]
