@@ -6,11 +6,12 @@ All figures are per second of processor time over all threads, that is per core,
 machine changes them little. Peers that are not installed (tensorflow-cpu; torch; datasets with
 transformers) are left out, and said so. What each does:
 
-* Batches of 256 x 128 from the same TFRecord shards, shuffled: `pd_jax.data.feed`; tf.data with
-  `parse_single_example` and `padded_batch`, as BERT's and Model Garden's input code; tf.data with
-  `parse_example` on whole batches; a torch DataLoader with `pad_sequence` over the same tokens held
-  in memory, which neither reads nor checks nor decodes anything. We too keep a small dataset
-  once it was read; "first reading" opens it anew, so that rows are checked and decoded on the way.
+* Batches of 256 x 128, shuffled, every row once, so many that no row is needed twice. "From disk"
+  every repetition opens the same TFRecord shards and checks (CRC) and decodes each record:
+  `pd_jax.data.feed`; tf.data with `parse_single_example` and `padded_batch`, as BERT's and Model
+  Garden's input code; tf.data with `parse_example` on whole batches. "From memory" the tokens were
+  decoded before: `pd_jax.data.feed`, which keeps a small dataset once it was read, beside a torch
+  DataLoader with `pad_sequence`.
 * Text to masked-language examples of 128 tokens: `build_records` with one worker; `datasets.map`
   with the fast tokenizer and grouping, as run_mlm.py. Each in a process of its own.
 * The share of padding in the batches of SST-2 and IMDb: padded, in buckets of length, and packed.
@@ -39,6 +40,7 @@ from pd_jax.data.records import Dataset
 from pd_jax.data.tokenizers import load_tokenizer
 
 BATCH, LENGTH, STEPS = 256, 128, 100
+"""Steps at most: of a small dataset as many as an epoch has."""
 _SHUFFLE = 10_000
 _BUCKETS = {128: (32, 64, 96, 128), 512: (64, 128, 192, 256, 384, 512)}
 _PACKING = 16
@@ -101,7 +103,7 @@ class _Made:
 
     def dataset(self, source: config.Source, examples: Any, max_length: int) -> Dataset:
         """Returns the records of a source."""
-        name = f"{pathlib.Path(str(source.path)).stem}-{max_length}"
+        name = f"{pathlib.Path(str(source.path)).stem}-{source.rows or 'all'}-{max_length}"
         stage = config.RecordsStage(
             source=source,
             tokenizer=str(self.vocabulary),
@@ -113,10 +115,10 @@ class _Made:
         build.build_records(stage, load_tokenizer(self.vocabulary), folder, name="a", workers=1)
         return Dataset.open(folder)
 
-    def sst2(self) -> Dataset:
-        """The sentences of SST-2."""
+    def sst2(self, rows: int | None = None) -> Dataset:
+        """The sentences of SST-2, or the first of them."""
         path = str(self.data / "tasks" / "sst2" / "train.tsv")
-        return self.dataset(config.Source(path=path), config.Rows(), LENGTH)
+        return self.dataset(config.Source(path=path, rows=rows), config.Rows(), LENGTH)
 
     def imdb(self) -> Dataset:
         """The reviews of IMDb, cut at 512 tokens."""
@@ -126,61 +128,67 @@ class _Made:
 def _cases(made: _Made) -> Iterator[Case]:
     yield _build_case(made)
     corpus = made.dataset(config.Source(path=str(made.corpus)), config.Corpus(), LENGTH)
-    for name, dataset in (("corpus", corpus), ("SST-2", made.sst2())):
-        paths = [str(dataset.folder / shard.file) for shard in dataset.manifest.shards]
-        tokens = dataset.manifest.tokens / len(dataset)
-        yield Case(
-            f"batches of {BATCH} x {LENGTH}, {name}",
-            "examples",
-            [
-                Peer(OURS, lambda dataset=dataset: _consume(_feed(dataset)), BATCH * STEPS),
-                Peer(
-                    f"{OURS}, first reading",
-                    lambda folder=dataset.folder: _consume(_feed(Dataset.open(folder))),
-                    BATCH * STEPS,
-                ),
-                _tensorflow("tf.data, stock", functools.partial(_tf_stock, paths)),
-                _tensorflow("tf.data, whole batches", functools.partial(_tf_batched, paths)),
-                _torch(dataset),
-            ],
-            facts={"tokens_an_example": round(tokens, 1), "seconds": "of the processor"},
-            clock=time.process_time,
-        )
+    for name, dataset in (("corpus", corpus), ("SST-2", made.sst2(rows=STEPS * BATCH))):
+        yield from _batch_cases(name, dataset)
 
 
-def _feed(dataset: Dataset, **settings: Any) -> Iterator[dict[str, np.ndarray]]:
+def _batch_cases(name: str, dataset: Dataset) -> Iterator[Case]:
+    """Yields the comparison of reading and batching an epoch, and that of batching alone."""
+    steps = min(STEPS, len(dataset) // BATCH)
+    paths = [str(dataset.folder / shard.file) for shard in dataset.manifest.shards]
+    facts = {
+        "tokens_an_example": round(dataset.manifest.tokens / len(dataset), 1),
+        "steps": steps,
+        "seconds": "of the processor",
+    }
+
+    def case(way: str, ours: Callable[[], Dataset], *peers: Peer | Skipped) -> Case:
+        run = Peer(OURS, lambda: _consume(_feed(ours(), steps), steps), BATCH * steps)
+        title = f"batches of {BATCH} x {LENGTH} from {way}, {name}"
+        return Case(title, "examples", [run, *peers], facts=facts, clock=time.process_time)
+
+    yield case(
+        "disk",
+        lambda: Dataset.open(dataset.folder),
+        _tensorflow("tf.data, stock", functools.partial(_tf_stock, paths), steps),
+        _tensorflow("tf.data, whole batches", functools.partial(_tf_batched, paths), steps),
+    )
+    yield case("memory", lambda: dataset, _torch(dataset, steps))
+
+
+def _feed(dataset: Dataset, steps: int, **settings: Any) -> Iterator[dict[str, np.ndarray]]:
     given = {"records": "set", "batch": BATCH, "lengths": (LENGTH,), **settings}
     return feed.make_feed(
         [dataset],
         config.Data(**given),
         seed=0,
         first_step=0,
-        steps=STEPS,
+        steps=steps,
         process_index=0,
         process_count=1,
         prefetch=4,
     )
 
 
-def _consume(batches: Iterator[Any]) -> None:
+def _consume(batches: Iterator[Any], steps: int) -> None:
     """Reads all batches; each must have the agreed size."""
     count = 0
     for batch in batches:
         assert np.shape(batch["input_ids"]) == (BATCH, LENGTH)
         count += 1
-    assert count == STEPS
+    assert count == steps
 
 
-def _tensorflow(name: str, make: Callable[[Any], Any]) -> Peer | Skipped:
+def _tensorflow(name: str, make: Callable[[Any], Any], steps: int) -> Peer | Skipped:
     try:
         import tensorflow as tf
     except ImportError as fault:
         return Skipped(name, str(fault))
 
     def run() -> None:
-        _consume(make(tf).take(STEPS).as_numpy_iterator())
+        _consume(make(tf).take(steps).as_numpy_iterator(), steps)
 
-    return Peer(name, run, BATCH * STEPS)
+    return Peer(name, run, BATCH * steps)
 
 
 def _tf_stock(paths: Sequence[str], tf: Any) -> Any:
@@ -191,7 +199,7 @@ def _tf_stock(paths: Sequence[str], tf: Any) -> Any:
         ids = tf.cast(tf.io.parse_single_example(record, wanted)["input_ids"], tf.int32)
         return {"input_ids": ids, "input_mask": tf.ones_like(ids), "segment_ids": ids * 0}
 
-    made = tf.data.TFRecordDataset(paths).repeat().shuffle(_SHUFFLE, seed=0)
+    made = tf.data.TFRecordDataset(paths).shuffle(_SHUFFLE, seed=0)
     made = made.map(parse, num_parallel_calls=tf.data.AUTOTUNE)
     made = made.padded_batch(
         BATCH, dict.fromkeys(("input_ids", "input_mask", "segment_ids"), [LENGTH])
@@ -209,11 +217,12 @@ def _tf_batched(paths: Sequence[str], tf: Any) -> Any:
         mask = tf.sequence_mask(ids.row_lengths(), LENGTH, tf.int32)
         return {"input_ids": padded, "input_mask": mask, "segment_ids": tf.zeros_like(padded)}
 
-    made = tf.data.TFRecordDataset(paths).repeat().shuffle(_SHUFFLE, seed=0).batch(BATCH)
+    made = tf.data.TFRecordDataset(paths).shuffle(_SHUFFLE, seed=0)
+    made = made.batch(BATCH, drop_remainder=True)
     return made.map(parse, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
-def _torch(dataset: Dataset) -> Peer | Skipped:
+def _torch(dataset: Dataset, steps: int) -> Peer | Skipped:
     try:
         import torch
     except ImportError as fault:
@@ -233,14 +242,15 @@ def _torch(dataset: Dataset) -> Peer | Skipped:
         }
 
     def run() -> None:
-        chance = torch.utils.data.RandomSampler(rows, num_samples=BATCH * STEPS, replacement=True)
-        _consume(iter(torch.utils.data.DataLoader(rows, BATCH, sampler=chance, collate_fn=collate)))
+        chance = torch.utils.data.RandomSampler(rows, num_samples=BATCH * steps)
+        loader = torch.utils.data.DataLoader(rows, BATCH, sampler=chance, collate_fn=collate)
+        _consume(iter(loader), steps)
 
-    return Peer("torch DataLoader", run, BATCH * STEPS)
+    return Peer("torch DataLoader", run, BATCH * steps)
 
 
 _HUGGING_FACE = """
-import sys
+import itertools, sys
 import datasets, transformers
 datasets.disable_progress_bars()
 text, vocabulary, cache = sys.argv[1:]
@@ -252,7 +262,7 @@ made = made.map(
     remove_columns="text",
 )
 def group(rows):
-    ids = sum(rows["input_ids"], [])
+    ids = list(itertools.chain(*rows["input_ids"]))
     whole = [ids[at : at + 126] for at in range(0, len(ids), 126)]
     ids = [[tokenizer.cls_token_id, *part, tokenizer.sep_token_id] for part in whole]
     return {"input_ids": ids, "attention_mask": [[1] * len(part) for part in ids]}
@@ -329,7 +339,7 @@ def _padding(
     shares: dict[str, Any] = {"set": name, "length": length}
     for way, settings in ways.items():
         places = filled = 0
-        for batch in _feed(dataset, **settings):
+        for batch in _feed(dataset, STEPS, **settings):
             places += batch["input_mask"].size
             filled += int((batch["input_mask"] > 0).sum())
         shares[way] = round(1 - filled / places, 4)

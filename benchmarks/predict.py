@@ -4,30 +4,30 @@ python -m benchmarks.predict [--sizes=Tiny,Mini,Small]
 
 Ours is what `pd_jax.tools.predict` does with a file. Stock calls the pipeline on the
 list of sentences, as its documentation does: one sentence at a time. Tuned gives it batches of
-sentences sorted by length. Float32, the same weights.
+sentences sorted by length. Float32, the same weights; every repetition has sentences of its own,
+for ours remembers how words are cut. The processes of ours and of tuned torch keep freed memory
+(`pd_jax.allocation`); stock's do not.
 """
 
-import itertools
 import pathlib
 import sys
 import tempfile
 from collections.abc import Iterator
 
-from benchmarks import side_by_side, texts
+from benchmarks import side_by_side, texts, theirs
 from benchmarks.side_by_side import Case
 from benchmarks.texts import BATCH, ROWS, STOCK_SHARE, Work
 
 
-def make_ours(work: Work):
-    """Returns our labelling of the sentences, and how many there are."""
+def make_ours(work: Work, runs: int):
+    """Returns our labelling of one run's sentences, and how many there are."""
     from pd_jax.allocation import keep_memory
     from pd_jax.stages.predict import load_classifier, predict_rows
 
     keep_memory()
     model, tokenizer = load_classifier(work.model)
-    # An endless input, of which each repetition takes as many windows as hold every sentence once.
-    rows = itertools.cycle(texts.sentences(work.text, ROWS))
-    windows = predict_rows(model, tokenizer, rows)
+    # One input, of which each run takes its windows; a run more, for a window is made ahead.
+    windows = predict_rows(model, tokenizer, iter(texts.sentences(work.text, (runs + 1) * ROWS)))
     size = len(next(windows).rows)
 
     def label() -> None:
@@ -37,27 +37,35 @@ def make_ours(work: Work):
     return label, ROWS // size * size
 
 
-def make_theirs(work: Work, tuned: bool):
-    """Returns a pipeline's labelling of the sentences, and how many there are."""
+def make_theirs(work: Work, runs: int, tuned: bool):
+    """Returns a pipeline's labelling of one run's sentences, and how many there are."""
     import transformers
 
+    theirs.tune_memory(tuned=tuned)
     label = transformers.pipeline("text-classification", model=work.model, device="cpu")
-    found = texts.sentences(work.text, ROWS if tuned else ROWS // STOCK_SHARE)
-    lines = [row.text for row in found]
-    if not tuned:
-        return lambda: label(lines, truncation=True), len(lines)
-    lines.sort(key=len)
-    return lambda: label(lines, batch_size=BATCH, truncation=True), len(lines)
+    lines = [row.text for row in texts.sentences(work.text, runs * ROWS)]
+    begins = iter(range(0, len(lines), ROWS))
+    count = ROWS if tuned else ROWS // STOCK_SHARE
+
+    def run() -> None:
+        begin = next(begins)
+        chosen = lines[begin : begin + count]
+        if tuned:
+            label(sorted(chosen, key=len), batch_size=BATCH, truncation=True)
+        else:
+            label(chosen, truncation=True)
+
+    return run, count
 
 
-def cases(sizes: list[str]) -> Iterator[Case]:
-    """Yields the comparisons, one at a time."""
+def cases(sizes: list[str], runs: int) -> Iterator[Case]:
+    """Yields the comparisons, one at a time, of peers that can run so often."""
     with tempfile.TemporaryDirectory() as folder:
         for work in texts.works(("SST-2", "IMDb"), sizes, pathlib.Path(folder)):
             peers = [
-                side_by_side.apart(side_by_side.OURS, make_ours, work),
+                side_by_side.apart(side_by_side.OURS, make_ours, work, runs),
                 *(
-                    side_by_side.apart_or_skipped(name, make_theirs, work, tuned)
+                    side_by_side.apart_or_skipped(name, make_theirs, work, runs, tuned)
                     for name, tuned in (
                         ("transformers, stock", False),
                         ("transformers, tuned", True),
@@ -78,7 +86,7 @@ def main() -> int:
     options = _parser().parse_args()
     side_by_side.run(
         "Predicting",
-        cases(options.sizes.split(",")),
+        cases(options.sizes.split(","), options.repetitions + side_by_side.WARM_UP),
         repetitions=options.repetitions,
         output=options.output,
         command=side_by_side.command_line("predict"),

@@ -35,6 +35,8 @@ PACKAGES = (
     "datasets",
     "tensorflow-cpu",
 )
+WARM_UP = 1
+"""Runs of each peer before those that are measured."""
 _SETTLE_SECONDS = 0.25
 """Rest between peers: threads of the one before that still spin would be paid by the next."""
 
@@ -148,7 +150,7 @@ def measure(
     case: Case,
     *,
     repetitions: int,
-    warm_up: int = 1,
+    warm_up: int = WARM_UP,
     clock: Callable[[], float] = time.perf_counter,
     rest: Callable[[float], None] = time.sleep,
 ) -> dict[str, Any]:

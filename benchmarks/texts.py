@@ -47,12 +47,21 @@ def write_model(folder: pathlib.Path, size: str, *, data: pathlib.Path) -> str:
 
 
 def sentences(name: str, count: int) -> list[Row]:
-    """Returns the first sentences of a real text."""
+    """Returns the first sentences of a real text.
+
+    Raises:
+      ValueError: the text has fewer.
+    """
     data = material.data_folder()
     assert data is not None, "cases are made only where there is data"
     said = material.TEXTS[name]
     source = config_lib.Source(**{**said, "path": str(data / said["path"]), "rows": count})
-    return list(text.rows(source))
+    found = list(text.rows(source))
+    if len(found) < count:
+        raise ValueError(
+            f"{source.path} has {len(found)} of {count} sentences; ask for fewer repetitions"
+        )
+    return found
 
 
 def works(texts: tuple[str, ...], sizes: list[str], folder: pathlib.Path) -> Iterator[Work]:

@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from pd_jax.evaluation.predictions import Predictions
+from pd_jax.parallel.mesh import row_share
 from pd_jax.parallel.sharding import put_batch
 from pd_jax.training import rng
 from pd_jax.training.arrays import whole
@@ -26,6 +27,16 @@ class Evaluated:
     predictions: Predictions | None
 
 
+class _Sent(NamedTuple):
+    """A batch, of which the devices are still computing sums and logits. It stays on the host where
+    this process holds all of its rows.
+    """
+
+    batch: Mapping[str, np.ndarray | jax.Array]
+    sums: Any
+    predicted: jax.Array | None
+
+
 def evaluate(
     step: Callable,
     params: Any,
@@ -38,29 +49,54 @@ def evaluate(
     """Returns metrics by name for one dataset, with `rows`, the number of rows counted.
 
     `step` is `make_evaluation_step`'s. Batches carry `weight` and `row`; labels and teacher logits
-    are needed for the scores against them only.
+    are needed for the scores against them only. A batch is read while the devices are at the next.
     """
     totals, rows = Totals(), 0
     kept: dict[str, list[np.ndarray]] = {}
-    root = rng.root_key(_EVALUATION_SEED)
-    for number, batch in enumerate(batches):
-        placed = put_batch({**batch, "row": batch["row"].astype(np.int32)}, mesh)
-        inputs = {name: values for name, values in placed.items() if name != "row"}
-        sums, predicted = step(params, inputs, rng.stream(root, "evaluate", number))
-        totals.add(jax.device_get(sums))
-        real = whole(placed["weight"]) > 0
+    for sent in _ahead(_send(step, params, batches, mesh)):
+        totals.add(jax.device_get(sent.sums))
+        real = _on_host(sent.batch["weight"]) > 0
         rows += int(real.sum())
-        if predicted is not None and task is not None:
-            kept.setdefault("logits", []).append(np.asarray(predicted)[real])
+        if sent.predicted is not None and task is not None:
+            kept.setdefault("logits", []).append(np.asarray(sent.predicted)[real])
             # In one order on all processes: each is gathered by all of them together.
             for name in ("row", "label", "teacher_logits"):
-                if name in placed:
-                    kept.setdefault(name, []).append(whole(placed[name])[real])
+                if name in sent.batch:
+                    kept.setdefault(name, []).append(_on_host(sent.batch[name])[real])
     found = ratios(totals.take(), terms)
     predictions = _in_order({name: np.concatenate(parts) for name, parts in kept.items()})
     if predictions is not None and task is not None:
         found |= predictions.scores(task)
     return Evaluated({**found, "rows": rows}, predictions)
+
+
+def _send(
+    step: Callable, params: Any, batches: Iterator[dict[str, np.ndarray]], mesh: Mesh
+) -> Iterator[_Sent]:
+    """Yields each batch as soon as it is sent off."""
+    root = rng.root_key(_EVALUATION_SEED)
+    has_all_rows = row_share(mesh)[1] == 1
+    for number, batch in enumerate(batches):
+        rows = {"row": batch["row"].astype(np.int32)}
+        given = {name: values for name, values in batch.items() if name != "row"}
+        inputs = put_batch(given, mesh)
+        held = {**given, **rows} if has_all_rows else {**inputs, **put_batch(rows, mesh)}
+        yield _Sent(held, *step(params, inputs, rng.stream(root, "evaluate", number)))
+
+
+def _ahead(batches: Iterator[_Sent]) -> Iterator[_Sent]:
+    """Yields each batch after the next one was sent off."""
+    before = next(batches, None)
+    for sent in batches:
+        if before is not None:
+            yield before
+        before = sent
+    if before is not None:
+        yield before
+
+
+def _on_host(values: np.ndarray | jax.Array) -> np.ndarray:
+    return values if isinstance(values, np.ndarray) else whole(values)
 
 
 def _in_order(kept: Mapping[str, np.ndarray]) -> Predictions | None:

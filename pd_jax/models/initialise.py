@@ -29,8 +29,9 @@ _OF_VOCABULARY = ("bert/embeddings/word/embedding", "mlm/bias")
 class InitReport:
     """Where each parameter's first value came from.
 
-    `loaded` maps a parameter's path to the source's path, `fresh` are those left as they were on
-    purpose, `unused` the source's tensors that found no place.
+    `loaded` maps a parameter's path to the source's path, with `[:rows]` where only its first rows
+    were taken, `fresh` are those left as they were on purpose, `unused` the source's tensors that
+    found no place.
     """
 
     loaded: Mapping[str, str]
@@ -53,6 +54,7 @@ def initialise(
     *,
     model: BertConfig,
     labels: Sequence[str] = (),
+    same_tokenizer: bool = False,
 ) -> tuple[dict[str, Any], InitReport]:
     """Returns the parameters to begin with, and where each came from.
 
@@ -62,6 +64,7 @@ def initialise(
       init: which layers, which part, and whether the task head too.
       model: the shape of the model that begins (`computing_as` the source).
       labels: its classifier's labels in order, compared with the source's when the head is kept.
+      same_tokenizer: as the source's, whose rows beyond the vocabulary are then left out.
 
     Returns:
       A tree like `fresh_params`, numpy float32 where loaded and the very leaf where fresh.
@@ -77,7 +80,7 @@ def initialise(
         layers = choose_layers(init.layers, source.config.layers, model.layers)
     if init.head == "keep":
         _check_head(source, labels)
-    values, loaded = {}, {}
+    values, loaded, taken = {}, {}, set()
     for path, leaf in fresh.items():
         origin = _origin(path, init, layers)
         if origin is None or _lacks_whole(source, origin):
@@ -85,16 +88,14 @@ def initialise(
             continue
         if origin not in found:
             raise WeightsError(f"the source lacks {origin}; choose another init.source")
-        _check_shape(path, found[origin], leaf)
-        values[path], loaded[path] = found[origin], origin
+        values[path] = value = _fitted(path, found[origin], leaf, may_cut=same_tokenizer)
+        loaded[path] = origin if value is found[origin] else f"{origin}[:{len(value)}]"
+        taken.add(origin)
     if not loaded:
         raise WeightsError("init.source has nothing that this model can begin with; choose another")
-    report = InitReport(
-        loaded=loaded,
-        fresh=tuple(path for path in fresh if path not in loaded),
-        unused=tuple(path for path in found if path not in loaded.values()),
-    )
-    return layout.nest(values), report
+    left = tuple(path for path in fresh if path not in loaded)
+    unused = tuple(path for path in found if path not in taken)
+    return layout.nest(values), InitReport(loaded, left, unused)
 
 
 def computing_as(source: BertConfig, model: BertConfig) -> BertConfig:
@@ -168,10 +169,28 @@ def _check_head(source: SavedModel, labels: Sequence[str]) -> None:
         )
 
 
+def _fitted(path: str, value: np.ndarray, leaf: Any, *, may_cut: bool) -> np.ndarray:
+    """Returns the source's tensor; of a table that may be cut, the rows of our vocabulary.
+
+    Released tables hold rows for no word at times, 30,528 for 30,522 so that 64 divides them.
+    """
+    if may_cut and path in _OF_VOCABULARY and len(value) > leaf.shape[0]:
+        value = value[: leaf.shape[0]]
+    _check_shape(path, value, leaf)
+    return value
+
+
 def _check_shape(path: str, value: np.ndarray, leaf: Any) -> None:
     theirs, ours = tuple(value.shape), tuple(leaf.shape)
     if theirs == ours:
         return
+    if path in _OF_VOCABULARY and theirs[1:] == ours[1:] and theirs[0] > ours[0]:
+        raise WeightsError(
+            f"the source's table has {theirs[0] - ours[0]} unused rows beyond this model's "
+            f"vocabulary of {ours[0]} entries, and no tokenizer equal to the records' beside it; "
+            "put the tokenizer that the records were built with into the source's folder if it is "
+            "the source's own, else build the records with the source's"
+        )
     if path in _OF_VOCABULARY and theirs[1:] == ours[1:]:
         raise WeightsError(
             f"the source's vocabulary has {theirs[0]} entries and this model's {ours[0]}; "

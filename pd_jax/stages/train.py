@@ -16,7 +16,7 @@ from pd_jax import config as config_lib
 from pd_jax import files
 from pd_jax.data.feed import evaluation_batches, examples_of, make_feed, rows_per_epoch
 from pd_jax.data.tokenizers import load_tokenizer
-from pd_jax.errors import ConfigError
+from pd_jax.errors import ConfigError, TokenizerError
 from pd_jax.evaluation import predictions
 from pd_jax.evaluation.evaluate import Evaluated, evaluate
 from pd_jax.models import sizes
@@ -116,7 +116,13 @@ def _finish(work: "_Work", outcome: Outcome) -> Done:
     params = outcome.state.params
     if outcome.best_step is not None:
         params = arrays.place(hf.load(work.best / str(outcome.best_step)).params, work.params_at)
-    scored = work.evaluate(params, {**work.sets, **work.final})
+    # Training ends by an evaluation, of these parameters unless an earlier step's were better.
+    known = work.last if outcome.best_step in (None, work.steps) else {}
+    known = {name: found for name, found in known.items() if name not in work.final}
+    asked = {**work.sets, **work.final}
+    scored = known | work.evaluate(
+        params, {name: asked[name] for name in asked if name not in known}
+    )
     metrics = {**outcome.metrics, **_named(scored)}
     if distributed.is_writer():
         found = {name: evaluated.predictions for name, evaluated in scored.items()}
@@ -152,6 +158,8 @@ class _Work:
     objective: Objective
     sets: dict[str, ScoredSet]
     final: dict[str, ScoredSet]
+    last: dict[str, Evaluated] = dataclasses.field(default_factory=dict)
+    """What the newest evaluation of `sets` found."""
 
     @property
     def best(self) -> epath.Path:
@@ -215,9 +223,7 @@ class _Work:
             seed=stage.seed,
             learning_rate=stage.optimizer.learning_rate,
             flops=self.flops,
-            evaluate=(lambda params, alive: _named(self.evaluate(params, self.sets, alive)))
-            if self.sets
-            else None,
+            evaluate=self.score if self.sets else None,
             evaluate_every=every.in_steps(rows=self.rows, batch=stage.data.batch)
             if every
             else None,
@@ -265,12 +271,14 @@ class _Work:
         )
         origin = "every parameter: from the seed\n"
         if stage.init.source is not None:
+            source = hf.load(stage.init.source)
             params, report = initialise(
                 params,
-                hf.load(stage.init.source),
+                source,
                 stage.init,
                 model=self.objective.config,
                 labels=self.material.labels,
+                same_tokenizer=self.reads_as(stage.init.source, source.config.vocab_size),
             )
             params = arrays.place(params, self.params_at)
             origin = report.text()
@@ -278,6 +286,16 @@ class _Work:
             table = sharding.table(params, self.params_at)
             files.write_text(self.context.folder / "parameters.txt", f"{origin}\n{table}")
         return params
+
+    def reads_as(self, source: str, rows: int) -> bool:
+        """Returns whether a model with more rows than we have words has the records' tokenizer."""
+        tokenizer = self.material.tokenizer
+        if rows <= tokenizer.vocab_size:
+            return False
+        try:
+            return load_tokenizer(source).fingerprint == tokenizer.fingerprint
+        except TokenizerError:
+            return False
 
     def evaluate(
         self, params: Any, sets: dict[str, ScoredSet], alive: Callable[[], None] = lambda: None
@@ -308,6 +326,11 @@ class _Work:
                     task=self.material.task,
                 )
         return found
+
+    def score(self, params: Any, alive: Callable[[], None]) -> dict[str, float]:
+        """Returns `set/metric` of the sets scored while training, and remembers them."""
+        self.last.update(self.evaluate(params, self.sets, alive))
+        return _named(self.last)
 
     def drop_best(self, number: int) -> None:
         """Removes a candidate for the best weights."""

@@ -23,6 +23,7 @@ from pd_jax.compilation import use_cache
 from pd_jax.config import Source
 from pd_jax.data import tables, text
 from pd_jax.errors import SourceError
+from pd_jax.evaluation.scores import softmax
 from pd_jax.models.weights import hf
 from pd_jax.progress import Progress
 from pd_jax.stages.predict import load_classifier, predict_rows
@@ -138,8 +139,7 @@ def _probabilities(model: hf.SavedModel, logits: np.ndarray) -> list[list[float]
         return numbers.tolist()
     if model.task == "multilabel":
         return np.round(1.0 / (1.0 + np.exp(-numbers)), _DIGITS).tolist()
-    shares = np.exp(numbers - numbers.max(axis=1, keepdims=True))
-    return np.round(shares / shares.sum(axis=1, keepdims=True), _DIGITS).tolist()
+    return np.round(softmax(numbers), _DIGITS).tolist()
 
 
 def _labels(model: hf.SavedModel, logits: np.ndarray) -> list[Any]:

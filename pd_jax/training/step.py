@@ -179,14 +179,19 @@ def make_train_step(
 def make_evaluation_step(objective: Objective, *, mesh: Mesh, param_sharding: Any) -> Callable:
     """Returns `(params, batch, key) -> (sums, logits or None)`, without dropout; outputs are the
     same everywhere.
+
+    A float32 model computes so on any hardware, as the teachers did whose stored logits it is
+    scored against (`stages/predict.on_mesh`): TF32 alone would look like a difference.
     """
+    precision = "float32" if objective.config.dtype == "float32" else None
 
     def step(
         frozen: Params, params: Params, batch: Batch, key: jax.Array
     ) -> tuple[Sums, jax.Array | None]:
-        prepared = objective.teach(frozen, objective.prepare(batch, key))
-        logits = None if objective.predict is None else objective.predict(params, batch)
-        return objective.sums(params, prepared, None), logits
+        with jax.default_matmul_precision(precision):
+            prepared = objective.teach(frozen, objective.prepare(batch, key))
+            logits = None if objective.predict is None else objective.predict(params, batch)
+            return objective.sums(params, prepared, None), logits
 
     everywhere = NamedSharding(mesh, PartitionSpec())
     frozen_at = sharding.assign(objective.frozen, sharding.RULES, mesh)

@@ -1,11 +1,14 @@
 """What benchmarks/ reports: ratios within a repetition, and peers that could not take part."""
 
 import json
+import sys
+import types
 
+import numpy as np
 import pytest
 
 import benchmarks.all
-from benchmarks import side_by_side, startup
+from benchmarks import predict, side_by_side, startup, texts, theirs
 from benchmarks.side_by_side import Case, Peer, Skipped
 
 
@@ -140,3 +143,38 @@ def test_a_start_in_a_new_process_counts_and_its_fault_is_told(tmp_path):
     broken = startup.process("start", "raise ImportError('no torch')")
     with pytest.raises(RuntimeError, match="ImportError: no torch"):
         broken.run()
+
+
+def test_a_tuned_peer_that_labels_has_all_rows_sorted_and_every_one_once():
+    pytest.importorskip("torch")
+    lengths = np.random.default_rng(0).integers(3, 90, 600)
+    tokens = [np.full(length, number) for number, length in enumerate(lengths, start=1)]
+    rows = theirs.Rows(tokens, np.zeros(600, np.int32), np.zeros((600, 2), np.float32))
+    batches = list(rows.batches(32, order="sorted"))
+    counts = np.concatenate([batch["attention_mask"].sum(-1) for batch in batches])
+    assert counts.tolist() == sorted(lengths)
+    assert sorted(int(ids[0]) for batch in batches for ids in batch["input_ids"]) == [
+        *range(1, 601)
+    ]
+    assert [batch["input_ids"].shape[1] for batch in batches] == [
+        max(part) for part in np.split(counts, range(32, 600, 32))
+    ]
+
+
+def test_a_repetition_of_a_pipeline_has_sentences_of_its_own(monkeypatch):
+    asked = []
+    given = types.SimpleNamespace(pipeline=lambda *_, **__: lambda lines, **_: asked.append(lines))
+    monkeypatch.setitem(sys.modules, "transformers", given)
+    monkeypatch.setattr(theirs, "keep_memory", lambda: asked.append("memory"))
+    numbered = [types.SimpleNamespace(text="x" * number) for number in range(3 * texts.ROWS)]
+    monkeypatch.setattr(texts, "sentences", lambda _, count: numbered[:count])
+    for tuned in (True, False):
+        asked.clear()
+        run, count = predict.make_theirs(texts.Work("t", "Tiny", "m", "r"), 2, tuned)
+        run()
+        run()
+        assert (asked[:1] == ["memory"]) == tuned
+        first, second = asked[-2:]
+        assert len(first) == len(second) == count and not set(first) & set(second)
+        with pytest.raises(StopIteration):
+            run()

@@ -176,6 +176,13 @@ def test_stablehlo_computes_the_model_at_any_batch_and_length(
     assert largest(model, programs.stablehlo_program(path)) < 1e-6
 
 
+def test_stablehlo_asks_for_float32_on_any_hardware(kind: str) -> None:
+    model = make_model(kind, small())
+    text = stablehlo.load(stablehlo.serialise(model.config, model.params)).mlir_module()
+    products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    assert products and all(line.count("HIGHEST") == 2 for line in products)
+
+
 # ---- the whole folder -------------------------------------------------------------------------
 
 
@@ -210,6 +217,7 @@ def test_the_command_writes_compares_and_tells(
     ):
         assert part in text, part
     assert "train/loss" not in text and "/home/me" not in text
+    assert json.loads((output / "config.json").read_text())["pad_token_id"] == 0
     names = {item.name for item in output.iterdir()}
     assert {"config.json", "vocab.txt", "tokenizer.json", "README.md"} <= names
     assert not [item for item in output.parent.iterdir() if item.name.startswith(".")]

@@ -9,6 +9,16 @@ import numpy as np
 from pd_jax.models.gelu import gelu
 
 
+def test_in_bfloat16_only_the_result_is_rounded():
+    values = jnp.linspace(-6, 6, 1201).astype(jnp.bfloat16)
+    wide = np.asarray(values, np.float64)
+    phi = np.array([0.5 * math.erfc(-x / math.sqrt(2)) for x in wide])
+    found = gelu(values, kind="exact")
+    assert found.dtype == jnp.bfloat16
+    # Half of the last of eight bits, and what float32's own 1 + erf(x) loses.
+    np.testing.assert_allclose(np.asarray(found, np.float64), wide * phi, rtol=2**-8, atol=1e-6)
+
+
 def test_the_exact_gelu_and_its_slope_are_those_of_the_normal_distribution():
     values = np.linspace(-8, 8, 2001, dtype=np.float32)
     phi = np.array([0.5 * math.erfc(-x / math.sqrt(2)) for x in values.astype(float)])

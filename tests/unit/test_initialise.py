@@ -10,6 +10,7 @@ import pytest
 from etils import epath
 
 from pd_jax import config as config_lib
+from pd_jax.data.tokenizers import load_tokenizer
 from pd_jax.errors import ConfigError, WeightsError
 from pd_jax.models.heads import PretrainingModel, TaskModel
 from pd_jax.models.initialise import choose_layers, initialise
@@ -213,6 +214,21 @@ def test_models_that_do_not_compute_alike_are_refused(
         begin(fresh(model, 2), saved(DEEP), model=model)
 
 
+def test_rows_beyond_the_vocabulary_are_left_out_where_the_tokenizers_are_one() -> None:
+    wide = dataclasses.replace(DEEP, vocab_size=24)
+    source, choice = saved(wide), config_lib.Init(source="somewhere")
+    params, report = initialise(fresh(DEEP), source, choice, model=DEEP, same_tokenizer=True)
+    table = "bert/embeddings/word/embedding"
+    np.testing.assert_array_equal(
+        layout.flatten(params)[table], layout.flatten(source.params)[table][:20]
+    )
+    assert f"loaded  {table} from {table}[:20]\n" in report.text()
+    assert "mlm/bias from mlm/bias[:20]" in report.text()
+    assert report.fresh == report.unused == ()
+    with pytest.raises(WeightsError, match="table has 4 unused rows beyond .* of 20 entries"):
+        begin(fresh(DEEP), source, model=DEEP)
+
+
 def test_loaded_leaves_are_numpy_and_fresh_ones_the_callers() -> None:
     target = jax.tree.map(lambda leaf: jax.numpy.ones(leaf.shape), fresh(DEEP, 2))
     params, _ = begin(target, saved(DEEP), model=DEEP)
@@ -239,13 +255,14 @@ def test_positions_begin_as_sinusoids_of_the_other_weights_power() -> None:
 
 
 def test_a_stage_computes_as_the_model_it_begins_as(tmp_path: pathlib.Path) -> None:
-    tiny.dataset(tmp_path / "set", rows=16)
+    """Its table is four rows longer than the vocabulary of the tokenizer that both have."""
+    made = load_tokenizer(tiny.dataset(tmp_path / "set", rows=16).folder / "tokenizer")
     released = BertConfig(
-        64, layers=2, hidden=32, heads=2, intermediate=128, positions=16, gelu="tanh",
+        68, layers=2, hidden=32, heads=2, intermediate=128, positions=16, gelu="tanh",
         norm_epsilon=1e-6,
     )  # fmt: skip
     params = PretrainingModel(released).init(jax.random.key(0), IDS, IDS, IDS, IDS)["params"]
-    hf.save(tmp_path / "released", params, released)
+    hf.save(tmp_path / "released", params, released, add=made.save)
     released_at = config_lib.Init(source=str(tmp_path / "released"))
     stage = tiny.stage(tmp_path / "set", init=released_at, length={"steps": 1})
     folder = epath.Path(tmp_path / "stage")
@@ -254,6 +271,8 @@ def test_a_stage_computes_as_the_model_it_begins_as(tmp_path: pathlib.Path) -> N
     run_train(stage, context)
     config = hf.load_config(folder / "model")
     assert (config.gelu, config.norm_epsilon) == ("tanh", 1e-6)
+    assert config.vocab_size == 64
+    assert "word/embedding[:64]" in (folder / "parameters.txt").read_text()
     embeddings = dataclasses.replace(released_at, scope="embeddings")
     with pytest.raises(ConfigError, match="compute differently .*run them without --vmap"):
         run_together([stage, dataclasses.replace(stage, init=embeddings)], [context, context])

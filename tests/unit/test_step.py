@@ -17,7 +17,7 @@ from pd_jax.parallel.mesh import make_mesh
 from pd_jax.training import rng
 from pd_jax.training.many import make_many_step
 from pd_jax.training.optim import make_optimizer
-from pd_jax.training.step import make_init, pure_step
+from pd_jax.training.step import make_evaluation_step, make_init, pure_step
 
 SHAPE = BertConfig(8, layers=1, hidden=4, heads=1, intermediate=8)
 SETTINGS = config_lib.Optimizer(learning_rate=0.1, warmup=0.0)
@@ -145,3 +145,14 @@ def test_a_teacher_at_hand_reads_one_micro_batch_at_a_time():
         jax.tree.map(close, state.optimizer.first, parted.optimizer.first)
     assert compiled.memory_analysis().temp_size_in_bytes < 16 * width * 4  # all rows' in float32
     assert compiled.cost_analysis()["flops"] < whole.cost_analysis()["flops"] / 2
+
+
+def test_a_float32_model_is_scored_in_float32_on_any_hardware():
+    mesh = make_mesh(config_lib.Mesh(), jax.devices()[:1])
+    for dtype, asked in (("float32", True), ("bfloat16", False)):
+        made = dataclasses.replace(objective(), config=dataclasses.replace(SHAPE, dtype=dtype))
+        params = made.init(rng.root_key(0))
+        at = sharding.assign(params, sharding.RULES, mesh)
+        step = make_evaluation_step(made, mesh=mesh, param_sharding=at)
+        text = str(jax.make_jaxpr(step)(params, batch(), rng.root_key(0)))
+        assert "dot_general" in text and ("HIGHEST" in text) == asked

@@ -64,6 +64,20 @@ def test_the_tokenizer_beside_a_model_tells_how_many_tokens_it_takes(tmp_path):
     assert len(tokenizer("a " * 50, truncation=True)["input_ids"]) == CONFIG.positions
 
 
+def test_a_models_config_tells_the_padding_of_the_tokenizer_beside_it(tmp_path):
+    pieces = ["[CLS]", "[UNK]", "[SEP]", "[PAD]", "[MASK]", "a"]
+    hf.save(
+        tmp_path / "m",
+        make_params("classifier"),
+        CONFIG,
+        add=WordPiece(pieces, lowercase=True).save,
+    )
+    assert json.loads((tmp_path / "m" / "config.json").read_text())["pad_token_id"] == 3
+    transformers = pytest.importorskip("transformers")
+    model = transformers.AutoModel.from_pretrained(tmp_path / "m")
+    assert model.embeddings.word_embeddings.padding_idx == 3
+
+
 @pytest.fixture
 def pretrained(tmp_path: pathlib.Path) -> pathlib.Path:
     hf.save(tmp_path / "pretrained", make_params("mlm", "nsp"), CONFIG)

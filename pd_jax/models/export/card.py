@@ -17,7 +17,10 @@ _METHODS = {
     "mlm": "masked language modelling",
     "distill": "distillation: soft cross-entropy against a teacher's stored logits",
     "classify": "supervised training on labels",
+    "patient": "patient distillation: a teacher's logits and states of its layers, and labels",
+    "lm_distill": "distillation of a teacher's masked language modelling",
 }
+_SQUARED = "distillation: squared error against a teacher's stored logits"
 _LIBRARIES = {"hf": "transformers", "onnx": "onnx", "stablehlo": "jax"}
 """What runs a format, as model hubs call it."""
 
@@ -126,8 +129,9 @@ def _training(run: Stage | None) -> list[str]:
         f"* First weights: {_told(run, first) if first else 'from the seed'}",
         f"* Data: {_told(run, config['data']['records'])}",
     ]
-    if config["data"]["logits"]:
-        lines.append(f"* Teacher: {_told(run, config['data']['logits'])}")
+    # A teacher answered beforehand, or reads every batch too.
+    if teacher := config["data"]["logits"] or config["objective"].get("teacher"):
+        lines.append(f"* Teacher: {_told(run, teacher)}")
     versions = files.read_json(run.folder / "versions.json", WeightsError)
     named = ", ".join(f"{name} {value}" for name, value in versions.items() if value is not None)
     settings = json.dumps(config, indent=2, ensure_ascii=False)
@@ -155,6 +159,8 @@ def _scores(run: Stage) -> dict[str, float]:
 
 def _method(config: Mapping[str, Any]) -> str:
     kind: str = config["objective"]["kind"]
+    if kind == "distill" and config["objective"].get("loss") == "mse":
+        return _SQUARED
     return _METHODS.get(kind, kind)
 
 

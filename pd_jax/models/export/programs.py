@@ -59,10 +59,21 @@ def transformers_program(folder: epath.Path) -> Program | None:
 
 
 def jax_program(config: BertConfig, params: Mapping[str, Any], device: Any) -> Program:
-    """Returns the model as it computes here, on one device."""
+    """Returns the model as it computes here, on one device, in float32 whatever the device's
+    default is.
+    """
     held = jax.device_put(params, device)
-    run = jax.jit(lambda params, *inputs: make_forward(config, params)(*inputs))
-    return lambda *batch: run(held, *jax.device_put([np.int32(value) for value in batch], device))
+
+    @jax.jit
+    def forward(params: Mapping[str, Any], *inputs: jax.Array) -> Mapping[str, Any]:
+        with jax.default_matmul_precision("float32"):
+            return make_forward(config, params)(*inputs)
+
+    return lambda *batch: forward(held, *_on(device, batch))
+
+
+def _on(device: Any, batch: Sequence[np.ndarray]) -> list[jax.Array]:
+    return jax.device_put([np.int32(value) for value in batch], device)
 
 
 def host_device() -> Any:
@@ -90,9 +101,9 @@ def onnx_program(content: bytes) -> Program | None:
 
 
 def stablehlo_program(path: epath.Path) -> Program:
-    """Returns a StableHLO file as jax runs it."""
+    """Returns a StableHLO file as jax runs it, on the device of what it is compared with."""
     call: Any = stablehlo.load(path.read_bytes()).call
-    return lambda *batch: call(*(value.astype(np.int32) for value in batch))
+    return lambda *batch: call(*_on(host_device(), batch))
 
 
 def transformers_token_ids(folder: epath.Path, texts: Sequence[str]) -> list[list[int]] | None:

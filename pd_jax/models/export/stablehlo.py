@@ -18,12 +18,17 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def serialise(config: BertConfig, params: Mapping[str, Any]) -> bytes:
-    """Returns the model as `jax.export` writes it: int32 [batch, length] inputs, named outputs."""
+    """Returns the model as `jax.export` writes it: int32 [batch, length] inputs, named outputs.
+
+    The file asks for float32 of every product: by default a GPU takes TF32 and a TPU one pass of
+    bfloat16, and the outputs would be those of another model.
+    """
     scope = export.SymbolicScope(("batch >= 1", "length >= 1", f"length <= {config.positions}"))
     shape = export.symbolic_shape("batch, length", scope=scope)
     inputs = (jax.ShapeDtypeStruct(shape, jnp.int32),) * 3
     forward = jax.jit(make_forward(config, params))
-    return bytes(export.export(forward, platforms=PLATFORMS)(*inputs).serialize())
+    with jax.default_matmul_precision("float32"):
+        return bytes(export.export(forward, platforms=PLATFORMS)(*inputs).serialize())
 
 
 def load(content: bytes) -> export.Exported:

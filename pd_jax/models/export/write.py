@@ -12,7 +12,7 @@ from pd_jax import files
 from pd_jax.errors import WeightsError
 from pd_jax.models.export import onnx_graph, programs, stablehlo
 from pd_jax.models.export.forward import Difference, difference
-from pd_jax.models.weights import hf, hf_config
+from pd_jax.models.weights import hf
 
 Format = Literal["hf", "onnx", "stablehlo"]
 ONNX_FILE, INT8_FILE, STABLEHLO_FILE = "model.onnx", "model_int8.onnx", "model.stablehlo"
@@ -111,11 +111,6 @@ def export(
     forward = programs.jax_program(model.config, model.params, programs.host_device())
     with files.whole_folder(folder, known_by=hf.CONFIG_FILE, error=WeightsError) as partial:
         tokenizer.save(partial)
-        hf.fit_tokenizer(partial, model.config)
-        values = hf_config.values_of(
-            model.config, model.params, labels=model.labels, task=model.task
-        )
-        files.write_json(partial / hf.CONFIG_FILE, values)
         checks = _WRITERS[format](model, partial, forward)
         if int8:
             checks.append(_write_int8(model, partial, forward))
@@ -134,9 +129,14 @@ def _write_hf(model: hf.SavedModel, folder: epath.Path, forward: programs.Progra
 
 
 def _write_onnx(model: hf.SavedModel, folder: epath.Path, forward: programs.Program) -> list[Check]:
+    _write_config(model, folder)
     path = folder / ONNX_FILE
     path.write_bytes(onnx_graph.build(model.config, model.params).SerializeToString())
     return [_check(model, path, "onnxruntime", forward, programs.onnx_program(path.read_bytes()))]
+
+
+def _write_config(model: hf.SavedModel, folder: epath.Path) -> None:
+    hf.write_config(folder, model.params, model.config, labels=model.labels, task=model.task)
 
 
 def _write_int8(model: hf.SavedModel, folder: epath.Path, forward: programs.Program) -> Check:
@@ -149,6 +149,7 @@ def _write_int8(model: hf.SavedModel, folder: epath.Path, forward: programs.Prog
 def _write_stablehlo(
     model: hf.SavedModel, folder: epath.Path, forward: programs.Program
 ) -> list[Check]:
+    _write_config(model, folder)
     path = folder / STABLEHLO_FILE
     path.write_bytes(stablehlo.serialise(model.config, model.params))
     return [_check(model, path, "jax.export", forward, programs.stablehlo_program(path))]

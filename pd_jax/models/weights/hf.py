@@ -17,6 +17,7 @@ from etils import epath
 
 from pd_jax import files
 from pd_jax.data import vocabulary
+from pd_jax.data.tokenizers import load_tokenizer
 from pd_jax.errors import WeightsError
 from pd_jax.models.sizes import BertConfig
 from pd_jax.models.weights import hf_config, layout, pickles
@@ -121,29 +122,39 @@ def save(
       labels: the classifier's labels in order; empty leaves them unnamed.
       task: classification, regression or multilabel, written as `problem_type`.
       add: called with the unfinished folder, to write more files (tokenizer, model card) before it
-        appears.
+        appears; the model's own come after, for its config tells of the tokenizer.
 
     Raises:
       WeightsError: parameters that are missing, left over, or of another shape than the config
         says; `folder` holds something else than a model.
     """
     with files.whole_folder(folder, known_by=CONFIG_FILE, error=WeightsError) as partial:
-        digest = write(partial, params, config, labels=labels, task=task)
         if add is not None:
             add(partial)
-            fit_tokenizer(partial, config)
-    return digest
+        return write(partial, params, config, labels=labels, task=task)
 
 
-def fit_tokenizer(folder: epath.Path, config: BertConfig) -> None:
-    """Writes into a tokenizer's config, if there is one, how many tokens the model beside it takes.
+def write_config(
+    folder: epath.Path,
+    params: Mapping[str, Any],
+    config: BertConfig,
+    *,
+    labels: Sequence[str],
+    task: str | None,
+) -> None:
+    """Writes a model's config, and fits it and the tokenizer in the folder, if any, to each other.
 
-    Without it, transformers' pipelines do not know where to cut long texts.
+    Without the model's length in the tokenizer's config transformers' pipelines do not know where
+    to cut long texts. Without the padding's id in the model's, transformers takes token 0 for it,
+    whose embedding would then stay as it is in any later training there.
     """
+    values = hf_config.values_of(config, params, labels=labels, task=task)
     path = folder / vocabulary.CONFIG_FILE
     if path.exists():
-        values = files.read_object(path, WeightsError)
-        files.write_json(path, {**values, "model_max_length": config.positions})
+        values["pad_token_id"] = load_tokenizer(folder).pad_id
+        told = files.read_object(path, WeightsError)
+        files.write_json(path, {**told, "model_max_length": config.positions})
+    files.write_json(folder / CONFIG_FILE, values)
 
 
 def write(
@@ -170,10 +181,9 @@ def write(
         )
         for tensor in wanted
     }
-    values = hf_config.values_of(config, params, labels=labels, task=task)
     content = safetensors.numpy.save(tensors, metadata={"format": "pt"})
     files.write_bytes(folder / WEIGHTS_FILE, content)
-    files.write_json(folder / CONFIG_FILE, values)
+    write_config(folder, params, config, labels=labels, task=task)
     return fingerprint(layout.nest(flat), config, labels=labels, task=task)
 
 

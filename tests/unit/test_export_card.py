@@ -1,0 +1,57 @@
+"""What a model card says of the way a model was trained."""
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+from etils import epath
+
+from pd_jax.models.export import card
+from pd_jax.models.sizes import BertConfig
+from pd_jax.models.weights.hf import SavedModel
+
+SHAPE = BertConfig(8, layers=1, hidden=4, heads=1, intermediate=8)
+MODEL = SavedModel(SHAPE, {"classifier": {"bias": np.zeros(2)}}, ("no", "yes"), None, "0" * 32)
+DONE = {"steps": 10, "examples": 320, "parameters": 5000, "metrics": {}, "inputs": {}}
+
+
+def stage(folder: pathlib.Path, config: dict[str, Any], inputs: dict[str, str]) -> None:
+    """Writes what is left of a finished stage for a card to read."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "done.json").write_text(json.dumps({**DONE, "inputs": inputs}))
+    (folder / "versions.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("objective", "stored", "method"),
+    [
+        ({"kind": "patient", "teacher": "@teacher"}, None, "patient distillation"),
+        ({"kind": "patient", "teacher": None}, "@labels", "patient distillation"),
+        ({"kind": "lm_distill", "teacher": "@teacher"}, None, "distillation of a teacher's masked"),
+        ({"kind": "distill", "loss": "mse"}, "@labels", "distillation: squared error"),
+        ({"kind": "distill", "loss": "cross_entropy"}, "@labels", "distillation: soft cross"),
+    ],
+)
+def test_each_method_is_named_and_a_teacher_that_was_asked_or_reads_along(
+    tmp_path: pathlib.Path, objective: dict[str, Any], stored: str | None, method: str
+) -> None:
+    sets = {"sets": {}, "final": {}}
+    trained = {
+        "kind": "train",
+        "model": {"size": "Mini"},
+        "objective": objective,
+        "init": {"source": None},
+        "data": {"records": "words.tfrecord", "logits": stored},
+        "evaluation": sets,
+        "seed": 1,
+    }
+    stage(tmp_path / "student-1", trained, {"labels": "2", "teacher": "3"})
+    stage(tmp_path / "labels-2", {"kind": "label", "teacher": "@teacher"}, {"teacher": "3"})
+    stage(tmp_path / "teacher-3", {**trained, "objective": {"kind": "classify"}}, {})
+    run = card.read_run(epath.Path(tmp_path) / "student-1" / "model")
+    text = card.write_card(MODEL, run, name="m", format="hf", licence=None, checks=())
+    assert f"* Method: {method}" in text
+    assert "* Teacher: `teacher`: Mini, 5,000 parameters, supervised training on labels" in text
