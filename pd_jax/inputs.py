@@ -5,14 +5,15 @@ from collections.abc import Iterable
 from etils import epath
 
 from pd_jax import files
-from pd_jax.data import text
+from pd_jax.data import manifest, text, tfds
 from pd_jax.errors import SourceError, StageError
 
 
 class InputDigests:
     """Reference in a config -> digest of the content that it stands for.
 
-    A folder with a manifest stands for what the manifest says; a `tfds:` name stands for itself.
+    A folder with a manifest of ours stands for what the manifest says, and one with a model for the
+    files at its top: what lies below them, hidden files and Markdown are not read.
     What is not there any more stands for what it held when it was last read: enough to recognise
     the stages that have read it, which `require` tells from those that have not.
     """
@@ -31,17 +32,20 @@ class InputDigests:
         """Returns the digest of a file, a folder, a glob, or a TFDS name; raises StageError where
         there is nothing and none is remembered.
         """
-        if reference.startswith("tfds:"):
-            return reference
         try:
-            found = _files(reference)
+            digest = self._digest(reference)
         except SourceError as fault:
             self._absent[reference] = fault
             if reference not in self._known:
                 self.require([reference], stage=stage)
             return self._known[reference]
-        self._known[reference] = files.digest_json([self._digests.of(item) for item in found])
-        return self._known[reference]
+        self._known[reference] = digest
+        return digest
+
+    def _digest(self, reference: str) -> str:
+        if reference.startswith(tfds.PREFIX):
+            return tfds.digest(reference, self._digests.of)
+        return files.digest_json([self._digests.of(item) for item in _files(reference)])
 
     def require(self, references: Iterable[str], *, stage: str) -> None:
         """Raises StageError unless what a stage will read is there."""
@@ -59,8 +63,11 @@ class InputDigests:
 
 def _files(reference: str) -> list[epath.Path]:
     path = epath.Path(reference)
-    if (path / "manifest.json").exists():
-        return [path / "manifest.json"]
+    if manifest.is_ours(path / manifest.FILE):
+        return [path / manifest.FILE]
+    if (path / "config.json").exists():
+        top = [item for item in sorted(path.iterdir()) if not item.is_dir()]
+        return [item for item in top if item.suffix != ".md" and not item.name.startswith(".")]
     return list(files.files_below(path)) if path.is_dir() else text.expanded(reference)
 
 

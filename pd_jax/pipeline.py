@@ -21,7 +21,7 @@ from pd_jax import jobs as jobs_lib
 from pd_jax.config import reading
 from pd_jax.errors import ConfigError, DivergenceError, PdError, StageError, did_you_mean, no_space
 from pd_jax.parallel import distributed
-from pd_jax.planning import Planned, located, plan, together
+from pd_jax.planning import Planned, check_unchanged, located, plan, vmap_groups
 from pd_jax.stages.context import OUTPUT, Context, Done
 from pd_jax.stages.declared import check_labels
 from pd_jax.stages.faults import with_remedy
@@ -71,7 +71,7 @@ def run(
         how = {"workdir": workdir, "wait": wait, "changed": changed}
         return functools.partial(_run_group, items, inputs, run_config=pipeline.run, **how)
 
-    groups = together(left, vmap)
+    groups = vmap_groups(left, vmap)
     if vmap > 1:
         say(_groups_line(groups))
     running = jobs_lib.run(_needs(left), work, jobs=jobs, say=say, groups=groups)
@@ -218,7 +218,7 @@ def _run_group(
             _explain_change(item, workdir, say)
             if distributed.is_writer():
                 files.remove_partial(item.folder)
-        made = iter(_run_said(left, inputs, run_config))
+        made = iter(_run_said(left, inputs, run_config, workdir))
         found: list[tuple[Planned, dict[str, Any]] | Exception] = []
         for item in items:
             if item.name in finished:
@@ -230,11 +230,14 @@ def _run_group(
 
 
 def _run_said(
-    items: Sequence[Planned], inputs: Mapping[str, Planned], run_config: config_lib.Run
+    items: Sequence[Planned],
+    inputs: Mapping[str, Planned],
+    run_config: config_lib.Run,
+    workdir: epath.Path,
 ) -> list[dict[str, Any] | Exception]:
     """Returns what `run_stages` does; a fault for want of space or memory says what to do."""
     try:
-        found = run_stages(items, inputs, run_config) if items else []
+        found = run_stages(items, inputs, run_config, workdir) if items else []
     except Exception as fault:
         found = [fault] * len(items)
     return [
@@ -244,7 +247,10 @@ def _run_said(
 
 
 def run_stages(
-    items: Sequence[Planned], planned: Mapping[str, Planned], run_config: config_lib.Run
+    items: Sequence[Planned],
+    planned: Mapping[str, Planned],
+    run_config: config_lib.Run,
+    workdir: epath.Path,
 ) -> list[dict[str, Any] | Exception]:
     """Runs one stage whose inputs are done, or several that go together, marks each as done, and
     returns what its `done.json` says, or the fault that ended it.
@@ -257,6 +263,7 @@ def run_stages(
         output = planned[source].folder / OUTPUT[planned[source].stage.kind]
         return str(output / inside) if inside else str(output)
 
+    _check_unchanged(items, planned, workdir)
     resolved = [reading.map_references(item.stage, path) for item in items]
     contexts = [Context(item.name, item.folder, run_config) for item in items]
     if distributed.is_writer():
@@ -266,11 +273,20 @@ def run_stages(
             files.write_json(item.folder / "versions.json", versions.versions())
     begin = time.monotonic()
     ended = carry_out(resolved, contexts)
+    _check_unchanged(items, planned, workdir)
     seconds = (time.monotonic() - begin) / len(items)
     return [
         done if isinstance(done, Exception) else _mark_done(item, done, planned, seconds)
         for item, done in zip(items, ended, strict=True)
     ]
+
+
+def _check_unchanged(
+    items: Sequence[Planned], planned: Mapping[str, Planned], workdir: epath.Path
+) -> None:
+    with distributed.all_or_none("comparing what the stages read"):
+        for item in items:
+            check_unchanged(item, planned, workdir)
 
 
 def _mark_done(

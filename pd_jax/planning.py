@@ -13,9 +13,10 @@ from etils import epath
 from pd_jax import config as config_lib
 from pd_jax import files
 from pd_jax.config import reading
-from pd_jax.errors import ConfigError, did_you_mean
+from pd_jax.errors import ConfigError, StageError, did_you_mean
 from pd_jax.inputs import InputDigests
 
+_INPUTS = "inputs.json"
 _FORMAT = 1
 """Raised when a stage's meaning changes such that earlier folders must not be reused."""
 
@@ -43,20 +44,12 @@ def plan(pipeline: config_lib.Pipeline, workdir: epath.Path) -> dict[str, Planne
       ConfigError: a reference to an unknown stage, or stages that wait for each other.
       StageError: an input file that does not exist, of a stage that is not done.
     """
-    digests = InputDigests(workdir / "inputs.json")
+    digests = InputDigests(workdir / _INPUTS)
     planned: dict[str, Planned] = {}
     for name in order(pipeline.stages):
         stage = pipeline.stages[name]
         inputs = tuple(dict.fromkeys(_stage_of(reference) for reference in _links(stage)))
-
-        def identity(reference: str, stage_name: str = name) -> str:
-            if not reference.startswith("@"):
-                return digests.of(reference, stage=stage_name)
-            source, _, inside = reference[1:].partition("/")
-            return f"@{planned[source].fingerprint}/{inside}"
-
-        described = reading.to_json(reading.map_references(stage, identity))
-        fingerprint = files.digest_json({"format": _FORMAT, "stage": described})[:12]
+        fingerprint = _fingerprint(name, stage, planned, digests)
         planned[name] = Planned(
             name, stage, inputs, fingerprint, _folder(workdir, name, fingerprint)
         )
@@ -64,6 +57,34 @@ def plan(pipeline: config_lib.Pipeline, workdir: epath.Path) -> dict[str, Planne
             digests.require(reading.references(stage), stage=name)
     digests.save()
     return planned
+
+
+def _fingerprint(
+    name: str, stage: Any, planned: Mapping[str, Planned], digests: InputDigests
+) -> str:
+    """Returns a digest of a stage's config and of everything that it reads."""
+
+    def identity(reference: str) -> str:
+        if not reference.startswith("@"):
+            return digests.of(reference, stage=name)
+        source, _, inside = reference[1:].partition("/")
+        return f"@{planned[source].fingerprint}/{inside}"
+
+    described = reading.to_json(reading.map_references(stage, identity))
+    return files.digest_json({"format": _FORMAT, "stage": described})[:12]
+
+
+def check_unchanged(item: Planned, planned: Mapping[str, Planned], workdir: epath.Path) -> None:
+    """Raises StageError where a file that the stage reads has changed since it was planned: what it
+    makes would pass for what the earlier content gives.
+    """
+    if _fingerprint(item.name, item.stage, planned, InputDigests(workdir / _INPUTS)) != (
+        item.fingerprint
+    ):
+        raise StageError(
+            f"what stage {item.name!r} reads has changed since this run began; run the same command"
+            " again, and leave its inputs as they are meanwhile"
+        )
 
 
 def order(stages: Mapping[str, Any]) -> list[str]:
@@ -111,7 +132,7 @@ def located(item: Planned, workdir: epath.Path) -> Planned:
     return dataclasses.replace(item, folder=_folder(workdir, item.name, item.fingerprint))
 
 
-def together(items: Sequence[Planned], most: int) -> list[tuple[str, ...]]:
+def vmap_groups(items: Sequence[Planned], most: int) -> list[tuple[str, ...]]:
     """Returns names of stages that one program can train, at most so many at once: training stages
     that differ in seed, learning rate and first weights alone, and wait for none of each other.
 

@@ -150,6 +150,17 @@ def read(folder: epath.PathLike) -> Manifest:
     return manifest
 
 
+def is_ours(path: epath.Path) -> bool:
+    """Returns whether a file is the manifest of a dataset or a logit store."""
+    if not path.exists():
+        return False
+    try:
+        value = files.read_json(path, RecordsError)
+    except RecordsError:
+        return False
+    return isinstance(value, dict) and str(value.get("format")).startswith("pd_jax ")
+
+
 def write_sealed(path: epath.PathLike, value: Mapping[str, Any]) -> None:
     """Writes a JSON object together with a digest of itself."""
     files.write_json(path, {**value, "digest": files.digest_json(value)})

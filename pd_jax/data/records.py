@@ -288,7 +288,7 @@ def _next_sentence(block: _Block) -> np.ndarray:
 def _check_size(path: epath.Path, shard: ShardInfo) -> None:
     if not path.exists():
         raise RecordsError(f"{path} is missing; restore it or build the dataset again")
-    size = path.stat().length
+    size = files.size(path)
     if size != shard.bytes:
         raise RecordsError(
             f"{path} has {size} bytes where its manifest says {shard.bytes};"

@@ -9,7 +9,7 @@ import functools
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from etils import epath
@@ -65,13 +65,13 @@ def size(path: str) -> int:
     return max(round(share * whole.num_bytes), split.rows)
 
 
-def digest(path: str) -> str:
-    """Returns a digest of the files that hold a split, and of what describes them."""
+def digest(path: str, of_file: Callable[[epath.Path], str] = files.digest_file) -> str:
+    """Returns a digest of the files that hold a split, and of what describes them, by `of_file`."""
     split = _split(path)
     folder = epath.Path(split.builder.data_dir)
-    described = files.digest_files([folder / _INFO, folder / "features.json"])
-    held = files.digest_files({part.filename for part in split.parts})
-    return files.digest_json({"files": described | held, "split": split.name})
+    held = [folder / _INFO, folder / "features.json"]
+    held += sorted({epath.Path(part.filename) for part in split.parts})
+    return files.digest_json({"files": {f.name: of_file(f) for f in held}, "split": split.name})
 
 
 class _Split:

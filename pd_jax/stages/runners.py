@@ -26,7 +26,7 @@ _ALONE = ("synthetic", "tokenizer", "records", "export", "compare")
 
 
 def carry_out(stages: Sequence[Any], contexts: Sequence[Context]) -> Sequence[Done | Exception]:
-    """Returns what a stage did, or several training stages that go together (`planning.together`),
+    """Returns what a stage did, or several training stages that go together (`planning.vmap_groups`),
     on process 0; the others know only of what all did together.
     """
     if len(stages) > 1:

@@ -65,7 +65,7 @@ def run_together(
     stages: Sequence[config_lib.TrainStage], contexts: Sequence[Context]
 ) -> list[Done | Exception]:
     """Trains stages that differ in seed, learning rate and first weights alone, by one program
-    (`planning.together` finds them); returns what each did, or the fault that ended it.
+    (`planning.vmap_groups` finds them); returns what each did, or the fault that ended it.
 
     Raises:
       ConfigError: they begin as models that compute differently.

@@ -16,6 +16,7 @@ from pd_jax.data.records import Dataset
 from pd_jax.errors import ConfigError, LockError, PdError, StageError
 from pd_jax.evaluation import predictions
 from pd_jax.models.weights import hf
+from pd_jax.stages.runners import carry_out
 from tests.e2e.chain import run, small_chain, write_text
 from tests.unit.test_locks import holder
 
@@ -154,6 +155,27 @@ def test_a_changed_input_file_makes_its_stages_anew(tmp_path):
     after = planning.plan(config, epath.Path(tmp_path / "work"))
     changed = {name for name in before if before[name].fingerprint != after[name].fingerprint}
     assert changed == {"dev", "teacher", "labels", "student"}
+
+
+@pytest.mark.parametrize("stage", ["vocabulary", "dev"])
+def test_an_input_changed_in_the_middle_is_not_taken_for_the_planned_one(
+    tmp_path, stage, monkeypatch
+):
+    config = vocabulary_alone(tmp_path)
+    config["stages"]["dev"] = small_chain(tmp_path / "text")["stages"]["dev"]
+    path = tmp_path / "text" / "dev.tsv"
+
+    def changing(resolved, contexts):
+        ended = carry_out(resolved, contexts)
+        if contexts[0].name == stage:
+            path.write_text(path.read_text() + "good\tone more row\n")
+        return ended
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "carry_out", changing)
+        with pytest.raises(StageError, match="'dev' reads has changed since this run began"):
+            run(tmp_path, config)
+    assert run(tmp_path, config)[0].endswith("2 stages, 1 done, 1 to run")
 
 
 def test_what_done_stages_have_read_may_be_moved_away(tmp_path):

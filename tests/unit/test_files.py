@@ -40,6 +40,25 @@ def test_a_folder_is_digested_by_all_files_below_it(tmp_path):
     assert before != digest()
 
 
+def test_of_a_model_folder_what_is_read_counts(tmp_path):
+    folder = tmp_path / "teacher"
+    (folder / "runs").mkdir(parents=True)
+
+    def digest() -> str:
+        return InputDigests(epath.Path(tmp_path / "inputs.json")).of(str(folder), stage="labels")
+
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text(name)
+    before = digest()
+    for name in ("README.md", ".cache", "runs/events"):
+        (folder / name).write_text(name)
+    assert digest() == before
+    (folder / "manifest.json").write_text("{}")  # a stranger's, which tells nothing of the weights
+    with_manifest = digest()
+    (folder / "model.safetensors").write_text("others weights")
+    assert len({before, with_manifest, digest()}) == 3
+
+
 def test_a_file_changed_twice_within_a_second_has_two_digests(tmp_path):
     path, cache = tmp_path / "corpus.txt", tmp_path / "digests.json"
 

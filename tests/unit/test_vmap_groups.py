@@ -2,7 +2,7 @@
 
 from etils import epath
 
-from pd_jax.planning import Planned, together
+from pd_jax.planning import Planned, vmap_groups
 from tests import tiny
 
 
@@ -25,9 +25,9 @@ def test_runs_of_one_program_differ_in_seed_rate_and_first_weights_alone():
         planned("top of y", "y", init={"source": "@y", "layers": "top"}, seed=3),
         planned("logits", data=distilled),
     ]
-    assert together(items, 8) == [("a", "b", "c"), ("from x", "from y")]
-    assert together(items, 2) == [("a", "b"), ("from x", "from y")]
-    assert together(items, 1) == []
+    assert vmap_groups(items, 8) == [("a", "b", "c"), ("from x", "from y")]
+    assert vmap_groups(items, 2) == [("a", "b"), ("from x", "from y")]
+    assert vmap_groups(items, 1) == []
 
 
 def test_none_waits_for_another_of_its_group():
@@ -37,7 +37,7 @@ def test_none_waits_for_another_of_its_group():
         planned("b", "x", init={"source": "@x"}, seed=1),
         again,
     ]
-    assert together(items, 8) == [("a", "b")]
+    assert vmap_groups(items, 8) == [("a", "b")]
 
 
 def test_epochs_of_a_mixture_stay_alone():
@@ -47,8 +47,8 @@ def test_epochs_of_a_mixture_stay_alone():
          for seed in range(2)]
         for length in ({"epochs": 2}, {"steps": 9})
     )  # fmt: skip
-    assert together(by_epochs, 8) == []
-    assert together(by_steps, 8) == [("steps-0", "steps-1")]
+    assert vmap_groups(by_epochs, 8) == []
+    assert vmap_groups(by_steps, 8) == [("steps-0", "steps-1")]
 
 
 def test_rows_of_several_lengths_or_packed_stay_alone():
@@ -59,4 +59,4 @@ def test_rows_of_several_lengths_or_packed_stay_alone():
         for name, data in (("several", several), ("packed", packed))
         for seed in range(2)
     ]
-    assert together(items, 8) == []
+    assert vmap_groups(items, 8) == []
