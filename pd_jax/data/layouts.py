@@ -250,6 +250,12 @@ class _LabelReader:
         if not any(map(_is_number, layout.labels)):
             # Public sets often give a class by its number where its name is known from elsewhere.
             self._numbers |= {str(number): number for number in range(len(layout.labels))}
+        elif {"0", "1"} <= set(layout.labels):  # a column of booleans
+            self._numbers = {
+                "False": self._numbers["0"],
+                "True": self._numbers["1"],
+                **self._numbers,
+            }
 
     def __call__(self, row: Row) -> int | float | tuple[int, ...] | None:
         if self._task is None:

@@ -89,6 +89,12 @@ def test_classes_are_numbered_as_they_are_named(tmp_path, tokenizer):
     assert manifest.labels == ("bad", "good") and manifest.task == "classification"
 
 
+def test_booleans_are_labels_where_those_are_0_and_1(tmp_path, tokenizer):
+    content = "text\tlabel\na\tTrue\nb\tFalse\nc\t1\n"
+    build_rows(tmp_path, tokenizer, content, BINARY, columns={"label": "label"})
+    assert rows_of(tmp_path / "set")[1].labels.tolist() == [1, 0, 1]
+
+
 def test_regression_and_several_labels(tmp_path, tokenizer):
     columns = {"label": "label"}
     content = "text\tlabel\na\t2.5\nb\t-1e3\n"
