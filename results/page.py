@@ -27,8 +27,10 @@ intervals over seeds, paired; it holds or fails only where the interval over tes
 0 on the same side too. Agreement and KL are those with the teacher, on 20,000 held-out rows of the
 transfer set. One teacher and one pre-trained model of a kind serve all seeds of a study, unless it
 says otherwise: the intervals tell nothing of other pre-trainings, and nothing is corrected for the
-number of claims. Studies made on different machines began from pre-trainings of their own. What was
-tried beside them: [tried.md](tried.md).
+number of claims. Studies made on different machines began from pre-trainings of their own, and some
+configs have changed since a study was made: `git checkout` of a commit that its line names has the
+config of then (stages of several commits may serve one study; `+`: with changes not committed). What
+was tried beside them: [tried.md](tried.md).
 """
 
 
@@ -47,11 +49,16 @@ def _section(file: pathlib.Path) -> Iterator[str]:
     yield (
         f"{study['stages']['done']} of {study['stages']['of']} stages, "
         f"{notation.duration(study['seconds'])} of processes in all; {environment['processor']}, "
-        f"{environment['cores']} cores, jax {environment['jax']}. [Page]({name.as_posix()}.html)\n"
+        f"{environment['cores']} cores, jax {environment['jax']}, commit "
+        f"{', '.join(_several(environment['commit']))}. [Page]({name.as_posix()}.html)\n"
     )
     yield from _groups(study)
     yield from _claims(study)
     yield from (f"* {missing['axes']}: {missing['note']}" for missing in study["missing"])
+
+
+def _several(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
 
 
 def _groups(study: dict) -> Iterator[str]:
