@@ -1,7 +1,8 @@
-"""Who may import whom, and how long a file may grow (README, "The house")."""
+"""Who may import whom, and how long a file may grow (CONTRIBUTING.md)."""
 
 import ast
 import pathlib
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -75,6 +76,13 @@ def breaches(name: str, source: str) -> list[str]:
             if target.split(".")[0] in HEAVY:
                 found.append(f"{name} imports {target} at its top")
     return found
+
+
+def test_contributing_lists_the_parts_in_this_order() -> None:
+    rows = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()
+    cells = [row.split("|")[1] for row in rows if row.startswith("| `")]
+    named = [part(name) for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+    assert named == [*ORDER, "main", "tools"]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
