@@ -29,7 +29,7 @@ transfer set. One teacher and one pre-trained model of a kind serve all seeds of
 says otherwise: the intervals tell nothing of other pre-trainings, and nothing is corrected for the
 number of claims. Studies made on different machines began from pre-trainings of their own, and some
 configs have changed since a study was made: `git checkout` of a commit that its line names has the
-config of then (stages of several commits may serve one study; `+`: with changes not committed). What
+config of then (stages of several commits may serve one study; `+`: with uncommitted changes). What
 was tried beside them: [tried.md](tried.md).
 """
 

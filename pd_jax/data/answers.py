@@ -28,6 +28,10 @@ SMALLEST = 1e-7
 """Probabilities nearer to 0 (or, of independent labels, to 1) are taken for so much: a logit must
 be finite."""
 
+_NOISE = 1e-3
+"""How far logits of one example may be apart and mean the same: a teacher that reads a text in
+batches of other lengths rounds otherwise. Of a regression in parts of its values' deviation."""
+
 _ROWS_AT_ONCE = 4096
 
 
@@ -128,7 +132,9 @@ def read_answers(
         )
     if not ids:
         raise LogitsError(f"{source.path} holds no row; give files with a row for each example")
-    return _once(np.concatenate(ids).reshape(-1, ID_BYTES), np.concatenate(logits), places)
+    said = np.concatenate(logits)
+    noise = _NOISE * (float(said.std(dtype=np.float64)) if form.task == "regression" else 1.0)
+    return _once(np.concatenate(ids).reshape(-1, ID_BYTES), said, places, noise)
 
 
 def missing_rows(dataset: Dataset, answers: Answers) -> Int64[np.ndarray, " missing"]:
@@ -279,15 +285,15 @@ class _Places:
         return list(self._origins)[file].name(int(np.concatenate(self._numbers)[row]))
 
 
-def _once(ids: np.ndarray, logits: np.ndarray, places: _Places) -> Answers:
-    """Returns each id's answer once; ids with several different answers are left out."""
+def _once(ids: np.ndarray, logits: np.ndarray, places: _Places, noise: float) -> Answers:
+    """Returns each id's first answer; ids with one further from it than `noise` are left out."""
     names = _names(ids)
     order = np.argsort(names, kind="stable")
     names, logits = names[order], logits[order]
     first = np.ones(len(names), bool)
     first[1:] = names[1:] != names[:-1]
     group = np.cumsum(first) - 1
-    differs = (logits != logits[np.flatnonzero(first)[group]]).any(axis=1)
+    differs = (np.abs(logits - logits[np.flatnonzero(first)[group]]) > noise).any(axis=1)
     disputed = np.zeros(int(group[-1]) + 1, bool)
     disputed[group[differs]] = True
     dispute = ""

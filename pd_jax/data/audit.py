@@ -103,7 +103,7 @@ class _ShardAudit:
         if not self.path.exists():
             yield f"{self.path} is missing"
             return
-        size = self.path.stat().length
+        size = files.size(self.path)
         if size != self.shard.bytes:
             yield f"{self.path} has {size} bytes where its manifest says {self.shard.bytes}"
         if files.digest_file(self.path) != self.shard.digest:

@@ -42,7 +42,10 @@ class Teacher:
     labels: tuple[str, ...]
     """In the order of the outputs; empty for regression."""
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What else decides the answers, as JSON: lengths, precision."""
+    """What else decides the answers, as JSON: lengths, precision, the tokenizer of one that reads
+    texts. Not the batch, which only decides how they are rounded: what was labelled before memory
+    ran out is kept when it is lowered.
+    """
     more: tuple[Field, ...] = ()
     """What a row has besides its logits, or in place of them."""
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -108,6 +111,7 @@ def label_dataset(
             labels=teacher.labels,
             fields=teacher.fields,
             about=teacher.about,
+            settings=teacher.settings,
         )
         for left in folder.glob(".*.partial-*"):  # by a process that was killed
             left.unlink()
@@ -167,9 +171,10 @@ def _asked(
     held = no_answer(len(rows), fields)
     times = np.zeros(len(rows), np.int64)
     for some, found in answers(rows) if len(rows) else ():
+        foreign = ((some < rows[0]) | (some > rows[-1])).any()  # a shard's rows have no gaps
         for field in fields:
             shape = found[field.name].shape
-            if shape != (len(some), *field.shape) or not np.isin(some, rows).all():
+            if shape != (len(some), *field.shape) or foreign:
                 raise LogitsError(
                     f"{place}: {shape} {field.name} came for {len(some)} rows and {field.shape} a"
                     " row, or for other rows than were asked for; mend the teacher"

@@ -2,13 +2,16 @@
 
 A store is a folder of TFRecord shards, cut like the dataset's (`data/logit_shards.py`), and a
 sealed `manifest.json`. All records of a store have the same size, so a row's place follows from its
-number and no index is needed; remote shards are read in blocks (`data/remote.py`). A teacher of a
-task gives `logits` (full float32) and may give the `states` of its layers; a teacher of language
-gives what `language_fields` names.
+number and no index is needed; remote shards are read in blocks (`data/remote.py`). An id does not
+say whose logits stand beside it: so the first row that is read of a shard has its whole file
+compared with the digest in the manifest. A teacher of a task gives `logits` (full float32) and may
+give the `states` of its layers; a teacher of language gives what `language_fields` names.
 """
 
 import dataclasses
+import hashlib
 import mmap
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -30,7 +33,11 @@ LANGUAGE = "language"
 
 @dataclasses.dataclass(frozen=True)
 class LogitsManifest:
-    """What a store says about itself. `teacher` and `dataset` are fingerprints."""
+    """What a store says about itself. `teacher` and `dataset` are fingerprints.
+
+    `settings` are what else decided the answers (the lengths that rows were padded and cut to, the
+    precision, the tokenizer where the teacher read texts), as JSON.
+    """
 
     name: str
     rows: manifest.Count
@@ -45,6 +52,7 @@ class LogitsManifest:
     dataset: str
     shards: tuple[LogitsShard, ...]
     fingerprint: str
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def missing(self) -> int:
@@ -84,6 +92,7 @@ def finish_logits(
     labels: tuple[str, ...],
     fields: Sequence[Field],
     about: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> LogitsManifest:
     """Returns the manifest of the shards (in order), after writing it: the store is now whole.
 
@@ -108,6 +117,7 @@ def finish_logits(
         dataset=dataset.fingerprint,
         shards=tuple(shards),
         fingerprint="",
+        settings=dict(settings or {}),
     )
     if task != LANGUAGE and unsigned.outputs != (1 if task == "regression" else len(labels)):
         raise LogitsError(
@@ -121,14 +131,19 @@ def finish_logits(
 class LogitStore:
     """An open store. Safe to use from several threads."""
 
-    def __init__(self, folder: epath.Path, manifest: LogitsManifest, columns: tuple[int, ...] = ()):
+    def __init__(
+        self,
+        folder: epath.Path,
+        manifest: LogitsManifest,
+        columns: tuple[int, ...] = (),
+        shards: "_Shards | None" = None,
+    ):
         self.folder = folder
         self.manifest = manifest
         self._columns = list(columns)
         self._layout = Layout(manifest.fields)
         self._first_rows = np.cumsum([0, *(shard.rows for shard in manifest.shards)])
-        self._contents: dict[int, mmap.mmap | remote.RemoteFile] = {}
-        self._blocks = remote.Blocks()
+        self._shards = shards or _Shards(folder, manifest.shards)
 
     @classmethod
     def open(cls, folder: epath.PathLike) -> Self:
@@ -143,7 +158,7 @@ class LogitStore:
             found = _read_manifest(folder)
         for shard in found.shards:
             path = folder / shard.file
-            if not path.exists() or path.stat().length != shard.bytes:
+            if not path.exists() or files.size(path) != shard.bytes:
                 raise LogitsError(
                     f"{path} is missing or cut short; restore it or label the dataset again"
                 )
@@ -167,7 +182,7 @@ class LogitStore:
                 f" {said.dataset}, not {dataset.fingerprint}); label this dataset with the teacher"
             )
         if said.task == LANGUAGE:  # whatever the rows' labels are
-            return LogitStore(self.folder, said)
+            return LogitStore(self.folder, said, shards=self._shards)
         task = dataset.manifest.task
         if task not in (None, said.task):
             raise LogitsError(
@@ -180,11 +195,11 @@ class LogitStore:
                 " use a teacher with the same labels"
             )
         columns = tuple(said.labels.index(label) for label in wanted)
-        return LogitStore(self.folder, said, columns)
+        return LogitStore(self.folder, said, columns, self._shards)
 
     def place(self, row: int) -> str:
         """Returns where a row is, for messages: shard file and row in it."""
-        shard = int(np.searchsorted(self._first_rows, row, side="right")) - 1
+        shard = int(self._shards_of(np.array(row)))
         return (
             f"{self.folder / self.manifest.shards[shard].file} row {row - self._first_rows[shard]}"
         )
@@ -206,7 +221,7 @@ class LogitStore:
 
         Raises:
           LogitsError: on the first row that is damaged, has another id than expected, or a number
-            that is not finite; names shard and row.
+            that is not finite, naming shard and row; and on a shard of another store.
         """
         rows = np.asarray(rows, np.int64)
         records = self._records(rows)
@@ -214,6 +229,8 @@ class LogitStore:
         for fault, found in self._faults(records, values, expected_ids).items():
             if found.any():
                 raise LogitsError(f"{self.place(int(rows[np.argmax(found)]))} {fault}")
+        for shard in np.unique(self._shards_of(rows)).tolist():
+            self._shards.check(shard)
         if self._columns:
             values["logits"] = values["logits"][:, self._columns]
         return values
@@ -243,8 +260,11 @@ class LogitStore:
             "has a logit that is not finite; mend the teacher and label again": wrong,
         }
 
+    def _shards_of(self, rows: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._first_rows, rows, side="right") - 1
+
     def _records(self, rows: np.ndarray) -> np.ndarray:
-        shards = np.searchsorted(self._first_rows, rows, side="right") - 1
+        shards = self._shards_of(rows)
         records = np.empty((len(rows), self._layout.size), np.uint8)
         for shard in np.unique(shards):
             here = shards == shard
@@ -253,16 +273,57 @@ class LogitStore:
         return records
 
     def _of_shard(self, shard: int, places: np.ndarray) -> np.ndarray:
-        if shard not in self._contents:
-            path = self.folder / self.manifest.shards[shard].file
-            self._contents[shard] = remote.content(path, self._blocks)
-        content, size = self._contents[shard], self._layout.size
+        content, size = self._shards.content(shard), self._layout.size
         if isinstance(content, mmap.mmap):
             return np.frombuffer(content, np.uint8).reshape(-1, size)[places]
         # In the order of the file: blocks that are not here yet are then read from front to back.
         asked, back = np.unique(places, return_inverse=True)
         found = b"".join(content[at : at + size] for at in (asked * size).tolist())
         return np.frombuffer(found, np.uint8).reshape(-1, size)[back]
+
+
+class _Shards:
+    """The files of a store, open, each known for the manifest's own once it was read whole."""
+
+    def __init__(self, folder: epath.Path, shards: Sequence[LogitsShard]):
+        self._folder, self._shards = folder, shards
+        self._contents: dict[int, mmap.mmap | remote.RemoteFile] = {}
+        self._blocks = remote.Blocks()
+        self._checked: set[int] = set()
+        self._lock = threading.Lock()
+
+    def content(self, shard: int) -> mmap.mmap | remote.RemoteFile:
+        """Returns a shard's file for random access."""
+        if shard not in self._contents:
+            path = self._folder / self._shards[shard].file
+            self._contents[shard] = remote.content(path, self._blocks)
+        return self._contents[shard]
+
+    def check(self, shard: int) -> None:
+        """Raises LogitsError where a shard is not the file of which the manifest has the digest.
+
+        The stores of two teachers have shards of one size with the same ids, so nothing less tells
+        that a copy which was interrupted has mixed them.
+        """
+        with self._lock:  # several threads may ask for a shard at first
+            if shard in self._checked:
+                return
+            said = self._shards[shard]
+            if self._digest(shard) != said.digest:
+                raise LogitsError(
+                    f"{self._folder / said.file} is not the file that its manifest speaks of (its "
+                    "digest differs): it was changed, or is of another store; copy the whole store "
+                    "again, or label the dataset again"
+                )
+            self._checked.add(shard)
+
+    def _digest(self, shard: int) -> str:
+        """Returns the digest of a shard, by way of the blocks: they are kept for its rows."""
+        content, size = self.content(shard), self._shards[shard].bytes
+        state = hashlib.blake2b(digest_size=files.DIGEST_BYTES)
+        for begin in range(0, size, remote.BLOCK_BYTES):
+            state.update(content[begin : min(begin + remote.BLOCK_BYTES, size)])
+        return state.hexdigest()
 
 
 def _read_manifest(folder: epath.Path) -> LogitsManifest:
@@ -276,6 +337,11 @@ def _read_manifest(folder: epath.Path) -> LogitsManifest:
     manifest.check_names(found.name, [shard.file for shard in found.shards], path, LogitsError)
     if not found.fields or sum(field.size for field in found.fields) > LARGEST_ROW:
         raise LogitsError(f"{path} says of a row what no teacher says; label the dataset again")
+    if len(set(found.labels)) < len(found.labels):
+        raise LogitsError(
+            f"{path} names a label twice, so that outputs cannot be told apart; label the dataset "
+            "again with a name for each"
+        )
     size = Layout(found.fields).size
     if any(shard.bytes != shard.rows * size for shard in found.shards):
         raise LogitsError(f"{path} contradicts itself in the sizes of its shards; label again")
@@ -286,5 +352,5 @@ def _read_manifest(folder: epath.Path) -> LogitsManifest:
 
 def _fingerprint(found: LogitsManifest) -> str:
     held = dataclasses.asdict(found)
-    del held["name"], held["fingerprint"]
+    del held["name"], held["fingerprint"], held["settings"]  # the digests say what came of them
     return files.digest_json({**held, "shards": [shard.digest for shard in found.shards]})

@@ -5,7 +5,9 @@ the sources that the dataset was built from are read once more: a shard's rows f
 that it was made of, and what is not found there from the rest.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pydantic
@@ -21,8 +23,16 @@ from pd_jax.errors import SourceError
 Sources = config.Source | tuple[config.Source, ...]
 
 
+class _Begun(NamedTuple):
+    """Shards that are being read, the last of their rows asked for, and the texts after it."""
+
+    shards: list[int]
+    last: int
+    texts: Iterator[Row]
+
+
 class RowTexts:
-    """The texts of a dataset, a shard at a time in memory."""
+    """The texts of a dataset, best asked for in the order of its rows; for one thread."""
 
     def __init__(self, dataset: Dataset, source: Sources | None = None):
         """Looks in `source`, by default in what the dataset's manifest says it was built from.
@@ -35,6 +45,7 @@ class RowTexts:
         shards = dataset.manifest.shards
         self._pieces = text.split(sources, len(shards))
         self._ends = np.cumsum([shard.rows for shard in shards])
+        self._begun = _Begun([], -1, iter(()))
 
     def of(self, rows: Int64[np.ndarray, " rows"]) -> list[Row]:
         """Returns the texts of these rows, in this order.
@@ -45,8 +56,9 @@ class RowTexts:
         ids = [name.tobytes() for name in self._dataset.gather(rows).example_ids]
         shards = np.searchsorted(self._ends, rows, side="right")
         wanted, found = set(ids), {}
-        own = [self._pieces[shard] for shard in np.unique(shards).tolist()]
-        for row in self._rows([*own, *self._pieces]):
+        own = np.unique(shards).tolist()
+        everywhere = self._rows([*own, *range(len(self._pieces))])
+        for row in itertools.chain(self._following(rows, own), everywhere):
             name = example_id(row.text, row.pair)
             if name in wanted:
                 found[name] = row
@@ -60,10 +72,21 @@ class RowTexts:
                 )
         return [found[name] for name in ids]
 
-    @staticmethod
-    def _rows(pieces: Sequence[Sequence[text.Piece]]) -> Iterator[Row]:
-        for of_shard in pieces:
-            for piece in of_shard:
+    def _following(self, rows: np.ndarray, own: list[int]) -> Iterator[Row]:
+        """Returns the texts of these shards, from where the rows before these were found.
+
+        A shard is asked for in parts, and its rows stand in the order of its texts: read from the
+        top for every part, it would take a time that grows with the square of its rows.
+        """
+        before = self._begun
+        follows = len(rows) > 0 and before.shards == own and rows[0] > before.last
+        texts = before.texts if follows else self._rows(own)
+        self._begun = _Begun(own, int(rows.max(initial=-1)), texts)
+        return texts
+
+    def _rows(self, shards: Iterable[int]) -> Iterator[Row]:
+        for shard in shards:
+            for piece in self._pieces[shard]:
                 yield from text.rows(piece)
 
 

@@ -194,9 +194,7 @@ def sampled(items: Iterable[T], *, limit: int, seed: int) -> list[T]:
     return [item for _, item in sorted(kept, key=lambda pair: pair[0])]
 
 
-def digest(
-    file: SourceFile, of_file: Callable[[epath.PathLike], str] = files.digest_file
-) -> str:
+def digest(file: SourceFile, of_file: Callable[[epath.PathLike], str] = files.digest_file) -> str:
     """Returns the digest of a source file's content, by `of_file` of each file that holds it."""
     return tfds.digest(file.path, of_file) if file.format == "tfds" else of_file(file.path)
 

@@ -73,7 +73,7 @@ def said(stage: config_lib.LabelStage, model: hf.SavedModel) -> Teacher:
         model.fingerprint,
         LANGUAGE,
         (),
-        settings={"batch": stage.batch, "lengths": list(stage.lengths), "dtype": stage.dtype},
+        settings={"lengths": list(stage.lengths), "dtype": stage.dtype},
         more=language_fields(spoken.places, spoken.kept),
         about={**vars(_asked(stage)), "length": spoken.length},
     )

@@ -5,6 +5,7 @@ must (`language_teacher.py`). Any other model reads the texts anew with its own 
 JAX, everything else through torch.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -66,6 +67,10 @@ def open_teacher(stage: config_lib.LabelStage, dataset: Dataset, mesh: Mesh) -> 
     if tokenizer.fingerprint == dataset.manifest.tokenizer.fingerprint:
         predict = make_predict(model, mesh, dtype=stage.dtype, states=stage.states)
         return Asked(classifier, _token_answers(predict, dataset, stage, mesh))
+    # A model's fingerprint is of its weights, shape and labels: what its words are called is not in
+    # it, and decides what the same texts say to it.
+    settings = {**classifier.settings, "tokenizer": tokenizer.fingerprint}
+    classifier = dataclasses.replace(classifier, settings=settings)
     if stage.states:
         raise ConfigError(
             f"states of {stage.teacher} are stored for records with its own vocabulary only; "
@@ -88,7 +93,7 @@ def _said(
         model.fingerprint,
         model.task or "",
         _labels(stage, model),
-        settings={"batch": stage.batch, "lengths": list(stage.lengths), "dtype": stage.dtype},
+        settings={"lengths": list(stage.lengths), "dtype": stage.dtype},
         more=more,
         about={"state_layers": list(stage.states), "layers": layers} if stage.states else {},
     )
@@ -97,9 +102,15 @@ def _said(
 def _labels(stage: config_lib.LabelStage, model: hf.SavedModel | TorchTeacher) -> tuple[str, ...]:
     """Returns the names of the outputs: the teacher's, or those that the stage gives them."""
     own = model.labels if model.task != "regression" else ()
-    if not stage.labels or stage.labels == own:
+    named = stage.labels or own
+    if not all(isinstance(name, str) for name in named) or len(set(named)) < len(named):
+        raise ConfigError(
+            f"the outputs of {stage.teacher} are called {named}, and outputs are told apart by "
+            "name; give each a name of its own, in their order, with labels"
+        )
+    if named == own:
         return own
-    if sorted(stage.labels) == sorted(own):
+    if set(stage.labels) == set(own):
         raise ConfigError(
             f"labels={stage.labels}, but {stage.teacher} calls its outputs {own}; leave labels "
             "out: outputs are brought into order by name"

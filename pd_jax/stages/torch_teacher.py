@@ -33,9 +33,10 @@ class TorchTeacher:
     tokenizer: Any
     device: str
     task: str
-    labels: tuple[str, ...]
-    """Empty for regression."""
+    labels: tuple[Any, ...]
+    """What its config calls its outputs, names or not; empty for regression."""
     fingerprint: str
+    """Of all that is in its folder, its tokenizer too."""
 
     @property
     def width(self) -> int:
@@ -106,7 +107,7 @@ def load_torch(folder: epath.PathLike, *, dtype: str, length: int) -> TorchTeach
     device = "cuda" if torch.cuda.is_available() else "cpu"
     task = _TASKS.get(model.config.problem_type or "")
     task = task or ("regression" if model.config.num_labels == 1 else "classification")
-    labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+    labels = tuple(model.config.id2label.get(index) for index in range(model.config.num_labels))
     return TorchTeacher(
         model.to(device),
         tokenizer,

@@ -7,8 +7,9 @@ r"""Brings a teacher's outputs that other programs wrote into a logit store of a
 
 Files are JSONL, CSV, TSV or Parquet, or an .npy array with a file that names its rows. Rows are
 joined to the dataset by text (with --pair-column: both) or by id. Without --values, each label has
-a column of its own. A row that is repeated with the same numbers counts once; one that contradicts
-another counts as missing, and so does a row of the dataset that no file speaks of.
+a column of its own. A row that is repeated with the same numbers (but for rounding) counts once;
+one that contradicts another counts as missing, and so does a row of the dataset that no file speaks
+of.
 """
 
 import argparse

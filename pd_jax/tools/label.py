@@ -18,13 +18,18 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from pd_jax import allocation, compilation, locks
+from pd_jax import allocation, compilation, files, locks
 from pd_jax import config as config_lib
 from pd_jax.data.records import Dataset
+from pd_jax.errors import WeightsError
+from pd_jax.models.weights import hf
 from pd_jax.parallel import distributed
 from pd_jax.parallel.mesh import make_mesh
 from pd_jax.stages.label import label
 from pd_jax.tools import command, options
+
+_PADDED = (32, 64, 128, 256, 512)
+"""Lengths of which each is compiled once, and batches of short rows take the shorter."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,8 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--lengths",
         type=options.numbers(1),
-        default=(32, 64, 128),
-        help="padded lengths a batch may have; rows longer than the last are cut",
+        default=(),
+        help="padded lengths a batch may have; rows longer than the last are cut (default: up to "
+        "the longest row, or to what the teacher can read)",
     )
     parser.add_argument(
         "--labels", default="", help="names of outputs called LABEL_0, LABEL_1, ..."
@@ -76,11 +82,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     allocation.keep_memory()
     distributed.initialise(args.distributed)
     compilation.use_cache()
-    with options.faults():
-        stage = _stage(args)
     dataset = Dataset.open(args.records)
+    lengths = args.lengths or _lengths(dataset, args.teacher)
+    with options.faults():
+        stage = _stage(args, lengths)
     if distributed.is_writer():
         print(f"labelling {len(dataset):,} rows of {args.records} with {args.teacher}", flush=True)
+        if longer := int((dataset.lengths > lengths[-1]).sum()):
+            told = (
+                f"warning: {longer:,} rows are longer than {lengths[-1]} tokens and are cut there"
+            )
+            print(told, file=sys.stderr, flush=True)
     mesh = make_mesh(config_lib.Mesh())
     one_writer = locks.held(
         f"{args.output}/.lock",
@@ -95,7 +107,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _stage(args: argparse.Namespace) -> config_lib.LabelStage:
+def _lengths(dataset: Dataset, teacher: str) -> tuple[int, ...]:
+    """Returns padded lengths up to a dataset's longest row, or to what its teacher can read."""
+    longest = int(dataset.lengths.max(initial=1))
+    path = epath.Path(teacher) / hf.CONFIG_FILE
+    said = files.read_object(path, WeightsError) if path.exists() else {}
+    positions = said.get("max_position_embeddings")
+    if isinstance(positions, int) and 0 < positions < longest:
+        longest = positions
+    return (*(length for length in _PADDED if length < longest), longest)
+
+
+def _stage(args: argparse.Namespace, lengths: tuple[int, ...]) -> config_lib.LabelStage:
     source = language = None
     if args.input:
         source = config_lib.Source(
@@ -113,7 +136,7 @@ def _stage(args: argparse.Namespace) -> config_lib.LabelStage:
         teacher=args.teacher,
         records=args.records,
         batch=args.batch,
-        lengths=args.lengths,
+        lengths=lengths,
         dtype=args.dtype,
         labels=tuple(filter(None, args.labels.split(","))),
         states=args.states,

@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--length",
         type=options.at_least(1),
-        help="tokens that rows were cut to when labelled (default: not cut)",
+        help="tokens that rows were cut to when labelled (default: what the store says)",
     )
     parser.add_argument(
         "--workers",
@@ -161,27 +161,20 @@ def _teacher_faults(
     import jax
 
     from pd_jax.parallel.mesh import make_mesh
-    from pd_jax.stages.language_teacher import asked_of
     from pd_jax.stages.teachers import open_teacher
 
     said = store.manifest
     size = min(arguments.sample, len(dataset))
     sample = np.sort(Permutation(len(dataset), ("verify",))(np.arange(size)))
-    longest = int(dataset.lengths[sample].max())
-    spoken = asked_of(store)
-    stage = config.LabelStage(
-        teacher=arguments.teacher,
-        records=str(dataset.folder),
-        batch=_SAMPLE_BATCH,
-        lengths=spoken.lengths if spoken else (arguments.length or longest,),
-        states=tuple(said.about.get("state_layers", ())),
-        language=spoken and spoken.language,
-    )
+    stage = _asked_again(store, dataset, arguments, longest=int(dataset.lengths[sample].max()))
     mesh = make_mesh(config.Mesh(data=1), jax.local_devices()[:1])
     teacher, answers = open_teacher(stage, dataset, mesh)
-    if teacher.fingerprint != said.teacher or len(teacher.labels) != len(said.labels):
+    reads = teacher.settings.get("tokenizer")
+    same = teacher.fingerprint == said.teacher and said.settings.get("tokenizer", reads) == reads
+    if not same or len(teacher.labels) != len(said.labels):
         raise LogitsError(
-            f"{store.folder} was made by another model than {arguments.teacher}; name its teacher"
+            f"{store.folder} was made by another model than {arguments.teacher}, or with another "
+            "tokenizer; name its teacher"
         )
     print(f"computing {size} rows again with {arguments.teacher}", file=sys.stderr)
     with Progress("computing again", size) as progress:
@@ -196,6 +189,26 @@ def _teacher_faults(
                     place = store.place(int(rows[row]))
                     yield f"{place} is {apart[row]:.2g} from what the teacher says ({name})"
             progress.advance(len(rows))
+
+
+def _asked_again(
+    store: LogitStore, dataset: Dataset, arguments: argparse.Namespace, *, longest: int
+) -> config.LabelStage:
+    """Returns what a store's teacher was asked, but for batches."""
+    from pd_jax.stages.language_teacher import asked_of
+
+    said, spoken = store.manifest, asked_of(store)
+    lengths = spoken.lengths if spoken else tuple(said.settings.get("lengths", (longest,)))
+    return config.LabelStage(
+        teacher=arguments.teacher,
+        records=str(dataset.folder),
+        batch=_SAMPLE_BATCH,
+        lengths=(arguments.length,) if arguments.length and not spoken else lengths,
+        dtype=said.settings.get("dtype", "float32"),
+        labels=said.labels,
+        states=tuple(said.about.get("state_layers", ())),
+        language=spoken and spoken.language,
+    )
 
 
 def _in_clear_order(logits: np.ndarray, tolerance: float) -> np.ndarray:

@@ -116,7 +116,9 @@ def dataset_fingerprint(value: Mapping[str, Any]) -> str:
 
 
 def store_fingerprint(value: Mapping[str, Any]) -> str:
-    held = {name: one for name, one in value.items() if name not in ("name", "fingerprint")}
+    held = {
+        name: one for name, one in value.items() if name not in ("name", "fingerprint", "settings")
+    }
     for name in ("format", "digest"):
         held.pop(name, None)
     return files.digest_json({**held, "shards": [shard["digest"] for shard in value["shards"]]})

@@ -136,7 +136,7 @@ def test_a_windowed_feed_reads_a_remote_dataset_once_an_epoch(make_dataset, reco
     monkeypatch.setattr(files, "is_remote", lambda path: True)
     monkeypatch.setattr(remote, "read_range", read_range)
     monkeypatch.setattr(remote, "BLOCK_BYTES", 1000)
-    monkeypatch.setattr(records, "_HELD_BYTES", 0)
+    monkeypatch.setattr(records, "_CACHE_BYTES", 0)
     # Room for two windows of 50 rows.
     size = sum(shard.bytes for shard in dataset.manifest.shards)
     monkeypatch.setattr(remote, "KEPT_BYTES", size // 2)

@@ -178,6 +178,18 @@ def test_repetitions_count_once_and_contradictions_as_missing(dataset, tmp_path,
     np.testing.assert_array_equal(stored(folder, dataset), expected)
 
 
+def test_the_same_text_read_in_another_batch_is_no_contradiction(dataset, tmp_path, capsys):
+    again = [{**row, "scores": [x + 1e-6 for x in row["scores"]]} for row in rows_of()]
+    path = jsonl(tmp_path / "a.jsonl", [*rows_of(), *again])
+    np.testing.assert_array_equal(stored(run(tmp_path, "--input", path, *LISTED), dataset), LOGITS)
+    assert "from 24 rows with 12 rep" in capsys.readouterr().out
+    small = [{"text": text, "value": n * 1e-4} for n, text in enumerate(TEXTS)]
+    other = {**small[3], "value": small[3]["value"] + 1e-5}  # much, among values so small
+    path = jsonl(tmp_path / "b.jsonl", [*small, other])
+    with pytest.raises(LogitsError, match=r"1 of 12 rows have no answer \(1 disputed: "):
+        run(tmp_path, "--input", path, "--task=regression", "--values=value", output="small")
+
+
 BAD = {
     "a bad line": ("text", r"a.jsonl:4 is not JSON"),
     "NaN": ({"scores": [float("nan"), 0.0]}, r"a.jsonl:4 has a number that is not finite \(nan, 0"),

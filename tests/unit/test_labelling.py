@@ -103,6 +103,12 @@ def test_a_finished_store_of_another_teacher_is_refused(dataset, tmp_path):
     assert content(tmp_path / "store") == whole
 
 
+def test_the_manifest_says_what_the_teacher_was_asked_with(dataset, tmp_path):
+    made = run(tmp_path / "store", dataset, settings={"lengths": [8], "tokenizer": "t"})
+    assert LogitStore.open(tmp_path / "store").manifest.settings == made.settings
+    assert made.settings == {"lengths": [8], "tokenizer": "t"}
+
+
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
@@ -130,6 +136,27 @@ def test_a_bert_is_not_asked_for_more_tokens_than_it_can_read(dataset, tmp_path)
     with pytest.raises(ConfigError, match="teacher can read 512 tokens, and rows are cut at 513"):
         label_tool.main([*arguments(tmp_path, "store"), "--lengths=16,513"])
     assert not list((tmp_path / "store").glob("*.tfrecord"))
+
+
+def test_a_smaller_batch_goes_on_with_what_is_labelled(dataset, tmp_path):
+    trained(tmp_path / "teacher")
+    folder = tmp_path / "store"
+    assert label_tool.main(arguments(tmp_path, "store")) == 0
+    kept = sorted(folder.glob("*.tfrecord"))
+    kept.pop().unlink()
+    before = [path.stat().st_mtime_ns for path in kept]
+    assert label_tool.main([*arguments(tmp_path, "store"), "--batch=16"]) == 0
+    assert [path.stat().st_mtime_ns for path in kept] == before
+    assert LogitStore.open(folder).manifest.settings == {"lengths": [8, 16], "dtype": "float32"}
+
+
+def test_rows_are_not_cut_unless_asked_or_the_teacher_reads_less(dataset, tmp_path):
+    longest = int(dataset.lengths.max())
+    assert label_tool._lengths(dataset, str(tmp_path / "none")) == (longest,)
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 9}')
+    assert label_tool._lengths(dataset, str(tmp_path)) == (9,)
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 512}')
+    assert label_tool._lengths(dataset, str(tmp_path)) == (longest,)
 
 
 # ---- the command, and SIGKILL ------------------------------------------------------------------

@@ -79,9 +79,12 @@ def test_a_remote_store_is_read_in_blocks_of_which_few_are_kept(
     np.testing.assert_array_equal(read(store, dataset, [6, 0, 3, 0]), values[[6, 0, 3, 0]])
     first, second = sorted(shard.file for shard in logits.LogitStore.open(store).manifest.shards)
     wanted = [(first, 0), (first, 1), (second, 0), (second, 1), (second, 3), (second, 4)]
+    wanted += [(first, block) for block in range(4)]  # to know both for the manifest's own
+    wanted += [(second, block) for block in range(5)]
     assert asked == [(name, block * (size - 1)) for name, block in wanted]
     opened = logits.LogitStore.open(store).check(dataset)
     ids = dataset.gather(np.arange(7)).example_ids
+    opened.gather(np.arange(7), ids)
     for _ in range(2):
         asked.clear()
         np.testing.assert_array_equal(opened.gather(np.arange(7), ids), values)
@@ -112,9 +115,43 @@ def test_swapped_rows(store, dataset):
     payloads = [frame.payload for frame in tfrecord.read_frames(path)]
     payloads[1], payloads[2] = payloads[2], payloads[1]
     path.write_bytes(b"".join(tfrecord.frame(p, tfrecord.crc32c(p)) for p in payloads))
-    assert len(read(store, dataset, [0, 3, 6])) == 3
+    assert len(read(store, dataset, [0, 1, 2])) == 3
     with pytest.raises(LogitsError, match="set-00001-of-00002.tfrecord row 1 belongs to another"):
         read(store, dataset, [0, 4, 5])
+    with pytest.raises(LogitsError, match="set-00001-of-00002.tfrecord is not the file that its"):
+        read(store, dataset, [0, 3, 6])  # those that lie where they did
+
+
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_a_shard_of_another_teachers_store(
+    store, dataset, values, tmp_path, monkeypatch, is_remote
+):
+    write(tmp_path / "other", dataset, values + 1, teacher="another")
+    name = "set-00001-of-00002.tfrecord"
+    shutil.copy(tmp_path / "other" / name, store / name)  # of the same size, with the same ids
+    monkeypatch.setattr(files, "is_remote", lambda path: is_remote)
+    np.testing.assert_array_equal(read(store, dataset, [0, 1]), values[:2])
+    with pytest.raises(LogitsError, match=rf"{name} is not the file that its manifest speaks of"):
+        read(store, dataset, [0, 6])
+
+
+def test_a_shard_is_compared_with_its_digest_once(store, dataset, values, monkeypatch):
+    compared = []
+    digest = logits._Shards._digest
+    monkeypatch.setattr(
+        logits._Shards, "_digest", lambda held, n: compared.append(n) or digest(held, n)
+    )
+    opened = logits.LogitStore.open(store)
+    ids = dataset.gather(np.arange(7)).example_ids
+    for _ in range(2):  # also of a store in another order of labels
+        opened.check(dataset, ("positive", "neutral", "negative")).gather(np.arange(7), ids)
+        opened.check(dataset).gather(np.arange(7), ids)
+    assert compared == [0, 1]
+
+
+def test_a_manifest_that_names_a_label_twice(dataset, values, tmp_path):
+    with pytest.raises(LogitsError, match="manifest.json names a label twice, so that outputs can"):
+        write(tmp_path / "twice", dataset, values, labels=("a", "b", "a"))
 
 
 def test_a_flipped_byte_anywhere_in_a_row(store, dataset):

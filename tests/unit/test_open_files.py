@@ -45,7 +45,7 @@ def test_a_lower_limit_than_the_system_allows_is_raised(dataset, tmp_path):
     tiny.logit_store(tmp_path / "store", dataset, values, labels=("no", "yes"))
     program = """
 limit(20, hard=False)
-records._HELD_BYTES = 0
+records._CACHE_BYTES = 0
 dataset = records.Dataset.open(sys.argv[1])
 rows = np.arange(len(dataset))
 ids = dataset.gather(rows).example_ids
@@ -60,7 +60,7 @@ limit(20, hard=True)
 dataset = records.Dataset.open(sys.argv[1])  # keeps no file open
 rows = np.arange(len(dataset))
 print(len(dataset.gather(rows).lengths))  # nor does a small dataset
-records._HELD_BYTES = 0
+records._CACHE_BYTES = 0
 dataset = records.Dataset.open(sys.argv[1])
 try:
     dataset.gather(rows)

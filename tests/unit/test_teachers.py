@@ -17,7 +17,7 @@ from pd_jax.data import text
 from pd_jax.data.logits import LogitStore
 from pd_jax.data.shards import example_id
 from pd_jax.data.tokenizers import load_tokenizer
-from pd_jax.errors import ConfigError, SourceError, WeightsError
+from pd_jax.errors import ConfigError, LogitsError, SourceError, WeightsError
 from pd_jax.models import sizes
 from pd_jax.models.heads import TaskModel
 from pd_jax.models.weights import hf
@@ -108,9 +108,11 @@ def count_traces(monkeypatch) -> list:
     return traced
 
 
-def test_a_bert_with_another_vocabulary_reads_the_text(dataset, tmp_path, monkeypatch):
+def other_bert(folder, vocabulary=OTHER_VOCABULARY):
+    """Writes a BERT at random values with a vocabulary of its own."""
+
     def other_tokenizer(folder):
-        (folder / "vocab.txt").write_text("\n".join(OTHER_VOCABULARY) + "\n")
+        (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
 
     shape = sizes.BertConfig(
         vocab_size=len(OTHER_VOCABULARY), hidden=16, layers=1, heads=2, intermediate=32
@@ -118,7 +120,11 @@ def test_a_bert_with_another_vocabulary_reads_the_text(dataset, tmp_path, monkey
     one = np.ones((1, 4), np.int32)
     params = TaskModel(shape, 2).init(jax.random.key(0), one, one, one)["params"]
     named = {"labels": ("a", "b"), "task": "classification", "add": other_tokenizer}
-    hf.save(tmp_path / "bert", params, shape, **named)
+    hf.save(folder, params, shape, **named)
+
+
+def test_a_bert_with_another_vocabulary_reads_the_text(dataset, tmp_path, monkeypatch):
+    other_bert(tmp_path / "bert")
     monkeypatch.setattr(teachers, "_ROWS_OF_TEXT", 3)
     traced = count_traces(monkeypatch)
     labelled(tmp_path / "store", stage(tmp_path / "bert", dataset, labels=()))
@@ -136,6 +142,39 @@ def test_a_bert_with_another_vocabulary_reads_the_text(dataset, tmp_path, monkey
     assert made.labels == ("a", "good")
     with pytest.raises(ConfigError, match="states of .* for records with its own vocabulary only"):
         labelled(tmp_path / "other", stage(tmp_path / "bert", dataset, labels=(), states=(0,)))
+
+
+def test_a_teacher_that_reads_texts_is_known_by_its_tokenizer(dataset, tmp_path):
+    folder, of = tmp_path / "store", stage(tmp_path / "bert", dataset, labels=())
+    other_bert(tmp_path / "bert")
+    made = labelled(folder, of)
+    assert made.settings["tokenizer"] == load_tokenizer(tmp_path / "bert").fingerprint
+    other_bert(tmp_path / "bert", (*tiny.SPECIAL, *tiny.WORDS, "extra"))
+    with pytest.raises(LogitsError, match="finished store of another teacher, dataset or settings"):
+        labelled(folder, of)
+    checked = [str(dataset.folder), "--workers", "1", "--logits", str(folder)]
+    with pytest.raises(LogitsError, match="made by another model than .*, or with another tokeni"):
+        verify.main([*checked, "--teacher", str(tmp_path / "bert")])
+    (folder / "manifest.json").unlink()
+    first, *_ = sorted(folder.glob("*.tfrecord"))
+    before = first.read_bytes()
+    assert labelled(folder, of).settings != made.settings
+    assert first.read_bytes() != before  # none of the shards was taken over
+
+
+@pytest.mark.parametrize("named", [{"0": 0, "1": 1}, {"0": "x", "1": "x"}, {"0": "x", "1": None}])
+def test_outputs_without_a_name_each_are_refused_before_any_row(dataset, foreign, tmp_path, named):
+    copy = shutil.copytree(foreign, tmp_path / "copy")
+    said = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**said, "id2label": named}))
+    with pytest.raises(ConfigError, match="copy are called .*a name of its own, in their order"):
+        labelled(tmp_path / "store", stage(copy, dataset, labels=()))
+    assert not (tmp_path / "store").exists()
+    with pytest.raises(ConfigError, match=r"copy are called \('y', 'y'\)"):
+        labelled(tmp_path / "store", stage(copy, dataset, labels=("y", "y")))
+    assert labelled(tmp_path / "store", stage(copy, dataset)).labels == tiny.LABELS
+    checked = [str(dataset.folder), "--workers", "1", "--logits", str(tmp_path / "store")]
+    assert verify.main([*checked, "--teacher", str(copy)]) == 0
 
 
 def test_what_a_foreign_teacher_lacks_is_refused(dataset, foreign, tmp_path):

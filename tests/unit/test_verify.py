@@ -17,7 +17,7 @@ from pd_jax.models.weights import hf
 from pd_jax.parallel.mesh import make_mesh
 from pd_jax.parallel.sharding import put_batch
 from pd_jax.stages.predict import make_predict
-from pd_jax.tools import verify
+from pd_jax.tools import label, verify
 from tests import tiny
 
 LABELS = ("no", "yes")
@@ -229,6 +229,19 @@ def test_a_sample_is_computed_again_with_the_teacher(tmp_path, capsys):
     tiny_teacher(tmp_path / "teacher", seed=1)
     with pytest.raises(LogitsError, match="good was made by another model than .*teacher"):
         verify.main([*arguments, "--logits", str(tmp_path / "good")])
+
+
+def test_a_sample_is_cut_where_the_store_was(tmp_path):
+    dataset = tiny.dataset(tmp_path / "set", rows=12, labelled=False)
+    tiny_teacher(tmp_path / "teacher", seed=0)
+    given = {"teacher": "teacher", "records": "set", "output": "store"}
+    arguments = [f"--{name}={tmp_path / value}" for name, value in given.items()]
+    assert label.main([*arguments, "--batch=8", "--lengths=5"]) == 0
+    checked = [str(dataset.folder), "--workers", "1", "--logits", str(tmp_path / "store")]
+    checked += ["--teacher", str(tmp_path / "teacher"), "--tolerance", "1e-7"]
+    assert verify.main(checked) == 0
+    with pytest.raises(LogitsError, match="faults; restore"):
+        verify.main([*checked, "--length", "16"])
 
 
 def test_a_teacher_that_says_nan_is_a_fault(tmp_path, capsys):
