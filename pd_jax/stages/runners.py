@@ -26,8 +26,8 @@ _ALONE = ("synthetic", "tokenizer", "records", "export", "compare")
 
 
 def carry_out(stages: Sequence[Any], contexts: Sequence[Context]) -> Sequence[Done | Exception]:
-    """Returns what a stage did, or several training stages of one program (`planning.vmap_groups`), on
-    process 0; the others know only of what all did together.
+    """Returns what a stage did, or several training stages of one program (`planning.vmap_groups`),
+    on process 0; the others know only of what all did together.
     """
     if len(stages) > 1:
         return run_together(stages, contexts)
