@@ -6,9 +6,12 @@ Run:    python -m pd_jax.main --config=configs/study/domain.py --workdir=runs/st
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
 Args:   size=L2_H128 sets=news+electronics+imdb seeds=3
         and those of every study (configs/study/arguments.py)
-Time:   after configs/study/sizes.py in the same workdir 25 minutes of one CPU core for each set.
+Time:   after configs/study/sizes.py in the same workdir 25 minutes of one CPU core for each set;
+        `:long` 30 minutes.
 Expect: the farther the set, the worse PD, and the more a last fine-tuning helps (PD-F - PD).
-Found:  both, from news and IMDb (sets=news+imdb; results/sst2).
+Found:  both, from news and IMDb (`sets=news+imdb` and `:long,transfer_rows=38000,sets=news+imdb,
+        seeds=4`; results/sst2): 77.3 % after PD from news and 82.2 from IMDb, 81.0 and 82.9 after
+        the last fine-tuning.
 """
 
 from configs import common
