@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/functions.sh
 
 venv=.venv
-tests_seconds=2700 # ends a suite that hangs; on two quiet cores it takes a third of that
+tests_seconds=2700 # ends a suite that hangs; on two quiet cores it takes a third or so
 torch=2.13.0
 
 # The CPU build of torch is asked for by its local version, where pip is configured to find one;
@@ -23,7 +23,7 @@ install_torch() {
 }
 
 run_pytest() {
-  local command=("$venv/bin/python" -m pytest -n 2 -m "not slow" "$@")
+  local command=("$venv/bin/python" -m pytest -n 2 --dist worksteal -m "not slow" "$@")
   if command -v timeout >/dev/null; then
     # An interrupt lets pytest say which tests were running and end their processes.
     timeout --foreground --signal=INT --kill-after=60 "$tests_seconds" "${command[@]}"

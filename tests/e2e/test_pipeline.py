@@ -102,6 +102,20 @@ def test_a_masked_language_model_teaches_through_a_store(finished):
     assert metrics["dev/kl"] < 0.7 * kl[0] and metrics["dev/agreement"] > 0.3
 
 
+def test_an_export_is_a_stage_and_says_how_near_it_is(finished):
+    pytest.importorskip("onnxruntime")
+    folder, _ = finished
+    exported = {"kind": "export", "model": "@student", "format": "onnx", "int8": True}
+    chain = small_chain(folder / "text", exported=exported)
+    run(folder, {**chain, "name": "exporting"})
+    record = json.loads((folder / "work" / "pipelines" / "exporting.json").read_text())
+    stage = folder / "work" / record["stages"]["exported"]
+    checks = json.loads((stage / "done.json").read_text())["outputs"]["checks"]
+    assert [check["file"] for check in checks] == ["model.onnx", "model_int8.onnx"]
+    assert checks[0]["difference"] < 1e-4
+    assert "Teacher" in (stage / "export" / "README.md").read_text()
+
+
 def test_a_second_run_does_nothing_and_says_so(finished):
     folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in (folder / "work" / "stages").rglob("*")}

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from pd_jax import config as config_lib
 from pd_jax.errors import MeshError
@@ -100,7 +101,8 @@ def losses(kind: str, mesh_shape: tuple[int, int, int], micro_batches: int = 1) 
     return found
 
 
-@pytest.mark.parametrize("kind", ["mlm", "distill", "classify"])
+# With a share of labels, distillation holds classification's loss.
+@pytest.mark.parametrize("kind", ["mlm", "distill"])
 @pytest.mark.parametrize("mesh", MESHES)
 def test_losses_over_twenty_steps_do_not_depend_on_the_mesh(kind, mesh):
     """Dropout is on: its bits belong to the example, not to the device."""
@@ -121,21 +123,30 @@ def collectives(kind: str, mesh_shape: tuple[int, int, int]) -> dict[str, int]:
     return {name: found.count(name) for name in set(found)}
 
 
-@pytest.mark.parametrize("kind", ["mlm", "distill", "classify"])
+@pytest.mark.parametrize("kind", ["mlm", "distill"])
 def test_the_replicated_step_only_reduces(kind):
     found = collectives(kind, (8, 1, 1))
     assert found.get("all-reduce", 0) > 0
     assert set(found) == {"all-reduce"}
 
 
-def test_the_fsdp_step_gathers_its_parameters():
-    assert collectives("mlm", (2, 4, 1)).get("all-gather", 0) > 0
+@pytest.fixture
+def compiled_anew():
+    """Programs are partitioned again, not taken from the cache: only then XLA warns."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    prepared.cache_clear()
+    yield
+    prepared.cache_clear()
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
 
 
-def test_xla_never_falls_back_to_full_rematerialisation(capfd):
-    for shape in MESHES.values():
-        prepared.cache_clear()
-        collectives("mlm", shape)
+@pytest.mark.parametrize("mesh", ["2x4x1", "2x2x2"])
+def test_the_fsdp_step_gathers_its_parameters_and_never_whole_activations(
+    mesh, compiled_anew, capfd
+):
+    assert collectives("mlm", MESHES[mesh]).get("all-gather", 0) > 0
     assert "rematerialization" not in capfd.readouterr().err
 
 
@@ -153,7 +164,7 @@ def test_micro_batches_give_the_whole_batchs_gradient(kind, monkeypatch):
 
 
 def test_a_step_that_is_not_finite_changes_nothing_from_then_on():
-    mesh, step, first, _ = prepared("classify", (1, 1, 1))
+    mesh, step, first, _ = prepared("distill", (1, 1, 1))
     with jax.set_mesh(mesh):
         state = first(rng.root_key(0))
         before = jax.tree.map(np.asarray, state.params)

@@ -21,7 +21,7 @@ def step(x):  # temporary arrays of 64 MB
 step, x = jax.jit(step), jnp.arange(4096.0)
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 counts = []
-for _ in range(30):
+for _ in range(14):
     before = faults()
     step(x).block_until_ready()
     counts.append(faults() - before)

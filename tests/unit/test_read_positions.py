@@ -1,5 +1,8 @@
 """A last layer that renews only the positions asked for gives what the whole layer does."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,6 +79,21 @@ def test_places_as_many_as_tokens_are_read_of_the_whole_layer(tokens: tuple, par
     )
     np.testing.assert_array_equal(partly.sequence, gather_positions(wholly.sequence, positions))
     np.testing.assert_array_equal(partly.pooled, wholly.pooled)
+
+
+def test_layers_that_are_computed_again_change_nothing(tokens: tuple, params: dict) -> None:
+    def loss(config: BertConfig, params: dict) -> jax.Array:
+        pooled = Bert(config).apply({"params": params}, *tokens).pooled
+        return jnp.sum(jnp.sin(3.0 * pooled))
+
+    plain, again = (dataclasses.replace(CONFIG, remat=remat) for remat in (False, True))
+    found = [
+        jax.jit(jax.value_and_grad(functools.partial(loss, config)))(params)
+        for config in (plain, again)
+    ]
+    text = jax.jit(jax.grad(functools.partial(loss, again))).lower(params).as_text()
+    assert "optimization_barrier" in text, "nothing is computed again"
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *found)
 
 
 def test_both_heads_read_no_more_than_they_need(tokens: tuple) -> None:

@@ -84,6 +84,21 @@ def test_teachers_are_averaged_within_their_set(folder):
     assert all(logits == [row + 100 * number, 0.25] for number, row, logits in seen)
 
 
+def test_teachers_are_averaged_by_their_probabilities_where_asked_for(folder):
+    stores = ("near-0", "near-1", "far-0", "far-1")
+    asked = {"logit_weights": (3, 1), "logit_average": "probabilities"}
+    seen = list(rows(data(folder, *stores, weights=(1, 1), **asked)))
+    for number, row, logits in seen:
+        first, second = ([row + 100 * number, teacher] for teacher in (0, 1))
+        expected = (3 * softmax(first) + softmax(second)) / 4
+        np.testing.assert_allclose(softmax(logits), expected, rtol=1e-5)
+
+
+def softmax(logits) -> np.ndarray:
+    odds = np.exp(np.asarray(logits) - np.max(logits))
+    return odds / odds.sum()
+
+
 def test_an_evaluation_sets_teachers_are_averaged_as_those_learnt_from(folder):
     learnt = data(folder, "near-0", "near-1", "far-0", "far-1", logit_weights=(3, 1))
     material = open_material(learnt)
