@@ -24,7 +24,8 @@ peer once on equal work, in an order that turns. A cell says how often as fast a
 are: the median over repetitions of our rate over its rate, and in brackets the least and the
 greatest; above 1 we are faster. Stock is transformers as its example scripts train (padded to
 128, logits at every position, plain AdamW); tuned gathers the masked positions, groups rows by
-length, pads to the longest and updates by the fused AdamW; each module's docstring says more.
+length, pads to the longest, updates by the fused AdamW and keeps freed memory, as ours does; each
+module's docstring says more.
 Plans for hardware that was not at hand: [plans.md](plans.md).
 """
 
@@ -48,6 +49,8 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
         skipped = {name: why for case in result["cases"] for name, why in case["skipped"].items()}
         if not result["whole"]:
             parts.append("\nThis run was interrupted: the command has more cases.")
+        if "note" in result:  # written by hand, where the script has changed since
+            parts.append(f"\n{result['note']}")
         parts += [f"\nSkipped: {name} ({why})." for name, why in skipped.items()]
     return "\n".join(parts) + "\n"
 
