@@ -93,7 +93,7 @@ def test_layers_that_are_computed_again_change_nothing(tokens: tuple, params: di
     ]
     text = jax.jit(jax.grad(functools.partial(loss, again))).lower(params).as_text()
     assert "optimization_barrier" in text, "nothing is computed again"
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *found)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), *found)
 
 
 def test_both_heads_read_no_more_than_they_need(tokens: tuple) -> None:
