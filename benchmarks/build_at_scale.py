@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks import side_by_side
 from pd_jax import files
-from pd_jax.data import manifest
+from pd_jax.data.records import manifest
 
 _POLL_SECONDS = 0.1
 _TRACKER = 40_000_000

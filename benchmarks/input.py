@@ -35,9 +35,11 @@ import numpy as np
 from benchmarks import side_by_side
 from benchmarks.side_by_side import OURS, Case, Peer, Skipped
 from pd_jax import config, files
-from pd_jax.data import build, feed, text
-from pd_jax.data.records import Dataset
-from pd_jax.data.tokenizers import load_tokenizer
+from pd_jax.data.building import build
+from pd_jax.data.feed import batches as batches_lib
+from pd_jax.data.records.dataset import Dataset
+from pd_jax.data.text import corpora
+from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 
 BATCH, LENGTH, STEPS = 256, 128, 100
 """Steps at most: of a small dataset as many as an epoch has."""
@@ -97,7 +99,7 @@ class _Made:
         path = self.scratch / "reviews.jsonl"
         source = config.Source(path=str(self.data / "transfer" / "imdb_unsup.txt"))
         with path.open("w", encoding="utf-8") as stream:
-            for document, _ in zip(text.documents(source), range(5_000), strict=False):
+            for document, _ in zip(corpora.documents(source), range(5_000), strict=False):
                 stream.write(json.dumps({"text": " ".join(document.sentences)}) + "\n")
         return path
 
@@ -158,7 +160,7 @@ def _batch_cases(name: str, dataset: Dataset) -> Iterator[Case]:
 
 def _feed(dataset: Dataset, steps: int, **settings: Any) -> Iterator[dict[str, np.ndarray]]:
     given = {"records": "set", "batch": BATCH, "lengths": (LENGTH,), **settings}
-    return feed.make_feed(
+    return batches_lib.make_feed(
         [dataset],
         config.Data(**given),
         seed=0,

@@ -20,8 +20,8 @@ from benchmarks.material import LABELS, LENGTH
 from benchmarks.side_by_side import Case
 from benchmarks.texts import BATCH, ROWS, STOCK_SHARE, Work
 from pd_jax import config as config_lib
-from pd_jax.data.feed import evaluation_batches
-from pd_jax.data.records import Dataset
+from pd_jax.data.feed.batches import evaluation_batches
+from pd_jax.data.records.dataset import Dataset
 
 LENGTHS = tuple(range(4, LENGTH + 1, 4))
 

@@ -22,10 +22,10 @@ from etils import epath
 from benchmarks import material, ours, side_by_side
 from pd_jax import config as config_lib
 from pd_jax import files
-from pd_jax.data.feed import make_feed
-from pd_jax.data.logits import LogitStore
-from pd_jax.data.order import Permutation
-from pd_jax.data.records import Dataset
+from pd_jax.data.feed.batches import make_feed
+from pd_jax.data.feed.order import Permutation
+from pd_jax.data.logits.store import LogitStore
+from pd_jax.data.records.dataset import Dataset
 from pd_jax.models.heads import TaskModel
 from pd_jax.models.weights import hf
 from pd_jax.objectives.objective import dummy_inputs

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from pd_jax import config as config_lib
-from pd_jax.data.build import build_records
-from pd_jax.data.labelling import Teacher, label_dataset
-from pd_jax.data.logit_shards import Values
-from pd_jax.data.records import Dataset
-from pd_jax.data.tokenizers import load_tokenizer
+from pd_jax.data.building.build import build_records
+from pd_jax.data.logits.labelling import Teacher, label_dataset
+from pd_jax.data.logits.logit_shards import Values
+from pd_jax.data.records.dataset import Dataset
+from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.models import sizes
 from pd_jax.models.sizes import BertConfig
 

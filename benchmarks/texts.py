@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from benchmarks import material, ours
 from pd_jax import config as config_lib
-from pd_jax.data import text
-from pd_jax.data.tables import Row
-from pd_jax.data.tokenizers import load_tokenizer
+from pd_jax.data.text import corpora
+from pd_jax.data.text.tables import Row
+from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.models.weights import hf
 from pd_jax.training import rng
 
@@ -56,7 +56,7 @@ def sentences(name: str, count: int) -> list[Row]:
     assert data is not None, "cases are made only where there is data"
     said = material.TEXTS[name]
     source = config_lib.Source(**{**said, "path": str(data / said["path"]), "rows": count})
-    found = list(text.rows(source))
+    found = list(corpora.rows(source))
     if len(found) < count:
         raise ValueError(
             f"{source.path} has {len(found)} of {count} sentences; ask for fewer repetitions"

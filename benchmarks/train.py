@@ -20,9 +20,9 @@ import numpy as np
 from benchmarks import material, side_by_side, theirs
 from benchmarks.side_by_side import Case
 from pd_jax import config as config_lib
-from pd_jax.data.feed import make_feed
-from pd_jax.data.logits import LogitStore
-from pd_jax.data.records import Dataset
+from pd_jax.data.feed.batches import make_feed
+from pd_jax.data.logits.store import LogitStore
+from pd_jax.data.records.dataset import Dataset
 from pd_jax.models.flops import forward_flops, step_flops
 from pd_jax.objectives.mlm import predictions_per_row
 

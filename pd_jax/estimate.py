@@ -22,9 +22,10 @@ from etils import epath
 from pd_jax import config as config_lib
 from pd_jax import files
 from pd_jax.config import reading
-from pd_jax.data import manifest, text
-from pd_jax.data.lines import Origin
-from pd_jax.data.tables import Row
+from pd_jax.data.records import manifest
+from pd_jax.data.text import corpora
+from pd_jax.data.text.lines import Origin
+from pd_jax.data.text.tables import Row
 from pd_jax.errors import PdError, StageError
 from pd_jax.models import sizes
 from pd_jax.models.weights import hf
@@ -185,7 +186,7 @@ class _Steps:
         sources = stage.source if isinstance(stage.source, tuple) else (stage.source,)
         if any(str(source.path).startswith("@") for source in sources):
             return None
-        return sum(source.rows or sum(1 for _ in text.rows(source)) for source in sources)
+        return sum(source.rows or sum(1 for _ in corpora.rows(source)) for source in sources)
 
 
 def _declared(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> Facts:
@@ -196,8 +197,7 @@ def _declared(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> Fa
             f"--estimate cannot tell the size of the vocabulary of {facts.where}; name in "
             "data.records a records stage whose tokenizer is a stage or a file that is there"
         )
-    masked = config_lib.MaskedLanguageModel | config_lib.LanguageDistill
-    if facts.task is None and not isinstance(stage.objective, masked):
+    if facts.task is None and not isinstance(stage.objective, config_lib.Masked):
         raise StageError(
             f"--estimate cannot tell the task that objective.kind={stage.objective.kind!r} learns "
             f"on {facts.where}; name as teacher a training stage or a folder that is there"

@@ -3,9 +3,9 @@
 import numpy as np
 
 from pd_jax.config import RecordsStage, Source
-from pd_jax.data import tokenizers
-from pd_jax.data.build import build_records
-from pd_jax.data.records import Dataset
+from pd_jax.data.building.build import build_records
+from pd_jax.data.records.dataset import Dataset
+from pd_jax.data.tokenizers import tokenizer as tokenizer_lib
 
 WORDS = [f"w{number}" for number in range(200)]
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *"abcdefgh", *WORDS]
@@ -15,7 +15,7 @@ FIRST_WORD = PIECES.index("w0")
 
 def wordpiece():
     """A tokenizer of these pieces alone."""
-    return tokenizers.WordPiece(PIECES, lowercase=True)
+    return tokenizer_lib.WordPiece(PIECES, lowercase=True)
 
 
 def stage(path, examples, *, columns=None, **options):

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 
 from pd_jax import config as config_lib
-from pd_jax.data import labelling, records
-from pd_jax.data.build import build_records
-from pd_jax.data.logit_shards import Field, Values
-from pd_jax.data.logits import LogitsManifest
-from pd_jax.data.records import Dataset, Record
-from pd_jax.data.tokenizers import load_tokenizer
+from pd_jax.data.building.build import build_records
+from pd_jax.data.logits import labelling
+from pd_jax.data.logits.logit_shards import Field, Values
+from pd_jax.data.logits.store import LogitsManifest
+from pd_jax.data.records import dataset as dataset_lib
+from pd_jax.data.records.dataset import Dataset, Record
+from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = tuple(f"w{number}" for number in range(59))
@@ -39,12 +40,14 @@ def dataset(
             words = generator.integers(5, 64, generator.integers(3, 13))
             ids = np.concatenate([[_CLS], words, [_SEP]]).astype(np.int32)
             text = " ".join(map(str, words))
-            identity = records.example_id(f"{seed} {shard} {row} {text}")
+            identity = dataset_lib.example_id(f"{seed} {shard} {row} {text}")
             label = int(np.mean(words > 34) > 0.5) if labelled else None
             part.append(Record(ids, None, identity, label=label))
-        infos.append(records.write_shard(folder, folder.name, index=shard, of=shards, records=part))
+        infos.append(
+            dataset_lib.write_shard(folder, folder.name, index=shard, of=shards, records=part)
+        )
     task = {"task": "classification", "labels": LABELS} if labelled else {}
-    records.finish(folder, infos, name=folder.name, tokenizer=made, max_length=16, **task)
+    dataset_lib.finish(folder, infos, name=folder.name, tokenizer=made, max_length=16, **task)
     return Dataset.open(folder)
 
 

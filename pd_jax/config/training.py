@@ -148,6 +148,16 @@ Objective = Annotated[
     pydantic.Field(discriminator="kind"),
 ]
 
+# Families of objectives, for whatever depends on more than one kind.
+Masked = MaskedLanguageModel | LanguageDistill
+"""What trains the MLM head; all others train a classifier."""
+Distillation = Distill | Patient | LanguageDistill
+"""What learns from a teacher."""
+OnlineDistillation = Patient | LanguageDistill
+"""What may have its teacher read every batch, as `objective.teacher`."""
+Packable = MaskedLanguageModel | Classify | Distill
+"""What keeps examples of one row apart."""
+
 
 @frozen
 class Length:
@@ -318,9 +328,8 @@ class TrainStage:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        packable = isinstance(self.objective, MaskedLanguageModel | Classify | Distill)
         require(
-            self.data.packing == 1 or packable,
+            self.data.packing == 1 or isinstance(self.objective, Packable),
             f"data.packing={self.data.packing} goes with objectives mlm, classify and distill; set "
             f"it to 1 for {self.objective.kind}",
         )

@@ -4,7 +4,7 @@ The triple loss is 5 L_ce + 2 L_mlm + 1 L_cos: T^2 KL(teacher || student) over t
 T = 2, masked language modelling, and one minus the cosine of both models' last states, over all
 tokens that are no padding. L_ce may be held to the masked positions, which costs a sixth.
 
-A store (`data/logits.py`, `language_fields`) has the teacher's likeliest tokens at masked positions
+A store (`logits/store.py`, `language_fields`) has the teacher's likeliest tokens at masked places
 and the sum of all others; L_ce then takes the others for one token, and is exact where the store
 has the whole vocabulary. Its masks are static: a row is masked in every epoch as it was once.
 """

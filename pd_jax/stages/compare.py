@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from pd_jax import config as config_lib
 from pd_jax import files
-from pd_jax.data.feed import evaluation_batches
-from pd_jax.data.records import Dataset
+from pd_jax.data.feed.batches import evaluation_batches
+from pd_jax.data.records.dataset import Dataset
 from pd_jax.errors import ConfigError, RecordsError
 from pd_jax.evaluation.compare import Measured, compare, devices
 from pd_jax.progress import Progress

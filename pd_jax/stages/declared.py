@@ -8,9 +8,9 @@ import numpy as np
 from etils import epath
 
 from pd_jax import config as config_lib
-from pd_jax.data import manifest
-from pd_jax.data.logits import LogitStore, language_fields
-from pd_jax.data.tokenizers import load_tokenizer
+from pd_jax.data.logits.store import LogitStore, language_fields
+from pd_jax.data.records import manifest
+from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.errors import ConfigError
 from pd_jax.models import sizes
 from pd_jax.models.heads import TaskModel
@@ -123,7 +123,7 @@ def own_inputs(
         "regression": jax.ShapeDtypeStruct((rows,), jnp.float32),
         "multilabel": jax.ShapeDtypeStruct((rows, outputs), jnp.float32),
     }[facts.task or ""]
-    if not isinstance(kind, config_lib.Distill | config_lib.Patient):
+    if isinstance(kind, config_lib.Classify):
         return {"label": label}
     said = {"teacher_logits": jax.ShapeDtypeStruct((rows, outputs), jnp.float32)}
     if isinstance(facts.teacher, OnlineTeacher):
@@ -242,7 +242,7 @@ def _teacher(
 ) -> OnlineTeacher | StoredStates | StoredLanguage | None:
     """Returns the shapes of a teacher that a stage or a folder holds, or of its answers."""
     kind = stage.objective
-    if not isinstance(kind, config_lib.Patient | config_lib.LanguageDistill):
+    if not isinstance(kind, config_lib.OnlineDistillation):
         return None
     store = _stage(pipeline, _first(stage.data.logits or ""))
     if isinstance(store, config_lib.LabelStage) and store.language is not None:

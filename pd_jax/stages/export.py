@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from pd_jax import config as config_lib
-from pd_jax.data.tokenizers import load_tokenizer
+from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.models.export import card
 from pd_jax.models.export.write import Check, export
 from pd_jax.models.weights import hf

@@ -4,9 +4,9 @@ from etils import epath
 from jax.sharding import Mesh
 
 from pd_jax import config as config_lib
-from pd_jax.data.labelling import label_dataset
-from pd_jax.data.logits import LogitsManifest
-from pd_jax.data.records import Dataset
+from pd_jax.data.logits.labelling import label_dataset
+from pd_jax.data.logits.store import LogitsManifest
+from pd_jax.data.records.dataset import Dataset
 from pd_jax.parallel.mesh import mesh_for
 from pd_jax.stages.context import Context, Done
 from pd_jax.stages.teachers import open_teacher

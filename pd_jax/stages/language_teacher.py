@@ -13,10 +13,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pd_jax import config as config_lib
-from pd_jax.data.labelling import Teacher
-from pd_jax.data.logits import LANGUAGE, LogitStore, language_fields
-from pd_jax.data.records import Dataset
-from pd_jax.data.tokenizers import load_tokenizer
+from pd_jax.data.logits.labelling import Teacher
+from pd_jax.data.logits.store import LANGUAGE, LogitStore, language_fields
+from pd_jax.data.records.dataset import Dataset
+from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.errors import ConfigError, LogitsError
 from pd_jax.models.heads import PretrainingModel
 from pd_jax.models.weights import hf

@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from pd_jax import config as config_lib
-from pd_jax.data.logits import LANGUAGE, LogitStore
-from pd_jax.data.manifest import TokenizerInfo
-from pd_jax.data.records import Dataset
-from pd_jax.data.teachers import Teachers
-from pd_jax.data.tokenizers import load_tokenizer
+from pd_jax.data.logits.store import LANGUAGE, LogitStore
+from pd_jax.data.logits.teachers import Teachers
+from pd_jax.data.records.dataset import Dataset
+from pd_jax.data.records.manifest import TokenizerInfo
+from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.errors import ConfigError
 from pd_jax.models.weights import hf
 from pd_jax.objectives.objective import OnlineTeacher, StoredLanguage, StoredStates
@@ -172,8 +172,8 @@ def _set_teachers(
 def facts(material: Material, stage: config_lib.TrainStage) -> Facts:
     """Returns what the stage's objective must know of its open datasets and stores."""
     manifests = [dataset.manifest for dataset in material.datasets]
-    masked = (config_lib.MaskedLanguageModel, config_lib.LanguageDistill)
-    whole_word = isinstance(stage.objective, masked) and stage.objective.whole_word
+    kind = stage.objective
+    whole_word = isinstance(kind, config_lib.Masked) and kind.whole_word
     return Facts(
         where=str(material.datasets[0].folder),
         vocabulary=masking_vocabulary(material.datasets[0], whole_word=whole_word),
@@ -202,7 +202,7 @@ def with_teacher(material: Material, stage: config_lib.TrainStage) -> Material:
             f"{material.stores[0][0].folder} holds what a masked language model says; learn from "
             "it by objective.kind='lm_distill', or name another store in data.logits"
         )
-    if not isinstance(kind, config_lib.Patient | config_lib.LanguageDistill):
+    if not isinstance(kind, config_lib.OnlineDistillation):
         return material
     if kind.teacher is None:
         states = isinstance(kind, config_lib.Patient)

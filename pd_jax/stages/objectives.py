@@ -49,8 +49,7 @@ def make_objective(stage: config_lib.TrainStage, shape: BertConfig, facts: Facts
             f"data.lengths ends in {stage.data.lengths[-1]}, but the model has {shape.positions} "
             "positions; shorten data.lengths or raise model.positions"
         )
-    teacherless = isinstance(kind, config_lib.MaskedLanguageModel | config_lib.Classify)
-    if teacherless and stage.data.logits:
+    if stage.data.logits and not isinstance(kind, config_lib.Distillation):
         raise ConfigError(
             f"objective.kind={kind.kind!r} does not learn from data.logits; leave data.logits out, "
             "or name an objective that learns from it, as 'distill'"
@@ -143,7 +142,7 @@ def useful_flops(
     """Returns the operations of a student in a training step over so many rows, by the head that
     its objective trains; a teacher's are not among them.
     """
-    if isinstance(kind, config_lib.MaskedLanguageModel | config_lib.LanguageDistill):
+    if isinstance(kind, config_lib.Masked):
         everywhere = isinstance(kind, config_lib.LanguageDistill) and kind.positions == "all"
         predictions = length if everywhere else predictions_per_row(length, kind.mask_rate)
         compared = isinstance(kind, config_lib.LanguageDistill) and kind.cosine_weight > 0

@@ -18,9 +18,9 @@ from jaxtyping import Float32
 
 from pd_jax import config as config_lib
 from pd_jax import files
-from pd_jax.data.layouts import Passage, frame
-from pd_jax.data.tables import Row
-from pd_jax.data.tokenizers import Tokenizer, load_tokenizer
+from pd_jax.data.building.layouts import Passage, frame
+from pd_jax.data.text.tables import Row
+from pd_jax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from pd_jax.errors import WeightsError
 from pd_jax.models.bert import first_states
 from pd_jax.models.heads import TaskModel

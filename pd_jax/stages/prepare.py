@@ -1,12 +1,12 @@
 """Stages that make text into records."""
 
 from pd_jax import config as config_lib
-from pd_jax.data.audit import strange_text
-from pd_jax.data.build import build_records
-from pd_jax.data.records import Dataset
-from pd_jax.data.synthetic import write_synthetic
-from pd_jax.data.text import sentences
-from pd_jax.data.tokenizers import load_tokenizer, train_tokenizer
+from pd_jax.data.building.build import build_records
+from pd_jax.data.logits.audit import strange_text
+from pd_jax.data.records.dataset import Dataset
+from pd_jax.data.text.corpora import sentences
+from pd_jax.data.text.synthetic import write_synthetic
+from pd_jax.data.tokenizers.tokenizer import load_tokenizer, train_tokenizer
 from pd_jax.processes import available_cores
 from pd_jax.stages.context import Context, Done
 

@@ -14,12 +14,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pd_jax import config as config_lib
-from pd_jax.data.feed import evaluation_batches
-from pd_jax.data.labelling import Answers, Teacher
-from pd_jax.data.logit_shards import Field, Values
-from pd_jax.data.records import Dataset
-from pd_jax.data.row_texts import RowTexts
-from pd_jax.data.tokenizers import Tokenizer
+from pd_jax.data.feed.batches import evaluation_batches
+from pd_jax.data.logits.labelling import Answers, Teacher
+from pd_jax.data.logits.logit_shards import Field, Values
+from pd_jax.data.records.dataset import Dataset
+from pd_jax.data.records.row_texts import RowTexts
+from pd_jax.data.tokenizers.tokenizer import Tokenizer
 from pd_jax.errors import ConfigError
 from pd_jax.models.weights import hf
 from pd_jax.parallel import sharding

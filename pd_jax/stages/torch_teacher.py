@@ -11,9 +11,9 @@ import numpy as np
 from etils import epath
 
 from pd_jax import files
-from pd_jax.data import vocabulary
-from pd_jax.data.logit_shards import Values
-from pd_jax.data.tables import Row
+from pd_jax.data.logits.logit_shards import Values
+from pd_jax.data.text.tables import Row
+from pd_jax.data.tokenizers import vocabulary
 from pd_jax.errors import ConfigError, WeightsError
 
 _TASKS = {

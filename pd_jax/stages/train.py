@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 
 from pd_jax import config as config_lib
 from pd_jax import files
-from pd_jax.data.feed import evaluation_batches, examples_of, make_feed, rows_per_epoch
-from pd_jax.data.tokenizers import load_tokenizer
+from pd_jax.data.feed.batches import evaluation_batches, examples_of, make_feed, rows_per_epoch
+from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.errors import ConfigError, TokenizerError
 from pd_jax.evaluation import predictions
 from pd_jax.evaluation.evaluate import Evaluated, evaluate

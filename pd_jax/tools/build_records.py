@@ -20,11 +20,12 @@ import time
 from collections.abc import Sequence
 
 from pd_jax import config, locks, processes
-from pd_jax.data import beam, estimates, manifest, plans
-from pd_jax.data.audit import strange_text
-from pd_jax.data.build import Run, Share, build_share
-from pd_jax.data.records import Dataset
-from pd_jax.data.tokenizers import Tokenizer, load_tokenizer
+from pd_jax.data.building import beam, estimates, plans
+from pd_jax.data.building.build import Run, Share, build_share
+from pd_jax.data.logits.audit import strange_text
+from pd_jax.data.records import manifest
+from pd_jax.data.records.dataset import Dataset
+from pd_jax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from pd_jax.errors import ConfigError
 from pd_jax.tools import command, options
 

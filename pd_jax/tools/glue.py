@@ -18,8 +18,8 @@ from etils import epath
 from pd_jax.allocation import keep_memory
 from pd_jax.compilation import use_cache
 from pd_jax.config import Source
-from pd_jax.data import text
-from pd_jax.data.tokenizers import Tokenizer
+from pd_jax.data.text import corpora
+from pd_jax.data.tokenizers.tokenizer import Tokenizer
 from pd_jax.errors import ConfigError, SourceError, did_you_mean
 from pd_jax.evaluation import glue
 from pd_jax.models.weights import hf
@@ -107,10 +107,10 @@ def _check(test_set: glue.TestSet, model: hf.SavedModel) -> None:
     test_set.predictions(np.zeros((0, outputs)), model.labels)
 
 
-def _rows(folder: epath.Path, test_set: glue.TestSet) -> list[text.Row]:
+def _rows(folder: epath.Path, test_set: glue.TestSet) -> list[corpora.Row]:
     """Returns a test set's rows; raises SourceError where it has another number of them."""
     path = str(folder / test_set.path)
-    rows = list(text.rows(Source(path=path, text=test_set.text, pair=test_set.pair)))
+    rows = list(corpora.rows(Source(path=path, text=test_set.text, pair=test_set.pair)))
     if len(rows) != test_set.rows:
         raise SourceError(
             f"{path} has {len(rows):,} rows and GLUE's test set {test_set.rows:,}; take the file "
@@ -123,7 +123,7 @@ def _answers(
     test_set: glue.TestSet,
     model: hf.SavedModel,
     tokenizer: Tokenizer,
-    rows: Sequence[text.Row],
+    rows: Sequence[corpora.Row],
     arguments: argparse.Namespace,
 ) -> list[str]:
     """Returns the model's answer to every row, in the server's words."""

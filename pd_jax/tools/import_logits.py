@@ -20,10 +20,10 @@ from collections.abc import Iterator, Sequence
 from etils import epath
 
 from pd_jax import config, files, locks
-from pd_jax.data import answers as answers_lib
-from pd_jax.data import text
-from pd_jax.data.labelling import Teacher, label_dataset
-from pd_jax.data.records import Dataset
+from pd_jax.data.logits import answers as answers_lib
+from pd_jax.data.logits.labelling import Teacher, label_dataset
+from pd_jax.data.records.dataset import Dataset
+from pd_jax.data.text import corpora
 from pd_jax.errors import ConfigError, LogitsError
 from pd_jax.progress import Progress
 from pd_jax.tools import command
@@ -187,7 +187,7 @@ def _check_missing(
 
 def _fingerprint(source: config.Source, array: str | None) -> str:
     """Returns the digest of what was read, which stands for the teacher."""
-    read = [text.digest(file) for file in text.source_files(source)]
+    read = [corpora.digest(file) for file in corpora.source_files(source)]
     return files.digest_json(read + ([files.digest_file(epath.Path(array))] if array else []))
 
 

@@ -15,7 +15,10 @@ from collections.abc import Sequence
 from etils import epath
 
 from pd_jax import locks
-from pd_jax.data import build, foreign, text, tokenizers
+from pd_jax.data.building import build
+from pd_jax.data.records import foreign
+from pd_jax.data.text import corpora
+from pd_jax.data.tokenizers import tokenizer as tokenizer_lib
 from pd_jax.progress import Progress
 from pd_jax.tools import command, options
 
@@ -30,9 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     foreign.check(arguments.name, arguments.task, arguments.labels)
-    paths = [path for pattern in arguments.files for path in text.expanded(pattern)]
+    paths = [path for pattern in arguments.files for path in corpora.expanded(pattern)]
     folder = epath.Path(arguments.output)
-    tokenizer = tokenizers.load_tokenizer(arguments.tokenizer)
+    tokenizer = tokenizer_lib.load_tokenizer(arguments.tokenizer)
     print(f"importing {len(paths)} files into {folder}, one shard each", file=sys.stderr)
     with locks.held(folder / ".lock", f"the dataset in {folder}"):
         if not build.finished_with(folder, tokenizer):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from pd_jax.data.tokenizers import load_tokenizer
+from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.errors import WeightsError
 from pd_jax.models.weights import hf, layout, tf1
 from pd_jax.tools import command

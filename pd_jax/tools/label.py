@@ -20,7 +20,7 @@ from etils import epath
 
 from pd_jax import allocation, compilation, files, locks
 from pd_jax import config as config_lib
-from pd_jax.data.records import Dataset
+from pd_jax.data.records.dataset import Dataset
 from pd_jax.errors import WeightsError
 from pd_jax.models.weights import hf
 from pd_jax.parallel import distributed

@@ -21,7 +21,7 @@ from pd_jax import files
 from pd_jax.allocation import keep_memory
 from pd_jax.compilation import use_cache
 from pd_jax.config import Source
-from pd_jax.data import tables, text
+from pd_jax.data.text import corpora, tables
 from pd_jax.errors import SourceError
 from pd_jax.evaluation.scores import softmax
 from pd_jax.models.weights import hf
@@ -104,7 +104,7 @@ def _rows(arguments: argparse.Namespace) -> Iterator[tables.Row]:
     """Yields the rows of the input, one after the other."""
     columns = {"text": arguments.text, "pair": arguments.pair}
     if arguments.input != "-":
-        return text.rows(Source(path=arguments.input, **columns))
+        return corpora.rows(Source(path=arguments.input, **columns))
     source = Source(path=_STANDARD_INPUT, format=arguments.input_format, **columns)
     kind = tables.Plain if arguments.input_format == "text" else tables.Jsonl
     table = kind(_STANDARD_INPUT, source, zipped=False, begin=0, end=None)
@@ -113,7 +113,7 @@ def _rows(arguments: argparse.Namespace) -> Iterator[tables.Row]:
 
 def _count(path: str) -> int | None:
     """Returns about how many texts there are: lines, where counting them takes no time."""
-    found = text.source_files(Source(path=path))
+    found = corpora.source_files(Source(path=path))
     if any(file.zipped or file.format not in _LINE_FORMATS for file in found):
         return None
     if sum(file.size for file in found) > _COUNTED_BYTES:

@@ -17,8 +17,8 @@ import numpy as np
 from etils import epath
 
 from pd_jax import config
-from pd_jax.data import similarity, text
-from pd_jax.data.shards import replaced
+from pd_jax.data.records.shards import replaced
+from pd_jax.data.text import corpora, similarity
 from pd_jax.errors import ConfigError
 from pd_jax.progress import Progress
 from pd_jax.tools import command, options
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 def _frequencies(
     source: config.Source, words: similarity.Words, arguments: argparse.Namespace
 ) -> dict[int, similarity.Frequencies]:
-    rows = text.sampled(_shown(source), limit=arguments.sample_rows, seed=arguments.seed)
+    rows = corpora.sampled(_shown(source), limit=arguments.sample_rows, seed=arguments.seed)
     texts = (part for row in rows for part in (row.text, row.pair) if part is not None)
     return similarity.frequencies(texts, words)
 
@@ -123,7 +123,7 @@ def _select(
     chosen = similarity.choose(texts, near=first, among=second, words=words, rows=arguments.select)
     kept = np.zeros(int(chosen[-1]) + 1 if len(chosen) else 0, bool)
     kept[chosen] = True
-    wanted = itertools.compress(text.rows(source), kept)
+    wanted = itertools.compress(corpora.rows(source), kept)
     with replaced(epath.Path(arguments.output)) as stream:
         if source.pair is not None:
             stream.write(b"text\tpair\n")
@@ -135,10 +135,10 @@ def _select(
     return len(chosen)
 
 
-def _shown(source: config.Source) -> Iterator[text.Row]:
+def _shown(source: config.Source) -> Iterator[corpora.Row]:
     path = source.path if isinstance(source.path, str) else ", ".join(source.path)
     with Progress(f"reading {path}") as progress:
-        for row in text.rows(source):
+        for row in corpora.rows(source):
             yield row
             progress.advance(1)
 

@@ -13,8 +13,9 @@ import time
 from collections.abc import Iterator, Sequence
 
 from pd_jax import config
-from pd_jax.data import text, vocabulary
-from pd_jax.data.tokenizers import train_tokenizer, unknown_share
+from pd_jax.data.text import corpora
+from pd_jax.data.tokenizers import vocabulary
+from pd_jax.data.tokenizers.tokenizer import train_tokenizer, unknown_share
 from pd_jax.progress import Progress
 from pd_jax.tools import command, options
 
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             seed=arguments.seed,
         )
     vocabulary.check_place(arguments.output)
-    found = text.source_files(source)
+    found = corpora.source_files(source)
     print(
         f"training {stage.vocab_size:,} pieces ({stage.algorithm}) on at most"
         f" {stage.sample_sentences:,} sentences of {sum(file.size for file in found) / 1e6:,.1f} MB"
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     began = time.monotonic()
     watched: list[str] = []
-    tokenizer = train_tokenizer(_shown(text.sentences(source), watched), stage)
+    tokenizer = train_tokenizer(_shown(corpora.sentences(source), watched), stage)
     tokenizer.save(arguments.output)
     seconds = time.monotonic() - began
     unknown = unknown_share(tokenizer, watched)

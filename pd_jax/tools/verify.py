@@ -16,11 +16,12 @@ import numpy as np
 from etils import epath
 
 from pd_jax import config, files, processes
-from pd_jax.data import audit, manifest
-from pd_jax.data.logits import LogitStore
-from pd_jax.data.manifest import Manifest
-from pd_jax.data.order import Permutation
-from pd_jax.data.records import Dataset
+from pd_jax.data.feed.order import Permutation
+from pd_jax.data.logits import audit
+from pd_jax.data.logits.store import LogitStore
+from pd_jax.data.records import manifest
+from pd_jax.data.records.dataset import Dataset
+from pd_jax.data.records.manifest import Manifest
 from pd_jax.errors import LogitsError, RecordsError
 from pd_jax.progress import Progress
 from pd_jax.tools import command, options

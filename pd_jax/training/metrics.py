@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 
 from pd_jax import files
-from pd_jax.data import tfrecord
+from pd_jax.data.wire import tfrecord
 from pd_jax.errors import StageError
 
 FILE = "metrics.jsonl"

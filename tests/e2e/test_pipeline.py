@@ -11,14 +11,14 @@ from etils import epath
 
 from pd_jax import pipeline, planning
 from pd_jax.config import reading
-from pd_jax.data.logits import LogitStore
-from pd_jax.data.records import Dataset
+from pd_jax.data.logits.store import LogitStore
+from pd_jax.data.records.dataset import Dataset
 from pd_jax.errors import ConfigError, LockError, PdError, StageError
 from pd_jax.evaluation import predictions
 from pd_jax.models.weights import hf
 from pd_jax.stages.runners import carry_out
 from tests.e2e.chain import run, small_chain, write_text
-from tests.unit.test_locks import holder
+from tests.unit.running.test_locks import holder
 
 
 @pytest.fixture(scope="module")

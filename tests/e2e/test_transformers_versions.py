@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from pd_jax import config as config_lib
-from pd_jax.data.tokenizers import load_tokenizer
+from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.models.export import programs
 from pd_jax.models.export.forward import make_forward
 from pd_jax.models.heads import PretrainingModel, TaskModel

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from pd_jax import files
-from pd_jax.data import audit, example, foreign, shards, tfrecord
-from pd_jax.data.logits import LogitStore
-from pd_jax.data.manifest import TokenizerInfo
-from pd_jax.data.records import Dataset
-from pd_jax.data.shards import INDEX
+from pd_jax.data.logits import audit
+from pd_jax.data.logits.store import LogitStore
+from pd_jax.data.records import foreign, shards
+from pd_jax.data.records.dataset import Dataset
+from pd_jax.data.records.manifest import TokenizerInfo
+from pd_jax.data.records.shards import INDEX
+from pd_jax.data.wire import example, tfrecord
 from tests import tiny
 from tests.fuzzing import mutate
 from tests.fuzzing.engine import Target, in_file

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from pd_jax import config
-from pd_jax.data.tokenizers import load_tokenizer, train_tokenizer
+from pd_jax.data.tokenizers.tokenizer import load_tokenizer, train_tokenizer
 from pd_jax.models.sizes import BertConfig
 from pd_jax.models.weights import hf, layout, pickles, tf1
 from tests import tf1_writer, tiny

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pd_jax import files
-from pd_jax.data import tfrecord
+from pd_jax.data.wire import tfrecord
 
 Mutator = Callable[[random.Random, bytes], bytes]
 

@@ -16,7 +16,7 @@ from etils import epath
 from pyarrow import parquet
 
 from pd_jax import config, files, report
-from pd_jax.data import text
+from pd_jax.data.text import corpora
 from pd_jax.inputs import InputDigests
 from pd_jax.training import loop
 from pd_jax.training.checkpoint import Checkpoints
@@ -33,9 +33,9 @@ def table(path: pathlib.Path, mutator: Mutator, content: bytes) -> Target:
     source = config.Source(path=str(path), text="text", label="label")
 
     def parse() -> object:
-        pieces = [piece for shard in text.split(source, 3) for piece in shard]
-        found = [row for piece in pieces for row in text.rows(piece)]
-        return found, list(text.documents(source))
+        pieces = [piece for shard in corpora.split(source, 3) for piece in shard]
+        found = [row for piece in pieces for row in corpora.rows(piece)]
+        return found, list(corpora.documents(source))
 
     return in_file(path, mutator, parse, seeds=(content,))
 
@@ -46,8 +46,8 @@ def plain_text(folder: pathlib.Path) -> Target:
     source = config.Source(path=str(path))
 
     def parse() -> object:
-        pieces = [piece for shard in text.split(source, 3) for piece in shard]
-        return [list(text.documents(piece)) for piece in pieces], list(text.rows(source))
+        pieces = [piece for shard in corpora.split(source, 3) for piece in shard]
+        return [list(corpora.documents(piece)) for piece in pieces], list(corpora.rows(source))
 
     return in_file(path, mutate.spoil, parse, seeds=(b"One. Two.\nThree!\n\nFour\n" * 4,))
 

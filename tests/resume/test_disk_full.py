@@ -15,7 +15,8 @@ from etils import epath
 
 from pd_jax import pipeline
 from pd_jax.config import reading
-from pd_jax.data import manifest, tfrecord
+from pd_jax.data.records import manifest
+from pd_jax.data.wire import tfrecord
 from pd_jax.errors import PdError, no_space
 from pd_jax.models.weights import hf
 from pd_jax.stages.train import run_train

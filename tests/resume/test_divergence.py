@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from pd_jax.data.records import Dataset
+from pd_jax.data.records.dataset import Dataset
 from pd_jax.errors import DivergenceError
 from pd_jax.models.weights import hf
 from pd_jax.stages.train import _Work, run_train

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from pd_jax.data.records import Dataset
+from pd_jax.data.records.dataset import Dataset
 from pd_jax.evaluation import predictions
 from pd_jax.stages.context import Context
 from pd_jax.stages.train import run_train

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from pd_jax.data import records
+from pd_jax.data.records import dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,36 +22,36 @@ class Vocabulary:
     mask_id: int = 103
 
 
-def make_record(number: int, length: int, **changes: object) -> records.Record:
+def make_record(number: int, length: int, **changes: object) -> dataset.Record:
     """Returns a record whose tokens all say its number (1000 + number), between [CLS] and [SEP]."""
     ids = np.full(length, 1000 + number, np.int32)
     ids[0], ids[-1] = 101, 102
-    values = {"segment_ids": None, "example_id": records.example_id(f"row {number}")} | changes
-    return records.Record(input_ids=ids, **values)
+    values = {"segment_ids": None, "example_id": dataset.example_id(f"row {number}")} | changes
+    return dataset.Record(input_ids=ids, **values)
 
 
 @pytest.fixture
-def make_dataset(tmp_path) -> Callable[..., records.Dataset]:
+def make_dataset(tmp_path) -> Callable[..., dataset.Dataset]:
     """Returns a function that writes records, cut into shards of these sizes, and opens them."""
 
     def make(
-        rows: Sequence[records.Record],
+        rows: Sequence[dataset.Record],
         name: str = "set",
         shards: Sequence[int] = (),
         tokenizer: Vocabulary | None = None,
         **arguments: object,
-    ) -> records.Dataset:
+    ) -> dataset.Dataset:
         folder = tmp_path / name
         sizes = shards or (len(rows),)
         ends = np.cumsum(sizes)
         assert ends[-1] == len(rows)
         written = [
-            records.write_shard(
+            dataset.write_shard(
                 folder, name, index=index, of=len(sizes), records=rows[end - size : end]
             )
             for index, (size, end) in enumerate(zip(sizes, ends, strict=True))
         ]
-        records.finish(
+        dataset.finish(
             folder,
             written,
             name=name,
@@ -59,13 +59,13 @@ def make_dataset(tmp_path) -> Callable[..., records.Dataset]:
             max_length=512,
             **arguments,
         )
-        return records.Dataset.open(folder)
+        return dataset.Dataset.open(folder)
 
     return make
 
 
 @pytest.fixture
-def record() -> Callable[..., records.Record]:
+def record() -> Callable[..., dataset.Record]:
     """Returns `make_record`."""
     return make_record
 

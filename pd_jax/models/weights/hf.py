@@ -16,8 +16,8 @@ import safetensors.numpy
 from etils import epath
 
 from pd_jax import files
-from pd_jax.data import vocabulary
-from pd_jax.data.tokenizers import load_tokenizer
+from pd_jax.data.tokenizers import vocabulary
+from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.errors import WeightsError
 from pd_jax.models.sizes import BertConfig
 from pd_jax.models.weights import hf_config, layout, pickles

@@ -1,0 +1,275 @@
+"""Text to a dataset: shards made in parallel, each atomically, each skipped when it is whole.
+
+A shard is a pure function of its task (`plans.py`), so any number of processes or machines
+makes the same dataset. A build that was interrupted is repeated with the same arguments and makes
+only what is missing.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from etils import epath
+
+from pd_jax import config, processes
+from pd_jax.config.reading import to_json
+from pd_jax.data.building import filters, layouts
+from pd_jax.data.building.plans import Plan, Task, check, make_plan
+from pd_jax.data.records import manifest, shards
+from pd_jax.data.text import corpora
+from pd_jax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from pd_jax.errors import SourceError, TokenizerError
+from pd_jax.progress import Progress
+
+_COUNT_BYTES = 1 << 16
+_LEFT_OUT = "left_out"
+
+Run = Callable[..., Iterator[tuple[Task, Any]]]
+"""`run(job, tasks, report=...)` does a job for each task, and yields what it knows is done."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Part `index` of the `of` parts of a build: shards index, index + of, ..."""
+
+    index: int
+    of: int
+
+
+def build_records(
+    stage: config.RecordsStage,
+    tokenizer: Tokenizer,
+    folder: epath.PathLike,
+    *,
+    name: str,
+    workers: int | None = None,
+) -> manifest.Manifest:
+    """Returns the manifest of the dataset in `folder` after making what is missing of it.
+
+    `workers` processes share the work; by default as many as there are cores.
+
+    Raises:
+      ConfigError: where no shard can be called `name`, or task and columns do not fit each other.
+      SourceError: on text or labels that cannot be used, naming file and line.
+      RecordsError: where the folder cannot be written, or a worker process was killed.
+    """
+    run = functools.partial(processes.run, workers=workers or len(processes.available_cores()))
+    whole = build_share(stage, tokenizer, folder, name=name, run=run, share=Share(0, 1))
+    assert whole is not None, "one share is everything"
+    return whole
+
+
+def build_share(
+    stage: config.RecordsStage,
+    tokenizer: Tokenizer,
+    folder: epath.PathLike,
+    *,
+    name: str,
+    run: Run,
+    share: Share,
+) -> manifest.Manifest | None:
+    """Returns the manifest if with this share all shards are there, else None.
+
+    `run` carries out jobs: by processes of this machine (`processes.run`) or elsewhere
+    (`beam.run`). Shares may be made at the same time, by processes that have nothing in common
+    but the folder.
+
+    Raises:
+      As `build_records`.
+    """
+    manifest.check_name(name)
+    check(stage)
+    plan = make_plan(stage, tokenizer, folder, name=name)
+    mine = [task for task in plan.tasks if task.index % share.of == share.index]
+    done = {task.index: whole for task in mine if (whole := task.whole()) is not None}
+    missing = [task for task in mine if task.index not in done]
+    if missing or not finished_with(folder, tokenizer):
+        begin(folder, tokenizer)
+    if missing:
+        all_names = _prepare_filters(plan, run)
+        missing = [dataclasses.replace(task, all_names=all_names) for task in missing]
+        done |= {task.index: info for task, info in _each(build_shard, missing, run)}
+    for task in plan.tasks:
+        if task.index not in done:
+            whole = task.whole()
+            if whole is None:
+                return None
+            done[task.index] = whole
+    found = [done[task.index] for task in plan.tasks]
+    return _finish(stage, tokenizer, plan, found)
+
+
+def begin(folder: epath.PathLike, tokenizer: Tokenizer) -> None:
+    """Makes a folder that of a build with this tokenizer. A manifest of before goes first: shards
+    and tokenizers of two builds must never pass for one dataset.
+    """
+    (epath.Path(folder) / manifest.FILE).unlink(missing_ok=True)
+    tokenizer.save(epath.Path(folder) / manifest.TOKENIZER_FOLDER)
+
+
+def finished_with(folder: epath.PathLike, tokenizer: Tokenizer) -> bool:
+    """Returns whether a folder is that of a finished dataset and holds this tokenizer."""
+    if not (epath.Path(folder) / manifest.FILE).exists():
+        return False
+    try:
+        found = load_tokenizer(epath.Path(folder) / manifest.TOKENIZER_FOLDER)
+    except TokenizerError:
+        return False
+    return found.fingerprint == tokenizer.fingerprint
+
+
+def build_shard(task: Task, count: processes.Count) -> shards.ShardInfo:
+    """Returns the shard it wrote; `count` is told the bytes of text that were read."""
+    meter = Meter(task.size, count)
+    info = shards.write_shard(
+        task.folder,
+        task.name,
+        index=task.index,
+        of=task.of,
+        records=records(task, _tokenizer(task.folder, task.tokenizer), meter),
+        made_from=task.made_from,
+    )
+    meter.finish()
+    return info
+
+
+def records(task: Task, tokenizer: Tokenizer, meter: "Meter") -> Iterator[shards.Record]:
+    """Yields the examples of a shard: a pure function of the task."""
+    layout, max_length = task.stage.examples, task.stage.max_length
+    filter_ = filters.ShardFilter(task.left_out, task.all_names) if task.left_out else None
+    if isinstance(layout, config.Rows):
+        rows = meter.rows(row for piece in task.pieces for row in corpora.rows(piece))
+        rows = filter_.rows(rows) if filter_ else rows
+        return layouts.row_records(rows, tokenizer, layout=layout, max_length=max_length)
+    documents = meter.documents(one for piece in task.pieces for one in corpora.documents(piece))
+    documents = filter_.documents(documents) if filter_ else documents
+    return layouts.corpus_records(
+        documents, tokenizer, layout=layout, max_length=max_length, shard=task.index
+    )
+
+
+class Meter:
+    """Counts the bytes of text read; in the end its sum is the expected size, whatever was read."""
+
+    def __init__(self, size: float, count: processes.Count):
+        self._left, self._count = size, count
+        self._waiting = 0
+
+    def rows(self, rows: Iterator[corpora.Row]) -> Iterator[corpora.Row]:
+        """Yields the rows, counted."""
+        for row in rows:
+            yield row
+            self._add(row.text)
+
+    def documents(self, documents: Iterator[corpora.Document]) -> Iterator[corpora.Document]:
+        """Yields the documents, counted."""
+        for document in documents:
+            yield document
+            for sentence in document.sentences:
+                self._add(sentence)
+
+    def finish(self) -> None:
+        """Counts what is left of the size."""
+        self._count(self._left)
+
+    def _add(self, content: str) -> None:
+        self._waiting += len(content) if content.isascii() else len(content.encode("utf-8"))
+        if self._waiting >= _COUNT_BYTES:
+            read = min(self._left, self._waiting)
+            self._count(read)
+            self._left, self._waiting = self._left - read, 0
+
+
+def _prepare_filters(plan: Plan, run: Run) -> str | None:
+    """Makes lists of what is left out; returns the digest in those of duplicates' names."""
+    if not plan.filters:
+        return None
+    stage = plan.tasks[0].stage
+    filters.write_excluded(plan.filters[0], stage.exclude)
+    if not stage.deduplicate:
+        return None
+    unread = [
+        task for task in plan.tasks if task.left_out and not task.left_out.names_file.exists()
+    ]
+    for _ in _each(_scan, unread, run, title="looking for duplicates"):
+        pass
+    return filters.match(plan.filters)
+
+
+def _scan(task: Task, count: processes.Count) -> None:
+    """Writes the names of a shard's rows or documents."""
+    assert task.left_out is not None
+    meter = Meter(task.size, count)
+    if isinstance(task.stage.examples, config.Rows):
+        items = meter.rows(row for piece in task.pieces for row in corpora.rows(piece))
+        filters.scan(task.left_out, items)
+    else:
+        items = meter.documents(one for piece in task.pieces for one in corpora.documents(piece))
+        filters.scan(task.left_out, items)
+    meter.finish()
+
+
+def _each(
+    job: processes.Job, tasks: Sequence[Task], run: Run, *, title: str = "building records"
+) -> Iterator[tuple]:
+    """Yields what `run` yields of a job for each task, showing how far it is."""
+    if not tasks:
+        return
+    pieces = [piece for task in tasks for piece in task.pieces]
+    # A compressed file does not tell the length of its text.
+    zipped = any(file.zipped for piece in pieces for file in piece.files)
+    total = None if zipped else sum(task.size for task in tasks) / 1e6
+    with Progress(title, total, unit="MB") as progress:
+        yield from run(job, tasks, report=lambda read: progress.set(read / 1e6))
+
+
+def _finish(
+    stage: config.RecordsStage, tokenizer: Tokenizer, plan: Plan, found: Sequence[shards.ShardInfo]
+) -> manifest.Manifest:
+    """Returns the manifest, written last of all.
+
+    Raises:
+      SourceError: where the sources held no text.
+    """
+    arguments = to_json(stage)
+    if plan.filters:
+        arguments[_LEFT_OUT] = filters.counts(plan.filters)
+    if not any(shard.rows for shard in found):
+        names = ", ".join(plan.sources)
+        if any(arguments.get(_LEFT_OUT, {}).values()):
+            raise SourceError(f"{names}: everything in it was left out ({arguments[_LEFT_OUT]})")
+        raise SourceError(f"{names}: no text in it; give text that is not blank")
+    layout = stage.examples
+    rows = layout if isinstance(layout, config.Rows) else config.Rows()
+    whole = shards.finish(
+        plan.tasks[0].folder,
+        found,
+        name=plan.tasks[0].name,
+        tokenizer=tokenizer,
+        max_length=stage.max_length,
+        task=rows.task,
+        labels=rows.labels,
+        sources=dict(plan.sources),
+        arguments=arguments,
+    )
+    if plan.filters:
+        filters.tidy(plan.filters)
+    return whole
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer(folder: str, fingerprint: str) -> Tokenizer:
+    """Returns the dataset's tokenizer, loaded once in each process.
+
+    Raises:
+      TokenizerError: where the folder has come to hold another one.
+    """
+    place = epath.Path(folder) / manifest.TOKENIZER_FOLDER
+    found = load_tokenizer(place)
+    if found.fingerprint != fingerprint:
+        raise TokenizerError(
+            f"{place} holds another tokenizer than the one its records are to be made with;"
+            " remove that folder and build again"
+        )
+    return found

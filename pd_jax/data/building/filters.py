@@ -1,0 +1,222 @@
+"""Leaving text out of a dataset: exact duplicates, and what stands in an evaluation set.
+
+Duplicates are found in two passes, in memory that does not grow with the corpus: every shard's rows
+are named by 16 bytes and written in order of name (`scan`); then the shards are read side by side,
+one range of names at a time, and all but the first of equal names are listed (`match`). What is to
+be left out is thus known before a shard is made, and does not depend on who makes it.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import io
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from etils import epath
+
+from pd_jax import config, files
+from pd_jax.data.records.shards import ID_BYTES, example_id, replaced
+from pd_jax.data.text import corpora
+from pd_jax.errors import RecordsError
+
+_NAMED = np.dtype([("high", ">u8"), ("low", ">u8"), ("row", "<i8")])
+_RANGES = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Filter:
+    """What to leave out of one shard, as files in a folder that all shards share."""
+
+    folder: str
+    index: int
+    names: str | None
+    """Digest of the shard's text if duplicates are to be left out."""
+    excluded: str | None
+    """Digest of the evaluation sets if their rows are to be left out."""
+
+    @property
+    def names_file(self) -> epath.Path:
+        """Where the names of the shard's rows are, in order."""
+        return epath.Path(self.folder) / f"names-{self.index:05d}-{self.names}.npy"
+
+    @property
+    def counts_file(self) -> epath.Path:
+        """Where the shard says how much it left out."""
+        return epath.Path(self.folder) / f"counts-{self.index:05d}.json"
+
+    @property
+    def excluded_file(self) -> epath.Path:
+        """Where the evaluation sets' keys are."""
+        return epath.Path(self.folder) / f"excluded-{self.excluded}.npy"
+
+    def duplicates_file(self, all_names: str) -> epath.Path:
+        """Where the numbers of the shard's duplicate rows are."""
+        return epath.Path(self.folder) / f"duplicates-{self.index:05d}-{all_names}.npy"
+
+
+def key(content: str) -> bytes:
+    """Returns 16 bytes that texts share which differ only in case, spacing and punctuation."""
+    folded = unicodedata.normalize("NFKC", content).casefold()
+    letters = "".join(letter for letter in folded if letter.isalnum())
+    return hashlib.blake2b(letters.encode("utf-8"), digest_size=ID_BYTES).digest()
+
+
+_NOTHING = key("")
+
+
+def write_excluded(filter_: Filter, sources: Sequence[config.Source]) -> None:
+    """Writes the keys of evaluation sets: of each text, each pair, and each two together."""
+    if filter_.excluded is None or filter_.excluded_file.exists():
+        return
+    found = set()
+    for source in sources:
+        for row in corpora.rows(source):
+            found.add(key(row.text))
+            if row.pair is not None:
+                found |= {key(row.pair), _pair_key(row.text, row.pair)}
+    content = b"".join(sorted(found - {_NOTHING}))
+    _save(filter_.excluded_file, np.frombuffer(content, np.uint8).reshape(-1, ID_BYTES))
+
+
+def scan(filter_: Filter, items: Iterable[corpora.Row | corpora.Document]) -> None:
+    """Writes the names of a shard's rows or documents in order of name."""
+    content = b"".join(_name(item) for item in items)
+    halves = np.frombuffer(content, ">u8").reshape(-1, 2)
+    named = np.empty(len(halves), _NAMED)
+    named["high"], named["low"], named["row"] = halves[:, 0], halves[:, 1], np.arange(len(halves))
+    _save(filter_.names_file, named[np.lexsort((named["low"], named["high"]))])
+
+
+def match(filters: Sequence[Filter]) -> str:
+    """Writes every shard's list of duplicates; returns the digest in the lists' names."""
+    everything = files.digest_json([filter_.names for filter_ in filters])
+    if all(filter_.duplicates_file(everything).exists() for filter_ in filters):
+        return everything
+    found: list[list[np.ndarray]] = [[] for _ in filters]
+    paths = [filter_.names_file for filter_ in filters]
+    # A local file is opened anew for each range, for a process may not keep one open for each
+    # shard; a remote one is read once.
+    named = functools.cache(_load) if files.is_remote(paths[0]) else _load
+    bounds = np.arange(_RANGES, dtype=np.uint64) * np.uint64((1 << 64) // _RANGES)
+    cuts = [[*np.searchsorted(named(path)["high"], bounds), len(named(path))] for path in paths]
+    for number in range(_RANGES):
+        parts = [
+            np.array(named(path)[cut[number] : cut[number + 1]])
+            for path, cut in zip(paths, cuts, strict=True)
+        ]
+        owners = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        names = np.concatenate(parts)
+        order = np.lexsort((names["row"], owners, names["low"], names["high"]))
+        names, owners = names[order], owners[order]
+        again = np.zeros(len(names), bool)
+        again[1:] = (names["high"][1:] == names["high"][:-1]) & (
+            names["low"][1:] == names["low"][:-1]
+        )
+        for owner in np.unique(owners[again]):
+            found[owner].append(names["row"][again & (owners == owner)])
+    for filter_, rows in zip(filters, found, strict=True):
+        _save(
+            filter_.duplicates_file(everything),
+            np.sort(np.concatenate([np.zeros(0, np.int64), *rows])),
+        )
+    return everything
+
+
+class ShardFilter:
+    """Passes on a shard's text without what is to be left out, and counts that."""
+
+    def __init__(self, filter_: Filter, all_names: str | None):
+        self._filter = filter_
+        self._duplicates = np.zeros(0, np.int64)
+        if all_names is not None:
+            self._duplicates = _load(filter_.duplicates_file(all_names))
+        self._excluded = frozenset()
+        if filter_.excluded is not None:
+            self._excluded = _excluded(str(filter_.excluded_file))
+        self._counts = {"duplicates": 0, "excluded": 0}
+
+    def rows(self, rows: Iterable[corpora.Row]) -> Iterator[corpora.Row]:
+        """Yields the rows that stay."""
+        for row in self._first(rows):
+            if self._excluded and _row_key(row) in self._excluded:
+                self._counts["excluded"] += 1
+            else:
+                yield row
+        self._write_counts()
+
+    def documents(self, documents: Iterable[corpora.Document]) -> Iterator[corpora.Document]:
+        """Yields the documents that stay, without the sentences of evaluation sets."""
+        for document in self._first(documents):
+            if not self._excluded:
+                yield document
+                continue
+            if key("\n".join(document.sentences)) in self._excluded:
+                self._counts["excluded"] += 1
+                continue
+            kept = tuple(part for part in document.sentences if key(part) not in self._excluded)
+            self._counts["excluded"] += len(document.sentences) - len(kept)
+            if kept:
+                yield dataclasses.replace(document, sentences=kept)
+        self._write_counts()
+
+    def _first(self, items: Iterable) -> Iterator:
+        """Yields the items that are no duplicates."""
+        waiting = iter(self._duplicates.tolist())
+        duplicate = next(waiting, None)
+        for number, item in enumerate(items):
+            if number == duplicate:
+                self._counts["duplicates"] += 1
+                duplicate = next(waiting, None)
+            else:
+                yield item
+
+    def _write_counts(self) -> None:
+        files.write_json(self._filter.counts_file, self._counts)
+
+
+def counts(filters: Sequence[Filter]) -> dict[str, int]:
+    """Returns how many duplicates and how many texts of evaluation sets were left out."""
+    total = {"duplicates": 0, "excluded": 0}
+    for filter_ in filters:
+        for name, number in files.read_json(filter_.counts_file, RecordsError).items():
+            total[name] += number
+    return total
+
+
+def tidy(filters: Sequence[Filter]) -> None:
+    """Removes everything but the counts."""
+    for path in epath.Path(filters[0].folder).glob("*.npy"):
+        path.unlink(missing_ok=True)
+
+
+def _name(item: corpora.Row | corpora.Document) -> bytes:
+    if isinstance(item, corpora.Document):
+        return example_id("\n".join(item.sentences))
+    return example_id(item.text, item.pair)
+
+
+def _pair_key(first: str, second: str) -> bytes:
+    return hashlib.blake2b(key(first) + key(second), digest_size=ID_BYTES).digest()
+
+
+def _row_key(row: corpora.Row) -> bytes:
+    return key(row.text) if row.pair is None else _pair_key(row.text, row.pair)
+
+
+@functools.lru_cache(maxsize=1)
+def _excluded(path: str) -> frozenset[bytes]:
+    return frozenset(row.tobytes() for row in _load(epath.Path(path)))
+
+
+def _save(path: epath.Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(path) as stream:
+        np.save(stream, array)
+
+
+def _load(path: epath.Path) -> np.ndarray:
+    if files.is_remote(path):
+        return np.load(io.BytesIO(path.read_bytes()))
+    return np.load(path, mmap_mode="r")

@@ -1,0 +1,192 @@
+"""What makes each shard of a dataset: its pieces of text, and digests of whatever decides it."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+from etils import epath
+
+from pd_jax import config, files
+from pd_jax.config.reading import to_json
+from pd_jax.data.building import filters
+from pd_jax.data.records import shards
+from pd_jax.data.text import corpora
+from pd_jax.data.tokenizers.tokenizer import Tokenizer
+from pd_jax.errors import ConfigError, RecordsError
+
+_SHORTEST = 8
+_FILTERS_FOLDER = "left_out"
+_DIGESTS_FILE = "digests.json"
+_SHARD_BYTES = 1 << 23
+_MOST_SHARDS = 1024
+_MOST_READERS = 8
+"""Of text that every shard with a part in it must read from its top."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Everything that makes one shard. `made_from` is a digest of what decides its content."""
+
+    stage: config.RecordsStage
+    pieces: tuple[corpora.Piece, ...]
+    folder: str
+    name: str
+    index: int
+    tokenizer: str
+    """Its fingerprint; the files are in the folder."""
+    left_out: filters.Filter | None
+    all_names: str | None
+    """Digest in the names of the lists of duplicates; None if they stay."""
+    made_from: str
+
+    @property
+    def size(self) -> float:
+        """Its part of the sources' sizes."""
+        return sum(piece.size for piece in self.pieces)
+
+    @property
+    def of(self) -> int:
+        """How many shards the dataset has."""
+        assert self.stage.shards is not None, "a task is made with a number of shards"
+        return self.stage.shards
+
+    def whole(self) -> shards.ShardInfo | None:
+        """Returns the shard if it is there, whole, and made from the same."""
+        return shards.whole_shard(
+            self.folder, self.name, index=self.index, of=self.of, made_from=self.made_from
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A task for every shard, and the digest of every source file by path."""
+
+    tasks: tuple[Task, ...]
+    sources: Mapping[str, str]
+
+    @property
+    def filters(self) -> list[filters.Filter]:
+        """The shards' filters; none where nothing is left out."""
+        return [task.left_out for task in self.tasks if task.left_out is not None]
+
+
+def sources_of(source: config.Source | tuple[config.Source, ...]) -> tuple[config.Source, ...]:
+    """Returns one or several sources as several."""
+    return (source,) if isinstance(source, config.Source) else source
+
+
+def with_shards(stage: config.RecordsStage) -> config.RecordsStage:
+    """Returns the stage with a number of shards; by default it follows from the size of the sources
+    alone, whatever the machine.
+
+    Raises:
+      SourceError: where sources are missing.
+    """
+    if stage.shards is not None:
+        return stage
+    wanted = sum(
+        min(size / _SHARD_BYTES, limit)
+        for source in sources_of(stage.source)
+        for size, limit in _sizes(source)
+    )
+    return dataclasses.replace(stage, shards=min(_MOST_SHARDS, max(1, math.ceil(wanted))))
+
+
+def _sizes(source: config.Source) -> list[tuple[int, int]]:
+    """Returns the sizes of a source's files, each with the most shards to divide it into."""
+    found = corpora.source_files(source)
+    if source.rows is not None:
+        return [(sum(file.size for file in found), _MOST_READERS)]
+    return [
+        (file.size, _MOST_SHARDS if corpora.divisible(file) else _MOST_READERS) for file in found
+    ]
+
+
+def check(stage: config.RecordsStage) -> None:
+    """Raises ConfigError where task and columns do not fit each other."""
+    layout = stage.examples
+    for source in sources_of(stage.source):
+        if isinstance(layout, config.Rows) and layout.task and source.label is None:
+            raise ConfigError(
+                f"task={layout.task!r} needs a column of labels in {source.path}; name it"
+            )
+        if source.label is not None and not (isinstance(layout, config.Rows) and layout.task):
+            raise ConfigError(
+                f"label={source.label!r} names a column of labels in {source.path}, but there is no"
+                " task; name the task or leave the label out"
+            )
+    if stage.max_length < _SHORTEST:
+        raise ConfigError(
+            f"max_length={stage.max_length} leaves no room for text; take at least {_SHORTEST}"
+        )
+
+
+def make_plan(
+    stage: config.RecordsStage, tokenizer: Tokenizer, folder: epath.PathLike, *, name: str
+) -> Plan:
+    """Returns what makes each shard of the dataset in `folder`.
+
+    Raises:
+      SourceError: where sources are missing or hold nothing.
+    """
+    stage = with_shards(stage)
+    assert stage.shards is not None, "with_shards says how many"
+    divided = corpora.split(sources_of(stage.source), stage.shards)
+    found = {file.path: file for pieces in divided for piece in pieces for file in piece.files}
+    excluded = {
+        file.path: file for source in stage.exclude for file in corpora.source_files(source)
+    }
+    digests = _digests(found | excluded, epath.Path(folder))
+    described = [[_described(piece, digests) for piece in pieces] for pieces in divided]
+    settings = {
+        "tokenizer": tokenizer.fingerprint,
+        "examples": to_json(stage.examples),
+        "max_length": stage.max_length,
+        "shards": stage.shards,
+        "excluded": _excluded_digest(stage, digests),
+        "duplicates": files.digest_json(described) if stage.deduplicate else None,
+    }
+    tasks = []
+    for index, (pieces, description) in enumerate(zip(divided, described, strict=True)):
+        filter_ = None
+        if stage.deduplicate or stage.exclude:
+            named = [stage.examples.layout, description]  # rows have other names than documents
+            names = files.digest_json(named) if stage.deduplicate else None
+            place = str(epath.Path(folder) / _FILTERS_FOLDER)
+            filter_ = filters.Filter(place, index, names, settings["excluded"])
+        made_from = files.digest_json({**settings, "index": index, "pieces": description})
+        tasks.append(
+            Task(
+                stage, tuple(pieces), str(folder), name, index, tokenizer.fingerprint,
+                filter_, None, made_from,
+            )
+        )  # fmt: skip
+    return Plan(tuple(tasks), {path: digests[path] for path in found})
+
+
+def _excluded_digest(stage: config.RecordsStage, digests: Mapping[str, str]) -> str | None:
+    if not stage.exclude:
+        return None
+    wholes = [corpora.Piece(source, corpora.source_files(source)) for source in stage.exclude]
+    return files.digest_json([_described(whole, digests) for whole in wholes])
+
+
+def _described(piece: corpora.Piece, digests: Mapping[str, str]) -> dict[str, object]:
+    """Returns what of a piece decides its text: contents and how they are read, but no paths."""
+    named = {field.name for field in dataclasses.fields(piece.source)} - {"path", "format"}
+    return {
+        "files": [(digests[file.path], file.format, file.zipped) for file in piece.files],
+        "source": {name: getattr(piece.source, name) for name in named},
+        "range": (piece.begin, piece.end, piece.share, piece.shares),
+    }
+
+
+def _digests(found: Mapping[str, corpora.SourceFile], folder: epath.Path) -> dict[str, str]:
+    """Returns the digest of each file, read anew only where it has changed.
+
+    The processes of an array job thus read a large corpus for its digest once, not once each.
+    """
+    cache = files.DigestCache(folder / _DIGESTS_FILE, RecordsError)
+    digests = {path: corpora.digest(file, cache.of) for path, file in found.items()}
+    cache.save()
+    return digests

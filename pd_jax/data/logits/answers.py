@@ -1,0 +1,337 @@
+"""Teacher outputs that other programs wrote, read row by row and joined to a dataset by id.
+
+A row names its example by its text (both segments) or by its id, and says something of every label:
+a logit, a probability, or which label it is. The first row that cannot be meant is refused by file
+and line.
+"""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float32, Float64, Int64, UInt8
+
+from pd_jax import config
+from pd_jax.data.records.dataset import Dataset
+from pd_jax.data.records.shards import ID_BYTES, example_id
+from pd_jax.data.text import corpora, lines, tables
+from pd_jax.errors import LogitsError
+
+SUM_TOLERANCE = 1e-3
+"""How far probabilities may be from 1 in sum; they are then divided by it."""
+
+SMALLEST = 1e-7
+"""Probabilities nearer to 0 (or, of independent labels, to 1) are taken for so much: a logit must
+be finite."""
+
+_NOISE = 1e-3
+"""How far logits of one example may be apart and mean the same: a teacher that reads a text in
+batches of other lengths rounds otherwise. Of a regression in parts of its values' deviation."""
+
+_ROWS_AT_ONCE = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """How files say what a teacher thinks.
+
+    Attributes:
+      task: classification, regression or multilabel.
+      labels: their names in the order of the outputs; empty for regression.
+      kind: logits, probabilities, or labels (the name of the right one).
+      column: a list in the labels' order, or numbers by label name; None: a column for each label.
+      columns: the labels' columns where they are not called as the labels.
+      certainty: the probability that `kind="labels"` gives the named label.
+    """
+
+    task: str
+    labels: tuple[str, ...]
+    kind: str = "logits"
+    column: str | None = None
+    columns: tuple[str, ...] = ()
+    certainty: float = 1.0
+
+    @property
+    def outputs(self) -> int:
+        """Numbers of a row."""
+        return 1 if self.task == "regression" else len(self.labels)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns to read."""
+        return (self.column,) if self.column is not None else self.columns or self.labels
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """Logits by example id, each id once, in order of id; what was left out is counted.
+
+    `disputed` are ids with several different answers, `dispute` says where the first of them is.
+    """
+
+    ids: np.ndarray
+    logits: Float32[np.ndarray, "answers outputs"]
+    rows: int
+    repeated: int
+    disputed: int
+    dispute: str
+
+    def of(self, ids: UInt8[np.ndarray, "rows 16"]) -> Float32[np.ndarray, "rows outputs"]:
+        """Returns the logits of these examples, NaN for those without an answer."""
+        wanted = _names(ids)
+        found = np.full((len(wanted), self.logits.shape[1]), np.nan, np.float32)
+        if len(self.ids):
+            places = np.minimum(np.searchsorted(self.ids, wanted), len(self.ids) - 1)
+            hit = self.ids[places] == wanted
+            found[hit] = self.logits[places[hit]]
+        return found
+
+
+def read_answers(
+    source: config.Source,
+    form: Form,
+    *,
+    by_id: bool,
+    array: epath.PathLike | None = None,
+    count: Callable[[int], None] = lambda rows: None,
+) -> Answers:
+    """Returns what files say, as logits by example id.
+
+    Args:
+      source: the files; `text` and `pair` name the columns of the texts, or `text` that of the id.
+      form: what else is in a row; of an `array`, what its columns mean.
+      by_id: whether rows name their examples by id (32 hexadecimal digits) instead of by text.
+      array: an `.npy` file of numbers [rows, outputs]; `source` then only names its rows.
+      count: told how many rows were read.
+
+    Raises:
+      LogitsError: at the first row that cannot be used, naming file and line.
+      SourceError: at the first row that cannot be read.
+    """
+    numbers = None if array is None else _load(array, form)
+    ids, logits, places = [], [], _Places()
+    start = 0
+    for rows, given in _blocks(source, form if numbers is None else None):
+        if numbers is not None:
+            given = numbers[start : start + len(rows)].astype(np.float64)
+        wrong, why = _unusable(given, form)
+        if wrong is not None:
+            raise LogitsError(f"{rows[wrong].where} {why}")
+        ids.append(np.frombuffer(b"".join(_id(row, by_id=by_id) for row in rows), np.uint8))
+        logits.append(_as_logits(given, form))
+        places.add(rows)
+        start += len(rows)
+        count(len(rows))
+    if numbers is not None and start != len(numbers):
+        raise LogitsError(
+            f"{array} has {len(numbers)} rows and {source.path} names {start}; name each row once"
+        )
+    if not ids:
+        raise LogitsError(f"{source.path} holds no row; give files with a row for each example")
+    said = np.concatenate(logits)
+    noise = _NOISE * (float(said.std(dtype=np.float64)) if form.task == "regression" else 1.0)
+    return _once(np.concatenate(ids).reshape(-1, ID_BYTES), said, places, noise)
+
+
+def missing_rows(dataset: Dataset, answers: Answers) -> Int64[np.ndarray, " missing"]:
+    """Returns the rows of a dataset that have no answer."""
+    missing = []
+    for first in range(0, len(dataset), _ROWS_AT_ONCE):
+        rows = np.arange(first, min(first + _ROWS_AT_ONCE, len(dataset)))
+        found = answers.of(dataset.gather(rows).example_ids)
+        missing.append(rows[np.isnan(found).all(axis=1)])
+    return np.concatenate(missing)
+
+
+def _blocks(
+    source: config.Source, form: Form | None
+) -> Iterator[tuple[list[tables.Row], Float64[np.ndarray, "rows outputs"]]]:
+    """Yields rows with the numbers that they give; none where `form` is None."""
+    said = _said(source, form)
+    while block := list(itertools.islice(said, _ROWS_AT_ONCE)):
+        yield [row for row, _ in block], np.array([given for _, given in block], np.float64)
+
+
+def _said(source: config.Source, form: Form | None) -> Iterator[tuple[tables.Row, Sequence[float]]]:
+    piece = corpora.Piece(source, corpora.source_files(source))
+    for table in corpora.tables_of(piece, () if form is None else form.names):
+        columned = table if isinstance(table, tables.NamedTable) else None
+        for item in table.items():
+            row = table.row(item)
+            if form is None:
+                yield row, ()
+            elif columned is None:
+                raise LogitsError(
+                    f"{row.where}: plain text and TFDS have no columns of numbers;"
+                    " give JSONL, CSV, TSV or Parquet"
+                )
+            else:
+                yield row, _numbers(columned.named(item), form, row)
+
+
+def _numbers(values: Mapping[str, Any], form: Form, row: tables.Row) -> list[float]:
+    """Returns what a row says, in the order of the labels."""
+    for name in form.names:
+        if name not in values:
+            known = ", ".join(map(repr, values))
+            raise LogitsError(f"{row.where} has no column {name!r}; its columns are {known}")
+    if form.column is None:
+        return [_number(values[name], row, name) for name in form.names]
+    said = values[form.column]
+    if form.kind == "labels":
+        return _of_label(said, form, row)
+    if isinstance(said, str) and said.lstrip()[:1] in ("[", "{"):
+        try:
+            said = json.loads(said)
+        except ValueError as fault:
+            raise LogitsError(f"{row.where}: {form.column!r} is not JSON ({fault})") from None
+    if isinstance(said, Mapping):
+        if sorted(said) != sorted(form.labels):
+            raise LogitsError(
+                f"{row.where} speaks of {', '.join(map(repr, said))}, not of"
+                f" {', '.join(map(repr, form.labels))}; name the labels with --labels"
+            )
+        return [_number(said[label], row, label) for label in form.labels]
+    listed = said if isinstance(said, list | tuple) else [said]
+    if len(listed) != form.outputs:
+        raise LogitsError(
+            f"{row.where} gives {len(listed)} numbers in {form.column!r} for {form.outputs} outputs"
+        )
+    return [_number(one, row, form.column) for one in listed]
+
+
+def _number(value: Any, row: tables.Row, name: str) -> float:
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        return float(value)
+    except (TypeError, ValueError):
+        raise LogitsError(f"{row.where} has {value!r} in {name!r}, which is no number") from None
+
+
+def _of_label(said: Any, form: Form, row: tables.Row) -> list[float]:
+    """Returns the probabilities of a row that only names its label."""
+    name = tables.label_text(said).strip()
+    if name not in form.labels:
+        known = ", ".join(map(repr, form.labels))
+        raise LogitsError(f"{row.where}: label {name!r} is none of {known}")
+    rest = (1.0 - form.certainty) / max(1, len(form.labels) - 1)
+    return [form.certainty if label == name else rest for label in form.labels]
+
+
+def _unusable(given: np.ndarray, form: Form) -> tuple[int | None, str]:
+    """Returns the first row whose numbers cannot be meant, and why; or None."""
+    checks = [(~np.isfinite(given).all(axis=1), "has a number that is not finite")]
+    if form.kind == "probabilities":
+        outside = ((given < 0) | (given > 1)).any(axis=1)
+        checks.append((outside, "has a probability below 0 or above 1"))
+        if form.task == "classification":
+            apart = np.abs(given.sum(axis=1) - 1) > SUM_TOLERANCE
+            checks.append((apart, "has probabilities that do not sum to 1"))
+    for wrong, why in checks:
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            said = ", ".join(f"{number:.6g}" for number in given[row])
+            return row, f"{why} ({said}); correct the row, or say with --kind what its numbers are"
+    return None, ""
+
+
+def _as_logits(given: np.ndarray, form: Form) -> Float32[np.ndarray, "rows outputs"]:
+    """Returns the logits whose softmax (or logistic function) gives the stated probabilities."""
+    if form.kind == "logits":
+        return given.astype(np.float32)
+    inside = np.clip(given, SMALLEST, 1.0 if form.task == "classification" else 1 - SMALLEST)
+    if form.task == "classification":
+        return np.log(inside / inside.sum(axis=1, keepdims=True)).astype(np.float32)
+    return (np.log(inside) - np.log1p(-inside)).astype(np.float32)
+
+
+def _id(row: tables.Row, *, by_id: bool) -> bytes:
+    if not by_id:
+        return example_id(row.text, row.pair)
+    try:
+        name = bytes.fromhex(row.text)
+    except ValueError:
+        name = b""
+    if len(name) != ID_BYTES:
+        raise LogitsError(
+            f"{row.where}: {row.text!r} is no example id; give {2 * ID_BYTES} hexadecimal digits,"
+            " or join by text"
+        )
+    return name
+
+
+class _Places:
+    """Where each row stood, for messages: 12 bytes a row, and the files once."""
+
+    def __init__(self) -> None:
+        self._origins: dict[lines.Origin, int] = {}
+        self._numbers: list[np.ndarray] = []
+        self._files: list[np.ndarray] = []
+
+    def add(self, rows: Sequence[tables.Row]) -> None:
+        known = self._origins
+        self._files.append(
+            np.array([known.setdefault(row.origin, len(known)) for row in rows], np.int32)
+        )
+        self._numbers.append(np.array([row.number for row in rows], np.int64))
+
+    def name(self, row: int) -> str:
+        file = int(np.concatenate(self._files)[row])
+        return list(self._origins)[file].name(int(np.concatenate(self._numbers)[row]))
+
+
+def _once(ids: np.ndarray, logits: np.ndarray, places: _Places, noise: float) -> Answers:
+    """Returns each id's first answer; ids with one further from it than `noise` are left out."""
+    names = _names(ids)
+    order = np.argsort(names, kind="stable")
+    names, logits = names[order], logits[order]
+    first = np.ones(len(names), bool)
+    first[1:] = names[1:] != names[:-1]
+    group = np.cumsum(first) - 1
+    differs = (np.abs(logits - logits[np.flatnonzero(first)[group]]) > noise).any(axis=1)
+    disputed = np.zeros(int(group[-1]) + 1, bool)
+    disputed[group[differs]] = True
+    dispute = ""
+    if differs.any():
+        # The dispute that a reader of the files meets first.
+        later = int(np.flatnonzero(differs)[np.argmin(order[differs])])
+        earlier = int(np.flatnonzero(first)[group[later]])
+        one, other = (places.name(int(order[at])) for at in (earlier, later))
+        dispute = f"{other} contradicts {one}"
+    kept = first & ~disputed[group]
+    return Answers(
+        names[kept],
+        logits[kept],
+        rows=len(names),
+        repeated=int((~first & ~disputed[group]).sum()),
+        disputed=int(disputed.sum()),
+        dispute=dispute,
+    )
+
+
+def _names(ids: UInt8[np.ndarray, "rows 16"]) -> np.ndarray:
+    # Byte strings compare as memory does once all have one length: padding zeros change nothing.
+    return np.ascontiguousarray(ids).view(f"S{ID_BYTES}").reshape(-1)
+
+
+def _load(path: epath.PathLike, form: Form) -> np.ndarray:
+    """Returns the numbers of an `.npy` file, memory-mapped."""
+    path = epath.Path(path)
+    if not path.exists():
+        raise LogitsError(f"{path} does not exist; check the path")
+    try:
+        numbers = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as fault:
+        raise LogitsError(f"{path} is no .npy file of numbers ({fault})") from None
+    if numbers.ndim == 1 and form.outputs == 1:
+        numbers = numbers[:, None]
+    if numbers.dtype.kind not in "fiu" or numbers.shape[1:] != (form.outputs,):
+        raise LogitsError(
+            f"{path} holds {numbers.dtype} {numbers.shape}, not numbers [rows, {form.outputs}]"
+        )
+    return numbers

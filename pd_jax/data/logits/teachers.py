@@ -1,0 +1,110 @@
+"""What one or several teachers say of a dataset's rows, as a batch holds it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float32, Int64, UInt8
+
+from pd_jax.data.logits.logit_shards import unanswered
+from pd_jax.data.logits.store import LogitStore
+from pd_jax.data.records.dataset import Dataset
+from pd_jax.errors import LogitsError
+
+
+class Teachers:
+    """The stores of one dataset, one a teacher, brought into one order of labels."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        stores: Sequence[LogitStore],
+        *,
+        labels: tuple[str, ...] = (),
+        weights: Sequence[float] = (),
+        average: str = "logits",
+    ):
+        """Takes the mean by `weights` (equal where there are none) of the stores' answers.
+
+        `labels` is the order of outputs to give; by default the dataset's, else the first store's.
+        `average` is `logits` or `probabilities`: what the mean is taken of.
+
+        Raises:
+          LogitsError: where a store does not belong to the dataset, has other labels, or cannot be
+            averaged with the others.
+        """
+        labels = labels or dataset.manifest.labels or stores[0].manifest.labels
+        self._stores = [store.check(dataset, labels) for store in stores]
+        given = np.asarray(weights if len(weights) else [1.0] * len(stores), np.float64)
+        self._weights = given / given.sum()
+        self._task = stores[0].manifest.task
+        self._average = average
+        self._silent = any(store.manifest.missing for store in stores)
+        if len(stores) > 1 and any(len(store.manifest.fields) > 1 for store in stores):
+            raise LogitsError(
+                f"{stores[0].folder} and others hold states or language; only logits of several "
+                "teachers can be averaged: name one store"
+            )
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row has an answer of every teacher."""
+        return not self._silent
+
+    def read(
+        self, rows: Int64[np.ndarray, " rows"], ids: UInt8[np.ndarray, "rows 16"]
+    ) -> dict[str, np.ndarray]:
+        """Returns `teacher_logits` (float32), what else a store has, and the `weight` of each row.
+
+        A row on which a teacher is silent has weight 0 and zeros: it is read and not learnt from.
+
+        Raises:
+          LogitsError: as `LogitStore.read`.
+        """
+        said = [store.read(rows, ids) for store in self._stores]
+        values = {f"teacher_{name}": array for name, array in said[0].items()}
+        if len(said) > 1:
+            values["teacher_logits"] = self._mean(np.stack([one["logits"] for one in said]))
+        weight = np.ones(len(rows), np.float32)
+        if self._silent:
+            silent = unanswered(values)
+            weight[silent] = 0.0
+            for array in values.values():
+                array[silent] = 0
+        return {**values, "weight": weight}
+
+    def _mean(
+        self, logits: Float32[np.ndarray, "teachers rows outputs"]
+    ) -> Float32[np.ndarray, "rows outputs"]:
+        if self._average == "probabilities" and self._task != "regression":
+            return probability_mean(logits, self._weights, task=self._task)
+        return np.tensordot(self._weights.astype(np.float32), logits, axes=1)
+
+
+def probability_mean(
+    logits: Float32[np.ndarray, "teachers rows outputs"],
+    weights: Sequence[float] | np.ndarray,
+    *,
+    task: str,
+) -> Float32[np.ndarray, "rows outputs"]:
+    """Returns logits whose probabilities are the weighted mean of the teachers' probabilities.
+
+    `weights` sum to one. Of a softmax they are log-probabilities, of independent labels log-odds.
+    """
+    exact = logits.astype(np.float64)
+    if task == "classification":
+        return _log_mean(exact - _log_sum(exact, axis=-1)[..., None], weights).astype(np.float32)
+    yes, no = (_log_mean(-np.logaddexp(0.0, sign * exact), weights) for sign in (-1.0, 1.0))
+    return (yes - no).astype(np.float32)
+
+
+def _log_mean(logs: np.ndarray, weights: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Returns the logarithm of the weighted mean over teachers of exp(logs)."""
+    with np.errstate(divide="ignore"):  # a teacher of weight 0 has log-weight -inf
+        scaled = logs + np.log(np.asarray(weights, np.float64))[:, None, None]
+    return _log_sum(scaled, axis=0)
+
+
+def _log_sum(values: np.ndarray, axis: int) -> np.ndarray:
+    largest = values.max(axis=axis, keepdims=True)
+    total = np.log(np.exp(values - largest).sum(axis=axis, keepdims=True)) + largest
+    return np.squeeze(total, axis=axis)

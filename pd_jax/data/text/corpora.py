@@ -1,0 +1,362 @@
+"""Text sources: what a `config.Source` names, as rows, documents or sentences, whole or in pieces.
+
+`split` divides sources among shards without reading them. Files that can be entered anywhere (text,
+TSV, JSONL, Parquet, TFDS) are divided by ranges; of a gzip or CSV file, which can only be read from
+its top, each shard that has a part in it takes its own rows and passes over the others. What a
+shard holds depends on the files and on the number of shards, never on who reads it.
+"""
+
+import dataclasses
+import itertools
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+from etils import epath
+
+from pd_jax import files
+from pd_jax.config import Source, several
+from pd_jax.data.text import lines, tables, tfds
+from pd_jax.data.text.tables import Item, Row
+from pd_jax.errors import SourceError
+
+_FORMATS = {".txt": "text", ".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
+_DIVISIBLE = ("text", "tsv", "jsonl", "parquet", "tfds")
+_COLUMNED = ("tsv", "csv")
+_STRIPE_ROWS = 64
+_QUOTED_ROWS = 100
+"""Where so many rows have a cell in quotes from the first on, a program has quoted them all."""
+_GLOB = re.compile(r"[*?\[]")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|[\r\n]+")
+
+_quotes_told: set[str] = set()
+"""TSV files whose quotes were told: a process reads a file in several parts, and more than once."""
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceFile:
+    """A file of a source, and its size in bytes."""
+
+    path: str
+    format: str
+    zipped: bool
+    size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """Sentences that belong together."""
+
+    sentences: tuple[str, ...]
+    origin: lines.Origin
+    number: int
+
+    @property
+    def where(self) -> str:
+        """`file:line` of its first line, for messages; it may take reading the file to there."""
+        return self.origin.name(self.number)
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """A part of a source: sizes `begin` to `end` of one file, or a stripe of all its files."""
+
+    source: Source
+    files: tuple[SourceFile, ...]
+    begin: int = 0
+    end: int | None = None
+    share: int = 0
+    shares: int = 1
+
+    @property
+    def size(self) -> float:
+        """Its part of the files' sizes, for progress and balance."""
+        whole = sum(file.size for file in self.files)
+        return (whole if self.end is None else self.end - self.begin) / self.shares
+
+
+def source_files(source: Source) -> tuple[SourceFile, ...]:
+    """Returns the files that a source names, globs expanded in order of name.
+
+    Raises:
+      SourceError: where a path names nothing, a folder, or a file of unknown format.
+    """
+    paths = several(source.path)
+    return tuple(itertools.chain.from_iterable(_files(path, source.format) for path in paths))
+
+
+def expanded(path: str) -> list[epath.Path]:
+    """Returns the files that a path or glob names, local or remote, in order of name.
+
+    A path that exists is no glob, whatever marks it has; folders that a glob matches are left out.
+
+    Raises:
+      SourceError: where it names nothing, a folder, or folders of any depth (`**`).
+    """
+    if epath.Path(path).is_dir():
+        raise SourceError(
+            f"{path} is a folder; name the files in it, for example {path.rstrip('/')}/*.txt"
+        )
+    if epath.Path(path).exists():
+        return [epath.Path(path)]
+    if "**" in path:
+        raise SourceError(f"{path} has **, which no path may have; name each level with *")
+    if not _GLOB.search(path):
+        raise SourceError(f"{path} does not exist; check the path")
+    fixed = list(itertools.takewhile(lambda part: not _GLOB.search(part), path.split("/")))
+    folder = epath.Path("/".join(fixed) or ("/" if path.startswith("/") else "."))
+    pattern = "/".join(path.split("/")[len(fixed) :])
+    found = sorted(file for file in folder.glob(pattern) if not file.is_dir())
+    if not found:
+        raise SourceError(f"{path} matches no file; check the path")
+    return found
+
+
+def split(sources: Source | Sequence[Source], shards: int = 1) -> list[list[Piece]]:
+    """Returns for every shard the pieces it consists of; shards are about equal in size.
+
+    Raises:
+      SourceError: where the sources are missing or hold nothing.
+    """
+    units = []
+    for source in (sources,) if isinstance(sources, Source) else sources:
+        found = source_files(source)
+        # A limit on rows concerns a source's whole sequence, which must be counted from its top.
+        units += (
+            [Piece(source, found)] if source.rows else [Piece(source, (file,)) for file in found]
+        )
+    total = sum(file.size for unit in units for file in unit.files)
+    if not total:
+        named = ", ".join(file.path for unit in units for file in unit.files)
+        raise SourceError(f"{named}: nothing in it; give text that is not empty")
+    bounds = [index * total // shards for index in range(shards + 1)]
+    result: list[list[Piece]] = [[] for _ in range(shards)]
+    start = 0
+    for unit in units:
+        size = sum(file.size for file in unit.files)
+        held = [
+            i for i in range(shards) if max(bounds[i], start) < min(bounds[i + 1], start + size)
+        ]
+        for order, shard in enumerate(held):
+            if unit.source.rows is None and divisible(unit.files[0]):
+                begin, end = (min(max(bounds[i] - start, 0), size) for i in (shard, shard + 1))
+                result[shard].append(dataclasses.replace(unit, begin=begin, end=end))
+            else:
+                result[shard].append(dataclasses.replace(unit, share=order, shares=len(held)))
+        start += size
+    return result
+
+
+def rows(source: Source | Piece) -> Iterator[Row]:
+    """Yields the rows of a source, or of a piece of one.
+
+    Raises:
+      SourceError: at the first row that cannot be read, naming file and line.
+    """
+    piece = _whole(source)
+    opened = (_rows_of(piece, file) for file in piece.files)
+    yield from _made(piece, (_Reader(_STRIPE_ROWS, items, row) for items, row in opened))
+
+
+def documents(source: Source | Piece) -> Iterator[Document]:
+    """Yields documents: what stands between blank lines of a file of plain text, or the text of
+    each row of any other file.
+
+    Raises:
+      SourceError: at the first line that cannot be read, naming file and line.
+    """
+    piece = _whole(source)
+    yield from _made(piece, (_document_reader(piece, file) for file in piece.files))
+
+
+def sentences(source: Source | Piece) -> Iterator[str]:
+    """Yields the sentences of a source's documents."""
+    for document in documents(source):
+        yield from document.sentences
+
+
+def sampled(items: Iterable[T], *, limit: int, seed: int) -> list[T]:
+    """Returns so many of the items, each with equal chance, in their order; memory holds no more.
+
+    The choice depends on the seed and on the number of items alone.
+    """
+    chance = np.random.default_rng(seed)
+    kept: list[tuple[int, T]] = []
+    for number, item in enumerate(items):
+        if number < limit:
+            kept.append((number, item))
+        elif (place := int(chance.random() * (number + 1))) < limit:
+            kept[place] = (number, item)
+    return [item for _, item in sorted(kept, key=lambda pair: pair[0])]
+
+
+def digest(file: SourceFile, of_file: Callable[[epath.PathLike], str] = files.digest_file) -> str:
+    """Returns the digest of a source file's content, by `of_file` of each file that holds it."""
+    return tfds.digest(file.path, of_file) if file.format == "tfds" else of_file(file.path)
+
+
+def _files(path: str, form: str) -> Iterator[SourceFile]:
+    if path.startswith(tfds.PREFIX) or form == "tfds":
+        path = tfds.PREFIX + path.removeprefix(tfds.PREFIX)
+        yield SourceFile(path, "tfds", False, tfds.size(path))
+        return
+    for found in expanded(path):
+        zipped = found.name.endswith(".gz")
+        ending = epath.Path(found.name.removesuffix(".gz")).suffix
+        if form == "auto" and ending not in _FORMATS:
+            known = ", ".join(_FORMATS)
+            raise SourceError(
+                f"{found}: the ending {ending!r} is none of {known} (all but .parquet also with"
+                " .gz); rename the file or give its format"
+            )
+        kind = _FORMATS[ending] if form == "auto" else form
+        if kind == "parquet" and zipped:
+            raise SourceError(
+                f"{found}: Parquet is compressed inside and must not be gzipped;"
+                " unpack it with gunzip"
+            )
+        yield SourceFile(str(found), kind, zipped, files.size(found))
+
+
+def divisible(file: SourceFile) -> bool:
+    """Returns whether a reader can start anywhere in a file."""
+    return file.format in _DIVISIBLE and not file.zipped
+
+
+def tables_of(piece: Piece, more: Sequence[str] = ()) -> Iterator[tables.Table]:
+    """Yields the files of a piece, open for reading; of Parquet files also the columns `more`."""
+    return (_table(piece, file, more) for file in piece.files)
+
+
+def _table(piece: Piece, file: SourceFile, more: Sequence[str] = ()) -> tables.Table:
+    if piece.source.columns and file.format not in _COLUMNED:
+        raise SourceError(
+            f"{file.path}: columns are named for TSV and CSV files without a header, and this"
+            f" is {file.format}; leave columns out"
+        )
+    span = {"zipped": file.zipped, "begin": piece.begin, "end": piece.end}
+    last = file.size if piece.end is None else piece.end
+    part = (piece.begin / max(file.size, 1), last / max(file.size, 1))
+    if file.format == "text":
+        return tables.Plain(file.path, piece.source, **span)
+    if file.format == "tsv":
+        return tables.Tsv(file.path, piece.source, **span)
+    if file.format == "jsonl":
+        return tables.Jsonl(file.path, piece.source, **span)
+    if file.format == "csv":
+        return tables.Csv(file.path, piece.source, zipped=file.zipped)
+    if file.format == "parquet":
+        return tables.Parquet(file.path, piece.source, part=part, more=more)
+    return tfds.TfdsRows(file.path, piece.source, part=part)
+
+
+def _whole(source: Source | Piece) -> Piece:
+    return source if isinstance(source, Piece) else Piece(source, source_files(source))
+
+
+class _Reader(NamedTuple, Generic[T]):
+    """A file's items, undecoded; how many in a row make a stripe; and what makes a T of one."""
+
+    width: int
+    items: Iterator[Item]
+    make: Callable[[Item], T | None]
+
+
+def _made(piece: Piece, readers: Iterable[_Reader[T]]) -> Iterator[T]:
+    """Yields what is made of the piece's stripes among the first `source.rows` items of all files.
+
+    Each item is in one share, by its number among all, whatever the stripes of other files.
+    """
+    found = ((reader, item) for reader in readers for item in reader.items)
+    broken: list[str] = []
+    for index, (reader, item) in enumerate(itertools.islice(found, piece.source.rows)):
+        if (index // reader.width) % piece.shares != piece.share:
+            continue
+        try:
+            made = reader.make(item)
+        except tables.BrokenRowError as fault:
+            if piece.source.broken_rows == "refuse":
+                raise
+            broken.append(str(fault))
+            continue
+        if made is not None:
+            yield made
+    if broken:
+        told = f"warning: {len(broken)} rows were skipped, the first because {broken[0]}"
+        print(told, file=sys.stderr, flush=True)
+
+
+def _rows_of(piece: Piece, file: SourceFile) -> tuple[Iterator[Item], Callable[[Item], Row]]:
+    """Returns a file's items, and what makes a row of one."""
+    table = _table(piece, file)
+    told = _QuotesTold(file.path, table.row) if file.format == "tsv" else table.row
+    return table.items(), told
+
+
+class _QuotesTold:
+    """Makes rows of a TSV file's items, and warns of cells that look quoted as CSV has it: a TSV
+    file keeps quotes as they are, and other programs write it otherwise.
+    """
+
+    def __init__(self, path: str, make: Callable[[Item], Row]):
+        self._path, self._make = path, make
+        self._quoted, self._seen = 0, 0
+
+    def __call__(self, item: Item) -> Row:
+        row = self._make(item)
+        inner = [
+            cell[1:-1]
+            for cell in (row.text, row.pair, row.label)
+            if cell and len(cell) > 1 and cell[0] == cell[-1] == '"'
+        ]
+        self._seen += 1
+        self._quoted += bool(inner)
+        doubled = any('""' in cell and '"' not in cell.replace('""', "") for cell in inner)
+        if doubled or self._quoted == self._seen == _QUOTED_ROWS:
+            self._tell(row)
+        return row
+
+    def _tell(self, row: Row) -> None:
+        if self._path not in _quotes_told:
+            _quotes_told.add(self._path)
+            told = (
+                f"warning: {row.where} has a cell in quotes, which a TSV file keeps as they are; "
+                "write it as .csv, with commas and these quotes, or remove the quotes"
+            )
+            print(told, file=sys.stderr, flush=True)
+
+
+def _document_reader(piece: Piece, file: SourceFile) -> _Reader[Document]:
+    if file.format != "text":
+        items, row = _rows_of(piece, file)
+        return _Reader(_STRIPE_ROWS, items, lambda item: _row_document(row(item)))
+    origin = lines.Origin(file.path, begin=max(0, piece.begin - 1))
+    return _Reader(1, _plain_documents(piece, file), lambda item: _plain_document(origin, item))
+
+
+def _row_document(row: Row) -> Document | None:
+    """Returns the document that a row's text is; None where it is blank."""
+    parts = _sentences(row.text)
+    return Document(parts, row.origin, row.number) if parts else None
+
+
+def _plain_document(origin: lines.Origin, item: Item) -> Document:
+    texts = (lines.decode(line.content, origin, line.number).strip() for line in item.value)
+    return Document(tuple(text for text in texts if text), origin, item.number)
+
+
+def _plain_documents(piece: Piece, file: SourceFile) -> Iterator[Item]:
+    """Yields the lines of each document, under the number of the first."""
+    with lines.opened(file.path, zipped=file.zipped) as stream:
+        for document in lines.documents(stream, begin=piece.begin, end=piece.end):
+            yield Item(document[0].number, document)
+
+
+def _sentences(text: str) -> tuple[str, ...]:
+    """Returns the sentences of a running text, cut at line breaks and after full stops."""
+    parts = (part.strip() for part in _SENTENCE_END.split(text))
+    return tuple(part for part in parts if part)

@@ -1,0 +1,398 @@
+"""Readers of text in rows: one class a format, each naming the place of every row it gives.
+
+`items` yields rows as they come from the file, cheaply; `row` makes a `Row` of one. So a reader
+that shares a file with others passes over their rows without decoding them.
+"""
+
+import csv
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from pd_jax.config import Source
+from pd_jax.data.text import lines
+from pd_jax.errors import SourceError
+
+LABEL_SEPARATOR = "|"
+"""Stands between the labels of a row that has several."""
+
+_PARQUET_ROWS = 1024
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a pair of UTF-16, which JSON can write alone and UTF-8 cannot."""
+
+
+class BrokenRowError(SourceError):
+    """A row that has too few or too many columns."""
+
+
+class Row(NamedTuple):
+    """A row of text. `label` is text too: its meaning depends on the task."""
+
+    text: str
+    pair: str | None
+    label: str | None
+    origin: lines.Origin
+    number: int
+
+    @property
+    def where(self) -> str:
+        """`file:line`, for messages."""
+        return self.origin.name(self.number)
+
+
+class Item(NamedTuple):
+    """A row as it came from its file, and its number from 1 where reading began."""
+
+    number: int
+    value: Any
+
+
+class Table(Protocol):
+    """A file of rows, or a part of one, open for reading."""
+
+    def items(self) -> Iterator[Item]:
+        """Yields the rows that begin in this part."""
+        ...
+
+    def row(self, item: Item) -> Row:
+        """Returns an item's text, pair and label; raises SourceError where it lacks one."""
+        ...
+
+
+@runtime_checkable
+class NamedTable(Table, Protocol):
+    """A table whose columns can all be had, by name."""
+
+    def named(self, item: Item) -> Mapping[str, Any]:
+        """Returns an item's values by column; raises SourceError where it cannot be read."""
+        ...
+
+
+class Plain:
+    """Text without columns: every line that is not blank is a row."""
+
+    def __init__(self, path: str, source: Source, *, zipped: bool, begin: int, end: int | None):
+        if source.pair is not None or source.label is not None:
+            named = source.pair or source.label
+            raise SourceError(
+                f"{path} is plain text, which has no column {named!r};"
+                " give a TSV, CSV, JSONL or Parquet file"
+            )
+        self._path, self._zipped, self._begin, self._end = path, zipped, begin, end
+        self._origin = lines.Origin(path, begin=max(0, begin - 1))
+
+    def items(self) -> Iterator[Item]:
+        """Yields the rows that begin in this part."""
+        with lines.opened(self._path, zipped=self._zipped) as stream:
+            for line in lines.row_lines(stream, self._origin, begin=self._begin, end=self._end):
+                if line.content.strip():
+                    yield Item(*line)
+
+    def row(self, item: Item) -> Row:
+        """Returns an item's text, pair and label."""
+        text = lines.decode(item.value, self._origin, item.number).strip()
+        return Row(text, None, None, self._origin, item.number)
+
+
+class Tsv:
+    """Tab-separated columns, no quoting, under a header unless the source names the columns."""
+
+    def __init__(self, path: str, source: Source, *, zipped: bool, begin: int, end: int | None):
+        self._path, self._zipped, self._begin, self._end = path, zipped, begin, end
+        self._origin = lines.Origin(path, begin=max(0, begin - 1))
+        self._headed = not source.columns
+        if not self._headed:
+            self._columns = _Columns(path, source.columns, source)
+            return
+        with self._lines(begin=0, end=1) as first:
+            header = next(first, None)
+        if header is None:
+            raise SourceError(f"{path} is empty; a TSV file begins with a line of column names")
+        names = lines.decode(header.content, lines.Origin(path), 1).split("\t")
+        self._columns = _Columns(path, names, source)
+
+    def items(self) -> Iterator[Item]:
+        """Yields the rows that begin in this part."""
+        with self._lines(begin=self._begin, end=self._end) as found:
+            if self._headed and not self._begin:
+                next(found, None)  # the header
+            for line in found:
+                if line.content.strip():
+                    yield Item(*line)
+
+    def row(self, item: Item) -> Row:
+        """Returns an item's text, pair and label."""
+        cells = lines.decode(item.value, self._origin, item.number).split("\t")
+        return self._columns.row(cells, self._origin, item.number, separator="tab")
+
+    def named(self, item: Item) -> Mapping[str, str]:
+        """Returns an item's cells by column."""
+        cells = lines.decode(item.value, self._origin, item.number).split("\t")
+        return self._columns.named(cells, self._origin, item.number, separator="tab")
+
+    @contextmanager
+    def _lines(self, *, begin: int, end: int | None) -> Iterator[Iterator[lines.Line]]:
+        with lines.opened(self._path, zipped=self._zipped) as stream:
+            yield lines.row_lines(stream, self._origin, begin=begin, end=end)
+
+
+class Csv:
+    """Comma-separated columns, quoted as RFC 4180 has it, so that a row may span lines; under a
+    header unless the source names the columns.
+    """
+
+    def __init__(self, path: str, source: Source, *, zipped: bool):
+        self._path, self._source, self._zipped = path, source, zipped
+        self._origin = lines.Origin(path)
+        self._columns: _Columns | None = None
+
+    def items(self) -> Iterator[Item]:
+        """Yields the rows that begin in this part."""
+        with lines.opened(self._path, zipped=self._zipped) as stream:
+            found = lines.row_lines(stream, self._origin, begin=0, end=None)
+            csv.field_size_limit(lines.ROW_BYTES)
+            reader = csv.reader(self._text(found), strict=True)
+            try:
+                header = self._source.columns or next(reader, None)
+                if header is None:
+                    raise SourceError(
+                        f"{self._path} is empty; a CSV file begins with a row of column names"
+                    )
+                self._columns = _Columns(self._path, header, self._source)
+                first = reader.line_num + 1
+                for cells in reader:
+                    if cells:
+                        yield Item(first, cells)
+                    first = reader.line_num + 1
+            except csv.Error as fault:
+                where = self._origin.name(reader.line_num)
+                if "new-line character" in str(fault):
+                    raise SourceError(
+                        f"{where} has a carriage return that ends no line; convert the file's line"
+                        " ends, for example with tr '\\r' '\\n', or quote a cell that holds it"
+                    ) from None
+                raise SourceError(
+                    f"{where} is not CSV ({fault});"
+                    " quote cells that hold commas, quotes or line breaks"
+                ) from None
+
+    def row(self, item: Item) -> Row:
+        """Returns an item's text, pair and label."""
+        assert self._columns is not None, "items() reads the header"
+        return self._columns.row(item.value, self._origin, item.number, separator="comma")
+
+    def named(self, item: Item) -> Mapping[str, str]:
+        """Returns an item's cells by column."""
+        assert self._columns is not None, "items() reads the header"
+        return self._columns.named(item.value, self._origin, item.number, separator="comma")
+
+    def _text(self, found: Iterator[lines.Line]) -> Iterator[str]:
+        for line in found:
+            yield lines.decode(line.content, self._origin, line.number) + "\n"
+
+
+class Jsonl:
+    """One JSON object a line."""
+
+    def __init__(self, path: str, source: Source, *, zipped: bool, begin: int, end: int | None):
+        self._path, self._source, self._zipped = path, source, zipped
+        self._begin, self._end = begin, end
+        self._origin = lines.Origin(path, begin=max(0, begin - 1))
+
+    def items(self) -> Iterator[Item]:
+        """Yields the rows that begin in this part."""
+        with lines.opened(self._path, zipped=self._zipped) as stream:
+            for line in lines.row_lines(stream, self._origin, begin=self._begin, end=self._end):
+                if line.content.strip():
+                    yield Item(*line)
+
+    def row(self, item: Item) -> Row:
+        """Returns an item's text, pair and label."""
+        return named_row(self.named(item), self._source, self._origin, item.number)
+
+    def named(self, item: Item) -> Mapping[str, Any]:
+        """Returns the object of a line."""
+        content = lines.decode(item.value, self._origin, item.number)
+        try:
+            value = json.loads(content)
+        except (ValueError, RecursionError) as fault:
+            raise SourceError(
+                f"{self._origin.name(item.number)} is not JSON ({fault}); correct the line"
+            ) from None
+        if not isinstance(value, dict):
+            raise SourceError(
+                f"{self._origin.name(item.number)} is not a JSON object; write one object a line"
+            )
+        return value
+
+
+class Parquet:
+    """Columns of a Parquet file; a part of it is a range of rows."""
+
+    def __init__(
+        self,
+        path: str,
+        source: Source,
+        *,
+        part: tuple[float, float],
+        more: Sequence[str] = (),
+    ):
+        self._path, self._source, self._part, self._more = path, source, part, more
+        self._origin = lines.Origin(path, unit="row ")
+
+    def items(self) -> Iterator[Item]:
+        """Yields the rows that begin in this part."""
+        import pyarrow
+        from pyarrow import parquet
+
+        with lines.opened(self._path, zipped=False) as stream:
+            try:
+                table = parquet.ParquetFile(stream)
+                _Columns(self._path, table.schema_arrow.names, self._source)
+                yield from self._rows(table)
+            except pyarrow.ArrowException as fault:
+                reason = str(fault).splitlines()[0]
+                raise SourceError(
+                    f"{self._path} is not a Parquet file ({reason}); write it again"
+                ) from None
+            except UnicodeDecodeError as fault:
+                raise SourceError(
+                    f"{self._path} holds text that is not UTF-8 ({fault.reason}); write it again"
+                ) from None
+
+    def row(self, item: Item) -> Row:
+        """Returns an item's text, pair and label."""
+        return named_row(item.value, self._source, self._origin, item.number)
+
+    def named(self, item: Item) -> Mapping[str, Any]:
+        """Returns an item's values by column: those of the source, and those named besides."""
+        return item.value
+
+    def _rows(self, table: Any) -> Iterator[Item]:
+        """Yields the rows of the part, opening no row group that lies outside it."""
+        begin, end = (round(share * table.metadata.num_rows) for share in self._part)
+        wanted = [
+            name
+            for name in (self._source.text, self._source.pair, self._source.label, *self._more)
+            if name is not None
+        ]
+        first = 0
+        for group in range(table.metadata.num_row_groups):
+            if first >= end:
+                return
+            last = first + table.metadata.row_group(group).num_rows
+            if begin < last:
+                batches = table.iter_batches(
+                    batch_size=_PARQUET_ROWS, row_groups=[group], columns=wanted
+                )
+                yield from _items_between(batches, first, begin, end)
+            first = last
+
+
+def _items_between(batches: Iterable[Any], first: int, begin: int, end: int) -> Iterator[Item]:
+    """Yields the rows `begin` to `end` of batches that start at row `first`, reading no batch that
+    begins after them and making values of no other row.
+    """
+    for batch in batches:
+        low, high = max(begin - first, 0), min(end - first, len(batch))
+        if low < high:
+            values = batch.slice(low, high - low).to_pylist()
+            yield from map(Item, itertools.count(first + low + 1), values)
+        first += len(batch)
+        if first >= end:
+            return
+
+
+def named_row(value: Mapping[str, Any], source: Source, origin: lines.Origin, number: int) -> Row:
+    """Returns the row whose columns are named values of any kind.
+
+    Raises:
+      SourceError: where a column is missing, or text is not text or cannot be encoded.
+    """
+    for name in (source.text, source.pair, source.label):
+        if name is not None and name not in value:
+            raise SourceError(_no_column(origin.name(number), name, list(value)))
+    texts = []
+    for name in (source.text, source.pair):
+        text = None if name is None else value[name]
+        if isinstance(text, bytes):
+            text = lines.decode(text, origin, number)
+        if name is not None and not isinstance(text, str):
+            kind = "null" if text is None else type(text).__name__
+            raise SourceError(
+                f"{origin.name(number)} has {kind} in column {name!r}, which must be text;"
+                " correct the row or name another column"
+            )
+        if text is not None and (half := _SURROGATE.search(text)):
+            raise SourceError(
+                f"{origin.name(number)} has \\u{ord(half[0]):04x} in column {name!r}, which is half"
+                " a character; write the whole one, or remove it"
+            )
+        texts.append(text)
+    label = None if source.label is None else label_text(value[source.label])
+    return Row(
+        texts[0].strip(), None if texts[1] is None else texts[1].strip(), label, origin, number
+    )
+
+
+def label_text(value: Any) -> str:
+    """Returns a label as text; several labels are joined by `|`."""
+    several = value if isinstance(value, (list, tuple)) else (value,)
+    return LABEL_SEPARATOR.join(map(_one_label, several))
+
+
+def _one_label(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, (list, tuple, dict)):
+        return type(value).__name__  # which is nobody's label; of any depth
+    if isinstance(value, float) and value.is_integer():  # as in columns that lack some values
+        return str(int(value))
+    return "" if value is None else str(value)
+
+
+class _Columns:
+    """Where text, pair and label stand among a file's columns."""
+
+    def __init__(self, path: str, names: Sequence[str], source: Source):
+        self._names = [name.strip() for name in names]
+        for name in (source.text, source.pair, source.label):
+            if name is not None and name not in self._names:
+                raise SourceError(_no_column(path, name, self._names))
+        self._text = self._names.index(source.text)
+        self._pair = None if source.pair is None else self._names.index(source.pair)
+        self._label = None if source.label is None else self._names.index(source.label)
+
+    def row(
+        self, cells: Sequence[str], origin: lines.Origin, number: int, *, separator: str
+    ) -> Row:
+        self._check(cells, origin, number, separator)
+        pair = None if self._pair is None else cells[self._pair].strip()
+        label = None if self._label is None else cells[self._label].strip()
+        return Row(cells[self._text].strip(), pair, label, origin, number)
+
+    def named(
+        self, cells: Sequence[str], origin: lines.Origin, number: int, *, separator: str
+    ) -> dict[str, str]:
+        self._check(cells, origin, number, separator)
+        return dict(zip(self._names, cells, strict=True))
+
+    def _check(
+        self, cells: Sequence[str], origin: lines.Origin, number: int, separator: str
+    ) -> None:
+        if len(cells) != len(self._names):
+            much = "few" if len(cells) < len(self._names) else "many"
+            raise BrokenRowError(
+                f"{origin.name(number)} has too {much} columns: {len(cells)} in place of"
+                f" {len(self._names)} ({', '.join(self._names)});"
+                f" look for a missing or stray {separator}"
+            )
+
+
+def _no_column(where: str, name: str, names: Sequence[str]) -> str:
+    return (
+        f"{where} has no column {name!r}; its columns are {', '.join(map(repr, names)) or 'none'}"
+    )

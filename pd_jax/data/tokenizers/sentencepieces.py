@@ -1,0 +1,101 @@
+"""SentencePiece models (unigram or BPE), and the same pipeline as a `tokenizer.json`."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import sentencepiece
+import tokenizers as hf
+from etils import epath
+from jaxtyping import Int32
+
+from pd_jax import files
+from pd_jax.data.tokenizers import vocabulary
+from pd_jax.errors import TokenizerError
+
+MODEL_FILE = "spiece.model"
+
+_SPACE = "▁"
+_UNIGRAM, _BPE = 1, 2
+
+
+class SentencePiece:
+    """A SentencePiece `.model`."""
+
+    def __init__(self, model: bytes, *, where: str = "the model"):
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except (RuntimeError, ValueError) as fault:
+            raise TokenizerError(f"{where} is not a SentencePiece model ({fault})") from None
+        self._content = model
+        self.vocab_size = self._processor.get_piece_size()
+        self._pieces = [self._processor.id_to_piece(number) for number in range(self.vocab_size)]
+        ids = {piece: number for number, piece in enumerate(self._pieces)}
+        self._special = vocabulary.special_tokens(ids, where)
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
+            ids[name] for name in self._special.values()
+        )
+        names = set(self._special.values())
+        self.word_starts = np.array(
+            [piece.startswith(_SPACE) or piece in names for piece in self._pieces]
+        )
+        self.fingerprint = files.digest_bytes(b"sentencepiece", model)
+
+    def encode(
+        self, texts: Sequence[str], *, limit: int | None = None
+    ) -> list[Int32[np.ndarray, " tokens"]]:
+        """Returns each text's ids without special tokens; of long texts the first `limit` only."""
+        return [vocabulary.encode_in_parts(self._encode, text, limit=limit) for text in texts]
+
+    def save(self, folder: epath.PathLike) -> None:
+        """Writes spiece.model, tokenizer.json and tokenizer_config.json."""
+        folder = epath.Path(folder)
+        written = (MODEL_FILE, vocabulary.JSON_FILE, vocabulary.CONFIG_FILE)
+        vocabulary.make_way(folder, written)
+        files.write_bytes(folder / MODEL_FILE, self._content)
+        vocabulary.save_definition(folder, _equivalent(self._content), self._special)
+        vocabulary.save_config(folder, "PreTrainedTokenizerFast", self._special, {})
+
+    def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        found = self._processor.encode(list(texts), out_type=int)
+        return [np.array(ids, np.int32) for ids in found]
+
+
+def _equivalent(model: bytes) -> hf.Tokenizer:
+    """Returns the same tokenizer made of the tokenizers library's parts."""
+    from sentencepiece import sentencepiece_model_pb2 as messages
+
+    proto = getattr(messages, "ModelProto")()  # noqa: B009  (made at run time, unknown to checkers)
+    proto.ParseFromString(model)
+    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+    unk = proto.trainer_spec.unk_id
+    if proto.trainer_spec.model_type == _UNIGRAM:
+        made = hf.models.Unigram(pieces, unk_id=unk, byte_fallback=proto.trainer_spec.byte_fallback)
+    elif proto.trainer_spec.model_type == _BPE:
+        made = hf.models.BPE(
+            {piece: number for number, (piece, _) in enumerate(pieces)},
+            _merges(pieces),
+            unk_token=pieces[unk][0],
+            fuse_unk=True,
+            byte_fallback=proto.trainer_spec.byte_fallback,
+        )
+    else:
+        raise TokenizerError("a SentencePiece model for BERT is of type unigram or bpe; train one")
+    whole = hf.Tokenizer(made)
+    steps = [hf.normalizers.Replace(hf.Regex(r" {2,}"), " "), hf.normalizers.Strip()]
+    if proto.normalizer_spec.precompiled_charsmap:
+        steps.insert(0, hf.normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap))
+    whole.normalizer = hf.normalizers.Sequence(steps)
+    whole.pre_tokenizer = hf.pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme="always")
+    whole.decoder = hf.decoders.Metaspace(replacement=_SPACE, prepend_scheme="always")
+    return whole
+
+
+def _merges(pieces: Sequence[tuple[str, float]]) -> list[tuple[str, str]]:
+    """Returns the merges, best first, that build a BPE model's pieces out of its shorter ones."""
+    ids = {piece: number for number, (piece, _) in enumerate(pieces)}
+    merges = []
+    for piece, score in pieces:
+        halves = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
+        known = [(left, right) for left, right in halves if left in ids and right in ids]
+        merges += [(-score, ids[left], ids[right], left, right) for left, right in known]
+    return [(left, right) for *_, left, right in sorted(merges)]

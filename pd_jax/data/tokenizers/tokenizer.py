@@ -1,0 +1,366 @@
+"""Tokenizers behind one interface: loaded from files of every kind, or trained on text.
+
+Text never yields special tokens: a row that spells out `[MASK]` gets the pieces of those letters.
+"""
+
+import collections
+import io
+import itertools
+from collections.abc import Container, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import sentencepiece
+import tokenizers as hf
+from etils import epath
+from jaxtyping import Bool, Int32
+
+from pd_jax import files
+from pd_jax.config import TokenizerStage
+from pd_jax.data.text.corpora import sampled
+from pd_jax.data.tokenizers.json_tokenizer import JsonTokenizer
+from pd_jax.data.tokenizers.sentencepieces import SentencePiece
+from pd_jax.data.tokenizers.vocabulary import CONFIG_FILE, JSON_FILE, SPECIAL, VOCAB_FILE
+from pd_jax.data.tokenizers.wordpieces import WordPiece
+from pd_jax.errors import TokenizerError
+
+_ADDED_FILE = "added_tokens.json"
+_LONGEST_SENTENCE = 1 << 16
+_THREADS = 16
+_LETTERS = 1_000
+_COVERED = 0.9995
+_BERT_CLASSES = {
+    "BertTokenizer",
+    "DistilBertTokenizer",
+    "ElectraTokenizer",
+    "FunnelTokenizer",
+    "LayoutLMTokenizer",
+    "LxmertTokenizer",
+    "MPNetTokenizer",
+    "MobileBertTokenizer",
+    "SqueezeBertTokenizer",
+}
+"""transformers' classes that are BERT's tokenizer by other names; their config decides the case."""
+_WORDPIECE_CLASSES = _BERT_CLASSES | {
+    "ConvBertTokenizer",
+    "DPRContextEncoderTokenizer",
+    "DPRQuestionEncoderTokenizer",
+    "DPRReaderTokenizer",
+    "PreTrainedTokenizer",
+    "RetriBertTokenizer",
+    "TokenizersBackend",
+}
+_BERT_MODELS = {"bert", "distilbert", "electra", "mobilebert"}
+
+
+class Tokenizer(Protocol):
+    """Text to token ids. `fingerprint` is a digest of whatever decides the ids."""
+
+    vocab_size: int
+    pad_id: int
+    unk_id: int
+    cls_id: int
+    sep_id: int
+    mask_id: int
+    fingerprint: str
+    word_starts: Bool[np.ndarray, " vocabulary"]
+    """Whether a piece begins a word, for masking whole words."""
+
+    def encode(
+        self, texts: Sequence[str], *, limit: int | None = None
+    ) -> list[Int32[np.ndarray, " tokens"]]:
+        """Returns each text's ids without special tokens; of long texts the first `limit` only."""
+        ...
+
+    def save(self, folder: epath.PathLike) -> None:
+        """Writes the files from which `load_tokenizer` and transformers' AutoTokenizer read it."""
+        ...
+
+
+def load_tokenizer(path: epath.PathLike) -> Tokenizer:
+    """Returns the tokenizer in a `vocab.txt`, `tokenizer.json` or `.model` file, or a folder.
+
+    Of a folder's files a `.model` is preferred, then `tokenizer.json`, then `vocab.txt`. A
+    `vocab.txt` without `tokenizer_config.json` beside it is lower-cased where it holds no capital.
+    Added tokens that are not special are found in texts as the tokenizers library finds them.
+    The configs beside a `tokenizer.json` overrule it where transformers' classes do.
+
+    Raises:
+      TokenizerError: where there is none, or it is damaged, lacks a special token, cuts words in a
+        way that is not known here, or is a `vocab.txt` to which a file beside it adds tokens.
+    """
+    path = epath.Path(path)
+    if path.is_dir():
+        path = _file_in(path)
+    if not path.exists():
+        raise TokenizerError(
+            f"{path} does not exist; name a vocab.txt, tokenizer.json or .model file"
+        )
+    if path.suffix == ".model":
+        return SentencePiece(path.read_bytes(), where=str(path))
+    if path.suffix == ".json":
+        return _from_json(path)
+    return _from_vocab(path)
+
+
+def train_tokenizer(sentences: Iterator[str], stage: TokenizerStage) -> Tokenizer:
+    """Returns a tokenizer trained on sentences, or on an even sample of `stage.sample_sentences`.
+
+    Memory is bounded by the sample. Equal sentences and stages give equal tokenizers.
+
+    Raises:
+      TokenizerError: where there is no text, or too little for so large a vocabulary.
+    """
+    limit = stage.sample_sentences
+    sample = list(sentences) if limit is None else sampled(sentences, limit=limit, seed=stage.seed)
+    if not any(sample):
+        raise TokenizerError("there is no text to train a tokenizer on; give a source with text")
+    if stage.algorithm == "wordpiece":
+        return _train_wordpiece(sample, stage)
+    return _train_sentencepiece(sample, stage)
+
+
+def unknown_share(tokenizer: Tokenizer, texts: Sequence[str]) -> float:
+    """Returns which part of the texts' tokens is [UNK]; 0 where there are none."""
+    ids = np.concatenate([np.zeros(0, np.int32), *tokenizer.encode(texts)])
+    return float((ids == tokenizer.unk_id).mean()) if len(ids) else 0.0
+
+
+def _train_wordpiece(sample: list[str], stage: TokenizerStage) -> WordPiece:
+    model = hf.Tokenizer(hf.models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
+    model.normalizer = hf.normalizers.BertNormalizer(lowercase=stage.lowercase)
+    model.pre_tokenizer = hf.pre_tokenizers.BertPreTokenizer()
+    special = [names[0] for names in SPECIAL.values()]
+    # Each letter takes two places: alone and inside words.
+    most = max(_LETTERS, (stage.vocab_size - len(special)) // 2)
+    letters = _alphabet(sample, model.normalizer, most=most)
+    # Left alone, the library numbers the letters inside words as it meets words in a hash table,
+    # and breaks ties by those numbers. Given beforehand, their order is the same in every process.
+    inside = [f"##{letter}" for letter in letters]
+    trainer = hf.trainers.WordPieceTrainer(
+        vocab_size=max(stage.vocab_size, len(special) + 2 * len(letters)),
+        special_tokens=special + inside,
+        initial_alphabet=letters,
+        limit_alphabet=len(letters),
+        show_progress=False,
+    )
+    model.train_from_iterator(sample, trainer, length=len(sample))
+    ids = model.get_vocab()
+    return WordPiece(sorted(ids, key=ids.__getitem__), lowercase=stage.lowercase)
+
+
+def _alphabet(sample: list[str], normalizer: hf.normalizers.Normalizer, *, most: int) -> list[str]:
+    """Returns the most frequent letters and marks of normalised text, in their order.
+
+    Beyond a thousand, at most `most`, they are taken where a script needs them: English text holds
+    thousands of foreign letters too, and their places are better left to its words.
+    """
+    counts: collections.Counter[str] = collections.Counter()
+    for sentence in sample:
+        counts.update(normalizer.normalize_str(sentence))
+    ranked = sorted(counts, key=lambda letter: (-counts[letter], letter))
+    covered = itertools.accumulate(counts[letter] for letter in ranked)
+    enough = sum(count < _COVERED * counts.total() for count in covered) + 1
+    taken = ranked[: max(_LETTERS, min(most, enough))]
+    return sorted(letter for letter in taken if not letter.isspace())
+
+
+def _train_sentencepiece(sample: list[str], stage: TokenizerStage) -> SentencePiece:
+    pad, unk, *others = (names[0] for names in SPECIAL.values())
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sample),
+            model_writer=model,
+            model_type=stage.algorithm,
+            vocab_size=stage.vocab_size,
+            normalization_rule_name="nmt_nfkc_cf" if stage.lowercase else "nmt_nfkc",
+            pad_id=0, pad_piece=pad, unk_id=1, unk_piece=unk, bos_id=-1, eos_id=-1,
+            control_symbols=others,
+            max_sentence_length=_LONGEST_SENTENCE,
+            num_threads=_THREADS,  # sums depend on their number, so it is not that of the cores
+            minloglevel=2,
+        )  # fmt: skip
+    except (RuntimeError, ValueError) as fault:
+        reason = str(fault).split(") ")[-1].strip()
+        raise TokenizerError(
+            f"a {stage.algorithm} vocabulary of {stage.vocab_size} cannot be trained on this text"
+            f" ({reason}); give more text or a smaller vocab_size"
+        ) from None
+    return SentencePiece(model.getvalue())
+
+
+def _file_in(folder: epath.Path) -> epath.Path:
+    models = sorted(folder.glob("*.model"))
+    if len(models) > 1:
+        names = ", ".join(model.name for model in models)
+        raise TokenizerError(f"{folder} holds several tokenizers ({names}); name one of the files")
+    for path in (*models, folder / JSON_FILE, folder / VOCAB_FILE):
+        if path.exists():
+            return path
+    raise TokenizerError(
+        f"{folder} holds no vocab.txt, tokenizer.json or .model file; name another folder"
+    )
+
+
+def _from_vocab(path: epath.Path) -> WordPiece:
+    try:
+        # Not splitlines: vocabularies hold pieces such as U+2028 that it would take for line ends.
+        pieces = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as fault:
+        raise TokenizerError(
+            f"{path} is not UTF-8 ({fault}); take the file as it was released"
+        ) from None
+    pieces = [piece.removesuffix("\r") for piece in pieces]
+    lines: dict[str, int] = {}
+    for number, piece in enumerate(pieces, start=1):
+        if piece in lines:
+            raise TokenizerError(
+                f"{path}:{number} repeats line {lines[piece]} ({piece!r}), which would shift ids;"
+                " take the file as it was released"
+            )
+        lines[piece] = number
+    kind, options = _config_beside(path)
+    if kind is not None and kind not in _WORDPIECE_CLASSES:
+        raise TokenizerError(
+            f"{path} is the vocabulary of a {kind}, as the config beside it says, which cuts words"
+            " otherwise than BERT's tokenizer; name a tokenizer.json or .model file, or another"
+            " tokenizer"
+        )
+    _check_added(path, options, lines)
+    capitals = any(piece != piece.lower() for piece in pieces if not piece.startswith("["))
+    return WordPiece(
+        pieces,
+        lowercase=options.get("do_lower_case", not capitals),
+        strip_accents=options.get("strip_accents"),
+        split_chinese=options.get("tokenize_chinese_chars", True),
+        where=str(path),
+    )
+
+
+def _from_json(path: epath.Path) -> WordPiece | JsonTokenizer:
+    definition = files.read_object(path, TokenizerError)
+    if not _has_its_parts(definition):
+        raise TokenizerError(f"{path} is not a tokenizer of the tokenizers library; save it again")
+    kind, options = _config_beside(path)
+    model, normalizer = definition["model"], definition.get("normalizer") or {}
+    if kind in _BERT_CLASSES and normalizer.get("type") == "BertNormalizer":
+        # These classes make the normalizer anew, with their defaults for what is not said.
+        normalizer = {
+            **normalizer,
+            "lowercase": options.get("do_lower_case", True),
+            "strip_accents": options.get("strip_accents"),
+            "handle_chinese_chars": options.get("tokenize_chinese_chars", True),
+        }
+        definition["normalizer"] = normalizer
+    vocabulary = model.get("vocab")
+    unknown = str(model.get("unk_token", "[UNK]"))
+    words = vocabulary if model.get("type") == "WordPiece" else None
+    if isinstance(words, dict) and unknown not in words:
+        raise TokenizerError(
+            f"{path} has no {unknown[:40]!r} in its WordPiece vocabulary, for words that it does"
+            " not know; add it there"
+        )
+    bert = (
+        model.get("type") == "WordPiece"
+        and model.get("continuing_subword_prefix") == "##"
+        and model.get("max_input_chars_per_word") == 100
+        and normalizer.get("type") == "BertNormalizer"
+        and normalizer.get("clean_text") is True
+        and {"lowercase", "strip_accents", "handle_chinese_chars"} <= set(normalizer)
+        and (definition.get("pre_tokenizer") or {}).get("type") == "BertPreTokenizer"
+        and isinstance(vocabulary, dict)
+        and all(type(number) is int for number in vocabulary.values())
+        and sorted(vocabulary.values()) == list(range(len(vocabulary)))
+        and all(
+            token["special"] and token["content"] in vocabulary
+            for token in definition.get("added_tokens") or ()
+        )
+    )
+    if not bert:
+        return JsonTokenizer(definition, where=str(path))
+    return WordPiece(
+        sorted(vocabulary, key=vocabulary.__getitem__),
+        lowercase=normalizer["lowercase"],
+        strip_accents=normalizer["strip_accents"],
+        split_chinese=normalizer["handle_chinese_chars"],
+        where=str(path),
+    )
+
+
+def _check_added(path: epath.Path, options: Mapping[str, Any], pieces: Container[str]) -> None:
+    """Raises TokenizerError where a file beside a vocab.txt adds a token that transformers would
+    find in texts, or number after the vocabulary's end.
+    """
+    file, config = path.parent / _ADDED_FILE, path.parent / CONFIG_FILE
+    by_name = files.read_object(file, TokenizerError) if file.exists() else {}
+    by_number = options.get("added_tokens_decoder") or {}
+    if not isinstance(by_number, dict) or not all(
+        isinstance(token, dict) and isinstance(token.get("content"), str)
+        for token in by_number.values()
+    ):
+        raise TokenizerError(
+            f"{config} has an added_tokens_decoder that is no table of tokens; take the file as it"
+            " was released"
+        )
+    special = set(itertools.chain.from_iterable(SPECIAL.values()))
+    added = [(file, name, name in special) for name in by_name]
+    added += [
+        (config, token["content"], token.get("special") is True) for token in by_number.values()
+    ]
+    for where, name, is_special in added:
+        if not is_special or name not in pieces:
+            raise TokenizerError(
+                f"{where} adds the token {name[:40]!r} to {path.name}, which is read alone here;"
+                " write a tokenizer.json by from_pretrained and save_pretrained of transformers'"
+                " AutoTokenizer, and name that file"
+            )
+
+
+def _config_beside(path: epath.Path) -> tuple[str | None, dict[str, Any]]:
+    """Returns transformers' class for a file, without `Fast`, and the tokenizer's options.
+
+    The class is None where nothing tells of one. It is named by `tokenizer_config.json` or
+    `config.json`, or follows from the kind of model.
+
+    Raises:
+      TokenizerError: where words are cut by a program that is not known here.
+    """
+    options, model = (
+        files.read_object(beside, TokenizerError) if beside.exists() else {}
+        for beside in (path.parent / CONFIG_FILE, path.parent / "config.json")
+    )
+    words = options.get("word_tokenizer_type") or "basic"
+    if words != "basic":
+        raise TokenizerError(
+            f"{path.parent / CONFIG_FILE} has word_tokenizer_type {str(words)[:40]!r}, and only"
+            " 'basic' is known here; name another tokenizer"
+        )
+    kind = options.get("tokenizer_class") or model.get("tokenizer_class")
+    if kind is None:
+        return ("BertTokenizer" if str(model.get("model_type")) in _BERT_MODELS else None), options
+    if not isinstance(kind, str):
+        raise TokenizerError(
+            f"{path} has a config beside it whose tokenizer_class is {str(kind)[:40]!r} and no"
+            " name; take the files as they were released"
+        )
+    return kind.removesuffix("Fast"), options
+
+
+def _has_its_parts(definition: dict) -> bool:
+    """Returns whether what is read of a tokenizer.json is there and of the right kind."""
+    added = definition.get("added_tokens") or []
+    return (
+        isinstance(definition.get("model"), dict)
+        and isinstance(definition.get("normalizer") or {}, dict)
+        and isinstance((definition.get("normalizer") or {}).get("lowercase", True), bool)
+        and isinstance(definition.get("pre_tokenizer") or {}, dict)
+        and isinstance(added, list)
+        and all(
+            isinstance(token, dict)
+            and isinstance(token.get("content"), str)
+            and isinstance(token.get("special"), bool)
+            and type(token.get("id")) is int
+            for token in added
+        )
+    )

@@ -1,0 +1,205 @@
+"""The commands that build datasets and vocabularies: what they make, print, refuse and return."""
+
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from pd_jax.data.records import dataset as dataset_lib
+from pd_jax.data.tokenizers import tokenizer
+from pd_jax.tools import build_records, command, train_tokenizer
+
+
+@pytest.fixture
+def folder(tmp_path):
+    sentences = [f"the {word} sentence number {n}." for n in range(200) for word in ("one", "two")]
+    (tmp_path / "a.txt").write_text("".join(f"{line}\n" for line in sentences) + "\nend.\n")
+    content = "".join(f"{n % 2}\t{line}\n" for n, line in enumerate(sentences))
+    (tmp_path / "a.tsv").write_text("label\ttext\n" + content)
+    options = ["--input", tmp_path / "a.txt", "--vocab-size", "90", "--output", tmp_path / "vocab"]
+    assert run(train_tokenizer, options) == 0
+    return tmp_path
+
+
+def run(tool, arguments):
+    return command.run(tool.main, [str(argument) for argument in arguments])
+
+
+def build(folder, *arguments):
+    options = ["--tokenizer", folder / "vocab", "--output", folder / "set", "--workers", 1]
+    return run(build_records, [*options, *arguments])
+
+
+def test_a_vocabulary_is_trained_and_said_so(folder, capsys):
+    options = ["--input", folder / "a.txt", "--output", folder / "v2", "--vocab-size", "60"]
+    assert run(train_tokenizer, [*options, "--algorithm", "bpe"]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("60 pieces, trained in ") and said.out.endswith(f"{folder}/v2\n")
+    assert "training 60 pieces (bpe) on at most 1,000,000 sentences" in said.err
+    assert tokenizer.load_tokenizer(folder / "v2").vocab_size == 60
+
+
+def test_much_unknown_text_is_said_so_with_what_helps(folder, capsys):
+    (folder / "long.txt").write_text("known words\n" + "unbroken" * 20 + "\n")  # 160 letters
+    options = ["--input", folder / "long.txt", "--output", folder / "v3", "--vocab-size", "60"]
+    assert run(train_tokenizer, options) == 0
+    said = capsys.readouterr()
+    assert "% of the text's tokens unknown" in said.out
+    assert "of the text's tokens are [UNK]; train with --algorithm unigram, or with" in said.err
+    run(train_tokenizer, ["--input", folder / "a.txt", "--output", folder / "v4"])
+    said = capsys.readouterr()
+    assert "0.00% of the text's tokens unknown" in said.out and "[UNK]" not in said.err
+
+
+def test_text_that_the_tokenizer_does_not_know_is_said_so(folder, capsys):
+    (folder / "greek.txt").write_text("ένα δύο τρία\n" * 3 + "one sentence\n")
+    assert build(folder, "--input", folder / "greek.txt") == 0
+    # Nine words of Greek are [UNK]; each row has [CLS] and [SEP], too.
+    pieces = len(tokenizer.load_tokenizer(folder / "vocab").encode(["one sentence"])[0])
+    share = f"{9 / (3 * 5 + pieces + 2):.1%}"
+    said = capsys.readouterr().err
+    assert f"warning: {share} of the tokens in {folder / 'set'} are [UNK]: its tokenizer" in said
+    folder.joinpath("set").rename(folder / "other")
+    assert build(folder, "--input", folder / "a.txt") == 0
+    assert "[UNK]" not in capsys.readouterr().err
+
+
+def test_a_labelled_set_is_built_and_said_so(folder, capsys):
+    labels = ["--task", "classification", "--label-column", "label", "--labels", "bad, good"]
+    assert build(folder, "--input", folder / "a.tsv", *labels, "--shards", 3) == 0
+    said = capsys.readouterr()
+    dataset = dataset_lib.Dataset.open(folder / "set")
+    assert dataset.manifest.labels == ("bad", "good") and len(dataset) == 400
+    tokens = f"{dataset.manifest.tokens:,}"
+    assert said.out.startswith(f"400 examples, {tokens} tokens in 3 shards, in ")
+    assert said.out.endswith(f": {folder}/set (fingerprint {dataset.fingerprint})\n")
+    assert "at most 128 tokens, 90 pieces" in said.err
+
+
+def test_a_corpus_without_what_is_in_an_evaluation_set(folder, capsys):
+    (folder / "dev.tsv").write_text("sentence\nThe one sentence, number 3\n")
+    exclude = ["--exclude", folder / "dev.tsv", "--exclude-text-column", "sentence"]
+    arguments = ["--input", folder / "a.txt", "--layout", "corpus", "--deduplicate", *exclude]
+    assert build(folder, *arguments, "--max-length", 32) == 0
+    without = "without 0 duplicates and 1 texts of evaluation sets"
+    assert without in capsys.readouterr().out
+
+
+def test_an_estimate_is_near_and_makes_nothing(folder, capsys):
+    arguments = ["--input", folder / "a.txt", "--layout", "corpus", "--max-length", 32]
+    assert build(folder, *arguments, "--estimate") == 0
+    said = capsys.readouterr().out
+    assert not (folder / "set").exists()
+    assert build(folder, *arguments) == 0
+    made = capsys.readouterr().out
+    assert said.split()[1] == made.split()[0], "a small text is sampled whole"
+    assert "nothing was made" in said
+
+
+def test_shares_end_with_the_whole(folder, capsys):
+    arguments = ["--input", folder / "a.tsv", "--shards", 2, "--of", 2]
+    assert build(folder, *arguments, "--shard", 1) == 0
+    assert "the dataset is whole when all shares are made" in capsys.readouterr().out
+    assert build(folder, *arguments, "--shard", 0) == 0
+    assert capsys.readouterr().out.startswith("400 examples")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max-length", "0"], "--max-length: "),
+        (["--shards", "-1"], "--shards: "),
+        (["--task", "classification", "--label-column", "label"], "needs labels: name them"),
+        (["--layout", "corpus", "--labels", "a,b"], "a corpus has neither labels nor pairs"),
+        (["--next-sentence"], "--next-sentence is for --layout corpus"),
+        (["--shard", "1"], "give --shard I and --of N together"),
+        (["--shard", "2", "--of", "2"], "with I from 0 to N - 1"),
+        (["--text-column", "words"], "has no column 'words'; its columns are 'label', 'text'"),
+        (["--exclude", "nowhere.txt"], "nowhere.txt does not exist"),
+        (["--name", "wiki/en"], "a dataset cannot have the name 'wiki/en'"),
+        (["--name", ".wiki"], "a dataset cannot have the name '.wiki'"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence_and_status_2(folder, capsys, arguments, message):
+    assert build(folder, "--input", folder / "a.tsv", *arguments) == 2
+    said = capsys.readouterr()
+    assert not said.out
+    error = said.err.splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+    assert not (folder / "set" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("more", [[], ["--estimate"]])
+def test_a_name_that_no_file_can_have_is_refused_before_any_work(folder, capsys, more):
+    assert build(folder, "--input", folder / "nowhere.txt", "--name", "wiki/en", *more) == 2
+    assert capsys.readouterr().err.startswith("error: a dataset cannot have the name 'wiki/en'")
+    assert not (folder / "set").exists()
+
+
+def test_the_commands_run_as_programs(folder):
+    root = pathlib.Path(build_records.__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    for name, needed in (("build_records", "--next-sentence"), ("train_tokenizer", "--cased")):
+        program = [sys.executable, "-m", f"pd_jax.tools.{name}"]
+        help_ = subprocess.run(
+            [*program, "--help"], capture_output=True, text=True, env=environment
+        )
+        assert help_.returncode == 0 and needed in help_.stdout
+    program = [sys.executable, "-m", "pd_jax.tools.build_records", "--input", str(folder / "a.tsv")]
+    program += ["--tokenizer", str(folder / "vocab"), "--output", str(folder / "set")]
+    done = subprocess.run(
+        [*program, "--shards", "2", "--workers", "2"],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("400 examples")
+    assert "building records: 0.0 MB in " in done.stderr
+
+
+def beam_command(folder, *arguments):
+    """Returns what the command says in a process of its own: Beam warns of much that it imports."""
+    options = ["--input", folder / "a.txt", "--layout", "corpus", "--tokenizer", folder / "vocab"]
+    options += ["--shards", 3, "--output", folder / "by-beam", *arguments, "--beam"]
+    return subprocess.run(
+        [sys.executable, "-m", "pd_jax.tools.build_records", *map(str, options), *BEAM],
+        capture_output=True,
+        text=True,
+        cwd=pathlib.Path(__file__).parents[3],
+    )
+
+
+BEAM = ("runner=DirectRunner",)
+WITHOUT_BEAM = importlib.util.find_spec("apache_beam") is None
+
+
+@pytest.mark.skipif(WITHOUT_BEAM, reason="apache-beam is not installed")
+def test_beam_makes_the_same_shards_byte_for_byte(folder):
+    found = beam_command(folder, "--deduplicate")
+    assert found.returncode == 0, found.stderr
+    arguments = ["--input", folder / "a.txt", "--layout", "corpus", "--deduplicate"]
+    assert build(folder, *arguments, "--shards", 3) == 0
+    names = sorted(path.name for path in (folder / "set").glob("data-*"))
+    assert len(names) == 9
+    for name in [*names, "manifest.json"]:
+        assert (folder / "by-beam" / name).read_bytes() == (folder / "set" / name).read_bytes()
+
+
+@pytest.mark.skipif(WITHOUT_BEAM, reason="apache-beam is not installed")
+def test_what_a_job_raises_on_beam_is_told(folder):
+    (folder / "a.txt").write_bytes(b"a sentence.\n\xff\xfe\n")
+    found = beam_command(folder)
+    assert found.returncode == 2
+    said = found.stderr.splitlines()[-1]
+    assert said.startswith("error: the Beam pipeline failed: ") and "a.txt:2" in said
+    assert "finished shards are kept" in said
+
+
+@pytest.mark.skipif(not WITHOUT_BEAM, reason="apache-beam is installed")
+def test_beam_that_is_absent_is_named(folder):
+    found = beam_command(folder)
+    assert found.returncode == 2 and "install pd_jax[beam]" in found.stderr

@@ -1,0 +1,202 @@
+"""tools.predict: every text once, in order, with the numbers the model gives it by itself."""
+
+import itertools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from pd_jax.data.tokenizers.tokenizer import load_tokenizer
+from pd_jax.errors import SourceError, WeightsError
+from pd_jax.models.heads import PretrainingModel, TaskModel
+from pd_jax.models.sizes import BertConfig
+from pd_jax.models.weights import hf
+from pd_jax.tools import predict
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS)]
+CONFIG = BertConfig(
+    vocab_size=len(PIECES), layers=2, hidden=16, heads=2, intermediate=24, positions=40
+)
+IDS = np.zeros((1, 4), np.int32)
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+
+
+def make_folder(
+    folder: pathlib.Path, outputs: int, task: str | None, labels: tuple[str, ...] = ()
+) -> pathlib.Path:
+    random = np.random.default_rng(0)
+    shapes = jax.eval_shape(TaskModel(CONFIG, outputs).init, jax.random.key(0), IDS, IDS, IDS)
+    made = jax.tree.map(
+        lambda leaf: 0.2 * random.standard_normal(leaf.shape, np.float32), shapes["params"]
+    )
+    vocabulary = folder.parent / "vocab.txt"
+    vocabulary.write_text("".join(f"{piece}\n" for piece in PIECES))
+    tokenizer = load_tokenizer(vocabulary)
+    hf.save(folder, made, CONFIG, labels=labels, task=task, add=tokenizer.save)
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path: pathlib.Path) -> pathlib.Path:
+    return make_folder(tmp_path / "model", 3, "classification", ("no", "perhaps", "yes"))
+
+
+def alone(folder: pathlib.Path, text: str, pair: str | None = None) -> np.ndarray:
+    """Returns the logits of one text, framed by hand, without padding and outside of the tool."""
+    saved, tokenizer = hf.load(folder), load_tokenizer(folder)
+    first = [tokenizer.cls_id, *tokenizer.encode([text])[0], tokenizer.sep_id]
+    second = [] if pair is None else [*tokenizer.encode([pair])[0], tokenizer.sep_id]
+    ids = np.array([first + second])
+    segments = np.array([[0] * len(first) + [1] * len(second)])
+    outputs = saved.params["classifier"]["bias"].shape[0]
+    module = TaskModel(saved.config, outputs)
+    return np.asarray(module.apply({"params": saved.params}, ids, segments, ids * 0 + 1))[0]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    return np.exp(logits) / np.exp(logits).sum()
+
+
+def run(*arguments: Any) -> None:
+    assert predict.main([str(argument) for argument in arguments]) == 0
+
+
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def make_texts(count: int) -> list[str]:
+    """Returns texts of 1 to 37 tokens, short and long ones mixed."""
+    random = np.random.default_rng(0)
+    return [
+        " ".join(LETTERS[i] for i in random.integers(0, 26, random.integers(1, 38)))
+        for _ in range(count)
+    ]
+
+
+def test_texts_keep_their_order_and_their_numbers(
+    model: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """Five windows of 16 batches of 8, the last of each not full: sorted inside, not outside."""
+    texts = make_texts(520)
+    (tmp_path / "in.txt").write_text("\n".join(texts) + "\n")
+    run("--model", model, "--input", tmp_path / "in.txt", "--output", tmp_path / "out.jsonl",
+        "--logits", "--batch", 8)  # fmt: skip
+    lines = read(tmp_path / "out.jsonl")
+    assert [line["line"] for line in lines] == list(range(1, 521))
+    for number in (0, 127, 128, 519):
+        expected, line = alone(model, texts[number]), lines[number]
+        np.testing.assert_allclose(line["logits"], expected, atol=1e-5)
+        shares = softmax(expected)
+        assert list(line["probabilities"]) == ["no", "perhaps", "yes"]
+        np.testing.assert_allclose(list(line["probabilities"].values()), shares, atol=1e-5)
+        assert line["label"] == ("no", "perhaps", "yes")[int(np.argmax(expected))]
+    assert len({tuple(line["logits"]) for line in lines}) > 500
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_pairs_columns_and_tsv(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "in.tsv").write_text("id\tone\ttwo\n7\ta b\tc\n\n8\td\te f g\n")
+    run("--model", model, "--input", tmp_path / "in.tsv", "--text", "one", "--pair", "two",
+        "--format", "tsv", "--output", tmp_path / "out.tsv", "--logits")  # fmt: skip
+    header, *rows = [line.split("\t") for line in (tmp_path / "out.tsv").read_text().splitlines()]
+    assert header == ["line", "label", "p(no)", "p(perhaps)", "p(yes)", "logit(no)",
+                      "logit(perhaps)", "logit(yes)"]  # fmt: skip
+    assert [row[0] for row in rows] == ["2", "4"]
+    for row, (one, two) in zip(rows, (("a b", "c"), ("d", "e f g")), strict=True):
+        expected = alone(model, one, two)
+        np.testing.assert_allclose([float(cell) for cell in row[5:]], expected, atol=1e-5)
+        np.testing.assert_allclose([float(cell) for cell in row[2:5]], softmax(expected), atol=1e-5)
+
+
+def test_several_labels_and_values(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"text": "a b c"}\n{"text": "x"}\n')
+    several = make_folder(tmp_path / "several", 3, "multilabel", ("p", "q", "r"))
+    run("--model", several, "--input", tmp_path / "in.jsonl", "--output", tmp_path / "s.jsonl")
+    for text, line in zip(("a b c", "x"), read(tmp_path / "s.jsonl"), strict=True):
+        shares = 1 / (1 + np.exp(-alone(several, text)))
+        np.testing.assert_allclose(list(line["probabilities"].values()), shares, atol=1e-5)
+        assert line["label"] == list(itertools.compress("pqr", shares > 0.5))
+    value = make_folder(tmp_path / "value", 1, "regression")
+    for form, name in (("jsonl", "v.jsonl"), ("tsv", "v.tsv")):
+        run("--model", value, "--input", tmp_path / "in.jsonl", "--output", tmp_path / name,
+            "--format", form)  # fmt: skip
+    expected = [alone(value, text)[0] for text in ("a b c", "x")]
+    found = [line["value"] for line in read(tmp_path / "v.jsonl")]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    header, *rows = (tmp_path / "v.tsv").read_text().splitlines()
+    assert header == "line\tvalue"
+    np.testing.assert_allclose([float(row.split("\t")[1]) for row in rows], expected, atol=1e-5)
+
+
+def test_long_texts_are_cut_and_keep_their_end(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "in.txt").write_text("a " * 500 + "\n")
+    for limit, kept in ((None, 38), (12, 10)):
+        run("--model", model, "--input", tmp_path / "in.txt", "--output", tmp_path / "out.jsonl",
+            "--logits", *(["--max-length", limit] if limit else []))  # fmt: skip
+        (line,) = read(tmp_path / "out.jsonl")
+        np.testing.assert_allclose(line["logits"], alone(model, "a " * kept), atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["text", "jsonl"])
+def test_standard_input_to_standard_output(model: pathlib.Path, form: str) -> None:
+    """A real process: what goes to stdout is the table alone, all else goes to stderr."""
+    content = "a b\n\nc d e\n" if form == "text" else '{"s": "a b"}\n\n{"s": "c d e"}\n'
+    command = [sys.executable, "-m", "pd_jax.tools.predict", "--model", str(model)]
+    command += ["--text", "s", "--input-format", form, "--logits"]
+    done = subprocess.run(
+        command,
+        input=content,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["line"] for line in lines] == [1, 3]
+    for text, line in zip(("a b", "c d e"), lines, strict=True):
+        np.testing.assert_allclose(line["logits"], alone(model, text), atol=1e-5)
+    assert done.stderr.splitlines()[-1] == "labelled 2 texts: standard output"
+
+
+def test_an_empty_input_gives_an_empty_output(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "in.txt").write_text("\n")
+    run("--model", model, "--input", tmp_path / "in.txt", "--output", tmp_path / "out.jsonl")
+    assert (tmp_path / "out.jsonl").read_text() == ""
+
+
+def test_faults_are_named_and_leave_no_output(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    output = ("--output", str(tmp_path / "out.jsonl"))
+    (tmp_path / "in.jsonl").write_text('{"text": "a"}\n{"other": "b"}\n')
+    with pytest.raises(SourceError, match=r"in\.jsonl:2"):
+        predict.main(["--model", str(model), "--input", str(tmp_path / "in.jsonl"), *output])
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["in.jsonl", "model", "vocab.txt"]
+    made = PretrainingModel(CONFIG).init(jax.random.key(0), IDS, IDS, IDS, IDS)["params"]
+    hf.save(tmp_path / "pre", made, CONFIG, add=load_tokenizer(model).save)
+    with pytest.raises(WeightsError, match="pre has no classifier"):
+        predict.main(["--model", str(tmp_path / "pre"), *output])
+    (model / "tokenizer.json").unlink()
+    with (model / "vocab.txt").open("a") as stream:
+        stream.write("one\nmore\n")
+    with pytest.raises(WeightsError, match="tokenizer of 59 entries and a model of 57"):
+        predict.main(["--model", str(model), *output])
+
+
+@pytest.mark.parametrize("argument", [("--batch", "0"), ("--max-length", "2"), ("--batch", "x")])
+def test_numbers_without_sense_are_refused(
+    argument: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        predict.main(["--model", "m", *argument])
+    assert ended.value.code == 2
+    assert f"{argument[0]}: {argument[1]!r} is no whole number" in capsys.readouterr().err

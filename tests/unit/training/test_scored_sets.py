@@ -1,0 +1,95 @@
+"""Evaluation sets that a stage cannot be scored on are refused before it trains."""
+
+import numpy as np
+import pytest
+
+from pd_jax import config as config_lib
+from pd_jax.data.records import manifest
+from pd_jax.data.records.dataset import Dataset, Record, example_id, finish, write_shard
+from pd_jax.data.tokenizers.tokenizer import load_tokenizer
+from pd_jax.errors import ConfigError
+from pd_jax.stages.declared import check_labels
+from pd_jax.stages.material import open_material, open_sets, with_teacher
+from tests import tiny
+
+ROWS = {
+    "classification": config_lib.Rows(task="classification", labels=tiny.LABELS),
+    "multilabel": config_lib.Rows(task="multilabel", labels=tiny.LABELS),
+    "regression": config_lib.Rows(task="regression"),
+    "none": config_lib.Rows(),
+    "pairs": config_lib.Corpus(next_sentence=True),
+    "plain": config_lib.Corpus(),
+}
+PAIRED = {"kind": "mlm", "next_sentence": True}
+LABEL = {"classification": 1, "multilabel": (0, 1), "regression": 0.5}
+
+REFUSED = [
+    ({"kind": "classify"}, "classification", "regression", "is labelled for regression, and the"),
+    ({"kind": "classify"}, "classification", "multilabel", "examples.task='classification'"),
+    ({"kind": "classify"}, "regression", "classification", "the stage learns regression"),
+    (PAIRED, "pairs", "plain", "has no sentence pairs, .* examples.next_sentence=True"),
+    (PAIRED, "pairs", "classification", "has no sentence pairs"),
+]
+TAKEN = [
+    ({"kind": "classify"}, "classification", "classification"),
+    ({"kind": "classify"}, "classification", "none"),
+    ({"kind": "mlm"}, "none", "regression"),
+    ({"kind": "mlm"}, "pairs", "plain"),
+    (PAIRED, "pairs", "pairs"),
+]
+
+
+def dataset(folder, kind: str) -> str:
+    """Returns the folder of a dataset of one row."""
+    made = load_tokenizer(tiny.tokenizer(folder / kind / "tokenizer"))
+    examples, ids = ROWS[kind], np.array([2, 7, 3], np.int32)
+    pair = 1 if kind == "pairs" else None
+    row = Record(ids, None, example_id(kind), label=LABEL.get(kind), next_sentence=pair)
+    shard = write_shard(folder / kind, kind, index=0, of=1, records=[row])
+    task = {"task": examples.task, "labels": examples.labels} if kind in LABEL else {}
+    finish(folder / kind, [shard], name=kind, tokenizer=made, max_length=16, **task)
+    assert manifest.read(folder / kind).holds("next_sentence_labels") == (kind == "pairs")
+    return str(Dataset.open(folder / kind).folder)
+
+
+def stage_of(folder, objective, learnt, scored) -> config_lib.TrainStage:
+    return tiny.stage(
+        folder,
+        objective=objective,
+        data={"records": learnt, "batch": 8, "lengths": (16,)},
+        evaluation={"sets": {"dev": scored}},
+    )
+
+
+def open_all(stage: config_lib.TrainStage) -> None:
+    material = with_teacher(open_material(stage.data), stage)
+    open_sets(stage.evaluation.sets, {}, material, stage.data)
+
+
+def check_declared(folder, objective, learnt: str, scored: str) -> None:
+    stages = {
+        kind: config_lib.RecordsStage(
+            source=config_lib.Source(path="none.tsv"), tokenizer="none.json", examples=examples
+        )
+        for kind, examples in ROWS.items()
+    }
+    stages["own"] = stage_of(folder, objective, f"@{learnt}", f"@{scored}")
+    check_labels(config_lib.Pipeline(name="p", stages=stages), "own")
+
+
+@pytest.mark.parametrize(("objective", "learnt", "scored", "message"), REFUSED)
+def test_a_set_of_another_task_or_without_pairs_is_refused(
+    tmp_path, objective, learnt, scored, message
+):
+    folders = [dataset(tmp_path, kind) for kind in (learnt, scored)]
+    with pytest.raises(ConfigError, match=f"^evaluation set dev .*{message}"):
+        open_all(stage_of(tmp_path, objective, *folders))
+    with pytest.raises(ConfigError, match=rf"^stages\.own: evaluation set dev .*{message}"):
+        check_declared(tmp_path, objective, learnt, scored)
+
+
+@pytest.mark.parametrize(("objective", "learnt", "scored"), TAKEN)
+def test_what_can_be_scored_is_taken(tmp_path, objective, learnt, scored):
+    folders = [dataset(tmp_path, kind) for kind in dict.fromkeys((learnt, scored))]
+    open_all(stage_of(tmp_path, objective, folders[0], folders[-1]))
+    check_declared(tmp_path, objective, learnt, scored)
