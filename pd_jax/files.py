@@ -1,4 +1,4 @@
-"""Whole files only: atomic writes, JSON, and digests.
+"""Complete files only: atomic writes, JSON, and digests.
 
 A file written here is either complete under its final name or absent. Digests are blake2b, the same
 on every machine.
@@ -30,27 +30,27 @@ _PROCESS = secrets.token_hex(4)
 
 
 def partial(path: epath.PathLike) -> epath.Path:
-    """Returns where this process, of all on all machines, makes what shall become `path`."""
+    """Returns the temporary path, unique to this process on any machine, that becomes `path`."""
     path = epath.Path(path)
     return path.parent / f".{path.name}.partial-{os.getpid()}-{_PROCESS}"
 
 
 def is_remote(path: epath.PathLike) -> bool:
-    """Returns whether a path is of storage that is no file system, as `gs://bucket/file`."""
+    """Returns whether a path is in object storage, like `gs://bucket/file`."""
     return "://" in os.fspath(path)
 
 
 def size(path: epath.PathLike) -> int:
-    """Returns a file's bytes."""
-    # A local epath asks for the owner's name, too, and fails where a container knows none.
+    """Returns a file's size in bytes."""
+    # A local epath also looks up the owner's name, and fails in a container that has none.
     return epath.Path(path).stat().length if is_remote(path) else os.path.getsize(path)
 
 
 @contextlib.contextmanager
 def replaced(path: epath.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Yields a stream whose content takes the place of `path` when the block ends well.
+    """Yields a stream whose content replaces `path` when the block succeeds.
 
-    Where the block raises, nothing of it is left and an older file stays as it was.
+    If the block raises, nothing is left behind and an existing file stays as it was.
     """
     path = epath.Path(path)
     unfinished = partial(path)
@@ -71,10 +71,10 @@ def write_bytes(path: epath.PathLike, content: bytes) -> None:
 
 
 def sync(stream: IO[Any]) -> None:
-    """Returns when what was written is on the disk, where the file is a local one.
+    """Flushes a stream to disk, if its file is local.
 
     Without it, a machine that loses power may keep the new name and lose the content, and a shared
-    file system may tell of a full disk only after the file was taken for whole.
+    file system may report a full disk only after the file was taken to be complete.
     """
     stream.flush()
     with contextlib.suppress(io.UnsupportedOperation, AttributeError):  # no local file
@@ -84,14 +84,14 @@ def sync(stream: IO[Any]) -> None:
 def append(path: epath.PathLike, content: bytes) -> None:
     """Appends bytes to a file, all or none of them."""
     path = epath.Path(path)
-    if is_remote(path):  # an object is written whole: there is no end to append to
+    if is_remote(path):  # an object cannot be appended to, so all of it is written again
         path.write_bytes((path.read_bytes() if path.exists() else b"") + content)
         return
     with open(path, "ab", buffering=0) as stream:
         end = stream.tell()
         try:
             written = stream.write(content)
-            if written < len(content):  # the disk is full; asked again, it says so
+            if written < len(content):  # the disk is full: writing the rest raises the error
                 stream.write(content[written:])
         except OSError:
             stream.truncate(end)
@@ -99,7 +99,7 @@ def append(path: epath.PathLike, content: bytes) -> None:
 
 
 def append_lines(path: epath.PathLike, lines: Iterable[str]) -> None:
-    """Appends lines, all or none of them; a last line that a kill cut short is taken off first."""
+    """Appends lines, all or none of them; a last line truncated by a kill is removed first."""
     if not is_remote(path):
         with open(path, "a+b", buffering=0) as stream:
             stream.truncate(_end_of_lines(stream))
@@ -107,7 +107,7 @@ def append_lines(path: epath.PathLike, lines: Iterable[str]) -> None:
 
 
 def _end_of_lines(stream: IO[bytes]) -> int:
-    """Returns the length of a file without a last line that has no end."""
+    """Returns the length of a file without its last line, if that has no line break."""
     size = stream.seek(0, os.SEEK_END)
     if size == 0:
         return 0
@@ -119,8 +119,12 @@ def _end_of_lines(stream: IO[bytes]) -> int:
 
 
 def write_text(path: epath.PathLike, content: str) -> None:
-    """Writes `content` as UTF-8 under `path`, replacing what was there in one step."""
-    write_bytes(path, content.encode("utf-8"))
+    r"""Writes `content` as UTF-8 under `path`, replacing what was there in one step.
+
+    Bytes of a path that are not UTF-8, which Python holds as lone surrogates, become `\udcXX`: in
+    JSON that reads back as the same path.
+    """
+    write_bytes(path, content.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:
@@ -132,21 +136,21 @@ def write_json(path: epath.PathLike, value: Any) -> None:
 def whole_folder(
     folder: epath.PathLike, *, known_by: str, error: type[PdError]
 ) -> Iterator[epath.Path]:
-    """Yields a folder to write in, which takes the place of `folder` when the block ends well.
+    """Yields a folder to write in, which replaces `folder` when the block succeeds.
 
-    Where the block raises, nothing of it is left and an older `folder` stays as it was.
+    If the block raises, nothing is left behind and an existing `folder` stays as it was.
 
     Args:
-      folder: where the whole is to be.
+      folder: where the finished folder goes.
       known_by: a file that every folder of this kind has.
-      error: raised where `folder` holds something else: it would be lost.
+      error: raised where `folder` contains something else, which would be lost.
     """
     folder = epath.Path(folder)
     held = list(folder.iterdir()) if folder.exists() else []
     if held and (any(path.is_dir() for path in held) or not (folder / known_by).exists()):
         raise error(
-            f"{folder} holds {held[0].name} and is no folder of the kind to be written, which would"
-            " replace all of it; name a folder of its own"
+            f"{folder} contains {held[0].name} and is not a folder of the kind to be written, which"
+            " would replace all of it; choose an empty or new folder"
         )
     unfinished = partial(folder)
     old = folder.parent / f".{folder.name}.replaced-{os.getpid()}-{_PROCESS}"
@@ -188,7 +192,7 @@ def remove_partial(folder: epath.PathLike) -> None:
 
 
 def read_json(path: epath.PathLike, error: type[Exception]) -> Any:
-    """Returns the JSON value in `path`; raises `error` naming the file where it is missing or not
+    """Returns the JSON value in `path`; raises `error`, naming the file, where it is missing or not
     JSON.
     """
     path = epath.Path(path)
@@ -198,7 +202,7 @@ def read_json(path: epath.PathLike, error: type[Exception]) -> Any:
         raise error(f"{path} does not exist") from None
     except (ValueError, RecursionError) as fault:
         raise error(
-            f"{path} is not valid JSON ({fault}); make the folder that holds it again"
+            f"{path} is not valid JSON ({fault}); rebuild the folder that contains it"
         ) from None
 
 
@@ -206,7 +210,7 @@ def read_object(path: epath.PathLike, error: type[Exception]) -> dict[str, Any]:
     """Returns the JSON object in `path`; raises `error` where it is missing or something else."""
     value = read_json(path, error)
     if not isinstance(value, dict):
-        raise error(f"{path} holds no JSON object; make the folder that holds it again")
+        raise error(f"{path} is not a JSON object; rebuild the folder that contains it")
     return value
 
 
@@ -247,20 +251,20 @@ def digest_files(paths: Iterable[epath.PathLike]) -> dict[str, str]:
 
 
 class DigestCache:
-    """Path -> digest of a file's content, kept in a JSON file, so that what did not change is read
-    once.
+    """Path -> digest of a file's content, cached in a JSON file, so that an unchanged file is read
+    only once.
 
     A file counts as unchanged while its size and times are, and a local one's inode: archives and
     copies may set the time of modification, and two models of one shape have one size. A file that
-    was modified in the last seconds is not remembered: a second change within the grain of the
-    clock, a second on some file systems, would not show.
+    was modified in the last few seconds is not cached: another change within the clock's
+    resolution, a second on some file systems, would go unnoticed.
     """
 
     def __init__(self, cache: epath.PathLike, error: type[PdError]):
-        """Reads what an earlier process has remembered in `cache`.
+        """Reads the digests that an earlier process saved in `cache`.
 
         Raises:
-          error: where that is something else.
+          error: where `cache` is not such a file.
         """
         self._cache = epath.Path(cache)
         self._known = _known_digests(self._cache, error) if self._cache.exists() else {}
@@ -279,14 +283,14 @@ class DigestCache:
         return digest
 
     def save(self) -> None:
-        """Writes what was learnt."""
+        """Writes the cache, if it has changed."""
         if self._known != self._before:
             write_json(self._cache, self._known)
 
 
 def _state(path: str) -> list[float]:
-    """Returns size and time of modification of a file, and of a local one what a change of its
-    content under an old time would change.
+    """Returns a file's size and modification time; for a local file also what shows a change of its
+    content that restores both.
     """
     if is_remote(path):
         status = epath.Path(path).stat()
@@ -296,10 +300,10 @@ def _state(path: str) -> list[float]:
 
 
 def _known_digests(path: epath.Path, error: type[PdError]) -> dict[str, list]:
-    """Returns what a file of digests says: path -> a file's state, and its digest."""
+    """Returns the content of a digest cache: path -> a file's state, and its digest."""
     found = read_object(path, error)
     for name, known in found.items():
         whole = isinstance(known, list) and [*map(type, known[-1:])] == [str]
         if not whole or not {*map(type, known[:-1])} <= {int, float} or not name.isprintable():
-            raise error(f"{path} is not as it was written; remove it, to read files anew")
+            raise error(f"{path} is damaged or was edited; remove it to read all files again")
     return found

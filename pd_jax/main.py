@@ -190,6 +190,8 @@ def _flags(argv: list[str]) -> list[str]:
             raise flags.Error(f"unexpected argument {left[1]!r}; flags begin with --")
         if _CONFIG.value is None or _WORKDIR.value is None:
             raise flags.Error("--config and --workdir are needed; give both")
+        if any("\ud800" <= letter <= "\udfff" for letter in _WORKDIR.value):
+            raise flags.Error(f"--workdir={_WORKDIR.value!r} is not UTF-8; choose another name")
         hasattr(_CONFIG.value, "stages")  # an OSError of the config's code comes on its first use
         return left
     except Exception as raised:

@@ -2,6 +2,7 @@
 is no reason to stop.
 """
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -56,6 +57,11 @@ def test_what_the_flags_say_wrongly_ends_in_one_line(tmp_path, arguments, messag
 
 def test_a_missing_workdir_ends_in_one_line():
     assert refused(SIZES) == "error: --config and --workdir are needed; give both"
+
+
+def test_a_workdir_that_no_file_could_name_ends_in_one_line(tmp_path):
+    line = refused(SIZES, os.fsdecode(f"--workdir={tmp_path}/".encode() + b"\xe4"))
+    assert line.endswith("\\udce4' is not UTF-8; choose another name")
 
 
 @pytest.mark.parametrize(

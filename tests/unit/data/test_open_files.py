@@ -14,7 +14,9 @@ SHARDS = 60
 LIMIT = """
 import os, resource, sys
 import numpy as np
-from pd_jax.data import filters, logits, records, remote
+from pd_jax.data.building import filters
+from pd_jax.data.logits import store
+from pd_jax.data.records import dataset as records
 def limit(more, *, hard):
     soft = len(os.listdir("/proc/self/fd")) + more
     before = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -49,7 +51,7 @@ records._CACHE_BYTES = 0
 dataset = records.Dataset.open(sys.argv[1])
 rows = np.arange(len(dataset))
 ids = dataset.gather(rows).example_ids
-print(logits.LogitStore.open(sys.argv[2]).gather(rows, ids).shape)
+print(store.LogitStore.open(sys.argv[2]).gather(rows, ids).shape)
 """
     assert said(program, dataset.folder, tmp_path / "store") == f"({SHARDS}, 2)\n"
 
@@ -90,7 +92,7 @@ def test_names_of_more_shards_than_open_files_are_matched(tmp_path):
 limit(20, hard=True)
 shards = [filters.Filter(sys.argv[1], n, "names", None) for n in range({SHARDS})]
 for shard in shards:
-    filters.scan(shard, [filters.text.Row(f"row {{shard.index // 2}}", None, None, None, 1)])
+    filters.scan(shard, [filters.corpora.Row(f"row {{shard.index // 2}}", None, None, None, 1)])
 everything = filters.match(shards)
 print(sum(len(np.load(shard.duplicates_file(everything))) for shard in shards))
 """

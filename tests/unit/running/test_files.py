@@ -110,6 +110,14 @@ def test_lines_are_appended_after_a_torn_one_was_taken_off(tmp_path):
     assert path.read_bytes() == b""
 
 
+def test_a_path_that_is_not_utf8_reads_back_from_json(tmp_path):
+    path = os.fsdecode(b"runs/\xe4")
+    files.write_json(tmp_path / "a.json", {"workdir": path})
+    assert files.read_json(tmp_path / "a.json", StageError) == {"workdir": path}
+    files.write_text(tmp_path / "a.html", path)
+    assert (tmp_path / "a.html").read_bytes() == rb"runs/\udce4"
+
+
 def test_a_bucket_without_gcsfs_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(ImportError) as fault:
