@@ -1,11 +1,12 @@
-"""Training steps beside transformers on PyTorch: pre-training, distillation and fine-tuning.
+"""Training steps, against transformers on PyTorch: pre-training, distillation, fine-tuning.
 
 python -m benchmarks.train [--sizes=Tiny,Mini,Small] [--jobs=mlm,distil,fine-tune]
 
-Same tokens, sizes and precision (float32), dropout 0.1, AdamW with clipping. Pre-training is
-measured on full rows of 128 tokens; distillation on IMDb sentences and fine-tuning on SST-2 at the
-lengths that they have, where PD_JAX_DATA names the development data, and on full rows elsewhere.
-The processes of ours and of tuned torch keep freed memory (`pd_jax.allocation`); stock's do not.
+All have the same tokens, sizes and precision (float32), dropout 0.1, and AdamW with clipping.
+Pre-training is measured on full rows of 128 tokens. If PD_JAX_DATA names the development data,
+distillation is measured on IMDb sentences and fine-tuning on SST-2, at their own lengths; otherwise
+on full rows. The processes of ours and of tuned torch keep freed memory (`pd_jax.allocation`);
+stock's do not.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ BATCH = 32
 STEPS = {"Tiny": 8, "Mini": 4, "Small": 2}
 """Steps on full rows in one repetition: a few seconds' worth."""
 STOCK_SHARE = 4
-"""Stock does this part of the rows that the others do, and is compared by its rate."""
+"""Stock does only this share of the rows that the others do, and is compared by its rate."""
 WINDOW = 64 * BATCH
 LENGTHS = tuple(range(8, material.LENGTH + 1, 8))
 REAL = {"distil": "IMDb", "fine-tune": "SST-2"}
@@ -104,7 +105,7 @@ def make_theirs(work: Work, style: theirs.Style) -> Made:
     teacher = np.zeros((len(tokens), len(material.LABELS)), np.float32)
     if work.logits:
         store = LogitStore.open(work.logits)
-        teacher = store.gather(np.arange(len(tokens)), gathered.example_ids)
+        teacher = store.read(np.arange(len(tokens)), gathered.example_ids)["logits"]
     rows = theirs.Rows(tokens, labels, teacher)
     order: theirs.Order = "grouped" if style.tuned else "random"
     return lambda: trainer.train(rows.batches(BATCH, order=order)), len(tokens)

@@ -1,7 +1,7 @@
-"""Runs a pipeline: its stages in order, each in a folder named by what it depends on.
+"""Runs a pipeline: its stages in order, each in a folder named after its inputs.
 
-Equal stages are run once, whatever pipelines name them (`planning.py`); `done.json`, written last,
-says that a folder is whole.
+Equal stages are run once, even across pipelines (`planning.py`); `done.json`, written last, marks a
+folder as complete.
 """
 
 import contextlib
@@ -19,14 +19,13 @@ from pd_jax import config as config_lib
 from pd_jax import files, locks, record, versions
 from pd_jax import jobs as jobs_lib
 from pd_jax.config import reading
-from pd_jax.errors import ConfigError, DivergenceError, PdError, StageError, did_you_mean, no_space
+from pd_jax.errors import DivergenceError, PdError, StageError, no_space
 from pd_jax.parallel import distributed
-from pd_jax.planning import Planned, check_unchanged, located, plan, vmap_groups
+from pd_jax.planning import Planned, check_names, check_unchanged, located, plan, vmap_groups
 from pd_jax.stages.context import OUTPUT, Context, Done
 from pd_jax.stages.declared import check_labels
 from pd_jax.stages.faults import with_remedy
 from pd_jax.stages.runners import carry_out
-from pd_jax.stages.train import BEST
 
 
 def run(
@@ -41,7 +40,7 @@ def run(
     command: str = "",
     say: Callable[[str], None] = print,
 ) -> None:
-    """Runs what is not done yet; one process (or one group of processes) runs a stage at a time.
+    """Runs the stages that are not done yet; only one process (or group of processes) runs a stage.
 
     Without a study the first fault ends the run. In a study a stage that failed is left out, with
     those that need it, and all others are run before the error is raised.
@@ -50,18 +49,18 @@ def run(
       pipeline: the stages.
       workdir: where stages and records of pipelines live.
       only: names of stages to run; empty for all.
-      changed: go on in a workdir that holds this pipeline with another config; equal stages are
+      changed: continue in a workdir where this pipeline had another config; equal stages are
         reused.
-      wait: wait for a stage that another process runs, and take what it makes, instead of refusing.
-      jobs: how many stages to run at once, each in a process of its own; 1 runs them in this one.
-      vmap: at most how many training stages to train by one program, where they differ in seed,
-        learning rate and first weights alone.
-      command: how the user called, for the record.
-      say: where a line for the user goes.
+      wait: wait for a stage that another process runs, and use its output, instead of refusing.
+      jobs: how many stages to run at once, each in its own process; 1 runs them in this one.
+      vmap: how many training stages, at most, to train in one program, where they differ only in
+        seed, learning rate and first weights.
+      command: the user's command line, for the record.
+      say: called with a line for the user.
 
     Raises:
       LockError: another process runs one of the stages.
-      ConfigError, StageError, and whatever a stage raises: nothing half-made is marked as done.
+      ConfigError, StageError, and whatever a stage raises: no incomplete stage is marked as done.
     """
     kept, planned, left = _begin(pipeline, workdir, command, only=only, changed=changed, say=say)
 
@@ -82,10 +81,10 @@ def run(
 def _groups_line(groups: Sequence[jobs_lib.Group]) -> str:
     if not groups:
         return (
-            "--vmap has nothing to do: no two stages with one padded length differ in seed, "
-            "learning rate and first weights alone"
+            "--vmap has nothing to do: no two stages with one padded length differ only in seed, "
+            "learning rate and first weights"
         )
-    return f"trained by one program: {'; '.join(', '.join(group) for group in groups)}"
+    return f"trained in one program: {'; '.join(', '.join(group) for group in groups)}"
 
 
 def _begin(
@@ -98,7 +97,7 @@ def _begin(
     say: Callable[[str], None],
 ) -> tuple[record.Record, dict[str, Planned], list[Planned]]:
     """Returns the run's record, written, all stages as planned, and those to run, in order."""
-    _check_names(pipeline, only)
+    check_names(pipeline, only)
     kept = record.Record(workdir, pipeline, command)
     kept.check_unchanged(changed=changed)
     with distributed.all_or_none("reading what the stages need"):
@@ -132,19 +131,19 @@ def _follow(
     count: int,
     say: Callable[[str], None],
 ) -> None:
-    """Records and tells what becomes of the stages; in a study raises only after the last one, but
-    for faults of several processes that are no divergence.
+    """Records and reports the outcome of each stage; in a study raises only after the last one,
+    except for faults other than divergence where several processes run.
     """
     failed = []
     for number, outcome in enumerate(outcomes, start=1):
         kept.settle(outcome)
         if outcome.fault is not None:
-            # Where the disk is full, the record of the start stays: it says "waiting".
+            # Where the disk is full, the record keeps the stage's status "waiting".
             full = contextlib.suppress(OSError) if no_space(outcome.fault) else None
             with full or contextlib.nullcontext():
                 kept.write()
             diverged = isinstance(outcome.fault, DivergenceError)
-            # Any other fault need not be met by all processes, who would part ways here.
+            # Any other fault may be one process's own: the processes would diverge here.
             if not study or (jax.process_count() > 1 and not diverged):
                 raise outcome.fault
             failed.append(outcome.name)
@@ -161,7 +160,7 @@ def _follow(
         others = len(kept.faults) - len(failed)
         raise StageError(
             f"{len(failed)} stages failed ({', '.join(failed)}) and {others} that need them were "
-            "left out; all else is done: mend what they say, and run the same command again"
+            "left out; all others are done: fix these faults and run the same command again"
         )
 
 
@@ -176,7 +175,7 @@ def _needs(left: Sequence[Planned]) -> dict[str, tuple[str, ...]]:
 
 
 def _in_order(pipeline: config_lib.Pipeline, selected: Sequence[Planned]) -> list[Planned]:
-    """Returns stages such that a study's cells come in turn, each behind what it needs."""
+    """Returns the stages in the order of a study's cells, each after the stages it needs."""
     if pipeline.study is None:
         return list(selected)
     by_name = {item.name: item for item in selected}
@@ -203,13 +202,13 @@ def _run_group(
     wait: bool,
     changed: bool,
 ) -> list[tuple[Planned, dict[str, Any]] | Exception]:
-    """Returns each stage where it lives by now, and its `done.json`, which is made if missing; or
+    """Returns each stage with its current folder, and its `done.json`, running it if necessary; or
     the fault that ended it.
     """
     with contextlib.ExitStack() as locked:
         for item in items:
             locked.enter_context(_one_writer(item, wait=wait, say=say))
-        # Whoever held a lock before may have run an equal stage, under another name.
+        # The previous holder of a lock may have run an equal stage under another name.
         items = [located(item, workdir) for item in items]
         finished = _finished({item.name: item for item in items})
         left = [item for item in items if item.name not in finished]
@@ -218,7 +217,7 @@ def _run_group(
             _explain_change(item, workdir, say)
             if distributed.is_writer():
                 files.remove_partial(item.folder)
-        made = iter(_run_said(left, inputs, run_config, workdir))
+        made = iter(_run_with_remedies(left, inputs, run_config, workdir))
         found: list[tuple[Planned, dict[str, Any]] | Exception] = []
         for item in items:
             if item.name in finished:
@@ -229,19 +228,22 @@ def _run_group(
         return found
 
 
-def _run_said(
+def _run_with_remedies(
     items: Sequence[Planned],
     inputs: Mapping[str, Planned],
     run_config: config_lib.Run,
     workdir: epath.Path,
 ) -> list[dict[str, Any] | Exception]:
-    """Returns what `run_stages` does; a fault for want of space or memory says what to do."""
+    """Returns what `run_stages` does; a lack of space or memory gets a message with its remedy."""
     try:
         found = run_stages(items, inputs, run_config, workdir) if items else []
     except Exception as fault:
         found = [fault] * len(items)
+    made = [source.folder for source in inputs.values()]
     return [
-        with_remedy(one, item.name, item.stage, item.folder) if isinstance(one, Exception) else one
+        with_remedy(one, item.name, item.stage, item.folder, inputs=made)
+        if isinstance(one, Exception)
+        else one
         for item, one in zip(items, found, strict=True)
     ]
 
@@ -252,8 +254,8 @@ def run_stages(
     run_config: config_lib.Run,
     workdir: epath.Path,
 ) -> list[dict[str, Any] | Exception]:
-    """Runs one stage whose inputs are done, or several that go together, marks each as done, and
-    returns what its `done.json` says, or the fault that ended it.
+    """Runs one stage whose inputs are done, or several in one program, marks each as done, and
+    returns the content of its `done.json`, or the fault that ended it.
     """
 
     def path(reference: str) -> str:
@@ -292,8 +294,8 @@ def _check_unchanged(
 def _mark_done(
     item: Planned, done: Done, planned: Mapping[str, Planned], seconds: float
 ) -> dict[str, Any]:
-    """Writes a stage's `done.json`, removes what only an unfinished stage needs, and returns what
-    `done.json` says.
+    """Writes a stage's `done.json`, removes what only an unfinished stage needs, and returns the
+    content of `done.json`.
     """
     found = {
         "stage": item.name,
@@ -311,9 +313,10 @@ def _mark_done(
     }
     if distributed.is_writer():
         files.write_json(item.folder / "done.json", found)
-        # Only now: a stage that is killed before must find the weights that its checkpoint names.
-        if (best := item.folder / BEST).exists():
-            best.rmtree()
+        # Only now: a stage killed before this needs the weights that its checkpoint names.
+        for folder in done.scratch:
+            if folder.exists():
+                folder.rmtree()
     distributed.barrier(f"done {item.fingerprint}")
     return found
 
@@ -321,7 +324,7 @@ def _mark_done(
 def _one_writer(
     item: Planned, *, wait: bool, say: Callable[[str], None]
 ) -> contextlib.AbstractContextManager[None]:
-    """Returns a block in which no other run works on a stage, whatever name it has there."""
+    """Returns a block in which no other run works on a stage, whatever that run calls it."""
     return locks.held(
         item.folder.parent / f"{item.fingerprint}.lock",
         f"stage {item.name!r}",
@@ -331,37 +334,25 @@ def _one_writer(
     )
 
 
-def _check_names(pipeline: config_lib.Pipeline, only: Sequence[str]) -> None:
-    named = [(name, "--stages") for name in only] + [
-        (name, f"config.report.rows.{label}") for label, name in pipeline.report.rows
-    ]
-    for name, where in named:
-        if name not in pipeline.stages:
-            raise ConfigError(
-                f"{where} names {name!r}, which is no stage of this pipeline "
-                f"({', '.join(pipeline.stages)})" + did_you_mean(name, pipeline.stages)
-            )
-
-
 def _finished(planned: Mapping[str, Planned]) -> set[str]:
-    """Returns the names of the stages that are done, as process 0 sees it before it begins."""
+    """Returns the names of the stages that are done, as process 0 sees them before it starts."""
     seen = np.asarray([item.done for item in planned.values()], np.int32)
     return {name for name, done in zip(planned, distributed.from_writer(seen), strict=True) if done}
 
 
 def _check_inputs(selected: Sequence[Planned], finished: Collection[str]) -> None:
-    there = {item.name for item in selected} | set(finished)
+    available = {item.name for item in selected} | set(finished)
     for item in selected:
         for need in item.inputs:
-            if item.name not in finished and need not in there:
+            if item.name not in finished and need not in available:
                 raise StageError(
                     f"stage {item.name!r} needs {need!r}, which is not done; add it to --stages"
                 )
 
 
 def _explain_change(item: Planned, workdir: epath.Path, say: Callable[[str], None]) -> None:
-    """Says which keys differ from an earlier run of a stage of the same name, before a new folder
-    is begun.
+    """Reports which keys differ from an earlier run of a stage of the same name, before a new
+    folder is started.
     """
     if item.folder.exists():
         say(f"stage {item.name}: continuing in {item.folder}")
@@ -375,7 +366,7 @@ def _explain_change(item: Planned, workdir: epath.Path, say: Callable[[str], Non
         ]
         say(
             f"stage {item.name}: not the one in {path.parent.name} ({'; '.join(changes[:3])}); "
-            "starting anew"
+            "starting from scratch"
         )
 
 

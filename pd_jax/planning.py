@@ -23,7 +23,7 @@ _FORMAT = 1
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """One stage of a pipeline, resolved: what it is called, where it lives, and what it reads."""
+    """One stage of a pipeline, resolved: its name, its folder, and what it reads."""
 
     name: str
     stage: Any
@@ -42,7 +42,7 @@ def plan(pipeline: config_lib.Pipeline, workdir: epath.Path) -> dict[str, Planne
 
     Raises:
       ConfigError: a reference to an unknown stage, or stages that wait for each other.
-      StageError: an input file that does not exist, of a stage that is not done.
+      StageError: an input file of a stage that is not done does not exist.
     """
     digests = InputDigests(workdir / _INPUTS)
     planned: dict[str, Planned] = {}
@@ -75,33 +75,33 @@ def _fingerprint(
 
 
 def check_unchanged(item: Planned, planned: Mapping[str, Planned], workdir: epath.Path) -> None:
-    """Raises StageError where a file that the stage reads has changed since it was planned: what it
-    makes would pass for what the earlier content gives.
+    """Raises StageError where a file that the stage reads has changed since it was planned: its
+    output would be taken for that of the earlier content.
     """
     if _fingerprint(item.name, item.stage, planned, InputDigests(workdir / _INPUTS)) != (
         item.fingerprint
     ):
         raise StageError(
-            f"what stage {item.name!r} reads has changed since this run began; run the same command"
-            " again, and leave its inputs as they are meanwhile"
+            f"the inputs of stage {item.name!r} have changed since this run started; run the same "
+            "command again, and do not change them while it runs"
         )
 
 
 def order(stages: Mapping[str, Any]) -> list[str]:
-    """Returns the stages' names such that each follows those it reads."""
+    """Returns the stages' names in an order in which each follows those it reads."""
     done: list[str] = []
     waiting = {name: {_stage_of(link) for link in _links(stage)} for name, stage in stages.items()}
     for name, needs in waiting.items():
         for need in sorted(needs - set(stages)):
             raise ConfigError(
-                f"stage {name!r} refers to @{need}, which is no stage of this pipeline "
+                f"stage {name!r} refers to @{need}, which is not a stage of this pipeline "
                 f"({', '.join(stages)})" + did_you_mean(need, stages)
             )
     while waiting:
         ready = [name for name, needs in waiting.items() if needs <= set(done)]
         if not ready:
             raise ConfigError(
-                f"these stages wait for each other: {', '.join(sorted(waiting))}; break the circle"
+                f"these stages wait for each other: {', '.join(sorted(waiting))}; break the cycle"
             )
         done += ready
         for name in ready:
@@ -118,7 +118,7 @@ def _stage_of(reference: str) -> str:
 
 
 def _folder(workdir: epath.Path, name: str, fingerprint: str) -> epath.Path:
-    """Returns the folder of a fingerprint, under whatever name an equal stage was first run."""
+    """Returns the folder of a fingerprint, by whatever name an equal stage was first run."""
     stages = workdir / "stages"
     own = stages / f"{name}-{fingerprint}"
     if own.exists() or not stages.exists():
@@ -128,19 +128,20 @@ def _folder(workdir: epath.Path, name: str, fingerprint: str) -> epath.Path:
 
 
 def located(item: Planned, workdir: epath.Path) -> Planned:
-    """Returns a stage with the folder in which its fingerprint lives by now."""
+    """Returns a stage with the folder in which its fingerprint is now."""
     return dataclasses.replace(item, folder=_folder(workdir, item.name, item.fingerprint))
 
 
 def vmap_groups(items: Sequence[Planned], most: int) -> list[tuple[str, ...]]:
-    """Returns names of stages that one program can train, at most so many at once: training stages
-    that differ in seed, learning rate and first weights alone, and wait for none of each other.
+    """Returns groups of at most `most` training stages that one program can train: they differ only
+    in seed, learning rate and first weights, and none waits for another.
 
-    Rows must have one padded length: with more, or packed, runs of other seeds have batches of
-    other shapes at the same step. Epochs of a mixture have other numbers of steps for other seeds.
+    Rows must have one padded length: with several, or packed rows, runs with different seeds have
+    batches of different shapes at the same step. Epochs of a mixture have different numbers of
+    steps for different seeds.
     """
     depths: dict[str, int] = {}
-    alike: dict[tuple[str, int], dict[str, str]] = {}
+    similar: dict[tuple[str, int], dict[str, str]] = {}
     for item in items:
         depths[item.name] = 1 + max((depths.get(need, 0) for need in item.inputs), default=0)
         stage = item.stage
@@ -149,18 +150,31 @@ def vmap_groups(items: Sequence[Planned], most: int) -> list[tuple[str, ...]]:
         mixed_epochs = stage.data.weights and stage.length.epochs is not None
         if len(stage.data.lengths) == 1 and stage.data.packing == 1 and not mixed_epochs:
             same = (_but_for_the_run(stage), depths[item.name])
-            # Of equal stages the first alone is run.
-            alike.setdefault(same, {}).setdefault(item.fingerprint, item.name)
+            # Of equal stages only the first is run.
+            similar.setdefault(same, {}).setdefault(item.fingerprint, item.name)
     groups = []
-    for found in alike.values():
+    for found in similar.values():
         names = list(found.values())
         groups += [tuple(names[first : first + most]) for first in range(0, len(names), most)]
     return [group for group in groups if len(group) > 1]
 
 
 def _but_for_the_run(stage: config_lib.TrainStage) -> str:
-    """Returns a digest of all of a stage but what may differ between runs of one program."""
+    """Returns a digest of a stage without what may differ between the runs of one program."""
     optimizer = dataclasses.replace(stage.optimizer, learning_rate=1.0)
     init = dataclasses.replace(stage.init, source="" if stage.init.source else None)
     same = dataclasses.replace(stage, seed=0, optimizer=optimizer, init=init)
     return files.digest_json(reading.to_json(same))
+
+
+def check_names(pipeline: config_lib.Pipeline, only: Sequence[str]) -> None:
+    """Raises ConfigError where `--stages` or the report names a stage that does not exist."""
+    named = [(name, "--stages") for name in only] + [
+        (name, f"config.report.rows.{label}") for label, name in pipeline.report.rows
+    ]
+    for name, where in named:
+        if name not in pipeline.stages:
+            raise ConfigError(
+                f"{where} names {name!r}, which is not a stage of this pipeline "
+                f"({', '.join(pipeline.stages)})" + did_you_mean(name, pipeline.stages)
+            )

@@ -39,7 +39,7 @@ def build_rows(tmp_path, tokenizer, content, examples, *, name="rows.tsv", colum
 
 
 def write_corpus(path, *, documents=60, sentences=12, seed=0):
-    """Documents whose sentences are counted words, so that an example shows where it is from."""
+    """Documents whose sentences are counted words, so that an example shows where it comes from."""
     chance = np.random.default_rng(seed)
     texts = []
     for _ in range(documents):

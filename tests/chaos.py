@@ -1,12 +1,12 @@
-"""Runs a chain while ending it again and again, and compares what it leaves with a quiet run's.
+"""Interrupts a chain again and again, and compares what it leaves with an undisturbed run's.
 
     python -m tests.chaos                          25 ends of the quick start's smoke run
     python -m tests.chaos --kills 100 --config configs/quickstart.py
 
 Each time the same command is started again. It is ended by SIGKILL, by SIGTERM, or by a disk that
-fills up, at a moment drawn from the seed. A chain that came to its end is compared with the quiet
-run's, stage by stage, and begun anew until enough ends were made. Filling a disk needs the right to
-mount a tmpfs; without it that third is left out, which is said.
+fills up, at a moment drawn from the seed. A completed chain is compared with the quiet run's, stage
+by stage, and started from scratch until there were enough interruptions. Filling a disk requires
+the right to mount a tmpfs; without it that kind is left out, and a message says so.
 """
 
 import argparse
@@ -51,7 +51,7 @@ class Arena:
         return self.folder / "work"
 
     def start(self) -> subprocess.Popen[str]:
-        """Starts the command and returns when it has said what it will do."""
+        """Starts the command and returns once it has printed what it will do."""
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "pd_jax.main", f"--config={self.config}"),
@@ -101,7 +101,7 @@ def _digest(path: epath.Path) -> str:
 
 
 def differences(quiet: dict, disturbed: dict) -> list[str]:
-    """Returns what is missing, too much, or not the same."""
+    """Returns what is missing, unexpected, or different."""
     names = sorted(
         {(stage, name) for side in (quiet, disturbed) for stage in side for name in side[stage]}
     )
@@ -175,7 +175,7 @@ def _quiet_run(arena: Arena) -> dict[str, dict[str, str]]:
 def _end(
     process: subprocess.Popen[str], kind: str, delay: float, arena: Arena, faults: list[str]
 ) -> tuple[bool, str]:
-    """Ends a run after a delay; returns whether it was still running then, and what it said."""
+    """Ends a run after a delay; returns whether it was still running then, and its output."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         out, _ = process.communicate(timeout=delay)
         return False, out
@@ -210,12 +210,12 @@ def _fill(ballast: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def arena(config: str) -> Iterator[Arena]:
-    """Gives a place for the chain: a small disk of its own where one may be mounted."""
+    """Yields a folder for the chain: on a small disk of its own, if one may be mounted."""
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_MEGABYTES}m", "tmpfs", name]
         mounted = not subprocess.run(mount, capture_output=True, check=False).returncode
         if not mounted:
-            print("no disk may be mounted here: ends by a full disk are left out", flush=True)
+            print("no disk can be mounted here: full disks are left out", flush=True)
         try:
             yield Arena(pathlib.Path(name), config, mounted)
         finally:

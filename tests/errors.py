@@ -1,9 +1,9 @@
-"""Writes `docs/errors.md`: every error that pd_jax raises, as its code says it.
+"""Writes `docs/errors.md`: every error that pd_jax raises, taken from its code.
 
     python -m tests.errors
 
 A message is one sentence: what is wrong, then, behind a colon or semicolon, what to do. The table
-is made from the sentences themselves, so that it cannot say anything else than the program does.
+is made from the sentences themselves, so that it cannot differ from what the program prints.
 """
 
 import ast

@@ -1,11 +1,11 @@
-"""Fuzzes the parsers of files from outside.
+"""Fuzzes the parsers of external files.
 
 python tests/fuzz.py --parser NAME --seconds N
 
-Spoils good files, byte by byte and as one who knows the format would, and keeps what reaches new
+Corrupts valid files, byte by byte and with knowledge of the format, and keeps those that reach new
 lines of the code. A finding is anything but a documented refusal: another exception, more than
 5 s or 256 MB for a small file, a program started, a file opened outside the parser's own folder.
-Each is written to --output, with the trace beside it. Equal seeds spoil in equal order.
+Each is written to --output, together with its trace. Equal seeds give equal corruptions.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from tests.fuzzing.parsers import PARSERS  # noqa: E402
 
 
 def main() -> int:
-    """Returns 0 where nothing was found."""
+    """Returns 0 if nothing was found."""
     parser = argparse.ArgumentParser(prog="python tests/fuzz.py", description=__doc__)
     parser.add_argument("--parser", default="all", choices=("all", *PARSERS), help="default: all")
     parser.add_argument("--seconds", type=float, default=10.0, help="for each (default: 10)")
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def _arm_against_hangs() -> None:
-    """Ends this process with its stacks where the next files are not read within two minutes."""
+    """Ends this process, printing its stacks, if the next files take more than two minutes."""
     faulthandler.dump_traceback_later(120, exit=True)
 
 

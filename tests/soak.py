@@ -4,9 +4,9 @@
     python -m tests.soak --minutes 10 --config configs/pd/sst2.py \
         --stages vocabulary,corpus_general,pretrain_L2_H128
 
-The last of the stages is watched, those before it are what it needs. When the time is over its
-process is ended by SIGTERM, so that its last save is seen, too. A level is flat where its median
-over the last quarter of the time is that over the second: the first is for warming up.
+The last stage is watched; those before it are what it needs. When the time is over, its process is
+ended by SIGTERM, so that its last save is checked, too. A level is flat if its median over the last
+quarter of the time equals that over the second; the first is for warming up.
 """
 
 import argparse
@@ -33,13 +33,13 @@ ALLOWED = 0.03
 """By how much a level may rise, and the speed may fall."""
 _SAMPLE_SECONDS = 5.0
 _SPEED_SAMPLES = 24
-"""Speed is taken over so many samples: over two minutes."""
+"""Speed is measured over this many samples: over two minutes."""
 _LEVELS = ("own_megabytes", "open_files", "threads")
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """What a process holds at a moment, and how far it has come."""
+    """The resources a process holds at a moment, and how far it has come."""
 
     minutes: float
     own_megabytes: float
@@ -51,11 +51,11 @@ class Sample:
 
 
 def sample(pid: int, workdir: pathlib.Path, stage: str, began: float) -> Sample:
-    """Returns a process's sample of now; raises OSError where it has ended."""
+    """Returns a process's current sample; raises OSError if it has ended."""
     process = pathlib.Path(f"/proc/{pid}")
-    # The command's name, in brackets, may hold blanks; utime and stime are fields 14 and 15.
+    # The command's name, in brackets, may contain spaces; utime and stime are fields 14 and 15.
     fields = (process / "stat").read_text().rpartition(")")[2].split()
-    # A stage that was run with another config before has a folder of the same name.
+    # A stage that was run before with another config has a folder of the same name.
     written = list(workdir.glob(f"stages/{stage}-*/metrics.jsonl"))
     newest = max(written, key=lambda path: path.stat().st_mtime, default=None)
     lines = newest.read_text().splitlines() if newest else []
@@ -146,7 +146,7 @@ def page(samples: Sequence[Sample], found: dict) -> str:
 
 
 def main() -> int:
-    """Returns 0 where every level stayed flat."""
+    """Returns 0 if every level stayed flat."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--config", default="configs/quickstart.py")
     parser.add_argument("--stages", default="text,vocabulary,corpus,pretrain")

@@ -24,7 +24,7 @@ def masked(content: bytes) -> int:
 
 
 def block(rows: list[tuple[bytes, bytes]]) -> bytes:
-    """Returns a block whose keys share what they can with the key before."""
+    """Returns a block whose keys share their prefixes with the key before."""
     out, before = b"", b""
     for key, value in rows:
         shared = next(

@@ -1,4 +1,4 @@
-"""Run by another interpreter: what its transformers makes of model folders, as one .npz.
+"""Run by another interpreter: writes what its transformers makes of model folders as one .npz.
 
 python transformers_outputs.py TEXTS OUTPUT CLASSIFIER PRETRAINED
 

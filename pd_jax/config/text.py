@@ -24,7 +24,9 @@ class Source:
     columns: tuple[str, ...] = ()
     """The columns' names in TSV and CSV files that have no header."""
     broken_rows: Literal["refuse", "skip"] = "refuse"
-    """What becomes of a row of a TSV or CSV file that has too few or too many columns."""
+    """What becomes of a TSV or CSV row with too few or too many columns, and of a JSONL or Parquet
+    row whose text is null or not text.
+    """
     rows: Positive | None = None
 
 

@@ -1,4 +1,4 @@
-"""What every kind of stage is given, and what it hands back."""
+"""The input and the result that all kinds of stage have in common."""
 
 import dataclasses
 import sys
@@ -24,7 +24,7 @@ OUTPUT = {
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """Where a stage runs: its name, its folder, and how the run is carried out."""
+    """What a stage is run with: its name, its folder, and the settings of the run."""
 
     name: str
     folder: epath.Path
@@ -35,22 +35,24 @@ class Context:
         return self.folder / OUTPUT[kind]
 
     def warn(self, message: str) -> None:
-        """Tells the user, on stderr, what they should know and need not act on."""
+        """Prints a warning to stderr: something to know that needs no action."""
         if distributed.is_writer():
             print(f"warning: stage {self.name}: {message}", file=sys.stderr, flush=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """What a finished stage says of itself in `done.json`."""
+    """What a finished stage records in `done.json`."""
 
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     seconds: float | None = None
-    """Seconds over all sessions of the stage; None where only this session counts."""
+    """Seconds over all sessions of the stage; None where it has only this one."""
     steps: int = 0
     examples: int = 0
     parameters: int = 0
     megabytes: float = 0.0
     outputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    scratch: tuple[epath.Path, ...] = ()
+    """Folders that only an unfinished stage needs, to be removed once `done.json` is written."""
     utilisation: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """How well the devices were used (`training/utilisation.py`); empty for what trains nothing."""
+    """How well the devices were used (`training/utilisation.py`); empty without training."""

@@ -1,30 +1,57 @@
-"""A stage's fault as its user meets it: want of space or memory with what to do about it."""
+"""A stage's fault as shown to its user: lack of space or memory, with a remedy."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from etils import epath
 
 from pd_jax import config as config_lib
-from pd_jax.errors import PdError, StageError, no_memory, no_space
+from pd_jax.errors import (
+    LogitsError,
+    PdError,
+    RecordsError,
+    StageError,
+    TokenizerError,
+    WeightsError,
+    no_memory,
+    no_space,
+)
+
+_DAMAGE = (RecordsError, LogitsError, TokenizerError, WeightsError)
 
 
-def with_remedy(fault: Exception, name: str, stage: Any, folder: epath.Path) -> Exception:
-    """Returns what ended a stage: StageError for want of space or memory, else the fault itself."""
+def with_remedy(
+    fault: Exception,
+    name: str,
+    stage: Any,
+    folder: epath.Path,
+    *,
+    inputs: Iterable[epath.Path] = (),
+) -> Exception:
+    """Returns what ended a stage: StageError for lack of space or memory, else the fault itself.
+
+    Where a file of another stage is at fault (`inputs` are the folders of the stages that this one
+    reads), the fault also says how to have that stage run again.
+    """
     if isinstance(fault, PdError):
-        return fault
-    if said := no_space(fault):
-        told = StageError(
-            f"stage {name!r} could not write all of {folder} ({said}); what was finished stays: "
-            "free space there and run the same command again"
+        made = next((made for made in inputs if f"{made}/" in str(fault)), None)
+        if made is None or not isinstance(fault, _DAMAGE):
+            return fault
+        how = f"if a file there is damaged, remove {made} and run the same command again"
+        return type(fault)(f"{fault} ({how})").with_traceback(fault.__traceback__)
+    if message := no_space(fault):
+        error = StageError(
+            f"stage {name!r} could not write all of {folder} ({message}); finished files are kept: "
+            "free some space there and run the same command again"
         )
-    elif said := no_memory(fault):
+    elif message := no_memory(fault):
         training = isinstance(stage, config_lib.TrainStage)
         more = ", raise compute.micro_batches or set compute.remat" if training else ""
-        told = StageError(
-            f"stage {name!r} does not fit into memory ({said}); lower its batch{more}, or free "
-            "memory that others hold"
+        error = StageError(
+            f"stage {name!r} does not fit into memory ({message}); lower its batch{more}, or free "
+            "memory used by other processes"
         )
     else:
         return fault
-    told.__cause__ = fault
-    return told
+    error.__cause__ = fault
+    return error

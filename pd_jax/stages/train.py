@@ -1,6 +1,4 @@
-"""Wires one training job: datasets, objective, first weights, loop, evaluation, and the model it
-leaves.
-"""
+"""Wires up a training job: datasets, objective, first weights, loop, evaluation, final model."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,15 +43,10 @@ from pd_jax.training.state import TrainState
 from pd_jax.training.step import check_batch, make_evaluation_step, make_init, make_train_step
 from pd_jax.training.utilisation import matmul_peak, utilisation
 
-BEST = "best"
-"""The folder, inside the stage's own, of candidates for the best weights. A stage that is not done
-may need it again, so whoever marks it as done removes it.
-"""
-
 
 def run_train(stage: config_lib.TrainStage, context: Context) -> Done:
-    """Trains, and writes the stage's model folder; continues from the newest checkpoint of an
-    interrupted run.
+    """Trains and writes the stage's model folder; continues from an interrupted run's newest
+    checkpoint.
     """
     (outcome,) = run_together([stage], [context])
     if isinstance(outcome, Exception):
@@ -64,18 +57,18 @@ def run_train(stage: config_lib.TrainStage, context: Context) -> Done:
 def run_together(
     stages: Sequence[config_lib.TrainStage], contexts: Sequence[Context]
 ) -> list[Done | Exception]:
-    """Trains stages that differ in seed, learning rate and first weights alone, by one program
-    (`planning.vmap_groups` finds them); returns what each did, or the fault that ended it.
+    """Trains stages that differ only in seed, learning rate and first weights in one program
+    (`planning.vmap_groups` finds them); returns the result of each, or the fault that ended it.
 
     Raises:
-      ConfigError: they begin as models that compute differently.
+      ConfigError: their first weights are of models that compute differently.
     """
     mesh = mesh_for(contexts[0].run)
     works = [_open(*pair, mesh) for pair in zip(stages, contexts, strict=True)]
     if any(work.objective.config != works[0].objective.config for work in works):
         raise ConfigError(
-            "the models in init.source of stages that would be trained together compute "
-            "differently (GELU, or epsilon of the norms); run them without --vmap"
+            "the models in init.source of stages to be trained together compute differently "
+            "(GELU, or epsilon of the norms); run them without --vmap"
         )
     members = [Member(work.job(), work.context.folder, work.context.warn) for work in works]
     found: list[Done | Exception] = []
@@ -111,17 +104,17 @@ def _open(stage: config_lib.TrainStage, context: Context, mesh: Mesh) -> "_Work"
 
 
 def _finish(work: "_Work", outcome: Outcome) -> Done:
-    """Scores a trained stage's model, writes it, and returns what the stage did."""
+    """Scores a trained stage's model, writes it, and returns the stage's result."""
     stage, context = work.stage, work.context
     params = outcome.state.params
     if outcome.best_step is not None:
         params = arrays.place(hf.load(work.best / str(outcome.best_step)).params, work.params_at)
-    # Training ends by an evaluation, of these parameters unless an earlier step's were better.
+    # Training ends with an evaluation, of these parameters unless an earlier step's were better.
     known = work.last if outcome.best_step in (None, work.steps) else {}
     known = {name: found for name, found in known.items() if name not in work.final}
-    asked = {**work.sets, **work.final}
+    wanted = {**work.sets, **work.final}
     scored = known | work.evaluate(
-        params, {name: asked[name] for name in asked if name not in known}
+        params, {name: wanted[name] for name in wanted if name not in known}
     )
     metrics = {**outcome.metrics, **_named(scored)}
     if distributed.is_writer():
@@ -138,6 +131,7 @@ def _finish(work: "_Work", outcome: Outcome) -> Done:
         parameters=sum(leaf.size for leaf in jax.tree.leaves(work.shapes)),
         megabytes=round(weights.stat().length / 1e6, 3) if weights.exists() else 0.0,
         outputs={"best_step": outcome.best_step, "skipped_steps": outcome.skipped_steps},
+        scratch=(work.best,),
         utilisation=utilisation(
             outcome.flops,
             outcome.spans,
@@ -163,8 +157,8 @@ class _Work:
 
     @property
     def best(self) -> epath.Path:
-        """Where candidates for the best weights go."""
-        return self.context.folder / BEST
+        """Where candidates for the best weights go; an interrupted stage needs them again."""
+        return self.context.folder / "best"
 
     @cached_property
     def rows(self) -> int:
@@ -260,11 +254,11 @@ class _Work:
         )
 
     def examples(self, step: int) -> list[dict[str, str | int]]:
-        """Returns which examples the batch of a step has."""
+        """Returns the examples in the batch of a step."""
         return examples_of(self.material.datasets, self.stage.data, seed=self.stage.seed, step=step)
 
     def first_params(self) -> Any:
-        """Returns the first weights on the devices; parameters.txt says which came from where."""
+        """Returns the first weights on the devices; parameters.txt lists where each came from."""
         stage = self.stage
         params = jax.jit(self.objective.init, out_shardings=self.params_at)(
             rng.root_key(stage.seed)
@@ -288,7 +282,9 @@ class _Work:
         return params
 
     def reads_as(self, source: str, rows: int) -> bool:
-        """Returns whether a model with more rows than we have words has the records' tokenizer."""
+        """Returns whether a model with more embedding rows than our vocabulary has the records'
+        tokenizer.
+        """
         tokenizer = self.material.tokenizer
         if rows <= tokenizer.vocab_size:
             return False
@@ -300,8 +296,8 @@ class _Work:
     def evaluate(
         self, params: Any, sets: dict[str, ScoredSet], alive: Callable[[], None] = lambda: None
     ) -> dict[str, Evaluated]:
-        """Returns what the model scores on every dataset, and its predictions, in batches of at
-        least the size asked for that divide over the mesh; calls `alive` for every batch.
+        """Returns the model's scores and predictions on every dataset, in batches of at least the
+        configured size that divide over the mesh; calls `alive` for every batch.
         """
         share, shares = row_share(self.mesh)
         places = row_places(self.mesh)
@@ -320,7 +316,7 @@ class _Work:
                 found[name] = evaluate(
                     self.evaluation_step,
                     params,
-                    _telling(batches, alive),
+                    _reporting(batches, alive),
                     self.mesh,
                     terms=self.objective.terms,
                     task=self.material.task,
@@ -353,7 +349,7 @@ class _Work:
         )
 
 
-def _telling(
+def _reporting(
     batches: Iterator[dict[str, np.ndarray]], alive: Callable[[], None]
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields batches, and calls `alive` before each."""

@@ -6,8 +6,8 @@ r"""Makes a dataset of tokenised examples from text.
         --task classification --labels negative,positive --tokenizer vocab.txt --output train
 
 Inputs are files, globs, or `tfds:NAME:SPLIT`; text (one sentence a line, blank lines between
-documents), TSV, CSV and JSONL, gzipped or not, and Parquet. A build that was interrupted is
-repeated with the same command and makes only the shards that are missing. With `--shard I --of N`,
+documents), TSV, CSV and JSONL, gzipped or not, and Parquet. An interrupted build is resumed
+by repeating the command: it makes only the missing shards. With `--shard I --of N`,
 N processes on any machines that share the folder each make a part, in any order. With --beam
 runner=DataflowRunner project=P region=R temp_location=gs://B, Beam's workers make the same shards.
 """
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         file=sys.stderr,
     )
     if arguments.estimate:
-        return _tell_estimate(stage, tokenizer, workers)
+        return _print_estimate(stage, tokenizer, workers)
     began = time.monotonic()
     share = _share(arguments)
     part = f"part {share.index} of {share.of} of the dataset in {arguments.output}"
@@ -68,11 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if made is None:
         print(
             f"share {arguments.shard} of {arguments.of} is at {arguments.output};"
-            " the dataset is whole when all shares are made"
+            " the dataset is complete when all shares are made"
         )
         return 0
-    if said := strange_text(Dataset.open(arguments.output), tokenizer.unk_id):
-        print(f"warning: {said}", file=sys.stderr)
+    if warning := strange_text(Dataset.open(arguments.output), tokenizer.unk_id):
+        print(f"warning: {warning}", file=sys.stderr)
     print(_summary(made, arguments.output, time.monotonic() - began))
     return 0
 
@@ -88,23 +88,23 @@ def _parser() -> argparse.ArgumentParser:
     add("--label-column", metavar="NAME", help="column of labels")
     add("--task", choices=("classification", "regression", "multilabel"), help="what labels mean")
     add("--labels", default="", metavar="A,B", help="the label set, in order of class number")
-    add("--layout", choices=("rows", "corpus"), default="rows", help="an example a row, or packed")
+    add("--layout", choices=("rows", "corpus"), default="rows", help="one per row, or packed")
     add("--tokenizer", required=True, metavar="PATH", help="vocab.txt, tokenizer.json or .model")
-    add("--max-length", type=int, default=128, help="tokens an example (default: %(default)s)")
+    add("--max-length", type=int, default=128, help="tokens per example (default: %(default)s)")
     add("--short-probability", type=float, default=0.1, help="share of short examples of a corpus")
     add("--next-sentence", action="store_true", help="pairs of passages, half of them random")
     add("--seed", type=int, default=0, help="decides short examples and random passages")
     add("--deduplicate", action="store_true", help="keep the first of equal rows or documents")
-    add("--exclude", nargs="+", default=[], metavar="FILE", help="leave out what is in these sets")
-    add("--exclude-text-column", metavar="NAME", help="their text column (default: as the input's)")
+    add("--exclude", nargs="+", default=[], metavar="FILE", help="leave out text of these files")
+    add("--exclude-text-column", metavar="NAME", help="their text column (default: the input's)")
     add("--exclude-pair-column", metavar="NAME", help="their column of second texts")
     add("--shards", type=int, help="number of files (default: one for each 8 MB of text)")
     add("--workers", type=int, help="processes (default: all cores)")
-    add("--beam", nargs="+", metavar="KEY=VALUE", help="let Apache Beam do it, with its options")
+    add("--beam", nargs="+", metavar="KEY=VALUE", help="build on Apache Beam, with these options")
     add("--shard", type=int, metavar="I", help="make part I, from 0, of the N of --of")
     add("--of", type=int, metavar="N", help="number of parts")
     add("--name", default="data", help="first part of the files' names (default: %(default)s)")
-    add("--estimate", action="store_true", help="say size and time from a sample, make nothing")
+    add("--estimate", action="store_true", help="estimate size and time, make nothing")
     add("--output", required=True, metavar="FOLDER", help="where the dataset goes")
     return parser
 
@@ -116,7 +116,7 @@ def _stage(arguments: argparse.Namespace) -> config.RecordsStage:
         if arguments.task or labels or arguments.pair_column:
             raise ConfigError(
                 "a corpus has neither labels nor pairs; leave --task, --labels and --pair-column"
-                " out, or take --layout rows"
+                " out, or use --layout rows"
             )
         examples = config.Corpus(
             short_probability=arguments.short_probability,
@@ -125,7 +125,7 @@ def _stage(arguments: argparse.Namespace) -> config.RecordsStage:
         )
     else:
         if arguments.next_sentence:
-            raise ConfigError("--next-sentence is for --layout corpus; give one or leave the other")
+            raise ConfigError("--next-sentence requires --layout corpus; give both or neither")
         examples = config.Rows(task=arguments.task, labels=labels)
     source = options.source_from(
         arguments, pair=arguments.pair_column, label=arguments.label_column
@@ -148,11 +148,11 @@ def _stage(arguments: argparse.Namespace) -> config.RecordsStage:
 
 
 def _runner(arguments: argparse.Namespace, workers: int) -> Run:
-    """Returns what carries out the build."""
+    """Returns the function that carries out the build."""
     if arguments.beam is None:
         return functools.partial(processes.run, workers=workers)
     if arguments.workers:
-        raise ConfigError("--workers is for this machine, --beam has its own; give one of them")
+        raise ConfigError("--workers is for this machine, but --beam has its own; give only one")
     return functools.partial(beam.run, options=arguments.beam)
 
 
@@ -164,7 +164,7 @@ def _share(arguments: argparse.Namespace) -> Share:
     return Share(arguments.shard, arguments.of)
 
 
-def _tell_estimate(stage: config.RecordsStage, tokenizer: Tokenizer, workers: int) -> int:
+def _print_estimate(stage: config.RecordsStage, tokenizer: Tokenizer, workers: int) -> int:
     found = estimates.estimate(stage, tokenizer)
     minutes = found.seconds / 60 / min(workers, stage.shards or 1)
     print(

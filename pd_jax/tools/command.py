@@ -1,4 +1,4 @@
-"""How every command of `pd_jax.tools` ends: a status, and one line for what the user can mend."""
+"""Runs a command of `pd_jax.tools`: exit status, and one line for an error the user can fix."""
 
 import os
 import sys
@@ -10,11 +10,11 @@ _INTERRUPTED = 130
 """The status that shells expect of a process that ctrl-c ended (128 + SIGINT)."""
 
 _BROKEN_PIPE = 141
-"""The status of a process that wrote to a pipe nobody read any more (128 + SIGPIPE)."""
+"""The status of a process that wrote to a pipe that nobody reads any more (128 + SIGPIPE)."""
 
 
 def run(main: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | None = None) -> int:
-    """Returns the status of `main(arguments)`; what a user can mend becomes a line on stderr."""
+    """Returns the status of `main(arguments)`; an error a user can fix becomes a line on stderr."""
     try:
         return main(arguments)
     except BrokenPipeError:
@@ -22,10 +22,10 @@ def run(main: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
     except Exception as fault:
-        said = sentence_of(fault)
-        if not said:
+        sentence = sentence_of(fault)
+        if not sentence:
             raise
-        print(f"error: {said}", file=sys.stderr)
+        print(f"error: {sentence}", file=sys.stderr)
         return EXIT_CODE
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)

@@ -1,9 +1,9 @@
-"""Puts models side by side on a labelled dataset: size, speed, scores, agreement, calibration.
+"""Compares models on a labelled dataset: size, speed, scores, agreement, calibration.
 
 python -m pd_jax.tools.compare --model Teacher=FOLDER --model Student=FOLDER --records FOLDER \
     [--programs jax onnx onnx_int8] [--output comparison.json]
 
-The first model is the one whose answers the others' are held against.
+The first model is the one whose answers the others' are compared with.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         required=True,
         metavar="NAME=FOLDER",
-        help="a model folder and what to call it, once for each; the first is the teacher",
+        help="a model folder and a name for it, once per model; the first is the teacher",
     )
     parser.add_argument("--records", required=True, help="folder of a labelled dataset")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Writes a trained model in another program's format, and compares the two before it says done.
+"""Writes a trained model in another program's format, and compares the two before it finishes.
 
 python -m pd_jax.tools.export --model WORKDIR/stages/NAME-FINGERPRINT/model --output FOLDER
 """

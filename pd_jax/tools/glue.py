@@ -1,11 +1,11 @@
-"""Answers GLUE's test sets with trained models: the zip that gluebenchmark.com scores.
+"""Answers GLUE's test sets with trained models, as the zip that gluebenchmark.com scores.
 
 python -m pd_jax.tools.glue --data glue --model rte=runs/rte/stages/model-1f0c/model ... \
     --output submission.zip
 
 The folder holds GLUE's zips as they unpack (CoLA/test.tsv, MNLI/test_matched.tsv, ...,
-diagnostic/diagnostic.tsv). The server takes whole submissions only: --fill writes the same answer
-everywhere into the files of tasks for which no model is named.
+diagnostic/diagnostic.tsv). The server accepts only complete submissions: --fill writes one
+constant answer into the files of tasks for which no model is named.
 """
 
 import argparse
@@ -35,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     missing = [task for task in glue.TASKS if task not in models]
     if missing and not arguments.fill:
         raise ConfigError(
-            f"no model for {', '.join(missing)}: name one for each as --model TASK=FOLDER, or add "
-            "--fill to write one answer everywhere"
+            f"no model for {', '.join(missing)}; name one for each as --model TASK=FOLDER, or add "
+            "--fill to write one constant answer"
         )
     keep_memory()
     use_cache()
@@ -54,15 +54,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     glue.write_submission(arguments.output, answers)
     filled = [name for name in glue.TEST_SETS if name not in rows]
-    told = f"; one answer everywhere in {', '.join(filled)}" if filled else ""
-    print(f"submission of {len(answers)} files in {arguments.output}{told}")
+    constant = f"; one constant answer in {', '.join(filled)}" if filled else ""
+    print(f"submission of {len(answers)} files in {arguments.output}{constant}")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pd_jax.tools.glue",
-        description="Answer GLUE's test sets with trained models, as the server takes them.",
+        description="Answer GLUE's test sets with trained models, as the server expects them.",
     )
     parser.add_argument("--data", required=True, help="the folder of the unpacked GLUE zips")
     parser.add_argument(
@@ -70,11 +70,11 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         required=True,
         metavar="TASK=FOLDER",
-        help=f"a model folder for a task, once for each: {', '.join(glue.TASKS)}",
+        help=f"a model folder for a task, once per task: {', '.join(glue.TASKS)}",
     )
     parser.add_argument("--output", required=True, help="the zip to write")
     parser.add_argument(
-        "--fill", action="store_true", help="write one answer everywhere for tasks without a model"
+        "--fill", action="store_true", help="write one constant answer for tasks without a model"
     )
     parser.add_argument(
         "--max-length", type=options.at_least(8), default=128, help="default: %(default)s tokens"
@@ -92,7 +92,7 @@ def _models(given: Sequence[str]) -> dict[str, str]:
         task, folder = options.named_folder(part, name="TASK", example="rte=models/rte")
         if task not in glue.TASKS:
             raise ConfigError(
-                f"--model {part}: {task!r} is no task of GLUE ({', '.join(glue.TASKS)})"
+                f"--model {part}: {task!r} is not a GLUE task ({', '.join(glue.TASKS)})"
                 + did_you_mean(task, glue.TASKS)
             )
         if task in found:
@@ -102,19 +102,19 @@ def _models(given: Sequence[str]) -> dict[str, str]:
 
 
 def _check(test_set: glue.TestSet, model: hf.SavedModel) -> None:
-    """Raises WeightsError where a model cannot answer, before the work of others is done."""
+    """Raises WeightsError where a model cannot answer, before others have done their work."""
     outputs = model.params["classifier"]["bias"].shape[0]
     test_set.predictions(np.zeros((0, outputs)), model.labels)
 
 
 def _rows(folder: epath.Path, test_set: glue.TestSet) -> list[corpora.Row]:
-    """Returns a test set's rows; raises SourceError where it has another number of them."""
+    """Returns a test set's rows; raises SourceError where their number is wrong."""
     path = str(folder / test_set.path)
     rows = list(corpora.rows(Source(path=path, text=test_set.text, pair=test_set.pair)))
     if len(rows) != test_set.rows:
         raise SourceError(
-            f"{path} has {len(rows):,} rows and GLUE's test set {test_set.rows:,}; take the file "
-            "as it was released"
+            f"{path} has {len(rows):,} rows, but GLUE's test set has {test_set.rows:,}; use the "
+            "file as it was released"
         )
     return rows
 

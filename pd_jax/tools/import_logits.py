@@ -1,4 +1,4 @@
-r"""Brings a teacher's outputs that other programs wrote into a logit store of a dataset.
+r"""Imports a teacher's outputs that other programs wrote into a logit store of a dataset.
 
     python -m pd_jax.tools.import_logits --input scores.jsonl --values probs --kind probabilities \
         --labels negative,positive --records transfer/records --output transfer/logits
@@ -8,8 +8,8 @@ r"""Brings a teacher's outputs that other programs wrote into a logit store of a
 Files are JSONL, CSV, TSV or Parquet, or an .npy array with a file that names its rows. Rows are
 joined to the dataset by text (with --pair-column: both) or by id. Without --values, each label has
 a column of its own. A row that is repeated with the same numbers (but for rounding) counts once;
-one that contradicts another counts as missing, and so does a row of the dataset that no file speaks
-of.
+one that contradicts another counts as missing, and so does a row of the dataset that no file
+mentions.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from pd_jax.tools import command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0 once the store is whole.
+    """Returns 0 once the store is complete.
 
     Raises:
       LogitsError: where a row cannot be used, or more rows lack an answer than are allowed to.
@@ -92,17 +92,17 @@ def _source(arguments: argparse.Namespace) -> config.Source:
 
 
 def _form(arguments: argparse.Namespace, dataset: Dataset) -> answers_lib.Form:
-    """Returns what the arguments say of the files' columns.
+    """Returns the form of the files' columns that the arguments describe.
 
     Raises:
       ConfigError: where arguments contradict each other or the dataset.
     """
-    said = dataset.manifest
-    task = arguments.task or said.task or "classification"
+    manifest = dataset.manifest
+    task = arguments.task or manifest.task or "classification"
     labels = tuple(filter(None, (label.strip() for label in arguments.labels.split(","))))
     form = answers_lib.Form(
         task,
-        () if task == "regression" else labels or said.labels,
+        () if task == "regression" else labels or manifest.labels,
         arguments.kind,
         arguments.values,
         tuple(filter(None, arguments.columns.split(","))),
@@ -120,13 +120,13 @@ def _form(arguments: argparse.Namespace, dataset: Dataset) -> answers_lib.Form:
 
 def _label_faults(form: answers_lib.Form, dataset: Dataset) -> Iterator[str]:
     """Yields what is wrong with the task and its labels."""
-    said, labels = dataset.manifest, form.labels
-    if said.task not in (None, form.task):
-        yield f"{dataset.folder} is of task {said.task}; leave --task={form.task} out"
+    manifest, labels = dataset.manifest, form.labels
+    if manifest.task not in (None, form.task):
+        yield f"{dataset.folder} is for task {manifest.task}; leave --task={form.task} out"
     if form.task != "regression" and not labels:
         yield "the dataset has no labels; name those of the outputs in order with --labels"
-    if said.labels and sorted(labels) != sorted(said.labels):
-        yield f"{dataset.folder} has labels {', '.join(said.labels)}, not {', '.join(labels)}"
+    if manifest.labels and sorted(labels) != sorted(manifest.labels):
+        yield f"{dataset.folder} has labels {', '.join(manifest.labels)}, not {', '.join(labels)}"
     if len(set(labels)) < len(labels):
         yield "--labels names a label twice"
 
@@ -137,24 +137,24 @@ def _kind_faults(form: answers_lib.Form, certainty: float | None) -> Iterator[st
     if named != (certainty is not None):
         yield (
             "--kind labels needs --certainty, the probability that the named label is given, and "
-            "nothing else takes it"
+            "no other kind takes it"
         )
     if named and (form.column is None or form.task != "classification"):
         yield "--kind labels needs --values, the column of the label, and a classification"
     if form.task == "regression" and form.kind != "logits":
         yield "a regression has neither probabilities nor labels; leave --kind out"
     if certainty is not None and not 0 < certainty < 1:
-        yield "--certainty must lie between 0 and 1"
+        yield "--certainty must be between 0 and 1"
 
 
 def _column_faults(form: answers_lib.Form, array: str | None) -> Iterator[str]:
-    """Yields what is wrong with where the numbers stand."""
+    """Yields what is wrong with the places of the numbers."""
     if form.columns and len(form.columns) != form.outputs:
         yield f"--columns names {len(form.columns)} columns for {form.outputs} outputs"
     if form.column is not None and form.columns:
         yield "give either --values, a column of all numbers, or --columns, one for each label"
     if array is not None and (form.column is not None or form.columns):
-        yield "--array holds the numbers; leave --values and --columns out"
+        yield "--array has the numbers; leave --values and --columns out"
     if form.task == "regression" and not (form.column or form.columns or array):
         yield "a regression needs --values, the column of the value"
 
@@ -186,7 +186,7 @@ def _check_missing(
 
 
 def _fingerprint(source: config.Source, array: str | None) -> str:
-    """Returns the digest of what was read, which stands for the teacher."""
+    """Returns the digest of what was read, which identifies the teacher."""
     read = [corpora.digest(file) for file in corpora.source_files(source)]
     return files.digest_json(read + ([files.digest_file(epath.Path(array))] if array else []))
 
@@ -194,12 +194,12 @@ def _fingerprint(source: config.Source, array: str | None) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pd_jax.tools.import_logits",
-        description="Brings a teacher's outputs that other programs wrote into a logit store.",
+        description="Imports a teacher's outputs that other programs wrote into a logit store.",
     )
     add = parser.add_argument
-    add("--input", nargs="+", action="extend", required=True, metavar="FILE", help="or patterns")
+    add("--input", nargs="+", action="extend", required=True, metavar="FILE", help="or a pattern")
     formats = ("auto", "tsv", "csv", "jsonl", "parquet", "text")
-    add("--format", choices=formats, default="auto", help="default: by the files' endings")
+    add("--format", choices=formats, default="auto", help="default: by file ending")
     add("--records", required=True, metavar="FOLDER", help="the dataset that the rows belong to")
     add("--output", required=True, metavar="FOLDER", help="the logit store to write")
     key = parser.add_mutually_exclusive_group()
@@ -208,11 +208,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--pair-column", metavar="NAME", help="column of second texts")
     add("--kind", choices=("logits", "probabilities", "labels"), default="logits")
     add("--values", metavar="NAME", help="column of a list, of numbers by label, or of the label")
-    add("--columns", default="", metavar="A,B", help="columns of the labels, if called otherwise")
+    add("--columns", default="", metavar="A,B", help="columns of the labels, if named otherwise")
     add("--array", metavar="FILE.npy", help="the numbers; --input then only names its rows")
     add("--labels", default="", metavar="A,B", help="labels in order (default: the dataset's)")
-    add("--task", choices=("classification", "regression", "multilabel"), help="of the teacher")
-    add("--certainty", type=float, metavar="P", help="of --kind labels: the named label's share")
+    add("--task", choices=("classification", "regression", "multilabel"), help="teacher's")
+    add("--certainty", type=float, metavar="P", help="for --kind labels: the label's probability")
     add(
         "--allow-missing",
         type=int,

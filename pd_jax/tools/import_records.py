@@ -1,10 +1,10 @@
-"""Brings records that other programs wrote into a dataset.
+"""Imports records that other programs wrote into a dataset.
 
     python -m pd_jax.tools.import_records FILE [FILE ...] --tokenizer TOKENIZER --output FOLDER
 
 FILE is a TFRecord file, gzipped or not, or an ArrayRecord file (*.array_record), or a pattern of
 several, from google-research/bert or TensorFlow Model Garden, with static masks or without. The
-files stay as they are. An import that was interrupted goes on where it was when the command is
+files stay as they are. An interrupted import continues where it was when the command is
 repeated.
 """
 
@@ -24,10 +24,10 @@ from pd_jax.tools import command, options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0 once the dataset is whole.
+    """Returns 0 once the dataset is complete.
 
     Raises:
-      ConfigError: where no shard can be called by the name, or a task lacks its labels' names.
+      ConfigError: where the name cannot name shards, or a task lacks its labels' names.
       SourceError: where a file is missing.
       RecordsError: where one is damaged, or does not fit tokenizer or task.
     """
@@ -58,24 +58,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pd_jax.tools.import_records",
-        description="Brings records that other programs wrote into a dataset.",
+        description="Imports records that other programs wrote into a dataset.",
     )
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="TFRecord or ArrayRecord file, or pattern"
     )
-    parser.add_argument("--tokenizer", required=True, help="what the records were made with")
+    parser.add_argument("--tokenizer", required=True, help="the one the records were made with")
     parser.add_argument("--output", required=True, help="folder of the dataset to make")
     parser.add_argument("--name", default="records", help="name of the dataset and its shards")
     parser.add_argument(
         "--task",
         choices=("classification", "regression", "multilabel"),
-        help="what the labels are (default: labels are left behind)",
+        help="what the labels are (default: labels are dropped)",
     )
     parser.add_argument(
         "--labels", nargs="+", default=[], metavar="LABEL", help="names of the labels, in order"
     )
     parser.add_argument(
-        "--workers", type=options.at_least(1), default=1, help="processes, each with its file"
+        "--workers", type=options.at_least(1), default=1, help="processes, each with its own file"
     )
     return parser
 

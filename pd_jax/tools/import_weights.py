@@ -1,4 +1,4 @@
-"""Brings a BERT's weights here: from a Hugging Face folder or a TF1 checkpoint to a model folder.
+"""Imports a BERT's weights from a Hugging Face folder or a TF1 checkpoint to a model folder.
 
 python -m pd_jax.tools.import_weights --source uncased_L-4_H-256_A-4 --output models/mini
 python -m pd_jax.tools.import_weights --source hf_folder --output models/teacher
@@ -21,10 +21,10 @@ _HEADS = ("mlm", "nsp", "classifier")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0 after the model was read whole and written."""
+    """Returns 0 after the complete model was read and written."""
     arguments = _parser().parse_args(argv)
     source, output = epath.Path(arguments.source), epath.Path(arguments.output)
-    if (source / "done.json").exists():  # a stage of ours: what it trained lies inside
+    if (source / "done.json").exists():  # a stage of ours: its trained model is inside
         source = source / "model"
     is_tf1 = _is_tf1(source)
     print(f"reading {source} as a {'TF1 checkpoint' if is_tf1 else 'Hugging Face folder'}")
@@ -37,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     if tokenizer.vocab_size != model.config.vocab_size:
         raise WeightsError(
-            f"the tokenizer has {tokenizer.vocab_size} entries and the model "
-            f"{model.config.vocab_size}; name the tokenizer it was trained with by --tokenizer"
+            f"the tokenizer has {tokenizer.vocab_size} entries, but the model has "
+            f"{model.config.vocab_size}; give the tokenizer it was trained with as --tokenizer"
         )
     fingerprint = hf.save(
         output,
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         task=model.task,
         add=tokenizer.save,
     )
-    _tell(model, unused)
+    _print_tensors(model, unused)
     print(f"imported to {output}: fingerprint {fingerprint}")
     return 0
 
@@ -93,13 +93,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _tell(model: hf.SavedModel, unused: Sequence[str]) -> None:
-    """Prints every tensor that was loaded, the heads that are not there, and what was left out."""
+def _print_tensors(model: hf.SavedModel, unused: Sequence[str]) -> None:
+    """Prints every tensor that was loaded, the heads that are absent, and what was left out."""
     for path, value in layout.flatten(model.params).items():
         print(f"loaded  {path}  {value.shape}")
     for head in _HEADS:
         if head not in model.params:
-            print(f"absent  {head} (a model that begins here has it fresh)")
+            print(f"absent  {head} (a model that starts from this one gets a new one)")
     for name in unused:
         print(f"unused  {name} (of the optimiser)")
 

@@ -4,12 +4,12 @@ python -m pd_jax.tools.label --teacher MODEL --records FOLDER --output FOLDER
 
 MODEL is any Hugging Face folder of a sequence classifier. A BERT runs in JAX, over all devices,
 and reads the records' tokens if they are of its own vocabulary; every other architecture runs in
-torch (extra `[hf]`). A teacher with another tokenizer is given the rows' texts, which are read once
-more from what the records were built from, or from --input. A labelling that was interrupted is
-repeated with the same command.
+torch (extra `[hf]`). A teacher with another tokenizer is given the rows' texts, which are read
+again from what the records were built from, or from --input. An interrupted labelling is resumed
+by repeating the command.
 
 With --top-k MODEL is a masked language model. Each row is masked once, and the K likeliest tokens
-at each masked place are stored in 16 + 8 K bytes, with what a student needs to mask it alike.
+at each masked place are stored in 16 + 8 K bytes, so a student can mask it the same way.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from pd_jax.stages.label import label
 from pd_jax.tools import command, options
 
 _PADDED = (32, 64, 128, 256, 512)
-"""Lengths of which each is compiled once, and batches of short rows take the shorter."""
+"""Padded lengths: each is compiled once, and batches of short rows use the shorter ones."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--records", required=True, help="folder of the dataset to label")
     parser.add_argument("--output", required=True, help="folder of the logit store to write")
-    parser.add_argument("--batch", type=int, default=256, help="rows a step, over all devices")
+    parser.add_argument("--batch", type=int, default=256, help="rows per step, over all devices")
     parser.add_argument(
         "--lengths",
         type=options.numbers(1),
@@ -66,11 +66,11 @@ def _parser() -> argparse.ArgumentParser:
     language.add_argument(
         "--top-k", type=options.at_least(1), metavar="K", help="tokens kept at each masked place"
     )
-    asked = config_lib.MaskedTokens()
-    language.add_argument("--temperature", type=float, default=asked.temperature)
-    language.add_argument("--mask-rate", type=float, default=asked.mask_rate)
+    defaults = config_lib.MaskedTokens()
+    language.add_argument("--temperature", type=float, default=defaults.temperature)
+    language.add_argument("--mask-rate", type=float, default=defaults.mask_rate)
     language.add_argument("--whole-word", action="store_true", help="mask whole words")
-    language.add_argument("--seed", type=int, default=asked.seed, help="of the masks")
+    language.add_argument("--seed", type=int, default=defaults.seed, help="for the masks")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--distributed", choices=("auto", "on", "off"), default="auto")
     return parser
@@ -89,10 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if distributed.is_writer():
         print(f"labelling {len(dataset):,} rows of {args.records} with {args.teacher}", flush=True)
         if longer := int((dataset.lengths > lengths[-1]).sum()):
-            told = (
+            warning = (
                 f"warning: {longer:,} rows are longer than {lengths[-1]} tokens and are cut there"
             )
-            print(told, file=sys.stderr, flush=True)
+            print(warning, file=sys.stderr, flush=True)
     mesh = make_mesh(config_lib.Mesh())
     one_writer = locks.held(
         f"{args.output}/.lock",
@@ -111,8 +111,8 @@ def _lengths(dataset: Dataset, teacher: str) -> tuple[int, ...]:
     """Returns padded lengths up to a dataset's longest row, or to what its teacher can read."""
     longest = int(dataset.lengths.max(initial=1))
     path = epath.Path(teacher) / hf.CONFIG_FILE
-    said = files.read_object(path, WeightsError) if path.exists() else {}
-    positions = said.get("max_position_embeddings")
+    declared = files.read_object(path, WeightsError) if path.exists() else {}
+    positions = declared.get("max_position_embeddings")
     if isinstance(positions, int) and 0 < positions < longest:
         longest = positions
     return (*(length for length in _PADDED if length < longest), longest)

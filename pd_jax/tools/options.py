@@ -1,4 +1,4 @@
-"""Options that several commands share, and faults in options as one sentence."""
+"""Options that several commands share, and reports of wrong options in one sentence."""
 
 import argparse
 from collections.abc import Callable, Iterator
@@ -15,9 +15,11 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--input", nargs="+", action="extend", required=True, metavar="PATH", help="text to read")
     formats = ("auto", "text", "tsv", "csv", "jsonl", "parquet", "tfds")
-    add("--format", choices=formats, default="auto", help="default: by the files' endings")
+    add("--format", choices=formats, default="auto", help="default: by file ending")
     add("--text-column", default="text", metavar="NAME", help="default: %(default)s")
     add("--rows", type=int, metavar="N", help="read the first N rows or documents only")
+    kinds = "with too few or too many columns, or null for text"
+    add("--skip-broken-rows", action="store_true", help=f"leave out and count rows {kinds}")
 
 
 def source_from(
@@ -30,6 +32,7 @@ def source_from(
         text=arguments.text_column,
         pair=pair,
         label=label,
+        broken_rows="skip" if arguments.skip_broken_rows else "refuse",
         rows=arguments.rows,
     )
 
@@ -39,15 +42,16 @@ def at_least(smallest: int) -> Callable[[str], int]:
 
     def number(given: str) -> int:
         if not given.isdecimal() or int(given) < smallest:
-            raise argparse.ArgumentTypeError(f"{given!r} is no whole number from {smallest} on")
+            raise argparse.ArgumentTypeError(f"{given!r} is not a whole number from {smallest} on")
         return int(given)
 
     return number
 
 
 def numbers(smallest: int) -> Callable[[str], tuple[int, ...]]:
-    """Returns an argparse type for whole numbers from `smallest` on, with commas between them; an
-    empty word has none.
+    """Returns an argparse type for whole numbers from `smallest` on, separated by commas.
+
+    An empty string gives none.
     """
     number = at_least(smallest)
 
@@ -61,7 +65,7 @@ def named_folder(given: str, *, name: str, example: str) -> tuple[str, str]:
     """Returns the parts of a `--model NAME=FOLDER`; raises ConfigError where one is missing."""
     called, _, folder = given.partition("=")
     if not called or not folder:
-        raise ConfigError(f"--model {given}: write {name}=FOLDER, for example {example}")
+        raise ConfigError(f"--model {given} is incomplete; write {name}=FOLDER, such as {example}")
     return called, folder
 
 

@@ -1,9 +1,9 @@
-"""Says, without the hardware, whether a training stage fits a slice, and what it will take there.
+"""Tells, without the hardware, if a training stage fits a slice, and what it will take there.
 
 python -m pd_jax.tools.plan --config=FILE[:ARG] --stage=NAME --topology=v5e:16x16
 python -m pd_jax.tools.plan --sizes=all --jobs=mlm,distill,finetune --batch=256 --topology=v5e:4x4
 
-Lowers and compiles the very step that training uses (libtpu, extra `[tpu]`, for a named slice; this
+Lowers and compiles the same step that training uses (libtpu, extra `[tpu]`, for a named slice; this
 machine's devices without --topology). --abstract lowers only, in seconds, for any mesh.
 """
 
@@ -88,10 +88,10 @@ def _plan(request: Request, place: Place, arguments: argparse.Namespace) -> Plan
     stage, facts = request.stage, request.facts
     if stage.data.packing > 1:
         raise ConfigError(
-            f"{request.name}: how many rows data.packing={stage.data.packing} makes depends on the "
-            "texts; plan the padded batch with data.packing=1"
+            f"{request.name}: the number of rows with data.packing={stage.data.packing} depends on "
+            "the texts; plan the padded batch with data.packing=1"
         )
-    assert facts.vocabulary is not None, "_completed sees to it"
+    assert facts.vocabulary is not None, "_completed ensures it"
     shape = sizes.bert_config(stage.model, vocab_size=facts.vocabulary.size, compute=stage.compute)
     rows, length = stage.data.batch, stage.data.lengths[-1]
     steps = _steps(stage, request.rows)
@@ -133,7 +133,7 @@ def _plan(request: Request, place: Place, arguments: argparse.Namespace) -> Plan
 
 
 def _steps(stage: config_lib.TrainStage, rows: int | None) -> int | None:
-    """Returns the stage's steps; None for a length in epochs of a dataset that is not there."""
+    """Returns the stage's steps; None for a length in epochs of a dataset that is absent."""
     if stage.length.epochs is not None and rows is None:
         return None
     return stage.length.in_steps(rows=rows or 0, batch=stage.data.batch)
@@ -142,7 +142,7 @@ def _steps(stage: config_lib.TrainStage, rows: int | None) -> int | None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pd_jax.tools.plan",
-        description="Plan a training stage for hardware that need not be here.",
+        description="Plan a training stage for hardware that need not be present.",
     )
     number = options.at_least(1)
     what = parser.add_argument_group("what: a stage of a config, or sizes and jobs")
@@ -153,20 +153,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--sizes", help="model sizes, L4_H256,Base, or all for the grid of 24")
     what.add_argument("--jobs", default="mlm", help=f"of {','.join(_JOBS)} (default: mlm)")
-    what.add_argument("--batch", type=number, default=256, help="global batch of --sizes")
-    what.add_argument("--length", type=number, default=128, help="tokens a row of --sizes")
-    what.add_argument("--steps", type=number, default=1_000_000, help="steps of --sizes")
-    what.add_argument("--micro-batches", type=number, default=1, help="of --sizes")
-    what.add_argument("--remat", action="store_true", help="of --sizes: recompute layers")
-    what.add_argument("--vocab-size", type=number, help="where no stage or file says it")
+    what.add_argument("--batch", type=number, default=256, help="global batch with --sizes")
+    what.add_argument("--length", type=number, default=128, help="tokens per row with --sizes")
+    what.add_argument("--steps", type=number, default=1_000_000, help="steps with --sizes")
+    what.add_argument("--micro-batches", type=number, default=1, help="with --sizes")
+    what.add_argument("--remat", action="store_true", help="with --sizes: recompute layers")
+    what.add_argument("--vocab-size", type=number, help="where no stage or file gives it")
     what.add_argument("--task", help="classification, regression or multilabel; likewise")
     what.add_argument("--labels", type=number, default=2, help="number of labels of --task")
     what.add_argument("--rows", type=number, help="rows of the dataset, for a length in epochs")
     where = parser.add_argument_group("where")
     where.add_argument("--topology", help="v5e:16x16, v4:16x16x16, v6e:4x4; else this machine")
-    where.add_argument(
-        "--mesh", help="data,fsdp,tensor, -1 for what is left (default: the config's)"
-    )
+    where.add_argument("--mesh", help="data,fsdp,tensor, -1 for the rest (default: the config's)")
     where.add_argument("--abstract", action="store_true", help="lower only, without libtpu")
     where.add_argument("--price-per-chip-hour", type=float)
     parser.add_argument("--json", help="also write the figures to this file")
@@ -174,9 +172,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _requests(arguments: argparse.Namespace) -> tuple[config_lib.Run, list[Request]]:
-    """Returns how the config wants to be run, and what the arguments name."""
+    """Returns the config's settings of the run, and the stages that the arguments name."""
     if bool(arguments.config) == bool(arguments.sizes):
-        raise ConfigError("give either --config or --sizes, to say what to plan")
+        raise ConfigError("give either --config or --sizes, to choose what to plan")
     if arguments.sizes:
         return config_lib.Run(), list(_grid(arguments))
     pipeline = _load(arguments.config, arguments.set)
@@ -187,7 +185,7 @@ def _requests(arguments: argparse.Namespace) -> tuple[config_lib.Run, list[Reque
     }
     if arguments.stage and arguments.stage not in stages:
         raise ConfigError(
-            f"--stage={arguments.stage} is no training stage of {arguments.config}; it has "
+            f"--stage={arguments.stage} is not a training stage of {arguments.config}; it has "
             f"{', '.join(stages)}"
         )
     names = [arguments.stage] if arguments.stage else list(stages)
@@ -206,7 +204,7 @@ def _grid(arguments: argparse.Namespace) -> Iterator[Request]:
     names = sizes.GRID if arguments.sizes == "all" else arguments.sizes.split(",")
     for job in arguments.jobs.split(","):
         if job not in _JOBS:
-            raise ConfigError(f"--jobs={job} is no job; known are {', '.join(_JOBS)}")
+            raise ConfigError(f"--jobs={job} is not a job; give some of {', '.join(_JOBS)}")
         for size in names:
             stage = config_lib.TrainStage(
                 model=config_lib.Model(size=size),
@@ -236,19 +234,19 @@ def _grid(arguments: argparse.Namespace) -> Iterator[Request]:
 
 
 def _completed(stage: config_lib.TrainStage, facts: Facts, arguments: argparse.Namespace) -> Facts:
-    """Returns the facts with what the command line says put first."""
+    """Returns the facts, in which values from the command line take precedence."""
     if arguments.task:
         labels = tuple(map(str, range(arguments.labels)))
         facts = dataclasses.replace(facts, task=arguments.task, labels=labels, labelled=True)
     if arguments.vocab_size:
         facts = dataclasses.replace(facts, vocabulary=vocabulary_of(arguments.vocab_size))
     if facts.vocabulary is None:
-        raise ConfigError("no stage or file says how large the vocabulary is; give --vocab-size")
+        raise ConfigError("no stage or file gives the size of the vocabulary; give --vocab-size")
     kind = stage.objective
     masked = (config_lib.MaskedLanguageModel, config_lib.LanguageDistill)
     if facts.task is None and not isinstance(kind, masked):
         raise ConfigError(
-            f"objective.kind={kind.kind!r} needs a task, and no stage that it reads from names "
+            f"objective.kind={kind.kind!r} needs a task, but no stage that it reads from names "
             "one; give --task and --labels"
         )
     return facts
@@ -261,7 +259,7 @@ def _load(name: str, changes: Sequence[str]) -> config_lib.Pipeline:
         raise ConfigError(f"--config={path} does not exist; name a file of configs/")
     spec = importlib.util.spec_from_file_location("planned_config", path)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"--config={path} is no Python file; name a file of configs/")
+        raise ConfigError(f"--config={path} is not a Python file; name a file of configs/")
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, "")  # configs import each other from the checkout's root
     try:
@@ -286,7 +284,7 @@ def _place(arguments: argparse.Namespace, run: config_lib.Run) -> Place:
             run = config_lib.Run(mesh=config_lib.Mesh(data=data, fsdp=fsdp, tensor=tensor))
         except ValueError:
             raise MeshError(
-                f"--mesh={arguments.mesh} is no mesh; write data,fsdp,tensor, for example -1,4,1"
+                f"--mesh={arguments.mesh} is not a mesh; write data,fsdp,tensor, for example -1,4,1"
             ) from None
     if not arguments.topology:
         mesh = mesh_lib.mesh_for(run)

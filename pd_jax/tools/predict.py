@@ -1,10 +1,10 @@
-"""Labels texts with a trained model: texts in, one line of labels and probabilities a text out.
+"""Labels texts with a trained model: writes a line of labels and probabilities for each text.
 
 python -m pd_jax.tools.predict --model FOLDER --input reviews.tsv --text sentence --output out.jsonl
 cat lines.txt | python -m pd_jax.tools.predict --model FOLDER > out.jsonl
 
 Texts are read in windows, batched by length within a window, and written in the order they came:
-memory does not grow with the input. A line of output says which line of the input it is of.
+memory does not grow with the input. A line of output gives the number of its line in the input.
 """
 
 import argparse
@@ -36,7 +36,7 @@ _COUNTED_BYTES = 1 << 30
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0 after every text got its line."""
+    """Returns 0 after a line was written for every text."""
     arguments = _parser().parse_args(argv)
     keep_memory()
     use_cache()
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a .txt, .tsv, .csv, .jsonl (also .gz) or .parquet file; default: standard input",
     )
     parser.add_argument(
-        "--input-format", choices=("text", "jsonl"), default="text", help="of standard input"
+        "--input-format", choices=("text", "jsonl"), default="text", help="for standard input"
     )
     parser.add_argument("--text", default="text", help="the column or key of the text")
     parser.add_argument("--pair", help="the column or key of the second text, where there is one")
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", choices=sorted(_WRITERS), default="jsonl", help="of the output")
     parser.add_argument("--logits", action="store_true", help="write the logits too")
     parser.add_argument(
-        "--max-length", type=options.at_least(8), help="cut texts to so many tokens (8 or more)"
+        "--max-length", type=options.at_least(8), help="cut texts to this many tokens (8 or more)"
     )
     parser.add_argument(
         "--batch", type=options.at_least(1), default=64, help="texts at once (default: 64)"
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _rows(arguments: argparse.Namespace) -> Iterator[tables.Row]:
-    """Yields the rows of the input, one after the other."""
+    """Yields the rows of the input one by one."""
     columns = {"text": arguments.text, "pair": arguments.pair}
     if arguments.input != "-":
         return corpora.rows(Source(path=arguments.input, **columns))
@@ -112,7 +112,7 @@ def _rows(arguments: argparse.Namespace) -> Iterator[tables.Row]:
 
 
 def _count(path: str) -> int | None:
-    """Returns about how many texts there are: lines, where counting them takes no time."""
+    """Returns roughly how many texts there are: the lines, where counting them is quick."""
     found = corpora.source_files(Source(path=path))
     if any(file.zipped or file.format not in _LINE_FORMATS for file in found):
         return None
@@ -201,13 +201,13 @@ _WRITERS: dict[str, Callable[..., tuple[str, _Lines]]] = {"jsonl": _jsonl, "tsv"
 
 @contextlib.contextmanager
 def _output(path: str | None) -> Iterator[IO[str]]:
-    """Gives the stream to write; a file appears under its name when all is written."""
+    """Yields the stream to write to; a file appears under its name once it is complete."""
     if path is None:
         yield sys.stdout
         return
     target = epath.Path(path)
     if not target.parent.exists():
-        raise SourceError(f"{target.parent} does not exist; make the folder of --output first")
+        raise SourceError(f"{target.parent} does not exist; create the folder of --output first")
     with files.replaced(target, "w") as stream:
         yield stream
 

@@ -1,4 +1,4 @@
-"""Makes the report of a pipeline again, from its workdir.
+"""Makes the report of a pipeline again from its workdir.
 
 python -m pd_jax.tools.report --workdir DIR [--pipeline NAME] [--output FILE] [--json FILE]
 
@@ -65,12 +65,12 @@ def _only_pipeline(workdir: epath.Path) -> str:
     names = load.pipeline_names(workdir)
     if len(names) == 0:
         raise ReportError(
-            f"{workdir / 'pipelines'} has no pipeline to report on: run python -m pd_jax.main with "
+            f"{workdir / 'pipelines'} has no pipeline to report on; run python -m pd_jax.main with "
             f"--workdir={workdir} first, or give another --workdir"
         )
     if len(names) > 1:
         raise ReportError(
-            f"{workdir} has {len(names)} pipelines: choose one with --pipeline ({', '.join(names)})"
+            f"{workdir} has {len(names)} pipelines; choose one with --pipeline ({', '.join(names)})"
         )
     return names[0]
 

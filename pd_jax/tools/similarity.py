@@ -1,4 +1,4 @@
-r"""Says how near transfer sets are to a labelled set, and picks the nearest rows of one.
+r"""Measures how near transfer sets are to a labelled set, and picks the nearest rows of one.
 
     python -m pd_jax.tools.similarity --labelled train.tsv --transfer reviews.txt news.txt
     python -m pd_jax.tools.similarity --labelled train.tsv --transfer reviews.txt \
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pd_jax.tools.similarity",
-        description="Says how near transfer sets are to a labelled set; picks the nearest rows.",
+        description="Measure how near transfer sets are to a labelled set; pick the nearest rows.",
     )
     add = parser.add_argument
     add("--labelled", nargs="+", required=True, metavar="PATH", help="the labelled set's files")

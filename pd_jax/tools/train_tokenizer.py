@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         "--sample-sentences",
         type=int,
         default=1_000_000,
-        help="train on so many sentences, drawn evenly (default: %(default)s)",
+        help="train on this many sentences, drawn evenly (default: %(default)s)",
     )
     add("--seed", type=int, default=0, help="decides which sentences are drawn")
     add("--output", required=True, metavar="FOLDER", help="where the tokenizer goes")
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _shown(sentences: Iterator[str], watched: list[str]) -> Iterator[str]:
-    """Yields the sentences, and leaves some from all over the text in `watched`."""
+    """Yields the sentences, and collects some from all over the text in `watched`."""
     stride = 1
     with Progress("reading", unit="sentences") as progress:
         for number, sentence in enumerate(sentences):
@@ -95,7 +95,7 @@ def _shown(sentences: Iterator[str], watched: list[str]) -> Iterator[str]:
 
 
 def _advice(unknown: float, stage: config.TokenizerStage) -> str:
-    """Returns what to do about text of which much is unknown."""
+    """Returns the warning for text with many unknown tokens, and what to do about it."""
     advice = "train with more --sample-sentences or another --vocab-size"
     if stage.algorithm == "wordpiece":
         advice = "train with --algorithm unigram"

@@ -1,11 +1,11 @@
-"""Reads datasets and logit stores whole and tells every fault in them.
+"""Reads complete datasets and logit stores and reports every fault in them.
 
     python -m pd_jax.tools.verify DATASET [DATASET ...] [--logits STORE ...] [--teacher MODEL]
 
 Checked: manifest, counts, sizes, digests, offset indexes, every checksum, every example (tokens in
 the vocabulary, labels in the label set, ids), and of a store every row's id against its dataset and
 every logit; stores of a dataset with faults are left out. With `--teacher`, the logits of a sample
-are computed again and compared. Exits 0 where nothing is wrong, 2 where anything is.
+are computed again and compared. Exits with 0 where nothing is wrong, else with 2.
 """
 
 import argparse
@@ -41,14 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     damaged = {}
     for folder, found in datasets.items():
         print(f"reading {folder}: {found.rows} rows in {len(found.shards)} shards", file=sys.stderr)
-        damaged[folder] = _tell(_dataset_faults(folder, found, workers=arguments.workers))
+        damaged[folder] = _print_faults(_dataset_faults(folder, found, workers=arguments.workers))
     wrong = 0
     for folder in arguments.logits:
         store, of = _open_store(epath.Path(folder), datasets)
         if damaged[of]:
             print(f"{folder} is left out: {of} has faults", file=sys.stderr)
         else:
-            wrong += _tell(_store_faults(store, Dataset.open(of), arguments))
+            wrong += _print_faults(_store_faults(store, Dataset.open(of), arguments))
     if faults := sum(damaged.values()):
         also = f" and {wrong} in logit stores" if wrong else ""
         raise RecordsError(
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pd_jax.tools.verify",
-        description="Reads datasets and logit stores whole and tells every fault in them.",
+        description="Reads complete datasets and logit stores and reports every fault.",
     )
     parser.add_argument("datasets", nargs="+", metavar="DATASET", help="folder of a dataset")
     parser.add_argument(
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--length",
         type=options.at_least(1),
-        help="tokens that rows were cut to when labelled (default: what the store says)",
+        help="tokens that rows were cut to when labelled (default: as the store has it)",
     )
     parser.add_argument(
         "--workers",
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _tell(faults: Iterator[str]) -> int:
+def _print_faults(faults: Iterator[str]) -> int:
     """Returns how many faults there were, after printing each."""
     count = 0
     for fault in faults:
@@ -118,10 +118,10 @@ def _dataset_faults(folder: epath.Path, found: Manifest, workers: int) -> Iterat
 def _manifest_of(folder: str) -> Manifest:
     """Returns a dataset's manifest; raises RecordsError, also where the folder is a logit store."""
     path = epath.Path(folder) / manifest.FILE
-    said = files.read_json(path, RecordsError) if path.exists() else None
-    if isinstance(said, dict) and str(said.get("format")).startswith("pd_jax logits"):
+    found = files.read_json(path, RecordsError) if path.exists() else None
+    if isinstance(found, dict) and str(found.get("format")).startswith("pd_jax logits"):
         raise RecordsError(
-            f"{folder} is a logit store, no dataset; name its dataset here and the store behind "
+            f"{folder} is a logit store, not a dataset; name its dataset here and the store after "
             "--logits"
         )
     return manifest.read(folder)
@@ -144,7 +144,7 @@ def _open_store(
 def _store_faults(
     store: LogitStore, dataset: Dataset, arguments: argparse.Namespace
 ) -> Iterator[str]:
-    """Yields the faults of a store; what its teacher says is asked where it has none."""
+    """Yields the faults of a store; where it has none, it is compared with its teacher."""
     print(f"reading {store.folder}: {len(dataset)} rows of logits", file=sys.stderr)
     whole = True
     for fault in audit.logits_faults(store, dataset):
@@ -157,24 +157,27 @@ def _store_faults(
 def _teacher_faults(
     store: LogitStore, dataset: Dataset, arguments: argparse.Namespace
 ) -> Iterator[str]:
-    """Yields the rows of a sample for which the teacher says something else than the store."""
+    """Yields the rows of a sample for which the teacher's outputs differ from the store's."""
     # Every worker imports this file: what only the teacher needs is imported here.
     import jax
 
     from pd_jax.parallel.mesh import make_mesh
     from pd_jax.stages.teachers import open_teacher
 
-    said = store.manifest
+    declared = store.manifest
     size = min(arguments.sample, len(dataset))
     sample = np.sort(Permutation(len(dataset), ("verify",))(np.arange(size)))
-    stage = _asked_again(store, dataset, arguments, longest=int(dataset.lengths[sample].max()))
+    stage = _stage_again(store, dataset, arguments, longest=int(dataset.lengths[sample].max()))
     mesh = make_mesh(config.Mesh(data=1), jax.local_devices()[:1])
     teacher, answers = open_teacher(stage, dataset, mesh)
     reads = teacher.settings.get("tokenizer")
-    same = teacher.fingerprint == said.teacher and said.settings.get("tokenizer", reads) == reads
-    if not same or len(teacher.labels) != len(said.labels):
+    same = (
+        teacher.fingerprint == declared.teacher
+        and declared.settings.get("tokenizer", reads) == reads
+    )
+    if not same or len(teacher.labels) != len(declared.labels):
         raise LogitsError(
-            f"{store.folder} was made by another model than {arguments.teacher}, or with another "
+            f"{store.folder} was made by a model other than {arguments.teacher}, or with another "
             "tokenizer; name its teacher"
         )
     print(f"computing {size} rows again with {arguments.teacher}", file=sys.stderr)
@@ -188,27 +191,27 @@ def _teacher_faults(
                 apart = apart.reshape(len(rows), -1).max(axis=1)
                 for row in np.flatnonzero(~(apart <= arguments.tolerance)):  # NaN is a fault
                     place = store.place(int(rows[row]))
-                    yield f"{place} is {apart[row]:.2g} from what the teacher says ({name})"
+                    yield f"{place} is {apart[row]:.2g} from the teacher's output ({name})"
             progress.advance(len(rows))
 
 
-def _asked_again(
+def _stage_again(
     store: LogitStore, dataset: Dataset, arguments: argparse.Namespace, *, longest: int
 ) -> config.LabelStage:
-    """Returns what a store's teacher was asked, but for batches."""
+    """Returns the stage that a store's teacher was run with, except for the batches."""
     from pd_jax.stages.language_teacher import asked_of
 
-    said, spoken = store.manifest, asked_of(store)
-    lengths = spoken.lengths if spoken else tuple(said.settings.get("lengths", (longest,)))
+    declared, language = store.manifest, asked_of(store)
+    lengths = language.lengths if language else tuple(declared.settings.get("lengths", (longest,)))
     return config.LabelStage(
         teacher=arguments.teacher,
         records=str(dataset.folder),
         batch=_SAMPLE_BATCH,
-        lengths=(arguments.length,) if arguments.length and not spoken else lengths,
-        dtype=said.settings.get("dtype", "float32"),
-        labels=said.labels,
-        states=tuple(said.about.get("state_layers", ())),
-        language=spoken and spoken.language,
+        lengths=(arguments.length,) if arguments.length and not language else lengths,
+        dtype=declared.settings.get("dtype", "float32"),
+        labels=declared.labels,
+        states=tuple(declared.about.get("state_layers", ())),
+        language=language and language.language,
     )
 
 

@@ -1,8 +1,8 @@
 """A digest of a tree of arrays, computed where the arrays are.
 
 Every element's bits and its position in the global array go through an integer hash, and the hashes
-are added modulo 2^32 (twice, with two salts). Sums do not care how an array is laid out, so the
-digest is the same on one device and on a pod, and costs one pass over memory and no transfer.
+are added modulo 2^32 (twice, with two salts). Sums do not depend on how an array is laid out, so
+the digest is the same on one device and on a pod, and costs one pass over memory and no transfer.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, UInt32
 
-from pd_jax.models.dropout import avalanche, flat_position
+from pd_jax.parallel.position_hash import avalanche, flat_position
 from pd_jax.parallel.sharding import parameter_name
 
 _SALTS = (0x9E3779B9, 0x85EBCA6B)

@@ -93,7 +93,7 @@ def _train(kind: str, data: dict, **more) -> dict:
 
 
 def run(folder, config, **options) -> list[str]:
-    """Runs a config in the folder's `work`, and returns what it said."""
+    """Runs a config in the folder's `work`, and returns its output."""
     said: list[str] = []
     pipeline.run(
         reading.pipeline_from(config), epath.Path(folder / "work"), say=said.append, **options

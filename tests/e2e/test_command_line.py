@@ -1,6 +1,4 @@
-"""The command itself: what it is told wrongly ends in one line and status 2, and nobody listening
-is no reason to stop.
-"""
+"""The command itself: a mistake ends it with one line and status 2; a closed output does not."""
 
 import os
 import pathlib
@@ -37,8 +35,8 @@ def refused(*arguments: str, cwd: pathlib.Path = ROOT) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((SIZES, "--stage=text"), "error: --stage is no flag; did you mean 'stages'?"),
-        ((SIZES, "--frobnicate"), "error: --frobnicate is no flag; see --help"),
+        ((SIZES, "--stage=text"), "error: --stage is not a flag; did you mean 'stages'?"),
+        ((SIZES, "--frobnicate"), "error: --frobnicate is not a flag; see --help"),
         ((SIZES, "--jobs=x"), "error: flag --jobs=x: invalid literal for int()"),
         ((SIZES, "--jobs=0"), "error: flag --jobs=0: 0 is not a positive integer"),
         ((SIZES, "stray"), "error: unexpected argument 'stray'; flags begin with --"),
@@ -73,7 +71,7 @@ def test_a_workdir_that_no_file_could_name_ends_in_one_line(tmp_path):
             ":x",
             "takes 0 positional arguments but 1 was given",
         ),
-        ("def get_config(arg):\n    return {}\n", "", "write FILE:ARG where it takes an argument"),
+        ("def get_config(arg):\n    return {}\n", "", "write FILE:ARG if it takes an argument"),
         ("def get_confg():\n    return {}\n", "", "has no function get_config; write one"),
         ("def get_config():\n    open('none.txt')\n", "", "No such file or directory: 'none.txt'"),
         (

@@ -1,4 +1,4 @@
-"""Every config that reads development data runs to its end, in its smoke form, on made-up text."""
+"""Every config that reads development data runs to completion, as a smoke run, on made-up text."""
 
 import pathlib
 import random
@@ -46,7 +46,7 @@ class Text:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> pathlib.Path:
-    """A folder laid out as the README says, of a few made-up sentences in each file."""
+    """A folder laid out as the README says, with a few made-up sentences in each file."""
     folder, text = tmp_path_factory.mktemp("data"), Text()
     files = {f"{name}.txt": text.documents() for name in RUNNING}
     files |= {

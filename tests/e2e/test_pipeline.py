@@ -23,7 +23,7 @@ from tests.unit.running.test_locks import holder
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A workdir in which the chain has run, and what it said."""
+    """A workdir in which the chain has run, and its output."""
     folder = tmp_path_factory.mktemp("chain")
     write_text(folder / "text")
     said = run(folder, small_chain(folder / "text"))
@@ -187,7 +187,7 @@ def test_an_input_changed_in_the_middle_is_not_taken_for_the_planned_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "carry_out", changing)
-        with pytest.raises(StageError, match="'dev' reads has changed since this run began"):
+        with pytest.raises(StageError, match="inputs of stage 'dev' have changed since this"):
             run(tmp_path, config)
     assert run(tmp_path, config)[0].endswith("2 stages, 1 done, 1 to run")
 
@@ -212,7 +212,7 @@ def test_what_done_stages_have_read_may_be_moved_away(tmp_path):
     (text / "corpus.txt").write_text("other words\n" * 200)
     before = planning.plan(reading.pipeline_from(config), epath.Path(tmp_path / "work"))
     assert not before["vocabulary"].done
-    text.rename(moved)  # what was read last is not what the stage that is done has read
+    text.rename(moved)  # what was read last differs from what the finished stage has read
     with pytest.raises(StageError, match="cannot read its input"):
         run(tmp_path, config)
 
@@ -237,7 +237,7 @@ def test_equal_stages_of_other_names_share_a_folder(finished):
         ({"train": {"source": {"path": "/nowhere.tsv"}}}, "cannot read its input: /nowhere.tsv"),
         ({"labels": {"teacher": "@student"}}, "wait for each other"),
         ({"student": {"data": {"logits": None}}}, "needs data.logits"),
-        ({"teacher": {"data": {"records": "@transfer"}}}, "needs labels, and .* has none"),
+        ({"teacher": {"data": {"records": "@transfer"}}}, "needs labels, but .* has none"),
         ({"train": {"examples": {"labels": ("good", "fine")}}}, "set dev has labels .*learns good"),
         (
             {name: {"examples": {"labels": ("good", "fine")}} for name in ("train", "dev")},

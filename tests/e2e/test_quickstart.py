@@ -13,7 +13,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 METHODS = {"basic", "distillation", "pf", "pd", "pd_f"}
 SECRETS = {"HF_TOKEN": "hf_5c7e1f0b9a", "AWS_SECRET_ACCESS_KEY": "kq7Zw2pX91"}
-"""What a user's environment holds beside, and nobody else must ever read."""
+"""Other contents of a user's environment, which nobody else must ever read."""
 
 
 def command() -> list[str]:

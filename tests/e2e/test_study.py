@@ -117,7 +117,7 @@ def test_seeds_trained_by_one_program_give_the_same_metrics(tmp_path, monkeypatc
     alone, together = tmp_path / "alone", tmp_path / "together"
     run(alone, config)
     said = run(together, config, vmap=4)
-    assert "trained by one program: student-0, student-1" in said
+    assert "trained in one program: student-0, student-1" in said
     assert set(record(together)["status"].values()) == {"done"}
     for stage in ("student-0", "student-1", "twin"):
         assert metrics(together, stage) == pytest.approx(metrics(alone, stage), abs=1e-5, rel=1e-5)

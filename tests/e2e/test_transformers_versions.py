@@ -2,8 +2,8 @@
 
 A classifier and a pre-trained model are exported by the command, then run by each environment's
 transformers: outputs within 1e-5 of ours, and equal token ids on 10,000 lines of real text. With
-`-s` the figures are printed. PD_JAX_TRAINED=CLASSIFIER:PRETRAINED puts models of your own runs,
-over one vocabulary, in the place of random ones.
+`-s` the figures are printed. PD_JAX_TRAINED=CLASSIFIER:PRETRAINED uses models from your own runs,
+with one vocabulary, instead of random ones.
 """
 
 import itertools

@@ -112,7 +112,7 @@ def test_a_config_has_a_command_a_smoke_form_and_stages_that_connect(path):
 
 def test_a_teacher_grows_from_a_model_of_its_width_only():
     study = pathlib.Path("study/sizes.py")
-    with pytest.raises(ValueError, match="grow=L2_H128 cannot become L4_H256: .*say grow="):
+    with pytest.raises(ValueError, match="grow=L2_H128 cannot become L4_H256: .*pass grow="):
         load(study, "teacher=L4_H256")
     alone, _ = load(study, "teacher=L4_H256,grow=")
     grown, _ = load(study, "teacher=L6_H128")

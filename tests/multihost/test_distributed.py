@@ -94,7 +94,9 @@ def test_processes_agree_and_compare(count: int) -> None:
         assert f"writer {index == 0}" in lines
         assert any(line.startswith("dataset of process 1 differs from") for line in lines)
         assert "first says [5]" in lines
-        failed = "reading failed in process 1; its own message says why: run the same command again"
+        failed = (
+            "reading failed in process 1; see that process's message: run the same command again"
+        )
         assert ("mine" if index == 1 else f"{failed}, on all hosts") in lines
         assert f"made {'it' if index == 0 else None}" in lines
         # 0 + 1 + ... + 15 = 120, and each process has its own contiguous rows.
@@ -237,7 +239,7 @@ def test_one_process_needs_no_one(alone: pytest.MonkeyPatch) -> None:
     assert distributed.is_writer()
     distributed.same_everywhere("config", "any")
     distributed.barrier("any")
-    with pytest.raises(MeshError, match="--distributed=on, but nothing says where"):
+    with pytest.raises(MeshError, match="--distributed=on, but no setting names the other"):
         distributed.initialise("on")
 
 
@@ -276,7 +278,7 @@ def test_a_launcher_that_started_one_process_satisfies_on(
     mark: str, count: str, alone: pytest.MonkeyPatch
 ) -> None:
     alone.setenv(count, "1")
-    with pytest.raises(MeshError, match="nothing says where"):  # sbatch without srun
+    with pytest.raises(MeshError, match="no setting names the other"):  # sbatch without srun
         distributed.initialise("on")
     alone.setenv(mark, "given")
     distributed.initialise("on")

@@ -96,7 +96,7 @@ def test_a_damaged_one_is_moved_once_an_older_one_was_read(kept, tmp_path):
 def test_where_none_can_be_read_all_stay_and_each_reason_is_told(kept, monkeypatch, tmp_path):
     found, said = kept
     failing(monkeypatch, found, wrapped(ValueError("the sixth")), ValueError("the fifth"))
-    with pytest.raises(CheckpointError, match=r"\(6: the sixth; 5: the fifth\) and stay where"):
+    with pytest.raises(CheckpointError, match=r"\(6: the sixth; 5: the fifth\) and were left in"):
         found.restore(LIKE)
     assert (steps(tmp_path), said) == (["5", "6"], [])
     assert found.restore(LIKE)[1] == {"step": 6}
@@ -118,6 +118,6 @@ def test_processes_read_the_same_step(kept, monkeypatch, tmp_path):
 def test_a_fault_of_another_machine_ends_this_process_too(kept, monkeypatch, tmp_path):
     found, said = kept
     monkeypatch.setattr(checkpoint.distributed, "agree", lambda value: 2)
-    with pytest.raises(MeshError, match="failed in another process; its own message says why"):
+    with pytest.raises(MeshError, match="failed in another process; see that process's message"):
         found.restore(LIKE)
     assert (steps(tmp_path), said) == (["5", "6"], [])

@@ -99,5 +99,5 @@ def test_steps_are_left_out_by_option_and_counted_once_over_restarts(data, tmp_p
 
 def test_more_than_the_option_allows_stops_the_stage(data, tmp_path, monkeypatch):
     poison(monkeypatch, 3, 7)
-    with pytest.raises(DivergenceError, match="step 7 .* 1 such steps were left out before it"):
+    with pytest.raises(DivergenceError, match="step 7 .* 1 such steps were skipped before it"):
         run_train(tiny.stage(data), context(tmp_path / "job", skip_nonfinite=1))

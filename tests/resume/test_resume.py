@@ -202,7 +202,7 @@ def test_candidates_for_the_best_weights_do_not_pile_up(data, tmp_path, monkeypa
 
     def saving(self, number, state=None):
         save(self, number, state)
-        best = tmp_path / "job" / train.BEST
+        best = tmp_path / "job" / "best"
         at_hand.append(sorted(int(path.name) for path in best.iterdir()) if best.exists() else [])
 
     monkeypatch.setattr(loop.Loop, "_save", saving)

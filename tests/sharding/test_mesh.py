@@ -78,7 +78,7 @@ def test_the_first_rule_for_the_hardware_is_taken() -> None:
 
 
 def test_a_rule_that_is_no_pattern_is_refused() -> None:
-    with pytest.raises(ValueError, match="is no regular expression"):
+    with pytest.raises(ValueError, match="is not a regular expression"):
         config.MeshRule(devices="TPU (", mesh=shape(-1, 1, 1))
 
 

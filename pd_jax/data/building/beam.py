@@ -1,7 +1,7 @@
-"""The jobs of a build mapped by Apache Beam instead of by processes of this machine.
+"""Runs the jobs of a build on Apache Beam instead of in processes of this machine.
 
-What makes a shard is a pure function of its task, so Dataflow, Flink or Spark make the bytes that
-one process makes. Workers need pd_jax, and the folder and sources under paths that all can reach.
+A shard is a pure function of its task, so Dataflow, Flink or Spark write the same bytes as one
+process. Workers need pd_jax, and the folder and sources under paths that all of them can reach.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,14 +18,14 @@ def run(
     options: Sequence[str],
     report: processes.Count,
 ) -> Iterator[tuple[processes.Task, Any]]:
-    """Yields nothing, once `job(task, count)` is done for every task: its files are the result.
+    """Runs `job(task, count)` for every task and yields nothing: the files are the result.
 
     `options` are Beam's, `KEY=VALUE` or `KEY` (`runner=DataflowRunner`, `project=...`). A job's
-    count of work is Beam's counter `pd_jax/bytes`; `report` is told nothing of other machines.
+    count of work is Beam's counter `pd_jax/bytes`; `report` is not called from other machines.
 
     Raises:
       ConfigError: where Beam is not installed, or does not know an option or its value.
-      RecordsError: where the pipeline fails; what a job raised is the end of the message.
+      RecordsError: where the pipeline fails; the message ends with the job's own error.
     """
     del report
     try:
@@ -38,16 +38,16 @@ def run(
     known = PipelineOptions([f"--{option}" for option in options])
     given = set(known.get_all_options(drop_default=True, retain_unknown_options=True))
     if unknown := given - set(known.get_all_options()):
-        raise ConfigError(f"Beam knows no option {', '.join(sorted(unknown))}; correct --beam")
+        raise ConfigError(f"Beam does not know option {', '.join(sorted(unknown))}; correct --beam")
     try:
         pipeline = beam.Pipeline(options=known)
     except ValueError as fault:
-        raise ConfigError(f"Beam refuses --beam {' '.join(options)}: {fault}") from None
+        raise ConfigError(f"Beam rejects --beam {' '.join(options)}: {fault}") from None
     spread = pipeline | "tasks" >> beam.Create(tasks) | "spread" >> beam.Reshuffle()
     _ = spread | "jobs" >> beam.Map(_do, job)
     try:
         pipeline.run().wait_until_finish()
-    except Exception as fault:  # a runner wraps what a job raises in whatever it likes
+    except Exception as fault:  # runners wrap a job's error in errors of their own
         raise RecordsError(
             f"the Beam pipeline failed: {str(fault).strip()}; run the same command again: finished "
             "shards are kept"

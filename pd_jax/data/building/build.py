@@ -1,7 +1,7 @@
-"""Text to a dataset: shards made in parallel, each atomically, each skipped when it is whole.
+"""Builds a dataset from text: shards are made in parallel, each atomically, unless complete.
 
-A shard is a pure function of its task (`plans.py`), so any number of processes or machines
-makes the same dataset. A build that was interrupted is repeated with the same arguments and makes
+A shard is a pure function of its task (`plans.py`), so any number of processes or machines make
+the same dataset. An interrupted build is resumed by repeating it with the same arguments: it makes
 only what is missing.
 """
 
@@ -26,7 +26,7 @@ _COUNT_BYTES = 1 << 16
 _LEFT_OUT = "left_out"
 
 Run = Callable[..., Iterator[tuple[Task, Any]]]
-"""`run(job, tasks, report=...)` does a job for each task, and yields what it knows is done."""
+"""`run(job, tasks, report=...)` does a job for each task, and yields what it knows to be done."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +45,12 @@ def build_records(
     name: str,
     workers: int | None = None,
 ) -> manifest.Manifest:
-    """Returns the manifest of the dataset in `folder` after making what is missing of it.
+    """Returns the manifest of the dataset in `folder` after making what it lacks.
 
     `workers` processes share the work; by default as many as there are cores.
 
     Raises:
-      ConfigError: where no shard can be called `name`, or task and columns do not fit each other.
+      ConfigError: where `name` cannot name shards, or task and columns do not fit each other.
       SourceError: on text or labels that cannot be used, naming file and line.
       RecordsError: where the folder cannot be written, or a worker process was killed.
     """
@@ -69,9 +69,9 @@ def build_share(
     run: Run,
     share: Share,
 ) -> manifest.Manifest | None:
-    """Returns the manifest if with this share all shards are there, else None.
+    """Makes a share; returns the manifest if all shards exist then, else None.
 
-    `run` carries out jobs: by processes of this machine (`processes.run`) or elsewhere
+    `run` carries out jobs: in processes of this machine (`processes.run`) or elsewhere
     (`beam.run`). Shares may be made at the same time, by processes that have nothing in common
     but the folder.
 
@@ -101,15 +101,17 @@ def build_share(
 
 
 def begin(folder: epath.PathLike, tokenizer: Tokenizer) -> None:
-    """Makes a folder that of a build with this tokenizer. A manifest of before goes first: shards
-    and tokenizers of two builds must never pass for one dataset.
+    """Prepares a folder for a build with this tokenizer.
+
+    An earlier manifest is removed first: shards and tokenizers of two builds must never pass for
+    one dataset.
     """
     (epath.Path(folder) / manifest.FILE).unlink(missing_ok=True)
     tokenizer.save(epath.Path(folder) / manifest.TOKENIZER_FOLDER)
 
 
 def finished_with(folder: epath.PathLike, tokenizer: Tokenizer) -> bool:
-    """Returns whether a folder is that of a finished dataset and holds this tokenizer."""
+    """Returns whether a folder holds a finished dataset with this tokenizer."""
     if not (epath.Path(folder) / manifest.FILE).exists():
         return False
     try:
@@ -120,7 +122,7 @@ def finished_with(folder: epath.PathLike, tokenizer: Tokenizer) -> bool:
 
 
 def build_shard(task: Task, count: processes.Count) -> shards.ShardInfo:
-    """Returns the shard it wrote; `count` is told the bytes of text that were read."""
+    """Writes a shard and returns its description; `count` gets the bytes of text read."""
     meter = Meter(task.size, count)
     info = shards.write_shard(
         task.folder,
@@ -150,7 +152,7 @@ def records(task: Task, tokenizer: Tokenizer, meter: "Meter") -> Iterator[shards
 
 
 class Meter:
-    """Counts the bytes of text read; in the end its sum is the expected size, whatever was read."""
+    """Counts the bytes of text read; in the end the sum is the expected size, whatever was read."""
 
     def __init__(self, size: float, count: processes.Count):
         self._left, self._count = size, count
@@ -182,7 +184,7 @@ class Meter:
 
 
 def _prepare_filters(plan: Plan, run: Run) -> str | None:
-    """Makes lists of what is left out; returns the digest in those of duplicates' names."""
+    """Writes the lists of what to leave out; returns the digest in the duplicate lists' names."""
     if not plan.filters:
         return None
     stage = plan.tasks[0].stage
@@ -213,11 +215,11 @@ def _scan(task: Task, count: processes.Count) -> None:
 def _each(
     job: processes.Job, tasks: Sequence[Task], run: Run, *, title: str = "building records"
 ) -> Iterator[tuple]:
-    """Yields what `run` yields of a job for each task, showing how far it is."""
+    """Yields what `run` yields for a job of each task, showing its progress."""
     if not tasks:
         return
     pieces = [piece for task in tasks for piece in task.pieces]
-    # A compressed file does not tell the length of its text.
+    # The size of a compressed file does not give the length of its text.
     zipped = any(file.zipped for piece in pieces for file in piece.files)
     total = None if zipped else sum(task.size for task in tasks) / 1e6
     with Progress(title, total, unit="MB") as progress:
@@ -230,7 +232,7 @@ def _finish(
     """Returns the manifest, written last of all.
 
     Raises:
-      SourceError: where the sources held no text.
+      SourceError: where the sources had no text.
     """
     arguments = to_json(stage)
     if plan.filters:
@@ -238,8 +240,8 @@ def _finish(
     if not any(shard.rows for shard in found):
         names = ", ".join(plan.sources)
         if any(arguments.get(_LEFT_OUT, {}).values()):
-            raise SourceError(f"{names}: everything in it was left out ({arguments[_LEFT_OUT]})")
-        raise SourceError(f"{names}: no text in it; give text that is not blank")
+            raise SourceError(f"{names}: all of the text was left out ({arguments[_LEFT_OUT]})")
+        raise SourceError(f"{names}: there is no text; give text that is not blank")
     layout = stage.examples
     rows = layout if isinstance(layout, config.Rows) else config.Rows()
     whole = shards.finish(
@@ -263,13 +265,13 @@ def _tokenizer(folder: str, fingerprint: str) -> Tokenizer:
     """Returns the dataset's tokenizer, loaded once in each process.
 
     Raises:
-      TokenizerError: where the folder has come to hold another one.
+      TokenizerError: where the folder now holds another one.
     """
     place = epath.Path(folder) / manifest.TOKENIZER_FOLDER
     found = load_tokenizer(place)
     if found.fingerprint != fingerprint:
         raise TokenizerError(
-            f"{place} holds another tokenizer than the one its records are to be made with;"
+            f"{place} has a different tokenizer from the one its records are to be made with;"
             " remove that folder and build again"
         )
     return found

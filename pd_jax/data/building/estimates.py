@@ -1,4 +1,4 @@
-"""How large a dataset will be and how long its build will take, from a sample of its text."""
+"""Estimates the size of a dataset and the time to build it from a sample of its text."""
 
 import dataclasses
 import tempfile
@@ -29,9 +29,9 @@ class Estimate:
 
 
 def estimate(stage: config.RecordsStage, tokenizer: Tokenizer) -> Estimate:
-    """Returns what the whole will be, after building pieces from all over the sources.
+    """Returns an estimate of the full build, from building pieces from all over the sources.
 
-    Nothing is left out of the sample: duplicates are known only when everything was read.
+    Nothing is left out of the sample: duplicates are known only once everything has been read.
     """
     plans.check(stage)
     sources = plans.sources_of(stage.source)

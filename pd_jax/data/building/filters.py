@@ -1,9 +1,10 @@
-"""Leaving text out of a dataset: exact duplicates, and what stands in an evaluation set.
+"""Leaves text out of a dataset: exact duplicates, and text that occurs in an evaluation set.
 
-Duplicates are found in two passes, in memory that does not grow with the corpus: every shard's rows
-are named by 16 bytes and written in order of name (`scan`); then the shards are read side by side,
-one range of names at a time, and all but the first of equal names are listed (`match`). What is to
-be left out is thus known before a shard is made, and does not depend on who makes it.
+Duplicates are found in two passes, in memory that does not grow with the corpus. First every
+shard's rows are named by 16 bytes and written in order of name (`scan`). Then the shards are read
+side by side, one range of names at a time, and all but the first of equal names are listed
+(`match`). What is to be left out is thus known before a shard is made, and does not depend on who
+makes it.
 """
 
 import dataclasses
@@ -43,7 +44,7 @@ class Filter:
 
     @property
     def counts_file(self) -> epath.Path:
-        """Where the shard says how much it left out."""
+        """Where the shard records how much it left out."""
         return epath.Path(self.folder) / f"counts-{self.index:05d}.json"
 
     @property
@@ -57,7 +58,7 @@ class Filter:
 
 
 def key(content: str) -> bytes:
-    """Returns 16 bytes that texts share which differ only in case, spacing and punctuation."""
+    """Returns 16 bytes that are equal for texts differing only in case, spacing and punctuation."""
     folded = unicodedata.normalize("NFKC", content).casefold()
     letters = "".join(letter for letter in folded if letter.isalnum())
     return hashlib.blake2b(letters.encode("utf-8"), digest_size=ID_BYTES).digest()
@@ -67,7 +68,7 @@ _NOTHING = key("")
 
 
 def write_excluded(filter_: Filter, sources: Sequence[config.Source]) -> None:
-    """Writes the keys of evaluation sets: of each text, each pair, and each two together."""
+    """Writes the keys of evaluation sets: of each text, each second text, and both together."""
     if filter_.excluded is None or filter_.excluded_file.exists():
         return
     found = set()
@@ -96,7 +97,7 @@ def match(filters: Sequence[Filter]) -> str:
         return everything
     found: list[list[np.ndarray]] = [[] for _ in filters]
     paths = [filter_.names_file for filter_ in filters]
-    # A local file is opened anew for each range, for a process may not keep one open for each
+    # A local file is reopened for each range, since a process may not keep one open for each
     # shard; a remote one is read once.
     named = functools.cache(_load) if files.is_remote(paths[0]) else _load
     bounds = np.arange(_RANGES, dtype=np.uint64) * np.uint64((1 << 64) // _RANGES)
@@ -125,7 +126,7 @@ def match(filters: Sequence[Filter]) -> str:
 
 
 class ShardFilter:
-    """Passes on a shard's text without what is to be left out, and counts that."""
+    """Passes on a shard's text without what is to be left out, and counts what was left out."""
 
     def __init__(self, filter_: Filter, all_names: str | None):
         self._filter = filter_
@@ -162,7 +163,7 @@ class ShardFilter:
         self._write_counts()
 
     def _first(self, items: Iterable) -> Iterator:
-        """Yields the items that are no duplicates."""
+        """Yields the items that are not duplicates."""
         waiting = iter(self._duplicates.tolist())
         duplicate = next(waiting, None)
         for number, item in enumerate(items):

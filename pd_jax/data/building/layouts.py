@@ -1,7 +1,7 @@
-"""Text to examples: rows as they are, or documents packed into full sequences as BERT's.
+"""Turns text into examples: rows as they are, or documents packed into full sequences as in BERT.
 
-Everything here is a pure function of text, tokenizer and settings. Chance comes from (seed, shard,
-block of documents) alone, so a shard is the same whoever makes it, and whenever.
+Everything here is a pure function of text, tokenizer and settings. Randomness comes from (seed,
+shard, block of documents) alone, so a shard is the same whoever makes it, and whenever.
 """
 
 import hashlib
@@ -38,9 +38,9 @@ class Passage(NamedTuple):
 def row_records(
     rows: Iterable[Row], tokenizer: Tokenizer, *, layout: Rows, max_length: int
 ) -> Iterator[Record]:
-    """Yields an example a row: `[CLS] text [SEP]` or `[CLS] text [SEP] pair [SEP]`.
+    """Yields an example per row: `[CLS] text [SEP]` or `[CLS] text [SEP] pair [SEP]`.
 
-    Of a pair that is too long, tokens are taken from the end of the longer text.
+    In a pair that is too long, tokens are removed from the end of the longer text.
 
     Raises:
       SourceError: at a label that does not fit the task, naming file and line.
@@ -64,13 +64,13 @@ def corpus_records(
     max_length: int,
     shard: int,
 ) -> Iterator[Record]:
-    """Yields examples of `max_length` tokens, a share of them shorter, each out of one document.
+    """Yields examples of `max_length` tokens, a share of them shorter, each from one document.
 
-    With `next_sentence` an example is two passages, of which in half the examples the second is
+    With `next_sentence` an example has two passages; in half of the examples, the second one is
     from another document. The id of an example is a digest of its tokens.
 
     Raises:
-      SourceError: where next sentences are wanted of a shard with a single document.
+      SourceError: where next sentences are wanted from a shard with a single document.
     """
     before: list[list[Tokens]] = []
     blocks = _tokenised_blocks(documents, tokenizer, paired=layout.next_sentence)
@@ -111,7 +111,7 @@ def frame(
 def shortened(first: int, second: int, *, room: int) -> tuple[int, int]:
     """Returns the lengths left when the longer of two gives up one token until both fit.
 
-    Of equals the second gives, as in BERT's code.
+    Where both are equally long, the second gives one up, as in BERT's code.
     """
     if first + second <= room:
         return first, second
@@ -172,7 +172,7 @@ def _next_sentences(
 def _passage_of_another(
     others: Sequence[Sequence[Tokens]], this: int, chance: np.random.Generator, *, wanted: int
 ) -> Tokens:
-    """Returns at least `wanted` tokens, if there are, from a random place in another document."""
+    """Returns at least `wanted` tokens, if possible, from a random place in another document."""
     other = int(chance.random() * (len(others) - 1))
     document = others[other + (other >= this)]
     start = end = int(chance.random() * len(document))
@@ -184,7 +184,7 @@ def _passage_of_another(
 
 
 def _cut(tokens: Tokens, size: int, chance: np.random.Generator) -> Tokens:
-    """Returns `size` of the tokens; each one too many is taken from the front or end by chance."""
+    """Returns `size` of the tokens; each surplus one is dropped from the front or end by chance."""
     surplus = len(tokens) - size
     front = int((chance.random(surplus) < 0.5).sum()) if surplus else 0
     return tokens[front : front + size]
@@ -193,8 +193,8 @@ def _cut(tokens: Tokens, size: int, chance: np.random.Generator) -> Tokens:
 def _target(chance: np.random.Generator, layout: Corpus, *, room: int) -> int:
     """Returns how many tokens to gather: the room, or with `short_probability` 2 to all of it.
 
-    It is drawn for every example, where BERT's code draws once a document: a document may be a MiB
-    long here, and would now and then fall into hundreds of thousands of tiny examples.
+    It is drawn for every example, where BERT's code draws once per document: a document may be a
+    MiB long here, and would sometimes be split into hundreds of thousands of tiny examples.
     """
     if chance.random() < layout.short_probability:
         return 2 + int(chance.random() * (room - 1))
@@ -220,7 +220,7 @@ def _tokenised_blocks(
         yield tokenised
     if alone and start is not None:
         raise SourceError(
-            f"{start.where}: its shard holds only one document, so there is no random"
+            f"{start.where}: its shard has only one document, so there is no random"
             " next sentence; put blank lines between documents or make fewer shards"
         )
 
@@ -278,7 +278,7 @@ class _LabelReader:
         if number is None:
             known = ", ".join(map(repr, self._labels))
             raise SourceError(
-                f"{row.where}: label {label!r} is none of {known};"
+                f"{row.where}: label {label!r} is not one of {known};"
                 " correct the row or name all labels"
             )
         return number
@@ -289,7 +289,7 @@ class _LabelReader:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise SourceError(f"{row.where}: label {label!r} is no number; correct the row")
+            raise SourceError(f"{row.where}: label {label!r} is not a number; correct the row")
         return value
 
 

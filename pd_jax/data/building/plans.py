@@ -1,4 +1,4 @@
-"""What makes each shard of a dataset: its pieces of text, and digests of whatever decides it."""
+"""Plans what makes each shard of a dataset: its pieces of text, and digests of what decides it."""
 
 import dataclasses
 import math
@@ -20,12 +20,12 @@ _DIGESTS_FILE = "digests.json"
 _SHARD_BYTES = 1 << 23
 _MOST_SHARDS = 1024
 _MOST_READERS = 8
-"""Of text that every shard with a part in it must read from its top."""
+"""For text that every shard with a part in it must read from its top."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Everything that makes one shard. `made_from` is a digest of what decides its content."""
+    """Everything needed to make one shard. `made_from` is a digest of what decides its content."""
 
     stage: config.RecordsStage
     pieces: tuple[corpora.Piece, ...]
@@ -36,7 +36,7 @@ class Task:
     """Its fingerprint; the files are in the folder."""
     left_out: filters.Filter | None
     all_names: str | None
-    """Digest in the names of the lists of duplicates; None if they stay."""
+    """Digest in the names of the lists of duplicates; None if duplicates stay."""
     made_from: str
 
     @property
@@ -51,7 +51,7 @@ class Task:
         return self.stage.shards
 
     def whole(self) -> shards.ShardInfo | None:
-        """Returns the shard if it is there, whole, and made from the same."""
+        """Returns the shard if it is complete and made from the same; else None."""
         return shards.whole_shard(
             self.folder, self.name, index=self.index, of=self.of, made_from=self.made_from
         )
@@ -76,8 +76,9 @@ def sources_of(source: config.Source | tuple[config.Source, ...]) -> tuple[confi
 
 
 def with_shards(stage: config.RecordsStage) -> config.RecordsStage:
-    """Returns the stage with a number of shards; by default it follows from the size of the sources
-    alone, whatever the machine.
+    """Returns the stage with a number of shards.
+
+    By default it follows from the size of the sources alone, whatever the machine.
 
     Raises:
       SourceError: where sources are missing.
@@ -117,7 +118,7 @@ def check(stage: config.RecordsStage) -> None:
             )
     if stage.max_length < _SHORTEST:
         raise ConfigError(
-            f"max_length={stage.max_length} leaves no room for text; take at least {_SHORTEST}"
+            f"max_length={stage.max_length} leaves no room for text; use at least {_SHORTEST}"
         )
 
 
@@ -127,10 +128,10 @@ def make_plan(
     """Returns what makes each shard of the dataset in `folder`.
 
     Raises:
-      SourceError: where sources are missing or hold nothing.
+      SourceError: where sources are missing or empty.
     """
     stage = with_shards(stage)
-    assert stage.shards is not None, "with_shards says how many"
+    assert stage.shards is not None, "with_shards sets it"
     divided = corpora.split(sources_of(stage.source), stage.shards)
     found = {file.path: file for pieces in divided for piece in pieces for file in piece.files}
     excluded = {
@@ -150,7 +151,7 @@ def make_plan(
     for index, (pieces, description) in enumerate(zip(divided, described, strict=True)):
         filter_ = None
         if stage.deduplicate or stage.exclude:
-            named = [stage.examples.layout, description]  # rows have other names than documents
+            named = [stage.examples.layout, description]  # rows and documents have different names
             names = files.digest_json(named) if stage.deduplicate else None
             place = str(epath.Path(folder) / _FILTERS_FOLDER)
             filter_ = filters.Filter(place, index, names, settings["excluded"])
@@ -172,7 +173,7 @@ def _excluded_digest(stage: config.RecordsStage, digests: Mapping[str, str]) -> 
 
 
 def _described(piece: corpora.Piece, digests: Mapping[str, str]) -> dict[str, object]:
-    """Returns what of a piece decides its text: contents and how they are read, but no paths."""
+    """Returns what decides a piece's text: contents and how they are read, but no paths."""
     named = {field.name for field in dataclasses.fields(piece.source)} - {"path", "format"}
     return {
         "files": [(digests[file.path], file.format, file.zipped) for file in piece.files],
@@ -182,7 +183,7 @@ def _described(piece: corpora.Piece, digests: Mapping[str, str]) -> dict[str, ob
 
 
 def _digests(found: Mapping[str, corpora.SourceFile], folder: epath.Path) -> dict[str, str]:
-    """Returns the digest of each file, read anew only where it has changed.
+    """Returns the digest of each file, read again only where it has changed.
 
     The processes of an array job thus read a large corpus for its digest once, not once each.
     """

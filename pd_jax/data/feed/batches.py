@@ -1,4 +1,4 @@
-"""Records into batches: which rows, padded to which length, with what beside them.
+"""Assembles records into batches: which rows, padded to which length, with what beside them.
 
 A batch is a function of (seed, step) alone. Every process works out the whole batch's rows, which
 is cheap, and reads its own contiguous slice of them; a change of process count changes nothing.
@@ -8,9 +8,9 @@ to (rows of one length stay in random order), cut into batches, and the batches 
 packing, a step's examples share rows of the longest length (`packing.py`).
 
 Batches are prefetched in threads, not in worker processes: on two cores, taking a ready batch of
-256 x 128 from a grain worker cost this process 0.7 ms of its processor, making it from rows in
-memory 0.6 to 0.9 ms, and from disk 1.4 to 1.8 ms. A worker would save nothing, hold the rows once
-more, and outlive a process that is killed.
+256 x 128 from a grain worker cost this process 0.7 ms of CPU time, making it from rows in memory
+0.6 to 0.9 ms, and from disk 1.4 to 1.8 ms. A worker would save nothing, hold a second copy of the
+rows, and outlive a process that is killed.
 """
 
 import dataclasses
@@ -73,7 +73,7 @@ def make_feed(
 ) -> Iterator[Batch]:
     """Returns this process's part of the batches of steps first_step, ..., steps - 1.
 
-    `stores` holds, for each dataset, its stores (one a teacher, all datasets with as many).
+    `stores` holds, for each dataset, its stores (one per teacher, the same number for all).
     A batch has `input_ids`, `segment_ids`, `input_mask` (int32 [rows, length]), `weight` (float32
     ones, 0 where a teacher gave no answer), and where every dataset has them: `label`,
     `next_sentence`, `teacher_logits` (the mean over teachers by `data.logit_weights`). With
@@ -121,8 +121,10 @@ def examples_of(
 
 
 def rows_per_epoch(datasets: Sequence[Dataset], data: config.Data, *, seed: int) -> int:
-    """Returns the examples of an epoch: every row of every dataset once, after `data.rows` has cut
-    each; with weights, as many as can be drawn before a row comes a second time.
+    """Returns the number of examples in an epoch.
+
+    An epoch has every row of every dataset once, after `data.rows` has cut each; with weights, as
+    many examples as can be drawn before a row comes a second time.
     """
     return _order(datasets, data, seed).rows_per_epoch
 
@@ -137,15 +139,15 @@ def evaluation_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """Returns batches that hold every row once, shortest first, each with `row` (int64) besides.
+    """Returns batches that hold every row once, shortest first, each with `row` (int64) as well.
 
     `rows` restricts them to some rows. The last batch is filled up with its last row at weight 0.
     """
     if batch % process_count:
         raise ConfigError(f"a batch of {batch} cannot be divided among {process_count} processes")
     reader = _Reader([dataset], [teachers] if teachers else ())
-    asked = np.arange(len(dataset)) if rows is None else rows
-    ordered = asked[np.argsort(dataset.lengths[asked], kind="stable")]
+    chosen = np.arange(len(dataset)) if rows is None else rows
+    ordered = chosen[np.argsort(dataset.lengths[chosen], kind="stable")]
     mine = _share(batch, process_index, process_count)
 
     def batch_at(number: int) -> Batch:
@@ -243,7 +245,7 @@ class _Plan:
 
 
 class _Reader:
-    """Rows into arrays: reads them from their datasets and stores, and pads them."""
+    """Turns rows into arrays: reads them from their datasets and stores, and pads them."""
 
     def __init__(
         self, datasets: Sequence[Dataset], teachers: Sequence[Teachers], *, packing: int = 1
@@ -253,15 +255,15 @@ class _Reader:
         self._teachers = teachers
         self._packing = packing
         self._tokenizer = datasets[0].manifest.tokenizer
-        said = [dataset.manifest for dataset in datasets]
-        tasks = {(one.task, one.labels) for one in said}
-        self._has_labels = len(tasks) == 1 and said[0].task is not None
-        self._has_next_sentence = all(one.holds("next_sentence_labels") for one in said)
+        manifests = [dataset.manifest for dataset in datasets]
+        tasks = {(one.task, one.labels) for one in manifests}
+        self._has_labels = len(tasks) == 1 and manifests[0].task is not None
+        self._has_next_sentence = all(one.holds("next_sentence_labels") for one in manifests)
 
     def read(self, wanted: _Slice) -> Batch:
         """Returns the batch of these rows, in their order or packed."""
         batch: Batch = {}
-        if not len(wanted.places.rows):  # packed rows without an example: of one, only its form
+        if not len(wanted.places.rows):  # packed rows without an example: take the form of one
             one = self._read_from(0, np.zeros(1, np.int64), wanted.length)
             batch = {name: values[:0] for name, values in one.items()}
         for number in np.unique(wanted.places.datasets):
@@ -297,7 +299,7 @@ def pad(gathered: Gathered, *, length: int, pad_id: int, sep_id: int) -> Batch:
     filled = np.arange(length) < lengths[:, None]
     tokens, segment_ids = gathered.tokens, gathered.segments
     if lengths.max(initial=0) > length:
-        # Every token's place in its row; those that fit stand in the order `filled` is read in.
+        # Every token's place in its row; those that fit are in the order `filled` is read in.
         starts = np.cumsum(lengths) - lengths
         fits = np.arange(lengths.sum()) - np.repeat(starts, lengths) < length
         tokens = tokens[fits]
@@ -333,7 +335,7 @@ def _teachers(
         or not stores[0]
     ):
         raise LogitsError(
-            "each dataset needs a logit store of each teacher; name them in data.logits"
+            "each dataset needs a logit store from each teacher; name them in data.logits"
         )
     labels = datasets[0].manifest.labels or stores[0][0].manifest.labels
     return [

@@ -1,7 +1,7 @@
-"""In which order rows are read: a function of (seed, epoch, index) and nothing else.
+"""The order in which rows are read: a function of (seed, epoch, index) and nothing else.
 
 The whole order is never held in memory: a keyed permutation gives the row at any index, so
-beginning at step ten million costs what beginning at step 0 does, on one process or on a thousand.
+starting at step ten million costs what starting at step 0 does, on one process or on a thousand.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from jaxtyping import Int64
 from pd_jax.errors import ConfigError
 
 MIXTURE_BLOCK = 10_000
-"""Examples within which each dataset of a mixture comes exactly as often as its weight says."""
+"""Examples within which each dataset of a mixture comes exactly as often as its weight demands."""
 
 _ROUNDS = 8
 
@@ -69,7 +69,7 @@ def _round_keys(key: Sequence[int | str]) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """Which row of which dataset, for each of some positions."""
+    """The dataset and the row at each of some positions."""
 
     datasets: Int64[np.ndarray, " n"]
     rows: Int64[np.ndarray, " n"]
@@ -80,14 +80,14 @@ class Places:
 
 
 class Order:
-    """What stands at each position of an endless stream of examples over some datasets.
+    """The example at each position of an endless stream over some datasets.
 
-    Without weights the datasets are one: each epoch holds every row once. With weights they are
-    mixed so that of every 10,000 examples each dataset gives its share, and begins its own next
+    Without weights the datasets count as one: each epoch has every row once. With weights they are
+    mixed so that each dataset gives its share of every 10,000 examples, and starts its own next
     epoch when it is used up.
 
-    With a window, an epoch takes the rows in windows of so many neighbours: the windows in random
-    order, and each one's rows in random order, all of them before the next window's.
+    With a window, an epoch takes the rows in windows of that many neighbours: the windows in random
+    order, and the rows of each in random order, all of them before those of the next window.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Order:
         window: int | None = None,
         seed: int,
     ):
-        """Makes the order over datasets with `lengths` rows, of each of which `rows` are used.
+        """Makes the order over datasets with `lengths` rows, using `rows` of each.
 
         Raises:
           ConfigError: where a dataset has fewer than `rows` rows, or a weight is unusable.
@@ -129,7 +129,7 @@ class Order:
         return blocks * MIXTURE_BLOCK + int(np.argmax(again))
 
     def at(self, positions: Int64[np.ndarray, " n"]) -> Places:
-        """Returns what stands at these positions."""
+        """Returns the dataset and row at these positions."""
         if self._shares is None:
             indices = self._shuffled(positions, self.rows_per_epoch, "epoch")
             datasets = np.searchsorted(self._first, indices, side="right") - 1
@@ -153,7 +153,7 @@ class Order:
         return indices
 
     def _mixed(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns for each position its dataset, and how many of that dataset's came before it."""
+        """Returns for each position its dataset, and how many of that dataset came before it."""
         assert self._shares is not None
         blocks, slots = np.divmod(positions, MIXTURE_BLOCK)
         datasets = np.empty_like(slots)
@@ -216,7 +216,8 @@ def _shares(weights: Sequence[float], datasets: int) -> np.ndarray:
     exact = np.asarray(weights, np.float64)
     if len(exact) != datasets or exact.min() < 0 or exact.sum() <= 0:
         raise ConfigError(
-            f"data.weights={tuple(weights)} must be {datasets} numbers, none below 0, one above"
+            f"data.weights={tuple(weights)} must be {datasets} numbers, none below 0 and at"
+            " least one above"
         )
     exact = exact / exact.sum() * MIXTURE_BLOCK
     shares = np.floor(exact).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Several examples in one row: short texts then cost what they hold, not what the longest needs.
+"""Packs several examples into a row: short texts then cost their own length, not the longest's.
 
 Packing changes where a batch's examples lie and nothing else: the examples of each step are those
 of the padded batch, each attends only to itself (`models/bert.py`), and so the losses are the same.
@@ -19,13 +19,13 @@ _SHAPES = 64
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """Where each of some examples lies: its row, its number in that row, and its first place."""
+    """Where each of some examples lies: its row, its number in that row, and its first position."""
 
     rows: Int64[np.ndarray, " n"]
     slots: Int64[np.ndarray, " n"]
     starts: Int64[np.ndarray, " n"]
     height: int
-    """Rows in all, some perhaps empty."""
+    """Number of rows, some of them perhaps empty."""
 
     def share(self, index: int, of: int) -> tuple[np.ndarray, "Packing"]:
         """Returns the examples in part `index` of the rows, and where they lie in it."""
@@ -67,8 +67,8 @@ def pack(
 
     `input_ids`, `segment_ids`: int32 [rows, length]. `input_mask`: the number of each token's
     example in its row, from 1; 0 for padding. `starts`: int32 [rows, most], where each example
-    begins. Whatever else the batch has, an entry an example, becomes [rows, most, ...], with 0 in
-    places without an example: `weight` is 0 there.
+    begins. Whatever else the batch has, with one entry per example, becomes [rows, most, ...],
+    with 0 in places without an example: `weight` is 0 there.
     """
     filled = batch["input_mask"] > 0
     sizes, length = filled.sum(axis=1), filled.shape[1]

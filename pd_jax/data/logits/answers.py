@@ -1,8 +1,8 @@
-"""Teacher outputs that other programs wrote, read row by row and joined to a dataset by id.
+"""Reads teacher outputs that other programs wrote, row by row, and joins them to a dataset by id.
 
-A row names its example by its text (both segments) or by its id, and says something of every label:
-a logit, a probability, or which label it is. The first row that cannot be meant is refused by file
-and line.
+A row identifies its example by its text (both segments) or by its id, and gives a logit or a
+probability for every label, or the name of one label. The first row that cannot be valid is
+rejected, naming its file and line.
 """
 
 import dataclasses
@@ -22,29 +22,30 @@ from pd_jax.data.text import corpora, lines, tables
 from pd_jax.errors import LogitsError
 
 SUM_TOLERANCE = 1e-3
-"""How far probabilities may be from 1 in sum; they are then divided by it."""
+"""How far the sum of probabilities may be from 1; they are then divided by it."""
 
 SMALLEST = 1e-7
-"""Probabilities nearer to 0 (or, of independent labels, to 1) are taken for so much: a logit must
-be finite."""
+"""Probabilities nearer to 0 (or, for independent labels, to 1) are set to this distance: a logit
+must be finite."""
 
 _NOISE = 1e-3
-"""How far logits of one example may be apart and mean the same: a teacher that reads a text in
-batches of other lengths rounds otherwise. Of a regression in parts of its values' deviation."""
+"""How far apart logits of one example may be and still count as equal: a teacher that reads a text
+in batches of other lengths rounds differently. For regression, in units of the values' standard
+deviation."""
 
 _ROWS_AT_ONCE = 4096
 
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """How files say what a teacher thinks.
+    """How files represent a teacher's outputs.
 
     Attributes:
       task: classification, regression or multilabel.
       labels: their names in the order of the outputs; empty for regression.
       kind: logits, probabilities, or labels (the name of the right one).
-      column: a list in the labels' order, or numbers by label name; None: a column for each label.
-      columns: the labels' columns where they are not called as the labels.
+      column: has a list in the labels' order, or numbers by label; None: a column for each label.
+      columns: the labels' columns, where their names are not the labels.
       certainty: the probability that `kind="labels"` gives the named label.
     """
 
@@ -57,7 +58,7 @@ class Form:
 
     @property
     def outputs(self) -> int:
-        """Numbers of a row."""
+        """Numbers in a row."""
         return 1 if self.task == "regression" else len(self.labels)
 
     @property
@@ -70,7 +71,7 @@ class Form:
 class Answers:
     """Logits by example id, each id once, in order of id; what was left out is counted.
 
-    `disputed` are ids with several different answers, `dispute` says where the first of them is.
+    `disputed` counts ids with several different answers, `dispute` tells where the first one is.
     """
 
     ids: np.ndarray
@@ -99,14 +100,14 @@ def read_answers(
     array: epath.PathLike | None = None,
     count: Callable[[int], None] = lambda rows: None,
 ) -> Answers:
-    """Returns what files say, as logits by example id.
+    """Returns the answers in files, as logits by example id.
 
     Args:
       source: the files; `text` and `pair` name the columns of the texts, or `text` that of the id.
-      form: what else is in a row; of an `array`, what its columns mean.
+      form: what else is in a row; for an `array`, what its columns mean.
       by_id: whether rows name their examples by id (32 hexadecimal digits) instead of by text.
       array: an `.npy` file of numbers [rows, outputs]; `source` then only names its rows.
-      count: told how many rows were read.
+      count: called with the number of rows read.
 
     Raises:
       LogitsError: at the first row that cannot be used, naming file and line.
@@ -128,13 +129,13 @@ def read_answers(
         count(len(rows))
     if numbers is not None and start != len(numbers):
         raise LogitsError(
-            f"{array} has {len(numbers)} rows and {source.path} names {start}; name each row once"
+            f"{array} has {len(numbers)} rows, but {source.path} names {start}; name each row once"
         )
     if not ids:
-        raise LogitsError(f"{source.path} holds no row; give files with a row for each example")
-    said = np.concatenate(logits)
-    noise = _NOISE * (float(said.std(dtype=np.float64)) if form.task == "regression" else 1.0)
-    return _once(np.concatenate(ids).reshape(-1, ID_BYTES), said, places, noise)
+        raise LogitsError(f"{source.path} has no rows; give files with a row for each example")
+    joined = np.concatenate(logits)
+    noise = _NOISE * (float(joined.std(dtype=np.float64)) if form.task == "regression" else 1.0)
+    return _once(np.concatenate(ids).reshape(-1, ID_BYTES), joined, places, noise)
 
 
 def missing_rows(dataset: Dataset, answers: Answers) -> Int64[np.ndarray, " missing"]:
@@ -151,12 +152,12 @@ def _blocks(
     source: config.Source, form: Form | None
 ) -> Iterator[tuple[list[tables.Row], Float64[np.ndarray, "rows outputs"]]]:
     """Yields rows with the numbers that they give; none where `form` is None."""
-    said = _said(source, form)
-    while block := list(itertools.islice(said, _ROWS_AT_ONCE)):
+    found = _rows(source, form)
+    while block := list(itertools.islice(found, _ROWS_AT_ONCE)):
         yield [row for row, _ in block], np.array([given for _, given in block], np.float64)
 
 
-def _said(source: config.Source, form: Form | None) -> Iterator[tuple[tables.Row, Sequence[float]]]:
+def _rows(source: config.Source, form: Form | None) -> Iterator[tuple[tables.Row, Sequence[float]]]:
     piece = corpora.Piece(source, corpora.source_files(source))
     for table in corpora.tables_of(piece, () if form is None else form.names):
         columned = table if isinstance(table, tables.NamedTable) else None
@@ -174,32 +175,35 @@ def _said(source: config.Source, form: Form | None) -> Iterator[tuple[tables.Row
 
 
 def _numbers(values: Mapping[str, Any], form: Form, row: tables.Row) -> list[float]:
-    """Returns what a row says, in the order of the labels."""
+    """Returns the numbers that a row gives, in the order of the labels."""
     for name in form.names:
         if name not in values:
             known = ", ".join(map(repr, values))
             raise LogitsError(f"{row.where} has no column {name!r}; its columns are {known}")
     if form.column is None:
         return [_number(values[name], row, name) for name in form.names]
-    said = values[form.column]
+    given = values[form.column]
     if form.kind == "labels":
-        return _of_label(said, form, row)
-    if isinstance(said, str) and said.lstrip()[:1] in ("[", "{"):
+        return _of_label(given, form, row)
+    if isinstance(given, str) and given.lstrip()[:1] in ("[", "{"):
         try:
-            said = json.loads(said)
+            given = json.loads(given)
         except ValueError as fault:
-            raise LogitsError(f"{row.where}: {form.column!r} is not JSON ({fault})") from None
-    if isinstance(said, Mapping):
-        if sorted(said) != sorted(form.labels):
             raise LogitsError(
-                f"{row.where} speaks of {', '.join(map(repr, said))}, not of"
+                f"{row.where}: {form.column!r} is not JSON ({fault}); correct the row"
+            ) from None
+    if isinstance(given, Mapping):
+        if sorted(given) != sorted(form.labels):
+            raise LogitsError(
+                f"{row.where} has labels {', '.join(map(repr, given))}, not"
                 f" {', '.join(map(repr, form.labels))}; name the labels with --labels"
             )
-        return [_number(said[label], row, label) for label in form.labels]
-    listed = said if isinstance(said, list | tuple) else [said]
+        return [_number(given[label], row, label) for label in form.labels]
+    listed = given if isinstance(given, list | tuple) else [given]
     if len(listed) != form.outputs:
         raise LogitsError(
-            f"{row.where} gives {len(listed)} numbers in {form.column!r} for {form.outputs} outputs"
+            f"{row.where} gives {len(listed)} numbers in {form.column!r} for {form.outputs}"
+            " outputs; correct the row"
         )
     return [_number(one, row, form.column) for one in listed]
 
@@ -210,21 +214,25 @@ def _number(value: Any, row: tables.Row, name: str) -> float:
             raise ValueError
         return float(value)
     except (TypeError, ValueError):
-        raise LogitsError(f"{row.where} has {value!r} in {name!r}, which is no number") from None
+        raise LogitsError(
+            f"{row.where} has {value!r} in {name!r}, which is not a number; correct the row"
+        ) from None
 
 
-def _of_label(said: Any, form: Form, row: tables.Row) -> list[float]:
+def _of_label(given: Any, form: Form, row: tables.Row) -> list[float]:
     """Returns the probabilities of a row that only names its label."""
-    name = tables.label_text(said).strip()
+    name = tables.label_text(given).strip()
     if name not in form.labels:
         known = ", ".join(map(repr, form.labels))
-        raise LogitsError(f"{row.where}: label {name!r} is none of {known}")
+        raise LogitsError(
+            f"{row.where}: label {name!r} is not one of {known}; name the labels with --labels"
+        )
     rest = (1.0 - form.certainty) / max(1, len(form.labels) - 1)
     return [form.certainty if label == name else rest for label in form.labels]
 
 
 def _unusable(given: np.ndarray, form: Form) -> tuple[int | None, str]:
-    """Returns the first row whose numbers cannot be meant, and why; or None."""
+    """Returns the first row whose numbers cannot be valid, and why; or None."""
     checks = [(~np.isfinite(given).all(axis=1), "has a number that is not finite")]
     if form.kind == "probabilities":
         outside = ((given < 0) | (given > 1)).any(axis=1)
@@ -235,8 +243,8 @@ def _unusable(given: np.ndarray, form: Form) -> tuple[int | None, str]:
     for wrong, why in checks:
         if wrong.any():
             row = int(np.argmax(wrong))
-            said = ", ".join(f"{number:.6g}" for number in given[row])
-            return row, f"{why} ({said}); correct the row, or say with --kind what its numbers are"
+            shown = ", ".join(f"{number:.6g}" for number in given[row])
+            return row, f"{why} ({shown}); correct the row, or set --kind to what its numbers are"
     return None, ""
 
 
@@ -259,14 +267,14 @@ def _id(row: tables.Row, *, by_id: bool) -> bytes:
         name = b""
     if len(name) != ID_BYTES:
         raise LogitsError(
-            f"{row.where}: {row.text!r} is no example id; give {2 * ID_BYTES} hexadecimal digits,"
-            " or join by text"
+            f"{row.where}: {row.text!r} is not an example id; give {2 * ID_BYTES} hexadecimal"
+            " digits, or join by text"
         )
     return name
 
 
 class _Places:
-    """Where each row stood, for messages: 12 bytes a row, and the files once."""
+    """Where each row was, for messages: 12 bytes per row, and the files once."""
 
     def __init__(self) -> None:
         self._origins: dict[lines.Origin, int] = {}
@@ -286,7 +294,7 @@ class _Places:
 
 
 def _once(ids: np.ndarray, logits: np.ndarray, places: _Places, noise: float) -> Answers:
-    """Returns each id's first answer; ids with one further from it than `noise` are left out."""
+    """Returns each id's first answer; ids whose answers differ more than `noise` are left out."""
     names = _names(ids)
     order = np.argsort(names, kind="stable")
     names, logits = names[order], logits[order]
@@ -315,7 +323,7 @@ def _once(ids: np.ndarray, logits: np.ndarray, places: _Places, noise: float) ->
 
 
 def _names(ids: UInt8[np.ndarray, "rows 16"]) -> np.ndarray:
-    # Byte strings compare as memory does once all have one length: padding zeros change nothing.
+    # Byte strings of one length compare as their memory does: padding zeros change nothing.
     return np.ascontiguousarray(ids).view(f"S{ID_BYTES}").reshape(-1)
 
 
@@ -327,11 +335,11 @@ def _load(path: epath.PathLike, form: Form) -> np.ndarray:
     try:
         numbers = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as fault:
-        raise LogitsError(f"{path} is no .npy file of numbers ({fault})") from None
+        raise LogitsError(f"{path} is not an .npy file of numbers ({fault})") from None
     if numbers.ndim == 1 and form.outputs == 1:
         numbers = numbers[:, None]
     if numbers.dtype.kind not in "fiu" or numbers.shape[1:] != (form.outputs,):
         raise LogitsError(
-            f"{path} holds {numbers.dtype} {numbers.shape}, not numbers [rows, {form.outputs}]"
+            f"{path} contains {numbers.dtype} {numbers.shape}, not numbers [rows, {form.outputs}]"
         )
     return numbers

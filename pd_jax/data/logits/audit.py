@@ -1,8 +1,8 @@
-"""Reading a dataset or a logit store whole, to tell every fault in it.
+"""Reads a complete dataset or logit store and reports every fault in it.
 
-The reader for training checks what it reads; this reads everything, and by another way: protobuf
-parses each payload, and the parsed example, encoded anew, must give the same bytes and the same
-index entry.
+The reader for training checks what it reads. This one reads everything, and in another way:
+protobuf parses each payload, and the parsed example, encoded again, must give the same bytes and
+the same index entry.
 """
 
 import dataclasses
@@ -32,8 +32,9 @@ def dataset_faults(
     workers: int,
     shown: Callable[[ShardInfo], None],
 ) -> Iterator[str]:
-    """Yields one sentence for every fault in a dataset, in order of shard, read by `workers`
-    processes; `shown` is called with each shard that was read.
+    """Yields one sentence for every fault in a dataset, in order of shard.
+
+    `workers` processes read the shards; `shown` is called with each shard that was read.
     """
     job = functools.partial(_read, folder=str(folder), manifest=manifest)
     ended: dict[int, list[str]] = {}
@@ -49,7 +50,7 @@ def dataset_faults(
 def _read(
     number: int, count: processes.Count, *, folder: epath.PathLike, manifest: Manifest
 ) -> list[str]:
-    del count  # shards are what is counted
+    del count  # progress counts shards
     return shard_faults(folder, manifest, number)
 
 
@@ -59,8 +60,9 @@ def shard_faults(folder: epath.PathLike, manifest: Manifest, number: int) -> lis
 
 
 def strange_text(dataset: Dataset, unk_id: int) -> str:
-    """Returns a sentence where more than a hundredth of the tokens are [UNK], by a sample of rows
-    from several spots of the dataset; else nothing.
+    """Returns a sentence where more than a hundredth of the tokens are [UNK], else "".
+
+    It looks at a sample of rows from several spots of the dataset.
     """
     # Neighbours, since a remote dataset is read in blocks.
     last = max(0, len(dataset) - _ROWS_OF_A_SPOT)
@@ -71,17 +73,17 @@ def strange_text(dataset: Dataset, unk_id: int) -> str:
         return ""
     return (
         f"{share:.1%} of the tokens in {dataset.folder} are [UNK]: its tokenizer was made for other"
-        " text; take one of this language and writing, or train one (tools.train_tokenizer)"
+        " text; use one for this language and script, or train one (tools.train_tokenizer)"
     )
 
 
 def logits_faults(store: LogitStore, dataset: Dataset) -> Iterator[str]:
-    """Yields one sentence for every fault in a store, after an undamaged dataset."""
+    """Yields one sentence for every fault in a store of an undamaged dataset."""
     store.check(dataset)
     for shard in store.manifest.shards:
         path = store.folder / shard.file
         if files.digest_file(path) != shard.digest:
-            yield f"{path} is not the file its manifest speaks of (its digest differs)"
+            yield f"{path} is not the file its manifest lists (its digest differs)"
     for first in range(0, len(dataset), _BLOCK_ROWS):
         rows = np.arange(first, min(first + _BLOCK_ROWS, len(dataset)))
         yield from store.faults(rows, dataset.gather(rows).example_ids)
@@ -89,7 +91,7 @@ def logits_faults(store: LogitStore, dataset: Dataset) -> Iterator[str]:
 
 @dataclasses.dataclass(frozen=True)
 class _ShardAudit:
-    """One shard, what the manifest says of it, and what it finds."""
+    """One shard, with what the manifest states about it, and the search for its faults."""
 
     folder: epath.Path
     manifest: Manifest
@@ -105,9 +107,9 @@ class _ShardAudit:
             return
         size = files.size(self.path)
         if size != self.shard.bytes:
-            yield f"{self.path} has {size} bytes where its manifest says {self.shard.bytes}"
+            yield f"{self.path} has {size} bytes, but its manifest states {self.shard.bytes}"
         if files.digest_file(self.path) != self.shard.digest:
-            yield f"{self.path} is not the file its manifest speaks of (its digest differs)"
+            yield f"{self.path} is not the file its manifest lists (its digest differs)"
         index, fault = self._index()
         if fault:
             yield fault
@@ -122,7 +124,7 @@ class _ShardAudit:
         if not path.exists():
             return None, f"{path} is missing"
         if files.digest_file(path) != self.shard.index_digest:
-            return None, f"{path} is not the index its manifest speaks of (its digest differs)"
+            return None, f"{path} is not the index its manifest lists (its digest differs)"
         try:
             index = index_in(path)
         except RecordsError as fault:
@@ -134,7 +136,7 @@ class _ShardAudit:
         return index, None
 
     def _walk(self) -> Iterator[str]:
-        """Yields faults of rows found one behind the other, up to the first that hides the next."""
+        """Yields faults of rows found one after another, up to the first that hides the next."""
         rows = 0
         try:
             for frame in tfrecord.read_frames(self.path):
@@ -144,7 +146,7 @@ class _ShardAudit:
             yield str(fault)
             return
         if rows != self.shard.rows:
-            yield f"{self.path} has {rows} rows where its manifest says {self.shard.rows}"
+            yield f"{self.path} has {rows} rows, but its manifest states {self.shard.rows}"
 
     def _rows(self, index: np.ndarray) -> Iterator[str]:
         """Yields faults of rows found by the index: a damaged one does not hide the next."""
@@ -153,7 +155,7 @@ class _ShardAudit:
             for row, entry in enumerate(index):
                 start, length = int(entry["offset"]), int(entry["size"])
                 if not tfrecord.HEADER_BYTES <= start <= self.shard.bytes - length:
-                    yield f"{self.path} row {row} does not lie in its shard"
+                    yield f"{self.path} row {row} lies outside its shard"
                     continue
                 stream.seek(start - tfrecord.HEADER_BYTES)
                 frame = stream.read(tfrecord.HEADER_BYTES + length + tfrecord.FOOTER_BYTES)
@@ -172,7 +174,7 @@ class _ShardAudit:
         try:
             features = example.parse(payload)
         except ValueError as fault:
-            yield f"{place} is no tf.train.Example ({fault})"
+            yield f"{place} is not a tf.train.Example ({fault})"
             return
         yield from (f"{place} {fault}" for fault in self._content(features))
         if entry is None:
@@ -183,7 +185,7 @@ class _ShardAudit:
             if values
         }
         if not {"input_ids", "example_id"} <= arrays.keys():
-            return  # said already
+            return  # already reported
         try:
             encoded = example.encode(arrays)
         except ValueError as fault:
@@ -192,25 +194,25 @@ class _ShardAudit:
         crc, tokens = tfrecord.crc32c(payload), len(features.get("input_ids", []))
         expected = np.array(index_row(encoded, int(entry["offset"]), crc, tokens), INDEX)
         if encoded.payload != payload or expected != entry:
-            yield f"{place} does not lie as its index says"
+            yield f"{place} does not match its index entry"
 
     def _content(self, features: dict[str, list]) -> Iterator[str]:
         """Yields what is wrong with a parsed example."""
-        said, ids = self.manifest, features.get("input_ids", [])
+        manifest, ids = self.manifest, features.get("input_ids", [])
         expected = set(self.shard.features) - {"segment_ids"}
         if set(features) - {"segment_ids"} != expected:
             yield f"has features {sorted(features)}, not {sorted(expected)}"
-        if not 0 < len(ids) <= said.max_length:
-            yield f"has {len(ids)} tokens, not 1 to {said.max_length}"
-        if ids and not 0 <= min(ids) <= max(ids) < said.tokenizer.vocab_size:
-            yield f"has a token outside the vocabulary of {said.tokenizer.vocab_size}"
+        if not 0 < len(ids) <= manifest.max_length:
+            yield f"has {len(ids)} tokens, not 1 to {manifest.max_length}"
+        if ids and not 0 <= min(ids) <= max(ids) < manifest.tokenizer.vocab_size:
+            yield f"has a token outside the vocabulary of {manifest.tokenizer.vocab_size}"
         segments = features.get("segment_ids", [0] * len(ids))
         if len(segments) != len(ids) or not set(segments) <= {0, 1}:
             yield "has segment_ids that are not 0 or 1 for each token"
         if [len(one) for one in features.get("example_id", [])] != [ID_BYTES]:
             yield f"has no example_id of {ID_BYTES} bytes"
-        if said.task is not None:
-            yield from self._labels(features.get(TASK_FEATURES[said.task], []))
+        if manifest.task is not None:
+            yield from self._labels(features.get(TASK_FEATURES[manifest.task], []))
 
     def _labels(self, values: list) -> Iterator[str]:
         count, classes = len(values), len(self.manifest.labels)

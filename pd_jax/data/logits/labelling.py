@@ -1,8 +1,8 @@
-"""A logit store made shard by shard: what is whole stays, what is missing the teacher is asked for.
+"""Makes a logit store shard by shard: complete shards stay, and missing ones are labelled.
 
-Beside each shard of the store lies a note, written after it, of what the shard was made from. A
-labelling that was interrupted is repeated with the same arguments and does only what is missing;
-no more than one shard's answers are held in memory.
+Beside each shard of the store is a note, written after it, of what the shard was made from. An
+interrupted labelling is resumed by repeating it with the same arguments: it makes only what is
+missing. No more than one shard's answers are held in memory.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ Answers = Callable[
     [Int64[np.ndarray, " rows"]], Iterable[tuple[Int64[np.ndarray, " some"], Values]]
 ]
 """Rows of a dataset (those of one shard) -> (rows, the fields they have) in any order and portions,
-each row once. On several processes all of them ask, and all get every row."""
+each row once. On several processes all of them call it, and all get every row."""
 
 _NOTE_FORMAT = "pd_jax logits shard 2"
 _ID_ROWS = 1 << 16
@@ -41,7 +41,7 @@ _ID_ROWS = 1 << 16
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """Who gives the answers: a fingerprint of the model (or file), and what its outputs mean."""
+    """What gives the answers: a fingerprint of the model (or file), and what its outputs mean."""
 
     fingerprint: str
     task: str
@@ -50,7 +50,7 @@ class Teacher:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What else decides the answers, as JSON: lengths, precision, the tokenizer of one that reads
     texts. Not the batch, which only decides how they are rounded: what was labelled before memory
-    ran out is kept when it is lowered.
+    ran out is kept when the batch is lowered.
     """
     more: tuple[Field, ...] = ()
     """What a row has besides its logits, or in place of them."""
@@ -70,7 +70,7 @@ class Teacher:
 
 @dataclasses.dataclass(frozen=True)
 class _Note:
-    """What lies beside a whole shard."""
+    """The note beside a complete shard."""
 
     made_from: str
     shard: LogitsShard
@@ -79,7 +79,7 @@ class _Note:
 def label_dataset(
     folder: epath.PathLike, dataset: Dataset, *, teacher: Teacher, answers: Answers, title: str
 ) -> LogitsManifest:
-    """Returns the manifest of the whole store in `folder` after making what is missing of it.
+    """Returns the manifest of the complete store in `folder` after making what it lacks.
 
     Every process of a run calls this with the same arguments; process 0 writes.
 
@@ -104,7 +104,7 @@ def label_dataset(
         for index in np.flatnonzero(held == 0).tolist():
             rows = np.arange(ends[index] - sizes[index], ends[index])
             place = f"{folder / _file(dataset, index)}"
-            values = _asked(answers, rows, teacher.fields, place=place, advance=progress.advance)
+            values = _labelled(answers, rows, teacher.fields, place=place, advance=progress.advance)
             if distributed.is_writer():
                 whole[index] = _write(folder, dataset, index, rows, values, teacher)
     if distributed.is_writer():
@@ -132,8 +132,8 @@ def _made_from(dataset: Dataset, teacher: Teacher) -> str:
 def _whole_shards(folder: epath.Path, dataset: Dataset, made_from: str) -> dict[int, LogitsShard]:
     """Returns the shards that need not be made, by number.
 
-    Where something is to be made, an older manifest goes first: shards of two labellings must
-    never pass for one store.
+    Where something is to be made, an older manifest is removed first: shards of two labellings
+    must never pass for one store.
     """
     of = len(dataset.manifest.shards)
     found = {index: _whole_shard(folder, dataset, index, made_from) for index in range(of)}
@@ -146,26 +146,26 @@ def _whole_shards(folder: epath.Path, dataset: Dataset, made_from: str) -> dict[
 def _whole_shard(
     folder: epath.Path, dataset: Dataset, index: int, made_from: str
 ) -> LogitsShard | None:
-    """Returns a shard that is there, undamaged, and made from the same; or None."""
+    """Returns a shard that exists, is undamaged, and was made from the same; else None."""
     path = folder / _file(dataset, index)
     note = note_file(path)
     if not note.exists():
         return None
     sealed = manifest.read_sealed(note, _NOTE_FORMAT, LogitsError)
-    said = manifest.checked(_Note, sealed, note, LogitsError)
-    if said.made_from != made_from:
+    found = manifest.checked(_Note, sealed, note, LogitsError)
+    if found.made_from != made_from:
         if (folder / manifest.FILE).exists():
             raise LogitsError(
-                f"{folder} holds a finished store of another teacher, dataset or settings; choose "
+                f"{folder} has a finished store of another teacher, dataset or settings; choose "
                 "another folder, or delete it"
             )
         return None
-    if said.shard.file != path.name or not path.exists():
+    if found.shard.file != path.name or not path.exists():
         return None
-    return said.shard if files.digest_file(path) == said.shard.digest else None
+    return found.shard if files.digest_file(path) == found.shard.digest else None
 
 
-def _asked(
+def _labelled(
     answers: Answers,
     rows: Int64[np.ndarray, " rows"],
     fields: Sequence[Field],
@@ -173,7 +173,7 @@ def _asked(
     place: str,
     advance: Callable[[int], None],
 ) -> Values:
-    """Returns what a shard's rows have, in their order."""
+    """Returns the fields of a shard's rows, in their order."""
     held = no_answer(len(rows), fields)
     times = np.zeros(len(rows), np.int64)
     for some, found in answers(rows) if len(rows) else ():
@@ -182,15 +182,17 @@ def _asked(
             shape = found[field.name].shape
             if shape != (len(some), *field.shape) or foreign:
                 raise LogitsError(
-                    f"{place}: {shape} {field.name} came for {len(some)} rows and {field.shape} a"
-                    " row, or for other rows than were asked for; mend the teacher"
+                    f"{place}: got {shape} {field.name} for {len(some)} rows of {field.shape} each,"
+                    " or rows that were not requested; fix the teacher"
                 )
             held[field.name][some - rows[0]] = found[field.name]
         np.add.at(times, some - rows[0], 1)
         advance(len(some))
     if (times != 1).any():
         row = int(np.argmax(times != 1))
-        raise LogitsError(f"{place} row {row} was answered {times[row]} times, not once")
+        raise LogitsError(
+            f"{place} row {row} was answered {times[row]} times, not once; fix the teacher"
+        )
     return held
 
 

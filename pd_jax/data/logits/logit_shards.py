@@ -1,4 +1,4 @@
-"""The records of a logit store: what a row holds, where it stands on disk, and how it is written.
+"""The records of a logit store: what a row holds, where it is on disk, and how it is written.
 
 A record is a tf.train.Example of `example_id` and the store's fields: real numbers as a float list,
 whole numbers as little-endian int32 in a bytes list. All records of a store have the same size.
@@ -44,7 +44,7 @@ class Field:
 
 @dataclasses.dataclass(frozen=True)
 class LogitsShard:
-    """One whole shard of a store."""
+    """One complete shard of a store."""
 
     file: str
     rows: manifest.Count
@@ -55,7 +55,7 @@ class LogitsShard:
 
 
 class Layout:
-    """Where everything stands in a record with these fields."""
+    """Where everything is in a record with these fields."""
 
     def __init__(self, fields: Sequence[Field]):
         self.fields = tuple(fields)
@@ -75,7 +75,7 @@ class Layout:
             self.fixed[part] = False
 
     def checksums(self, records: UInt8[np.ndarray, "rows bytes"]) -> UInt8[np.ndarray, "rows 4"]:
-        """Returns the masked CRC-32C of each record's payload, as it stands on disk."""
+        """Returns the masked CRC-32C of each record's payload, as stored on disk."""
         payloads = records[:, self.payload]
         width = payloads.shape[1]
         data = payloads.tobytes()
@@ -106,7 +106,7 @@ class Layout:
 
 
 def unanswered(values: Values) -> Bool[np.ndarray, " rows"]:
-    """Returns which rows have no answer: every real number of them is NaN."""
+    """Returns which rows have no answer: all of their real numbers are NaN."""
     return _every_row(values, lambda flat: np.isnan(flat).all(axis=1))
 
 
@@ -116,7 +116,7 @@ def endless(values: Values) -> Bool[np.ndarray, " rows"]:
 
 
 def no_answer(rows: int, fields: Sequence[Field]) -> dict[str, np.ndarray]:
-    """Returns what stands in a store for rows that the teacher was silent on."""
+    """Returns what a store holds for rows without an answer from the teacher."""
     return {
         field.name: np.full(
             (rows, *field.shape), np.nan if field.dtype == "float32" else 0, field.dtype
@@ -136,7 +136,7 @@ def write_logits_shard(
     fields: Sequence[Field],
     complete: bool = True,
 ) -> LogitsShard:
-    """Returns what was written as shard `index` of `of`; unless `complete`, rows may lack answers.
+    """Writes and describes shard `index` of `of`; unless `complete`, rows may lack answers.
 
     Raises:
       LogitsError: where a number is not finite (naming its row), or the arrays do not fit.
@@ -147,13 +147,13 @@ def write_logits_shard(
         found = values[field.name]
         if found.shape != (len(ids), *field.shape) or ids.shape[1:] != (ID_BYTES,):
             raise LogitsError(
-                f"{path}: ids {ids.shape} and {field.name} {found.shape} are not row for row"
+                f"{path}: ids {ids.shape} and {field.name} {found.shape} do not match row for row"
             )
     silent = np.zeros(len(ids), bool) if complete else unanswered(values)
     wrong = endless(values) & ~silent
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise LogitsError(f"{path} row {row} has a logit that is not finite; mend the teacher")
+        raise LogitsError(f"{path} row {row} has a logit that is not finite; fix the teacher")
     layout = Layout(fields)
     at_once = max(1, min(WRITE_ROWS, _WRITE_BYTES // layout.size))
     with replaced(path) as stream:
@@ -167,7 +167,7 @@ def write_logits_shard(
 
 def _every_row(values: Values, holds) -> np.ndarray:
     parts = [
-        holds(array.reshape(len(array), math.prod(array.shape[1:])))  # -1 needs a row
+        holds(array.reshape(len(array), math.prod(array.shape[1:])))  # -1 fails without rows
         for array in values.values()
         if array.dtype.kind == "f"
     ]

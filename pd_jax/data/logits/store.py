@@ -1,9 +1,9 @@
-"""Teacher outputs, row for row with a dataset, every row's id checked whenever it is read.
+"""Teacher outputs, row for row with a dataset; every row's id is checked whenever it is read.
 
 A store is a folder of TFRecord shards, cut like the dataset's (`logit_shards.py`), and a
 sealed `manifest.json`. All records of a store have the same size, so a row's place follows from its
 number and no index is needed; remote shards are read in blocks (`wire/remote.py`). An id does not
-say whose logits stand beside it: so the first row that is read of a shard has its whole file
+tell whose logits are beside it, so when the first row of a shard is read, its complete file is
 compared with the digest in the manifest. A teacher of a task gives `logits` (full float32) and may
 give the `states` of its layers; a teacher of language gives what `language_fields` names.
 """
@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 from etils import epath
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Int64, UInt8
 
 from pd_jax import files
 from pd_jax.data.logits.logit_shards import (
@@ -36,12 +36,12 @@ from pd_jax.errors import LogitsError
 _FORMAT = "pd_jax logits 2"
 
 LANGUAGE = "language"
-"""The task of a store that holds what a masked language model says at masked positions."""
+"""The task of a store that holds a masked language model's predictions at masked positions."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LogitsManifest:
-    """What a store says about itself. `teacher` and `dataset` are fingerprints.
+    """The manifest of a store. `teacher` and `dataset` are fingerprints.
 
     `settings` are what else decided the answers (the lengths that rows were padded and cut to, the
     precision, the tokenizer where the teacher read texts), as JSON.
@@ -55,7 +55,7 @@ class LogitsManifest:
     fields: tuple[Field, ...]
     """What a row holds."""
     about: Mapping[str, Any]
-    """What the fields mean where their names do not say it, as JSON."""
+    """What the fields mean where their names do not tell, as JSON."""
     teacher: str
     dataset: str
     shards: tuple[LogitsShard, ...]
@@ -74,10 +74,10 @@ class LogitsManifest:
 
 
 def language_fields(places: int, kept: int) -> tuple[Field, ...]:
-    """Returns what a row holds of a teacher of language: 16 + 8 `kept` bytes a masked place.
+    """Returns the fields of a language model's rows: 16 + 8 `kept` bytes per masked place.
 
     `positions` of the masked tokens (-1: a place that a short row leaves unused), the tokens that
-    stood there when the teacher read them (`replacements`), its `kept` likeliest `tokens` with
+    were there when the teacher read them (`replacements`), its `kept` likeliest `tokens` with
     their `logits`, the largest first, and the logarithm of the sum of exp over all of its logits,
     at the store's temperature and at temperature 1 (`normalisers`).
     """
@@ -102,7 +102,7 @@ def finish_logits(
     about: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> LogitsManifest:
-    """Returns the manifest of the shards (in order), after writing it: the store is now whole.
+    """Returns the manifest of the shards (in order), after writing it: the store is now complete.
 
     Raises:
       LogitsError: where shards are missing, or do not match the dataset's shards or the labels.
@@ -112,7 +112,7 @@ def finish_logits(
     size = Layout(fields).size
     if [shard.rows for shard in shards] != wanted or any(s.bytes != s.rows * size for s in shards):
         raise LogitsError(
-            f"{folder}: its shards do not match those of {dataset.folder}; make all again"
+            f"{folder}: its shards do not match those of {dataset.folder}; make them all again"
         )
     unsigned = LogitsManifest(
         name=dataset.manifest.name,
@@ -129,7 +129,7 @@ def finish_logits(
     )
     if task != LANGUAGE and unsigned.outputs != (1 if task == "regression" else len(labels)):
         raise LogitsError(
-            f"{folder}: {unsigned.outputs} outputs do not fit {task} with labels {labels}"
+            f"{folder}: {unsigned.outputs} outputs do not match {task} with labels {labels}"
         )
     whole = dataclasses.replace(unsigned, fingerprint=_fingerprint(unsigned))
     manifest.write_sealed(folder / manifest.FILE, {"format": _FORMAT, **dataclasses.asdict(whole)})
@@ -183,27 +183,28 @@ class LogitStore:
         Raises:
           LogitsError: where it was made for another dataset, task or set of labels.
         """
-        said = self.manifest
-        if said.dataset != dataset.fingerprint or said.rows != len(dataset):
+        own = self.manifest
+        if own.dataset != dataset.fingerprint or own.rows != len(dataset):
             raise LogitsError(
-                f"{self.folder} holds logits for another dataset than {dataset.folder} (fingerprint"
-                f" {said.dataset}, not {dataset.fingerprint}); label this dataset with the teacher"
+                f"{self.folder} has logits for a dataset other than {dataset.folder} (fingerprint"
+                f" {own.dataset}, not {dataset.fingerprint}); label this dataset with the teacher"
             )
-        if said.task == LANGUAGE:  # whatever the rows' labels are
-            return LogitStore(self.folder, said, shards=self._shards)
+        if own.task == LANGUAGE:  # whatever the rows' labels are
+            return LogitStore(self.folder, own, shards=self._shards)
         task = dataset.manifest.task
-        if task not in (None, said.task):
+        if task not in (None, own.task):
             raise LogitsError(
-                f"{self.folder} is of task {said.task!r}, {dataset.folder} of {task!r}"
+                f"{self.folder} is for task {own.task!r}, but {dataset.folder} is for {task!r};"
+                " use a teacher with the same task"
             )
-        wanted = labels or dataset.manifest.labels or said.labels
-        if sorted(wanted) != sorted(said.labels):
+        wanted = labels or dataset.manifest.labels or own.labels
+        if sorted(wanted) != sorted(own.labels):
             raise LogitsError(
-                f"{self.folder} has labels {said.labels}, but {wanted} are wanted;"
+                f"{self.folder} has labels {own.labels}, but {wanted} are required;"
                 " use a teacher with the same labels"
             )
-        columns = tuple(said.labels.index(label) for label in wanted)
-        return LogitStore(self.folder, said, columns, self._shards)
+        columns = tuple(own.labels.index(label) for label in wanted)
+        return LogitStore(self.folder, own, columns, self._shards)
 
     def place(self, row: int) -> str:
         """Returns where a row is, for messages: shard file and row in it."""
@@ -211,16 +212,6 @@ class LogitStore:
         return (
             f"{self.folder / self.manifest.shards[shard].file} row {row - self._first_rows[shard]}"
         )
-
-    def gather(
-        self, rows: Int64[np.ndarray, " rows"], expected_ids: UInt8[np.ndarray, "rows 16"]
-    ) -> Float32[np.ndarray, "rows outputs"]:
-        """Returns the logits of these rows; NaN where the teacher gave no answer.
-
-        Raises:
-          LogitsError: as `read`.
-        """
-        return self.read(rows, expected_ids)["logits"]
 
     def read(
         self, rows: Int64[np.ndarray, " rows"], expected_ids: UInt8[np.ndarray, "rows 16"]
@@ -254,7 +245,7 @@ class LogitStore:
     def _faults(
         self, records: np.ndarray, values: dict[str, np.ndarray], expected_ids: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """Returns what can be wrong with a row, and the rows it is wrong with."""
+        """Returns the possible faults of a row, each with the rows that have it."""
         layout = self._layout
         damaged = (records[:, layout.crc] != layout.checksums(records)).any(axis=1)
         damaged |= (records[:, layout.fixed] != layout.record[layout.fixed]).any(axis=1)
@@ -264,8 +255,8 @@ class LogitStore:
             wrong &= ~unanswered(values)
         return {
             "is damaged (its checksum fails); restore it or label the dataset again": damaged,
-            "belongs to another example than its dataset has; label the dataset again": foreign,
-            "has a logit that is not finite; mend the teacher and label again": wrong,
+            "belongs to a different example from its dataset's; label the dataset again": foreign,
+            "has a logit that is not finite; fix the teacher and label again": wrong,
         }
 
     def _shards_of(self, rows: np.ndarray) -> np.ndarray:
@@ -284,14 +275,14 @@ class LogitStore:
         content, size = self._shards.content(shard), self._layout.size
         if isinstance(content, mmap.mmap):
             return np.frombuffer(content, np.uint8).reshape(-1, size)[places]
-        # In the order of the file: blocks that are not here yet are then read from front to back.
-        asked, back = np.unique(places, return_inverse=True)
-        found = b"".join(content[at : at + size] for at in (asked * size).tolist())
+        # In the order of the file: blocks not yet cached are then read from front to back.
+        ordered, back = np.unique(places, return_inverse=True)
+        found = b"".join(content[at : at + size] for at in (ordered * size).tolist())
         return np.frombuffer(found, np.uint8).reshape(-1, size)[back]
 
 
 class _Shards:
-    """The files of a store, open, each known for the manifest's own once it was read whole."""
+    """The open files of a store, each compared once with its digest in the manifest."""
 
     def __init__(self, folder: epath.Path, shards: Sequence[LogitsShard]):
         self._folder, self._shards = folder, shards
@@ -308,25 +299,25 @@ class _Shards:
         return self._contents[shard]
 
     def check(self, shard: int) -> None:
-        """Raises LogitsError where a shard is not the file of which the manifest has the digest.
+        """Raises LogitsError where a shard's digest is not the one in the manifest.
 
-        The stores of two teachers have shards of one size with the same ids, so nothing less tells
-        that a copy which was interrupted has mixed them.
+        The stores of two teachers have shards of one size with the same ids, so nothing less shows
+        that an interrupted copy has mixed them.
         """
-        with self._lock:  # several threads may ask for a shard at first
+        with self._lock:  # several threads may be the first to request a shard
             if shard in self._checked:
                 return
-            said = self._shards[shard]
-            if self._digest(shard) != said.digest:
+            listed = self._shards[shard]
+            if self._digest(shard) != listed.digest:
                 raise LogitsError(
-                    f"{self._folder / said.file} is not the file that its manifest speaks of (its "
-                    "digest differs): it was changed, or is of another store; copy the whole store "
-                    "again, or label the dataset again"
+                    f"{self._folder / listed.file} is not the file that its manifest lists (its "
+                    "digest differs): it was changed, or belongs to another store; copy the "
+                    "complete store again, or label the dataset again"
                 )
             self._checked.add(shard)
 
     def _digest(self, shard: int) -> str:
-        """Returns the digest of a shard, by way of the blocks: they are kept for its rows."""
+        """Returns the digest of a shard, read in blocks: they are kept for its rows."""
         content, size = self.content(shard), self._shards[shard].bytes
         state = hashlib.blake2b(digest_size=files.DIGEST_BYTES)
         for begin in range(0, size, remote.BLOCK_BYTES):
@@ -338,27 +329,28 @@ def _read_manifest(folder: epath.Path) -> LogitsManifest:
     path = folder / manifest.FILE
     if not path.exists():
         raise LogitsError(
-            f"{path} does not exist: {folder} is no logit store, or its labelling has not finished"
+            f"{path} does not exist: {folder} is not a logit store, or its labelling has not"
+            " finished; label the dataset again"
         )
     value = manifest.read_sealed(path, _FORMAT, LogitsError)
     found = manifest.checked(LogitsManifest, value, path, LogitsError)
     manifest.check_names(found.name, [shard.file for shard in found.shards], path, LogitsError)
     if not found.fields or sum(field.size for field in found.fields) > LARGEST_ROW:
-        raise LogitsError(f"{path} says of a row what no teacher says; label the dataset again")
+        raise LogitsError(f"{path} lists fields that no teacher gives; label the dataset again")
     if len(set(found.labels)) < len(found.labels):
         raise LogitsError(
-            f"{path} names a label twice, so that outputs cannot be told apart; label the dataset "
-            "again with a name for each"
+            f"{path} lists a label twice, so that outputs cannot be distinguished; label the "
+            "dataset again with a different name for each"
         )
     size = Layout(found.fields).size
     if any(shard.bytes != shard.rows * size for shard in found.shards):
         raise LogitsError(f"{path} contradicts itself in the sizes of its shards; label again")
     if found.fingerprint != _fingerprint(found) or found.rows != sum(s.rows for s in found.shards):
-        raise LogitsError(f"{path} contradicts itself: its fingerprint does not fit; label again")
+        raise LogitsError(f"{path} contradicts itself: its fingerprint does not match; label again")
     return found
 
 
 def _fingerprint(found: LogitsManifest) -> str:
     held = dataclasses.asdict(found)
-    del held["name"], held["fingerprint"], held["settings"]  # the digests say what came of them
+    del held["name"], held["fingerprint"], held["settings"]  # the digests show their effect
     return files.digest_json({**held, "shards": [shard.digest for shard in found.shards]})

@@ -1,4 +1,4 @@
-"""What one or several teachers say of a dataset's rows, as a batch holds it."""
+"""The outputs of one or several teachers for a dataset's rows, as a batch holds them."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from pd_jax.errors import LogitsError
 
 
 class Teachers:
-    """The stores of one dataset, one a teacher, brought into one order of labels."""
+    """The stores of one dataset, one per teacher, brought into one order of labels."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class Teachers:
         """Takes the mean by `weights` (equal where there are none) of the stores' answers.
 
         `labels` is the order of outputs to give; by default the dataset's, else the first store's.
-        `average` is `logits` or `probabilities`: what the mean is taken of.
+        `average` is what the mean is taken of: `logits` or `probabilities`.
 
         Raises:
           LogitsError: where a store does not belong to the dataset, has other labels, or cannot be
@@ -41,13 +41,13 @@ class Teachers:
         self._silent = any(store.manifest.missing for store in stores)
         if len(stores) > 1 and any(len(store.manifest.fields) > 1 for store in stores):
             raise LogitsError(
-                f"{stores[0].folder} and others hold states or language; only logits of several "
-                "teachers can be averaged: name one store"
+                f"{stores[0].folder} and others have states or language, but only logits of "
+                "several teachers can be averaged; name one store"
             )
 
     @property
     def complete(self) -> bool:
-        """Whether every row has an answer of every teacher."""
+        """Whether every row has an answer from every teacher."""
         return not self._silent
 
     def read(
@@ -55,15 +55,15 @@ class Teachers:
     ) -> dict[str, np.ndarray]:
         """Returns `teacher_logits` (float32), what else a store has, and the `weight` of each row.
 
-        A row on which a teacher is silent has weight 0 and zeros: it is read and not learnt from.
+        A row without an answer from a teacher has zeros and weight 0, so it is not learnt from.
 
         Raises:
           LogitsError: as `LogitStore.read`.
         """
-        said = [store.read(rows, ids) for store in self._stores]
-        values = {f"teacher_{name}": array for name, array in said[0].items()}
-        if len(said) > 1:
-            values["teacher_logits"] = self._mean(np.stack([one["logits"] for one in said]))
+        outputs = [store.read(rows, ids) for store in self._stores]
+        values = {f"teacher_{name}": array for name, array in outputs[0].items()}
+        if len(outputs) > 1:
+            values["teacher_logits"] = self._mean(np.stack([one["logits"] for one in outputs]))
         weight = np.ones(len(rows), np.float32)
         if self._silent:
             silent = unanswered(values)

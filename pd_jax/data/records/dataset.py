@@ -1,14 +1,14 @@
-"""Reading a dataset: any rows by number, checked and decoded a block at a time.
+"""Reads rows of a dataset by number, checking and decoding them a block at a time.
 
-A row is found through its shard's offset index, compared with the CRC-32C kept there, and the token
-ids of all rows asked for are decoded together: nothing is done per token in Python. Local shards
-are memory-mapped; remote ones (`gs://`) are read in blocks (`wire/remote.py`).
+A row is found through its shard's offset index and compared with the CRC-32C stored there. The
+token ids of all requested rows are decoded together: nothing is done per token in Python. Local
+shards are memory-mapped; remote ones (`gs://`) are read in blocks (`wire/remote.py`).
 
-A small dataset is kept in memory (`row_cache.py`). A shard of it is read whole when one of its
-rows is first asked for, and compared with the digest that the manifest has of it, which takes a
-third of the time that its rows take one by one.
+A small dataset is kept in memory (`row_cache.py`). The first request for a row of a shard reads the
+complete shard and compares it with its digest in the manifest, which takes a third of the time of
+reading its rows one by one.
 
-What others need for writing is re-exported from `shards.py` and `manifest.py`.
+What is needed for writing is re-exported from `shards.py` and `manifest.py`.
 """
 
 import dataclasses
@@ -47,16 +47,16 @@ __all__ = [
 
 _INDEX_BLOCK = 1 << 20
 _INDEXES: weakref.WeakValueDictionary[str, np.ndarray] = weakref.WeakValueDictionary()
-"""Indexes in memory, by digest: a dataset that is open several times has one."""
+"""Indexes in memory, by digest: a dataset that is opened several times shares one."""
 _CACHE_BYTES = 1 << 28
 """Datasets whose rows take no more than this are kept in memory."""
 _ROWS_AT_ONCE = 1 << 12
-"""Rows of a whole shard that are decoded together: what that takes fits a core's cache."""
+"""Rows of a complete shard that are decoded together: their memory fits a core's cache."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Block:
-    """Checked payloads of some rows one after another, with each one's start and index entry."""
+    """Checked payloads of some rows, concatenated, with the start and index entry of each."""
 
     data: UInt8[np.ndarray, " bytes"]
     starts: Int64[np.ndarray, " rows"]
@@ -80,8 +80,8 @@ class Dataset:
         """Returns the dataset in `folder` after checking its manifest, shard sizes, and indexes.
 
         Raises:
-          RecordsError: where anything is missing, cut short, edited, or belongs to another dataset;
-            or as `remote.enough_files`.
+          RecordsError: where anything is missing, cut short or edited, or belongs to another
+            dataset; also as `remote.enough_files`.
         """
         folder = epath.Path(folder)
         with remote.enough_files(folder):
@@ -106,7 +106,7 @@ class Dataset:
 
     @cached_property
     def _cache(self) -> RowCache | None:
-        """The rows in memory, where they fit."""
+        """The rows in memory; None where they do not fit."""
         bytes_a_token = np.int32().itemsize + self.manifest.pairs
         size = bytes_a_token * int(self.lengths.sum()) + ID_BYTES * len(self)
         return RowCache(self.lengths, self._kept) if size <= _CACHE_BYTES else None
@@ -137,14 +137,14 @@ class Dataset:
     def _kept(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Gathered]]:
         """Yields what to keep in memory: all rows of the shards that these rows are in.
 
-        Of a shard that is not what was written, these alone, so that the damaged one is named.
+        Of a shard that is not what was written, only these, so that the damaged one is named.
         """
         shards = self._shards_of(rows)
         for shard in np.unique(shards).tolist():
             content = self._whole(shard)
             if content is None:
-                asked = rows[shards == shard]
-                yield asked, self._read(asked)
+                requested = rows[shards == shard]
+                yield requested, self._read(requested)
                 continue
             index, before = self._indexes[shard], self._first_rows[shard]
             for first in range(0, len(index), _ROWS_AT_ONCE):
@@ -171,7 +171,7 @@ class Dataset:
         return self._decoded(self._block(rows), rows)
 
     def _decoded(self, block: _Block, rows: np.ndarray) -> Gathered:
-        """Returns the rows of a block, which was checked."""
+        """Returns the rows of a block that has been checked."""
         lengths = block.entries["tokens"].astype(np.int64)
         return Gathered(
             tokens=self._tokens(block, lengths, rows),
@@ -211,10 +211,10 @@ class Dataset:
         )
 
     def _payloads(self, wanted: list[tuple[int, int, int]]) -> list[bytes]:
-        """Returns these ranges of shards: shard, first byte and the byte after the last."""
+        """Returns the bytes of these ranges (shard, first byte, and the byte after the last)."""
         if not files.is_remote(self.folder):
             return [self._contents[shard][start:end] for shard, start, end in wanted]
-        # In the order of the files: blocks that are not here yet are then read from front to back.
+        # Sorted by place in the files: blocks not yet cached are then read from front to back.
         found = {one: self._contents[one[0]][one[1] : one[2]] for one in sorted(wanted)}
         return [found[one] for one in wanted]
 
@@ -251,7 +251,7 @@ class Dataset:
 
     def _strange(self, rows: np.ndarray, what: str) -> RecordsError:
         return RecordsError(
-            f"{self.place(int(rows[0]))} or one after it has other {what} than its index says;"
+            f"{self.place(int(rows[0]))} or a later row has {what} that do not match its index;"
             " build the dataset again"
         )
 
@@ -273,7 +273,8 @@ class Dataset:
         if len(numbers) and numbers.max() >= len(names):
             row = int(rows[int(np.argmax(numbers))])
             raise RecordsError(
-                f"{self.place(row)} has label {numbers.max()}, but there are {len(names)} labels"
+                f"{self.place(row)} has label {numbers.max()}, but there are {len(names)} labels;"
+                " build the dataset again"
             )
         return numbers.astype(np.int32)
 
@@ -300,7 +301,7 @@ def _check_size(path: epath.Path, shard: ShardInfo) -> None:
     size = files.size(path)
     if size != shard.bytes:
         raise RecordsError(
-            f"{path} has {size} bytes where its manifest says {shard.bytes};"
+            f"{path} has {size} bytes, but its manifest states {shard.bytes};"
             " restore it or build the dataset again"
         )
 
@@ -324,12 +325,12 @@ def _read_index(path: epath.Path, shard: ShardInfo) -> np.ndarray:
 
 
 def index_in(path: epath.Path) -> np.ndarray:
-    """Returns the array of an index file, whatever it holds; raises RecordsError without one."""
+    """Returns the array in an index file, unchecked; raises RecordsError where there is none."""
     content = path.read_bytes()
     try:
         return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-    except Exception as fault:  # numpy raises a dozen things of headers that it cannot read
-        raise RecordsError(f"{path} is no index ({fault}); build the dataset again") from None
+    except Exception as fault:  # numpy raises many kinds of error on bad headers
+        raise RecordsError(f"{path} is not an index ({fault}); build the dataset again") from None
 
 
 def _fits(index: np.ndarray, shard: ShardInfo) -> bool:

@@ -1,13 +1,13 @@
-"""Records that other programs wrote, brought into the one format that is trained on.
+"""Imports records that other programs wrote into the one format that is used for training.
 
-Read are TFRecord files, gzipped or not, and ArrayRecord files of tf.train.Examples as
+It reads TFRecord files, gzipped or not, and ArrayRecord files of tf.train.Examples as
 google-research/bert writes them (`input_ids`, `segment_ids`) and as TensorFlow Model Garden does
-(`input_word_ids`, `input_type_ids`), for pre-training and for tasks. Padding is taken off; static
-masks are taken off too (`masked_lm_ids` go back to `masked_lm_positions`), because masks are drawn
-anew at every step.
+(`input_word_ids`, `input_type_ids`), for pre-training and for tasks. Padding is removed. Static
+masks are removed too (`masked_lm_ids` go back to `masked_lm_positions`), because masks are drawn
+again at every step.
 
-The files stay as they are. Each becomes one shard, without padding smaller than it was; a shard
-that is there already and made from the same file is kept.
+The files stay as they are. Each becomes one shard, which is smaller without the padding. A shard
+that already exists and was made from the same file is kept.
 """
 
 import dataclasses
@@ -65,12 +65,12 @@ def import_records(
 ) -> Manifest:
     """Returns the manifest of a dataset in `folder` with the records of `paths`, one shard a file.
 
-    Without `task`, labels are left behind. `shown` is called with each shard that is ready.
+    Without `task`, labels are dropped. `shown` is called with each shard that is ready.
 
     Raises:
       ConfigError: as `check`.
       RecordsError: on a record that is damaged, made with another tokenizer or for another task, or
-        labelled with what is none of `labels`, naming its file and number.
+        has a label that is not one of `labels`, naming its file and number.
     """
     check(name, task, labels)
     info = TokenizerInfo.of(tokenizer)
@@ -94,7 +94,7 @@ def import_records(
 
 
 def check(name: str, task: str | None, labels: Sequence[str]) -> None:
-    """Raises ConfigError where no shard can be called by `name`, or a task lacks its labels."""
+    """Raises ConfigError where `name` cannot name shards, or a task lacks its labels."""
     manifest.check_name(name)
     if task in _LABELLED and not labels:
         raise ConfigError(f"task {task!r} needs the names of its labels, in order; give --labels")
@@ -103,7 +103,7 @@ def check(name: str, task: str | None, labels: Sequence[str]) -> None:
 def _import_file(
     numbered: tuple[int, _Source], count: processes.Count, *, folder: str, name: str, of: int
 ) -> ShardInfo:
-    del count  # files are what is counted
+    del count  # progress counts files
     index, source = numbered
     kept = shards.whole_shard(folder, name, index=index, of=of, made_from=source.made_from)
     return kept or shards.write_shard(
@@ -134,7 +134,7 @@ def _payloads(path: str) -> Iterator[tuple[int, bytes]]:
         ) from None
     first = 0
     try:
-        # Records are asked for by number: without reading ahead, memory holds those alone.
+        # Records are requested by number: without reading ahead, memory holds only those.
         reader = ArrayRecordReader(path, options="readahead_buffer_size:0")
         count = reader.num_records()
         for first in range(0, count, _RECORDS_AT_ONCE):
@@ -144,8 +144,8 @@ def _payloads(path: str) -> Iterator[tuple[int, bytes]]:
     except (RuntimeError, ValueError, IndexError) as fault:
         cause = " ".join(str(fault).split())
         raise RecordsError(
-            f"{path} is damaged or no ArrayRecord file, from record {first} on ({cause}); fetch or "
-            "make it again"
+            f"{path} is damaged or not an ArrayRecord file, from record {first} on ({cause}); "
+            "download or rebuild it"
         ) from None
 
 
@@ -158,7 +158,7 @@ def _record(features: dict[str, list], source: _Source) -> Record:
     mask = features.get("input_mask")
     real = np.array(mask) > 0 if mask else ids != tokenizer.pad_id
     if not len(ids) == len(segments) == len(real):
-        raise ValueError(f"{len(ids)} ids, {len(segments)} segments and {len(real)} places of mask")
+        raise ValueError(f"{len(ids)} ids, {len(segments)} segments and {len(real)} mask values")
     length = int(np.flatnonzero(real)[-1]) + 1 if real.any() else 0
     _unmask(ids, features)
     ids, segments = ids[:length].astype(np.int32), segments[:length].astype(np.int32)
@@ -186,7 +186,7 @@ def _unmask(ids: np.ndarray, features: dict[str, list]) -> None:
     positions = np.array(features.get("masked_lm_positions", []), np.int64)
     originals = np.array(features.get("masked_lm_ids", []), np.int64)
     # Lists are padded to one length: with weight 0, or, where weights are missing, with position 0,
-    # which is that of [CLS] and never masked.
+    # which is [CLS] and never masked.
     weights = np.array(features.get("masked_lm_weights", positions))
     if not len(positions) == len(originals) == len(weights):
         raise ValueError(
@@ -194,7 +194,7 @@ def _unmask(ids: np.ndarray, features: dict[str, list]) -> None:
         )
     used = weights > 0
     if np.any(positions[used] >= len(ids)):
-        raise ValueError("a masked_lm_position lies behind the end")
+        raise ValueError("a masked_lm_position is beyond the end")
     ids[positions[used]] = originals[used]
 
 
@@ -202,16 +202,16 @@ def _check_ids(ids: np.ndarray, tokenizer: TokenizerInfo) -> None:
     if not len(ids) or ids[0] != tokenizer.cls_id:
         first = ids[0] if len(ids) else "nothing"
         raise ValueError(
-            f"it begins with {first} where the tokenizer's [CLS] is {tokenizer.cls_id};"
-            " name the tokenizer it was made with"
+            f"it begins with {first}, but the tokenizer's [CLS] is {tokenizer.cls_id};"
+            " use the tokenizer it was made with"
         )
     if ids.min() < 0 or ids.max() >= tokenizer.vocab_size:
         raise ValueError(
             f"token {ids.max()} is outside the vocabulary of {tokenizer.vocab_size};"
-            " name the tokenizer it was made with"
+            " use the tokenizer it was made with"
         )
     if np.any(ids == tokenizer.mask_id):
-        raise ValueError("it holds [MASK] where no masked_lm_ids say what was there")
+        raise ValueError("it has [MASK] in a place for which masked_lm_ids give no original token")
 
 
 def _label(features: dict[str, list], source: _Source) -> int | float | tuple[int, ...] | None:
@@ -223,14 +223,14 @@ def _label(features: dict[str, list], source: _Source) -> int | float | tuple[in
     if len(values) != needed:
         raise ValueError(
             f"it has {len(values)} labels, but task {task!r} needs {needed};"
-            " name the task and the labels that it was made with"
+            " give the task and the labels that it was made with"
         )
     if task == "regression":
         return float(values[0])
     allowed = range(2 if task == "multilabel" else len(names))
     if wrong := [value for value in values if value not in allowed]:
         raise ValueError(
-            f"it has label {wrong[0]!r} where task {task!r} with {len(names)} labels has"
-            f" 0 to {allowed[-1]}; name the task and the labels that it was made with"
+            f"it has label {wrong[0]!r}, but task {task!r} with {len(names)} labels allows"
+            f" 0 to {allowed[-1]}; give the task and the labels that it was made with"
         )
     return tuple(map(int, values)) if task == "multilabel" else int(values[0])

@@ -1,4 +1,4 @@
-"""What a dataset folder says about itself: `manifest.json`, written last, with a digest of itself.
+"""The manifest of a dataset folder: `manifest.json`, which is written last.
 
 A manifest carries a digest of its own content, so that one edited by hand is refused, and a
 fingerprint of what the dataset holds (rows, tokens, labels, vocabulary), which does not depend on
@@ -31,7 +31,7 @@ _Kind = TypeVar("_Kind")
 
 
 class HasVocabulary(Protocol):
-    """What a manifest keeps of a tokenizer."""
+    """The part of a tokenizer that a manifest keeps."""
 
     fingerprint: str
     vocab_size: int
@@ -63,7 +63,7 @@ class TokenizerInfo:
 
 @dataclasses.dataclass(frozen=True)
 class ShardInfo:
-    """One whole shard: its file and index, and what is in them."""
+    """One complete shard: its file and index, and what is in them."""
 
     file: str
     rows: Count
@@ -83,7 +83,7 @@ class ShardInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """A whole dataset. `sources` and `arguments` say how it was made; nothing depends on them."""
+    """A complete dataset. `sources` and `arguments` say how it was made; nothing depends on it."""
 
     name: str
     rows: Count
@@ -122,7 +122,7 @@ def fingerprint(manifest: Manifest) -> str:
 
 
 def write(folder: epath.PathLike, manifest: Manifest) -> None:
-    """Writes `manifest.json` into `folder`: from here on the dataset is whole."""
+    """Writes `manifest.json` into `folder`: from then on the dataset is complete."""
     write_sealed(epath.Path(folder) / FILE, {"format": _FORMAT, **dataclasses.asdict(manifest)})
 
 
@@ -135,7 +135,7 @@ def read(folder: epath.PathLike) -> Manifest:
     path = epath.Path(folder) / FILE
     if not path.exists():
         raise RecordsError(
-            f"{path} does not exist: {folder} is no dataset, or its build has not finished;"
+            f"{path} does not exist: {folder} is not a dataset, or its build has not finished;"
             " run the build again"
         )
     value = read_sealed(path, _FORMAT, RecordsError)
@@ -145,7 +145,7 @@ def read(folder: epath.PathLike) -> Manifest:
         s.rows for s in manifest.shards
     ):
         raise RecordsError(
-            f"{path} contradicts itself: its fingerprint does not fit; build the dataset again"
+            f"{path} contradicts itself: its fingerprint does not match; build the dataset again"
         )
     return manifest
 
@@ -170,18 +170,14 @@ def read_sealed(path: epath.PathLike, expected: str, error: type[PdError]) -> di
     """Returns what `write_sealed` wrote, less `format` and `digest`; raises `error` if edited."""
     value = files.read_json(path, error)
     if not isinstance(value, dict) or value.get("format") != expected:
-        raise error(
-            f"{path} is not in the format {expected!r}; make the folder that holds it again"
-        )
+        raise error(f"{path} is not in the format {expected!r}; rebuild the folder that holds it")
     digest = value.pop("digest", None)
     try:
         fits = digest == files.digest_json(value)
-    except ValueError:  # numbers and letters that we never write
+    except ValueError:  # numbers and characters that we never write
         fits = False
     if not fits:
-        raise error(
-            f"{path} was changed after it was written; restore it, or make its folder again"
-        )
+        raise error(f"{path} was changed after it was written; restore it, or rebuild its folder")
     return {name: item for name, item in value.items() if name != "format"}
 
 
@@ -192,28 +188,26 @@ def checked(kind: type[_Kind], value: Any, path: epath.PathLike, error: type[PdE
     except pydantic.ValidationError as fault:
         first = fault.errors()[0]
         key = ".".join(map(str, first["loc"])) or "its content"
-        raise error(
-            f"{path}: {key} does not read as it should ({first['msg']}); make its folder again"
-        ) from None
+        raise error(f"{path}: {key} is not valid ({first['msg']}); rebuild its folder") from None
     return found
 
 
 def check_name(name: str) -> None:
-    """Raises ConfigError unless a dataset's shards can be called by `name`."""
+    """Raises ConfigError unless the files of a dataset's shards can begin with `name`."""
     if not _plain(name):
         raise ConfigError(
-            f"a dataset cannot have the name {name!r}, with which its files' names begin; take one"
-            " that does not begin with a dot and has neither slashes nor unprintable letters"
+            f"a dataset cannot have the name {name!r}, since its file names begin with it; choose"
+            " one without slashes and unprintable characters that does not begin with a dot"
         )
 
 
 def check_names(
     name: str, shards: Sequence[str], path: epath.PathLike, error: type[PdError]
 ) -> None:
-    """Raises `error` unless the shards are called as those of `name` are, inside their folder."""
+    """Raises `error` unless the shard files are named as those of dataset `name`."""
     expected = [shard_file(name, index, len(shards)) for index in range(len(shards))]
     if not _plain(name) or list(shards) != expected:
-        raise error(f"{path} names files that no dataset of ours has; make its folder again")
+        raise error(f"{path} lists shard files with unexpected names; rebuild its folder")
 
 
 def _plain(name: str) -> bool:

@@ -1,7 +1,7 @@
-"""Rows that were read before, decoded and side by side: a later epoch neither checks nor decodes.
+"""A cache of decoded rows in memory, so that later epochs neither check nor decode them again.
 
 A small dataset is read many times over, and finding, checking and decoding a row costs several
-times what copying it does.
+times as much as copying it.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from pd_jax.data.wire import tfrecord
 
 @dataclasses.dataclass(frozen=True)
 class Gathered:
-    """Rows of a dataset in the order asked for, their tokens one after another without padding."""
+    """Rows of a dataset in the requested order, their tokens concatenated without padding."""
 
     tokens: Int32[np.ndarray, " tokens"]
     lengths: Int32[np.ndarray, " rows"]
@@ -33,16 +33,16 @@ _ROW_FEATURES = ("labels", "next_sentence", "example_ids")
 
 
 class RowCache:
-    """Rows of a dataset in memory, read when they are first asked for. Safe in several threads."""
+    """Rows of a dataset in memory, read when first requested. Safe to use from several threads."""
 
     def __init__(
         self,
         lengths: Int32[np.ndarray, " rows"],
         read: Callable[[Int64[np.ndarray, " rows"]], Iterable[tuple[np.ndarray, Gathered]]],
     ):
-        """Holds the rows with these numbers of tokens.
+        """Makes an empty cache for rows of these lengths in tokens.
 
-        `read` returns numbers of rows and the rows themselves, in parts: at least those asked for.
+        `read` returns row numbers and the rows themselves, in parts: at least those requested.
         """
         self._read = read
         self._lengths = lengths
@@ -53,7 +53,7 @@ class RowCache:
         self._lock = threading.Lock()
 
     def gather(self, rows: Int64[np.ndarray, " rows"]) -> Gathered:
-        """Returns these rows, in this order; raises what `read` raises of those not yet here."""
+        """Returns these rows, in this order; raises what `read` raises for rows not yet here."""
         if not self._here[rows].all():
             with self._lock:
                 for part in self._read(rows[~self._here[rows]]):
@@ -73,7 +73,7 @@ class RowCache:
     def _put(self, rows: np.ndarray, found: Gathered) -> None:
         places: np.ndarray | slice = tfrecord.spans(self._starts[rows], found.lengths)
         where: np.ndarray | slice = rows
-        if (np.diff(rows) == 1).all():  # then a copy in one piece will do
+        if (np.diff(rows) == 1).all():  # then one contiguous copy will do
             where = slice(int(rows[0]), int(rows[-1]) + 1)
             places = slice(int(places[0]), int(places[-1]) + 1)
         for names, size, at in (
@@ -87,5 +87,5 @@ class RowCache:
                 if name not in self._values:
                     self._values[name] = np.empty((size, *values.shape[1:]), values.dtype)
                 self._values[name][at] = values
-        # Last, since another thread takes without the lock what is said to be here.
+        # Last, since other threads read rows marked as here without taking the lock.
         self._here[rows] = True

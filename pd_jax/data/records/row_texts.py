@@ -1,8 +1,8 @@
-"""The texts of a dataset's rows, found again by id.
+"""The texts of a dataset's rows, looked up in its sources by id.
 
-Records hold tokens, from which a text cannot be had back. Where a teacher has another tokenizer,
-the sources that the dataset was built from are read once more: a shard's rows from the part of them
-that it was made of, and what is not found there from the rest.
+Records hold tokens, from which the text cannot be recovered. Where a teacher has another tokenizer,
+the sources that the dataset was built from are read again: a shard's rows are looked up in the part
+of the sources that the shard was made from, and those not found there in the rest.
 """
 
 import itertools
@@ -23,8 +23,8 @@ from pd_jax.errors import SourceError
 Sources = config.Source | tuple[config.Source, ...]
 
 
-class _Begun(NamedTuple):
-    """Shards that are being read, the last of their rows asked for, and the texts after it."""
+class _Reading(NamedTuple):
+    """Shards that are being read, the last of their rows requested, and the texts after it."""
 
     shards: list[int]
     last: int
@@ -32,26 +32,26 @@ class _Begun(NamedTuple):
 
 
 class RowTexts:
-    """The texts of a dataset, best asked for in the order of its rows; for one thread."""
+    """The texts of a dataset, fastest when requested in row order; for use by one thread."""
 
     def __init__(self, dataset: Dataset, source: Sources | None = None):
-        """Looks in `source`, by default in what the dataset's manifest says it was built from.
+        """Searches `source`; by default, the sources that the dataset's manifest lists.
 
         Raises:
-          SourceError: the manifest names no source of rows, or a source is not there.
+          SourceError: where the manifest lists no source of rows, or a source is missing.
         """
         self._dataset = dataset
         sources = _built_from(dataset) if source is None else source
         shards = dataset.manifest.shards
         self._pieces = corpora.split(sources, len(shards))
         self._ends = np.cumsum([shard.rows for shard in shards])
-        self._begun = _Begun([], -1, iter(()))
+        self._reading = _Reading([], -1, iter(()))
 
     def of(self, rows: Int64[np.ndarray, " rows"]) -> list[Row]:
         """Returns the texts of these rows, in this order.
 
         Raises:
-          SourceError: naming the first row whose text is nowhere in the sources.
+          SourceError: where a row's text is not in the sources, naming the first such row.
         """
         ids = [name.tobytes() for name in self._dataset.gather(rows).example_ids]
         shards = np.searchsorted(self._ends, rows, side="right")
@@ -68,20 +68,20 @@ class RowTexts:
             if name not in found:
                 raise SourceError(
                     f"{self._dataset.place(int(rows[number]))}: its text is not in the sources of"
-                    " the dataset, which have changed; name the texts with source"
+                    " the dataset, which have changed; set source to the files with the texts"
                 )
         return [found[name] for name in ids]
 
     def _following(self, rows: np.ndarray, own: list[int]) -> Iterator[Row]:
-        """Returns the texts of these shards, from where the rows before these were found.
+        """Returns the texts of these shards, continuing after the rows found before.
 
-        A shard is asked for in parts, and its rows stand in the order of its texts: read from the
-        top for every part, it would take a time that grows with the square of its rows.
+        A shard is requested in parts, and its rows are in the order of its texts. Reading it from
+        the top for every part would take time that grows with the square of its rows.
         """
-        before = self._begun
+        before = self._reading
         follows = len(rows) > 0 and before.shards == own and rows[0] > before.last
         texts = before.texts if follows else self._rows(own)
-        self._begun = _Begun(own, int(rows.max(initial=-1)), texts)
+        self._reading = _Reading(own, int(rows.max(initial=-1)), texts)
         return texts
 
     def _rows(self, shards: Iterable[int]) -> Iterator[Row]:
@@ -91,17 +91,17 @@ class RowTexts:
 
 
 def _built_from(dataset: Dataset) -> Sources:
-    said = dataset.manifest.arguments
-    layout = (said.get("examples") or {}).get("layout")
-    if layout != "rows" or "source" not in said:
+    arguments = dataset.manifest.arguments
+    layout = (arguments.get("examples") or {}).get("layout")
+    if layout != "rows" or "source" not in arguments:
         raise SourceError(
-            f"{dataset.folder} does not say which texts its rows were made of; name them with"
-            " source, or build the dataset again with layout 'rows'"
+            f"{dataset.folder} does not state which texts its rows were made from; set source to"
+            " them, or build the dataset again with layout 'rows'"
         )
     try:
-        return pydantic.TypeAdapter(Sources).validate_python(said["source"])
+        return pydantic.TypeAdapter(Sources).validate_python(arguments["source"])
     except pydantic.ValidationError as fault:
         raise SourceError(
-            f"{dataset.folder} names its sources in a way that is not understood here"
-            f" ({fault.errors()[0]['msg']}); name them with source"
+            f"{dataset.folder} lists its sources in a form that is not understood"
+            f" ({fault.errors()[0]['msg']}); set source to the files with the texts"
         ) from None

@@ -1,9 +1,9 @@
-"""Writing a dataset: shards of records, each whole or absent, and the manifest at the end.
+"""Writes a dataset: shards of records, each complete or absent, and the manifest at the end.
 
 A shard is three files, written in this order: `NAME-00000-of-00008.tfrecord`, its offset index
-`.index.npy`, and the note `.shard.json`, which says that the other two are whole and what they were
-made from. A build that was interrupted asks `whole_shard` and makes only what is missing; `finish`
-collects the notes into `manifest.json`.
+`.index.npy`, and the note `.shard.json`, which states that the other two are complete and what they
+were made from. A build that resumes after an interruption calls `whole_shard` and makes only what
+is missing; `finish` collects the notes into `manifest.json`.
 """
 
 import dataclasses
@@ -63,7 +63,7 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class _Note:
-    """What lies beside a whole shard."""
+    """The note beside a complete shard."""
 
     made_from: str
     shard: ShardInfo
@@ -89,7 +89,7 @@ def write_shard(
     records: Iterable[Record],
     made_from: str = "",
 ) -> ShardInfo:
-    """Returns what was written as shard `index` of `of`; memory does not grow with the records.
+    """Writes shard `index` of `of` and returns its description; memory use stays constant.
 
     `made_from` is a digest of whatever decides the records; `whole_shard` recognises the shard by
     it.
@@ -116,7 +116,7 @@ def write_shard(
 def whole_shard(
     folder: epath.PathLike, name: str, *, index: int, of: int, made_from: str = ""
 ) -> ShardInfo | None:
-    """Returns shard `index` of `of` if it is there, whole, and made from the same; or None."""
+    """Returns shard `index` of `of` if it is complete and made from the same; else None."""
     path = epath.Path(folder) / manifest.shard_file(name, index, of)
     if not note_file(path).exists():
         return None
@@ -145,7 +145,7 @@ def finish(
     sources: Mapping[str, str] | None = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Returns the manifest of the shards (in order), after writing it: the dataset is now whole.
+    """Returns the manifest of the shards (in order), after writing it: the dataset is now complete.
 
     Raises:
       RecordsError: where shards are missing, disagree about their features, or lack what `task`
@@ -174,28 +174,28 @@ def finish(
 
 @contextmanager
 def _refusal(path: epath.Path) -> Iterator[None]:
-    """Raises RecordsError for the OSError of a block that writes the file or what belongs to it."""
+    """Turns an OSError of a block that writes a file or those beside it into a RecordsError."""
     try:
         yield
     except OSError as fault:
         raise RecordsError(
-            f"{path} could not be written ({fault}); make room or choose another folder"
+            f"{path} could not be written ({fault}); free some space or choose another folder"
         ) from fault
 
 
 @contextmanager
 def replaced(path: epath.Path) -> Iterator[IO[bytes]]:
-    """Gives a stream whose content stands under `path` once the block ends well, else nowhere.
+    """Yields a stream whose content appears at `path` only if the block succeeds.
 
     Raises:
-      RecordsError: where the file system refuses (full disk, quota, permission).
+      RecordsError: where the file system refuses the write (full disk, quota, permission).
     """
     with _refusal(path), files.replaced(path) as stream:
         yield stream
 
 
 class _ShardWriter:
-    """Encodes records and remembers where everything went."""
+    """Encodes records and keeps track of where everything was written."""
 
     def __init__(self, file: str):
         self._file = file
@@ -212,7 +212,7 @@ class _ShardWriter:
             encoded = example.encode(_features(record))
         except ValueError as fault:
             raise RecordsError(
-                f"{self._file} row {self._rows}: {fault}; mend what makes the record"
+                f"{self._file} row {self._rows}: {fault}; fix what produces the record"
             ) from None
         self._keep_features(set(encoded.spans))
         crc = tfrecord.crc32c(encoded.payload)
@@ -309,7 +309,7 @@ def _check_shards(
         raise RecordsError(f"{folder / wrong} is not among the shards to finish; build it")
     filled = [shard for shard in shards if shard.rows]
     if not filled:
-        raise RecordsError(f"{folder} would hold no rows; check the source of its text")
+        raise RecordsError(f"{folder} would have no rows; check the source of its text")
     kinds = {frozenset(shard.features) - {"segment_ids"} for shard in filled}
     if len(kinds) > 1:
         raise RecordsError(
@@ -333,5 +333,5 @@ def _check_shards(
 
 
 def note_file(path: epath.Path) -> epath.Path:
-    """Returns where it is noted that the shard at `path` is whole, and what it was made from."""
+    """Returns the path of the note that the shard at `path` is complete, and made from what."""
     return path.parent / f"{path.name.removesuffix('.tfrecord')}.shard.json"

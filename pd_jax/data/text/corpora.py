@@ -1,9 +1,9 @@
-"""Text sources: what a `config.Source` names, as rows, documents or sentences, whole or in pieces.
+"""Reads what a `config.Source` names as rows, documents or sentences, entire or in pieces.
 
-`split` divides sources among shards without reading them. Files that can be entered anywhere (text,
-TSV, JSONL, Parquet, TFDS) are divided by ranges; of a gzip or CSV file, which can only be read from
-its top, each shard that has a part in it takes its own rows and passes over the others. What a
-shard holds depends on the files and on the number of shards, never on who reads it.
+`split` divides sources among shards without reading them. Files in which a reader can start
+anywhere (text, TSV, JSONL, Parquet, TFDS) are divided by ranges. A gzip or CSV file can only be
+read from its top, so each shard that has a part in it takes its own rows and skips the others. What
+a shard holds depends on the files and on the number of shards, never on who reads it.
 """
 
 import dataclasses
@@ -27,12 +27,12 @@ _DIVISIBLE = ("text", "tsv", "jsonl", "parquet", "tfds")
 _COLUMNED = ("tsv", "csv")
 _STRIPE_ROWS = 64
 _QUOTED_ROWS = 100
-"""Where so many rows have a cell in quotes from the first on, a program has quoted them all."""
+"""If this many rows from the first on have a quoted cell, a program has quoted them all."""
 _GLOB = re.compile(r"[*?\[]")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|[\r\n]+")
 
-_quotes_told: set[str] = set()
-"""TSV files whose quotes were told: a process reads a file in several parts, and more than once."""
+_quotes_reported: set[str] = set()
+"""TSV files already warned about: a process reads a file in several parts, and more than once."""
 
 T = TypeVar("T")
 
@@ -57,13 +57,13 @@ class Document:
 
     @property
     def where(self) -> str:
-        """`file:line` of its first line, for messages; it may take reading the file to there."""
+        """`file:line` of its first line, for messages; this may read the file up to there."""
         return self.origin.name(self.number)
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """A part of a source: sizes `begin` to `end` of one file, or a stripe of all its files."""
+    """A part of a source: `begin` to `end` of one file's size, or a stripe of all its files."""
 
     source: Source
     files: tuple[SourceFile, ...]
@@ -92,7 +92,7 @@ def source_files(source: Source) -> tuple[SourceFile, ...]:
 def expanded(path: str) -> list[epath.Path]:
     """Returns the files that a path or glob names, local or remote, in order of name.
 
-    A path that exists is no glob, whatever marks it has; folders that a glob matches are left out.
+    A path that exists is not a glob, whatever is in it; folders that a glob matches are skipped.
 
     Raises:
       SourceError: where it names nothing, a folder, or folders of any depth (`**`).
@@ -104,7 +104,7 @@ def expanded(path: str) -> list[epath.Path]:
     if epath.Path(path).exists():
         return [epath.Path(path)]
     if "**" in path:
-        raise SourceError(f"{path} has **, which no path may have; name each level with *")
+        raise SourceError(f"{path} has **, which is not supported; name each level with *")
     if not _GLOB.search(path):
         raise SourceError(f"{path} does not exist; check the path")
     fixed = list(itertools.takewhile(lambda part: not _GLOB.search(part), path.split("/")))
@@ -120,7 +120,7 @@ def split(sources: Source | Sequence[Source], shards: int = 1) -> list[list[Piec
     """Returns for every shard the pieces it consists of; shards are about equal in size.
 
     Raises:
-      SourceError: where the sources are missing or hold nothing.
+      SourceError: where the sources are missing or empty.
     """
     units = []
     for source in (sources,) if isinstance(sources, Source) else sources:
@@ -132,7 +132,7 @@ def split(sources: Source | Sequence[Source], shards: int = 1) -> list[list[Piec
     total = sum(file.size for unit in units for file in unit.files)
     if not total:
         named = ", ".join(file.path for unit in units for file in unit.files)
-        raise SourceError(f"{named}: nothing in it; give text that is not empty")
+        raise SourceError(f"{named}: there is nothing to read; give text that is not empty")
     bounds = [index * total // shards for index in range(shards + 1)]
     result: list[list[Piece]] = [[] for _ in range(shards)]
     start = 0
@@ -163,8 +163,9 @@ def rows(source: Source | Piece) -> Iterator[Row]:
 
 
 def documents(source: Source | Piece) -> Iterator[Document]:
-    """Yields documents: what stands between blank lines of a file of plain text, or the text of
-    each row of any other file.
+    """Yields documents.
+
+    In plain text, a document is the text between blank lines; in any other file, that of a row.
 
     Raises:
       SourceError: at the first line that cannot be read, naming file and line.
@@ -180,9 +181,9 @@ def sentences(source: Source | Piece) -> Iterator[str]:
 
 
 def sampled(items: Iterable[T], *, limit: int, seed: int) -> list[T]:
-    """Returns so many of the items, each with equal chance, in their order; memory holds no more.
+    """Returns `limit` of the items, each equally likely, in their order; memory holds no more.
 
-    The choice depends on the seed and on the number of items alone.
+    The choice depends only on the seed and on the number of items.
     """
     chance = np.random.default_rng(seed)
     kept: list[tuple[int, T]] = []
@@ -195,7 +196,7 @@ def sampled(items: Iterable[T], *, limit: int, seed: int) -> list[T]:
 
 
 def digest(file: SourceFile, of_file: Callable[[epath.PathLike], str] = files.digest_file) -> str:
-    """Returns the digest of a source file's content, by `of_file` of each file that holds it."""
+    """Returns the digest of a source's content, using `of_file` for each file that holds it."""
     return tfds.digest(file.path, of_file) if file.format == "tfds" else of_file(file.path)
 
 
@@ -210,13 +211,13 @@ def _files(path: str, form: str) -> Iterator[SourceFile]:
         if form == "auto" and ending not in _FORMATS:
             known = ", ".join(_FORMATS)
             raise SourceError(
-                f"{found}: the ending {ending!r} is none of {known} (all but .parquet also with"
+                f"{found}: the ending {ending!r} is not one of {known} (all but .parquet also with"
                 " .gz); rename the file or give its format"
             )
         kind = _FORMATS[ending] if form == "auto" else form
         if kind == "parquet" and zipped:
             raise SourceError(
-                f"{found}: Parquet is compressed inside and must not be gzipped;"
+                f"{found}: Parquet is compressed internally and must not be gzipped;"
                 " unpack it with gunzip"
             )
         yield SourceFile(str(found), kind, zipped, files.size(found))
@@ -228,14 +229,14 @@ def divisible(file: SourceFile) -> bool:
 
 
 def tables_of(piece: Piece, more: Sequence[str] = ()) -> Iterator[tables.Table]:
-    """Yields the files of a piece, open for reading; of Parquet files also the columns `more`."""
+    """Yields the files of a piece, open for reading; Parquet files also with the columns `more`."""
     return (_table(piece, file, more) for file in piece.files)
 
 
 def _table(piece: Piece, file: SourceFile, more: Sequence[str] = ()) -> tables.Table:
     if piece.source.columns and file.format not in _COLUMNED:
         raise SourceError(
-            f"{file.path}: columns are named for TSV and CSV files without a header, and this"
+            f"{file.path}: columns is for TSV and CSV files without a header, and this"
             f" is {file.format}; leave columns out"
         )
     span = {"zipped": file.zipped, "begin": piece.begin, "end": piece.end}
@@ -259,7 +260,7 @@ def _whole(source: Source | Piece) -> Piece:
 
 
 class _Reader(NamedTuple, Generic[T]):
-    """A file's items, undecoded; how many in a row make a stripe; and what makes a T of one."""
+    """A file's undecoded items, how many in a row make a stripe, and what makes a T of one."""
 
     width: int
     items: Iterator[Item]
@@ -286,20 +287,21 @@ def _made(piece: Piece, readers: Iterable[_Reader[T]]) -> Iterator[T]:
         if made is not None:
             yield made
     if broken:
-        told = f"warning: {len(broken)} rows were skipped, the first because {broken[0]}"
-        print(told, file=sys.stderr, flush=True)
+        warning = f"warning: {len(broken)} rows were skipped, the first because {broken[0]}"
+        print(warning, file=sys.stderr, flush=True)
 
 
 def _rows_of(piece: Piece, file: SourceFile) -> tuple[Iterator[Item], Callable[[Item], Row]]:
-    """Returns a file's items, and what makes a row of one."""
+    """Returns a file's items, and the function that makes a row of one."""
     table = _table(piece, file)
-    told = _QuotesTold(file.path, table.row) if file.format == "tsv" else table.row
-    return table.items(), told
+    make = _QuoteWarner(file.path, table.row) if file.format == "tsv" else table.row
+    return table.items(), make
 
 
-class _QuotesTold:
-    """Makes rows of a TSV file's items, and warns of cells that look quoted as CSV has it: a TSV
-    file keeps quotes as they are, and other programs write it otherwise.
+class _QuoteWarner:
+    """Makes rows of a TSV file's items, and warns of cells that look quoted as in CSV.
+
+    Here a TSV file keeps quotes as they are, but other programs write it differently.
     """
 
     def __init__(self, path: str, make: Callable[[Item], Row]):
@@ -317,17 +319,17 @@ class _QuotesTold:
         self._quoted += bool(inner)
         doubled = any('""' in cell and '"' not in cell.replace('""', "") for cell in inner)
         if doubled or self._quoted == self._seen == _QUOTED_ROWS:
-            self._tell(row)
+            self._warn(row)
         return row
 
-    def _tell(self, row: Row) -> None:
-        if self._path not in _quotes_told:
-            _quotes_told.add(self._path)
-            told = (
+    def _warn(self, row: Row) -> None:
+        if self._path not in _quotes_reported:
+            _quotes_reported.add(self._path)
+            warning = (
                 f"warning: {row.where} has a cell in quotes, which a TSV file keeps as they are; "
                 "write it as .csv, with commas and these quotes, or remove the quotes"
             )
-            print(told, file=sys.stderr, flush=True)
+            print(warning, file=sys.stderr, flush=True)
 
 
 def _document_reader(piece: Piece, file: SourceFile) -> _Reader[Document]:
@@ -339,7 +341,7 @@ def _document_reader(piece: Piece, file: SourceFile) -> _Reader[Document]:
 
 
 def _row_document(row: Row) -> Document | None:
-    """Returns the document that a row's text is; None where it is blank."""
+    """Returns a row's text as a document; None where it is blank."""
     parts = _sentences(row.text)
     return Document(parts, row.origin, row.number) if parts else None
 
@@ -350,7 +352,7 @@ def _plain_document(origin: lines.Origin, item: Item) -> Document:
 
 
 def _plain_documents(piece: Piece, file: SourceFile) -> Iterator[Item]:
-    """Yields the lines of each document, under the number of the first."""
+    """Yields the lines of each document, with the number of the first."""
     with lines.opened(file.path, zipped=file.zipped) as stream:
         for document in lines.documents(stream, begin=piece.begin, end=piece.end):
             yield Item(document[0].number, document)

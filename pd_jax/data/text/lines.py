@@ -1,9 +1,9 @@
-"""Lines and documents of a text file, whole or in byte ranges, with their places for messages.
+"""Lines and documents of a text file, entire or in byte ranges, with their places for messages.
 
 A file is divided without reading it first: each range takes the lines (or documents) that begin in
 it. A document begins at a line after a blank one, and also at the first line of every MiB of the
 file. Thus a reader that starts anywhere finds the same documents as one that started at the top,
-and a file without blank lines is no single document.
+and a file without blank lines is not one single document.
 """
 
 import gzip
@@ -18,13 +18,13 @@ from etils import epath
 from pd_jax.errors import SourceError
 
 DOCUMENT_BYTES = 1 << 20
-"""A document is cut at the first line of every so many bytes of its file."""
+"""A document is cut at the first line that begins in each block of this many bytes."""
 
 SENTENCE_BYTES = 1 << 16
 """A line of a document longer than this is read as several sentences, cut at spaces."""
 
 ROW_BYTES = 1 << 24
-"""A row may not be longer: its id is a digest of the whole text, and memory is bounded."""
+"""The longest row allowed: its id is a digest of the whole text, and memory is bounded."""
 
 _BUFFER_BYTES = 1 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -32,7 +32,7 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 class Origin:
-    """A file and the byte from which lines are numbered; it counts those before when asked."""
+    """A file and the byte from which lines are numbered; counts those before it on demand."""
 
     def __init__(self, path: str, *, begin: int = 0, unit: str = ""):
         self._path, self._begin, self._unit = path, begin, unit
@@ -64,10 +64,10 @@ class Line(NamedTuple):
 
 @contextmanager
 def opened(path: str, *, zipped: bool) -> Iterator[IO[bytes]]:
-    """Gives the (uncompressed) byte stream of a file.
+    """Yields the (uncompressed) byte stream of a file.
 
     Raises:
-      SourceError: where the file cannot be read or is no gzip file.
+      SourceError: where the file cannot be read or is not a gzip file.
     """
     try:
         with epath.Path(path).open("rb") as raw:

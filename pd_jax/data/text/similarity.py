@@ -1,8 +1,8 @@
-"""How near a transfer set is to a labelled set, and which of its rows are nearest.
+"""Measures how near a transfer set is to a labelled set, and chooses the nearest of its rows.
 
 Nearness is Spearman's rank correlation of n-gram frequencies (after Turc et al. 2019, section 6.3,
-which does not say of which n-grams; here n = 1, 2 and 3 are given apart). Rows are chosen by the
-difference of cross-entropies of Moore and Lewis 2010.
+which does not state which n-grams; here n = 1, 2 and 3 are given separately). Rows are chosen by
+the cross-entropy difference of Moore and Lewis 2010.
 """
 
 import dataclasses
@@ -83,7 +83,7 @@ def frequencies(texts: Iterable[str], words: Words) -> dict[int, Frequencies]:
     """Returns for every n of SIZES how often each n-gram occurs; none spans two texts.
 
     Raises:
-      SourceError: where the texts hold no word.
+      SourceError: where the texts have no words.
     """
     waiting: dict[int, list[Frequencies]] = {size: [] for size in SIZES}
     for block in _blocks(texts):
@@ -94,7 +94,7 @@ def frequencies(texts: Iterable[str], words: Words) -> dict[int, Frequencies]:
             if sum(len(part.ngrams) for part in waiting[size]) > _WAITING_NGRAMS:
                 waiting[size] = [_sum(waiting[size])]
     if not any(len(part.ngrams) for part in waiting[1]):
-        raise SourceError("there is no word in the text to compare; give text")
+        raise SourceError("there are no words in the text to compare; give text with words")
     return {size: _sum(parts) for size, parts in waiting.items()}
 
 
@@ -109,7 +109,7 @@ def correlation(
 
     An n-gram that does not occur in the transfer set has frequency 0 there; n-grams of equal
     frequency share the mean of their ranks. (Adding a constant to all counts would change no rank.)
-    The transfer set's own n-grams take no part: what is frequent in one text is mostly rare in the
+    The transfer set's own n-grams play no part: what is frequent in one text is mostly rare in the
     other, so that choosing from both would push the correlation below 0.
 
     Raises:
@@ -118,7 +118,8 @@ def correlation(
     wanted = labelled[size].most_frequent(vocabulary)
     if not len(wanted):
         raise SourceError(
-            f"no text has {size} words in a row, so there are no {size}-grams to rank"
+            f"no text has {size} words in a row, so there are no {size}-grams to rank;"
+            " give longer texts"
         )
     ranks = [mean_ranks(text[size].of(wanted)) for text in (labelled, transfer)]
     centred = [rank - rank.mean() for rank in ranks]
@@ -148,9 +149,9 @@ def choose(
 ) -> Int64[np.ndarray, " rows"]:
     """Returns the numbers of the `rows` texts that are most like `near` and least like `among`.
 
-    A text's score is the mean over its words and bigrams of log p(near) - log p(among), counts
-    smoothed by one, as if it held ten more that say nothing: else texts of one word would come
-    first by chance. Of equal scores the earlier text is taken. Numbers come in rising order.
+    A text's score is the mean over its words and bigrams of log p(near) - log p(among), with counts
+    smoothed by one and as if it had ten more that are neutral: otherwise texts of one word would
+    come first by chance. Of equal scores the earlier text is taken. Numbers are in ascending order.
     """
     tables = [_ratios(near[size], among[size]) for size in _CHOICE_SIZES]
     scores = [_scores(block, tables, words) for block in _blocks(texts)]
@@ -160,7 +161,7 @@ def choose(
 
 
 def picture(found: Correlation, *, width: int = 48, height: int = 16) -> str:
-    """Returns a plot of ranks against ranks in letters: the darker, the more n-grams."""
+    """Returns a plot of ranks against ranks in characters: the darker, the more n-grams."""
     shades = " .:-=+*#%@"
     bins, _, _ = np.histogram2d(found.second, found.first, bins=(height, width))
     largest = bins.max()
@@ -183,14 +184,14 @@ def _blocks(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _stream(block: Sequence[str], words: Words) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the block's words one after another, 0 behind each text, and each one's text."""
+    """Returns the block's words one after another, with 0 after each text, and each word's text."""
     numbers = [np.array([*words.numbers(text), 0], np.int64) for text in block]
     owners = np.repeat(np.arange(len(block)), [len(part) for part in numbers])
     return np.concatenate(numbers), owners
 
 
 def _ngrams(stream: np.ndarray, owners: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the n-grams that hold no 0 as one number each, and the text each is from."""
+    """Returns the n-grams without a 0, as one number each, and the text each is from."""
     count = max(0, len(stream) - size + 1)
     found, whole = np.zeros(count, np.int64), np.ones(count, bool)
     for offset in range(size):

@@ -1,10 +1,10 @@
-"""Reviews written by a seeded grammar: text for the whole chain where there is no data at hand.
+"""Reviews written by a seeded grammar: text for running the whole chain without any data.
 
-A sentence judges parts of a thing, and its label is what it says as a whole. To get that right
-takes two things. One is to know the words: some three hundred adjectives carry a sentiment, and a
-small labelled set shows but a part of them; the corpus teaches which are alike, by the degree words
-that it puts before them. The other is composition: a negator turns the adjective behind it, and of
-two clauses that disagree the main one decides.
+A sentence judges parts of a thing, and its label is its overall judgement. Getting that right takes
+two things. One is vocabulary: some three hundred adjectives carry a sentiment, and a small labelled
+set shows only some of them; the corpus teaches which are similar, by the degree words that it puts
+before them. The other is composition: a negator reverses the adjective after it, and of two clauses
+that disagree the main one decides.
 """
 
 import bisect
@@ -60,7 +60,7 @@ DEGREES = (
     ("utterly", "painfully", "hopelessly", "bitterly"),
     ("truly", "wholly", "warmly", "gladly"),
 )
-"""By label; the corpus alone uses them: they teach the adjectives and give no label away."""
+"""By label. Only the corpus uses them: they teach the adjectives without giving labels away."""
 NEGATORS = ("not", "never", "hardly")
 PEOPLE = tuple(
     "critics visitors customers readers guests reviewers anna peter maria omar lucy daniel".split()
@@ -86,8 +86,8 @@ _RANK_OFFSET = 8.0
 def write_synthetic(stage: SyntheticStage, folder: epath.PathLike) -> dict[str, int]:
     """Writes corpus.txt, transfer.txt, train.tsv, dev.tsv and test.tsv; returns sentences by file.
 
-    Everything is a function of the stage alone. No sentence of dev or test stands in another file,
-    and no two labelled ones are equal.
+    Everything is a function of the stage alone. No sentence of dev or test is in another file, and
+    no two labelled ones are equal.
     """
     folder = epath.Path(folder)
     seen: set[str] = set()
@@ -112,9 +112,9 @@ def write_synthetic(stage: SyntheticStage, folder: epath.PathLike) -> dict[str, 
 def labelled_sentences(
     seed: int, name: str, count: int, *, seen: set[str]
 ) -> Iterator[tuple[str, int]]:
-    """Yields `count` sentences with their labels, as many of each; adds them to `seen`.
+    """Yields `count` sentences with labels, equally many of each label; adds them to `seen`.
 
-    None of them is in `seen` before.
+    None of them was in `seen` before.
     """
     writer = _Writer(seed, name)
     for index in range(count):
@@ -134,7 +134,7 @@ def documents(seed: int, sentences: int, *, seen: Collection[str]) -> Iterator[l
 
 
 class _Writer:
-    """Sentences from one stream of random numbers, named within the seed."""
+    """Generates sentences from the stream of random numbers that `seed` and `name` identify."""
 
     def __init__(self, seed: int, name: str):
         digest = files.digest_bytes(str(seed).encode(), name.encode())
@@ -152,7 +152,7 @@ class _Writer:
         return self.pick(THINGS).split()
 
     def sentence(self, label: int, parts: Sequence[str], *, without: Collection[str]) -> str:
-        """Returns a sentence about some of `parts` that says `label` and is not in `without`."""
+        """Returns a sentence about some of `parts` that expresses `label`; none of `without`."""
         while (text := " ".join([*self._words(label, parts), "."])) in without:
             pass
         return text
@@ -173,7 +173,7 @@ class _Writer:
         return clause
 
     def _clause(self, label: int, parts: Sequence[str], negated: float) -> list[str]:
-        """Returns one judgement; a negated one speaks with a word of the other label."""
+        """Returns one judgement; a negated one uses an adjective of the other label."""
         part = self.pick(parts)
         if self._random() < negated:
             return ["the", part, "was", self.pick(NEGATORS), *self._adjective(1 - label)]

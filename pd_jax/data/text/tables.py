@@ -1,7 +1,7 @@
-"""Readers of text in rows: one class a format, each naming the place of every row it gives.
+"""Readers of text in rows: one class per format, each naming the place of every row it gives.
 
 `items` yields rows as they come from the file, cheaply; `row` makes a `Row` of one. So a reader
-that shares a file with others passes over their rows without decoding them.
+that shares a file with others skips their rows without decoding them.
 """
 
 import csv
@@ -17,15 +17,15 @@ from pd_jax.data.text import lines
 from pd_jax.errors import SourceError
 
 LABEL_SEPARATOR = "|"
-"""Stands between the labels of a row that has several."""
+"""Separates the labels of a row that has several."""
 
 _PARQUET_ROWS = 1024
 _SURROGATE = re.compile("[\ud800-\udfff]")
-"""Half of a pair of UTF-16, which JSON can write alone and UTF-8 cannot."""
+"""Half of a surrogate pair of UTF-16, which JSON can write alone and UTF-8 cannot."""
 
 
 class BrokenRowError(SourceError):
-    """A row that has too few or too many columns."""
+    """A row with too few or too many columns, or whose text is null or not text."""
 
 
 class Row(NamedTuple):
@@ -64,7 +64,7 @@ class Table(Protocol):
 
 @runtime_checkable
 class NamedTable(Table, Protocol):
-    """A table whose columns can all be had, by name."""
+    """A table that gives all of its columns by name."""
 
     def named(self, item: Item) -> Mapping[str, Any]:
         """Returns an item's values by column; raises SourceError where it cannot be read."""
@@ -140,7 +140,7 @@ class Tsv:
 
 
 class Csv:
-    """Comma-separated columns, quoted as RFC 4180 has it, so that a row may span lines; under a
+    """Comma-separated columns, quoted as in RFC 4180, so that a row may span lines; under a
     header unless the source names the columns.
     """
 
@@ -171,12 +171,12 @@ class Csv:
                 where = self._origin.name(reader.line_num)
                 if "new-line character" in str(fault):
                     raise SourceError(
-                        f"{where} has a carriage return that ends no line; convert the file's line"
-                        " ends, for example with tr '\\r' '\\n', or quote a cell that holds it"
+                        f"{where} has a carriage return inside a line; convert the file's line"
+                        " endings, for example with tr '\\r' '\\n', or quote a cell that has it"
                     ) from None
                 raise SourceError(
                     f"{where} is not CSV ({fault});"
-                    " quote cells that hold commas, quotes or line breaks"
+                    " quote cells that contain commas, quotes or line breaks"
                 ) from None
 
     def row(self, item: Item) -> Row:
@@ -260,7 +260,7 @@ class Parquet:
                 ) from None
             except UnicodeDecodeError as fault:
                 raise SourceError(
-                    f"{self._path} holds text that is not UTF-8 ({fault.reason}); write it again"
+                    f"{self._path} contains text that is not UTF-8 ({fault.reason}); write it again"
                 ) from None
 
     def row(self, item: Item) -> Row:
@@ -268,7 +268,7 @@ class Parquet:
         return named_row(item.value, self._source, self._origin, item.number)
 
     def named(self, item: Item) -> Mapping[str, Any]:
-        """Returns an item's values by column: those of the source, and those named besides."""
+        """Returns an item's values by column: those of the source, and the additional ones."""
         return item.value
 
     def _rows(self, table: Any) -> Iterator[Item]:
@@ -322,14 +322,14 @@ def named_row(value: Mapping[str, Any], source: Source, origin: lines.Origin, nu
             text = lines.decode(text, origin, number)
         if name is not None and not isinstance(text, str):
             kind = "null" if text is None else type(text).__name__
-            raise SourceError(
+            raise BrokenRowError(
                 f"{origin.name(number)} has {kind} in column {name!r}, which must be text;"
-                " correct the row or name another column"
+                f" correct the row, name another column, or set broken_rows='skip' on the source"
             )
         if text is not None and (half := _SURROGATE.search(text)):
             raise SourceError(
                 f"{origin.name(number)} has \\u{ord(half[0]):04x} in column {name!r}, which is half"
-                " a character; write the whole one, or remove it"
+                " a character; write the complete one, or remove it"
             )
         texts.append(text)
     label = None if source.label is None else label_text(value[source.label])
@@ -348,14 +348,14 @@ def _one_label(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, (list, tuple, dict)):
-        return type(value).__name__  # which is nobody's label; of any depth
+        return type(value).__name__  # never a valid label, at any depth
     if isinstance(value, float) and value.is_integer():  # as in columns that lack some values
         return str(int(value))
     return "" if value is None else str(value)
 
 
 class _Columns:
-    """Where text, pair and label stand among a file's columns."""
+    """The positions of text, pair and label among a file's columns."""
 
     def __init__(self, path: str, names: Sequence[str], source: Source):
         self._names = [name.strip() for name in names]
@@ -386,9 +386,9 @@ class _Columns:
         if len(cells) != len(self._names):
             much = "few" if len(cells) < len(self._names) else "many"
             raise BrokenRowError(
-                f"{origin.name(number)} has too {much} columns: {len(cells)} in place of"
+                f"{origin.name(number)} has too {much} columns: {len(cells)} instead of"
                 f" {len(self._names)} ({', '.join(self._names)});"
-                f" look for a missing or stray {separator}"
+                f" look for a missing or stray {separator}, or set broken_rows='skip'"
             )
 
 

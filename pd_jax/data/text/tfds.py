@@ -1,4 +1,4 @@
-"""Rows of TFDS datasets that lie on disk, prepared as ArrayRecord or TFRecord, without TensorFlow.
+"""Rows of TFDS datasets prepared on disk as ArrayRecord or TFRecord, read without TensorFlow.
 
 A name is `tfds:NAME:SPLIT`, `tfds:NAME/CONFIG:SPLIT`, or `tfds:FOLDER:SPLIT` with the path of a
 prepared dataset (the folder of `dataset_info.json`). Names are looked up under TFDS_DATA_DIR, by
@@ -59,7 +59,7 @@ class TfdsRows:
 
 
 def size(path: str) -> int:
-    """Returns about how many bytes the rows of a split have; 0 if it has none."""
+    """Returns the approximate size of a split's rows in bytes; 0 if it has none."""
     split = _split(path)
     whole = split.builder.info.splits[_base(split.name)]
     share = split.rows / max(whole.num_examples, 1)
@@ -67,7 +67,7 @@ def size(path: str) -> int:
 
 
 def digest(path: str, of_file: Callable[[epath.Path], str] = files.digest_file) -> str:
-    """Returns a digest of the files that hold a split, and of what describes them, by `of_file`."""
+    """Returns a digest of a split's files and of what describes them, using `of_file`."""
     split = _split(path)
     folder = epath.Path(split.builder.data_dir)
     held = [folder / _INFO, folder / "features.json"]
@@ -94,8 +94,8 @@ class _Split:
         """Yields the rows from `first` on, opening no file that ends before it.
 
         Raises:
-          SourceError: where a file has fewer rows than the dataset's description says, by which
-            files are passed over.
+          SourceError: where a file has fewer rows than the dataset's description states, by which
+            files are skipped.
         """
         for part in self.parts:
             if first >= part.take:
@@ -108,7 +108,7 @@ class _Split:
             if found < last:
                 raise SourceError(
                     f"{part.filename} has fewer rows than the {part.examples_in_shard} that"
-                    f" {_INFO} says; prepare the dataset again"
+                    f" {_INFO} states; prepare the dataset again"
                 )
             first = 0
 
@@ -141,7 +141,7 @@ def _split(path: str) -> _Split:
         return _Split(builder, split)
     except (ValueError, AssertionError) as fault:
         raise SourceError(
-            f"{path}: {split!r} is not a split ({fault}); write for example train[:1000]"
+            f"{path}: {split!r} is not a split ({fault}); write one such as train[:1000]"
         ) from None
 
 
@@ -170,10 +170,10 @@ def _folder(path: str, name: str) -> epath.Path:
             if configs:
                 names = ", ".join(sorted(f"{name}/{child.name}" for child in configs))
                 raise SourceError(
-                    f"{path} does not say which of its configurations to read; they are {names}"
+                    f"{path} does not name one of its configurations; they are {names}"
                 )
     raise SourceError(
-        f"{path} is not on disk: neither {name} nor {root / name} holds a prepared dataset;"
+        f"{path} is not on disk: neither {name} nor {root / name} contains a prepared dataset;"
         " prepare it with tfds build --file_format=array_record, or set TFDS_DATA_DIR"
     )
 

@@ -41,7 +41,7 @@ class JsonTokenizer:
         if min(ids.values(), default=0) < 0 or self.vocab_size > _LARGEST_VOCABULARY:
             raise TokenizerError(
                 f"{where} numbers its tokens up to {self.vocab_size - 1}; at most"
-                f" {_LARGEST_VOCABULARY} have a place"
+                f" {_LARGEST_VOCABULARY} are supported"
             )
         self._special = vocabulary.special_tokens(ids, where)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (

@@ -79,7 +79,9 @@ def _equivalent(model: bytes) -> hf.Tokenizer:
             byte_fallback=proto.trainer_spec.byte_fallback,
         )
     else:
-        raise TokenizerError("a SentencePiece model for BERT is of type unigram or bpe; train one")
+        raise TokenizerError(
+            "a SentencePiece model for BERT must be of type unigram or bpe; train one"
+        )
     whole = hf.Tokenizer(made)
     steps = [hf.normalizers.Replace(hf.Regex(r" {2,}"), " "), hf.normalizers.Strip()]
     if proto.normalizer_spec.precompiled_charsmap:

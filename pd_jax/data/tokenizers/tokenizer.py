@@ -40,7 +40,7 @@ _BERT_CLASSES = {
     "MobileBertTokenizer",
     "SqueezeBertTokenizer",
 }
-"""transformers' classes that are BERT's tokenizer by other names; their config decides the case."""
+"""transformers' classes that are BERT's tokenizer under other names; the config decides case."""
 _WORDPIECE_CLASSES = _BERT_CLASSES | {
     "ConvBertTokenizer",
     "DPRContextEncoderTokenizer",
@@ -80,14 +80,14 @@ class Tokenizer(Protocol):
 def load_tokenizer(path: epath.PathLike) -> Tokenizer:
     """Returns the tokenizer in a `vocab.txt`, `tokenizer.json` or `.model` file, or a folder.
 
-    Of a folder's files a `.model` is preferred, then `tokenizer.json`, then `vocab.txt`. A
-    `vocab.txt` without `tokenizer_config.json` beside it is lower-cased where it holds no capital.
+    In a folder a `.model` is preferred, then `tokenizer.json`, then `vocab.txt`. A `vocab.txt`
+    without `tokenizer_config.json` beside it is lower-cased where it contains no capitals.
     Added tokens that are not special are found in texts as the tokenizers library finds them.
     The configs beside a `tokenizer.json` overrule it where transformers' classes do.
 
     Raises:
-      TokenizerError: where there is none, or it is damaged, lacks a special token, cuts words in a
-        way that is not known here, or is a `vocab.txt` to which a file beside it adds tokens.
+      TokenizerError: where there is none, or it is damaged, lacks a special token, splits words in
+        an unsupported way, or is a `vocab.txt` to which a file beside it adds tokens.
     """
     path = epath.Path(path)
     if path.is_dir():
@@ -121,7 +121,7 @@ def train_tokenizer(sentences: Iterator[str], stage: TokenizerStage) -> Tokenize
 
 
 def unknown_share(tokenizer: Tokenizer, texts: Sequence[str]) -> float:
-    """Returns which part of the texts' tokens is [UNK]; 0 where there are none."""
+    """Returns the share of the texts' tokens that are [UNK]; 0 where there are no tokens."""
     ids = np.concatenate([np.zeros(0, np.int32), *tokenizer.encode(texts)])
     return float((ids == tokenizer.unk_id).mean()) if len(ids) else 0.0
 
@@ -134,8 +134,8 @@ def _train_wordpiece(sample: list[str], stage: TokenizerStage) -> WordPiece:
     # Each letter takes two places: alone and inside words.
     most = max(_LETTERS, (stage.vocab_size - len(special)) // 2)
     letters = _alphabet(sample, model.normalizer, most=most)
-    # Left alone, the library numbers the letters inside words as it meets words in a hash table,
-    # and breaks ties by those numbers. Given beforehand, their order is the same in every process.
+    # By default the library numbers the letters inside words in the order of a hash table, and
+    # breaks ties by those numbers. Given in advance, their order is the same in every process.
     inside = [f"##{letter}" for letter in letters]
     trainer = hf.trainers.WordPieceTrainer(
         vocab_size=max(stage.vocab_size, len(special) + 2 * len(letters)),
@@ -152,8 +152,8 @@ def _train_wordpiece(sample: list[str], stage: TokenizerStage) -> WordPiece:
 def _alphabet(sample: list[str], normalizer: hf.normalizers.Normalizer, *, most: int) -> list[str]:
     """Returns the most frequent letters and marks of normalised text, in their order.
 
-    Beyond a thousand, at most `most`, they are taken where a script needs them: English text holds
-    thousands of foreign letters too, and their places are better left to its words.
+    More than a thousand, at most `most`, are taken only where a script needs them: English text
+    has thousands of foreign letters too, whose places are better left to its words.
     """
     counts: collections.Counter[str] = collections.Counter()
     for sentence in sample:
@@ -178,7 +178,7 @@ def _train_sentencepiece(sample: list[str], stage: TokenizerStage) -> SentencePi
             pad_id=0, pad_piece=pad, unk_id=1, unk_piece=unk, bos_id=-1, eos_id=-1,
             control_symbols=others,
             max_sentence_length=_LONGEST_SENTENCE,
-            num_threads=_THREADS,  # sums depend on their number, so it is not that of the cores
+            num_threads=_THREADS,  # sums depend on it, so it does not follow the cores
             minloglevel=2,
         )  # fmt: skip
     except (RuntimeError, ValueError) as fault:
@@ -194,22 +194,22 @@ def _file_in(folder: epath.Path) -> epath.Path:
     models = sorted(folder.glob("*.model"))
     if len(models) > 1:
         names = ", ".join(model.name for model in models)
-        raise TokenizerError(f"{folder} holds several tokenizers ({names}); name one of the files")
+        raise TokenizerError(f"{folder} has several tokenizers ({names}); name one of the files")
     for path in (*models, folder / JSON_FILE, folder / VOCAB_FILE):
         if path.exists():
             return path
     raise TokenizerError(
-        f"{folder} holds no vocab.txt, tokenizer.json or .model file; name another folder"
+        f"{folder} has no vocab.txt, tokenizer.json or .model file; name another folder"
     )
 
 
 def _from_vocab(path: epath.Path) -> WordPiece:
     try:
-        # Not splitlines: vocabularies hold pieces such as U+2028 that it would take for line ends.
+        # Not splitlines: vocabularies have pieces such as U+2028 that it would take for line ends.
         pieces = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as fault:
         raise TokenizerError(
-            f"{path} is not UTF-8 ({fault}); take the file as it was released"
+            f"{path} is not UTF-8 ({fault}); use the file as it was released"
         ) from None
     pieces = [piece.removesuffix("\r") for piece in pieces]
     lines: dict[str, int] = {}
@@ -217,15 +217,15 @@ def _from_vocab(path: epath.Path) -> WordPiece:
         if piece in lines:
             raise TokenizerError(
                 f"{path}:{number} repeats line {lines[piece]} ({piece!r}), which would shift ids;"
-                " take the file as it was released"
+                " use the file as it was released"
             )
         lines[piece] = number
     kind, options = _config_beside(path)
     if kind is not None and kind not in _WORDPIECE_CLASSES:
         raise TokenizerError(
-            f"{path} is the vocabulary of a {kind}, as the config beside it says, which cuts words"
-            " otherwise than BERT's tokenizer; name a tokenizer.json or .model file, or another"
-            " tokenizer"
+            f"{path} is the vocabulary of a {kind}, as the config beside it states, which splits"
+            " words differently from BERT's tokenizer; name a tokenizer.json or .model file, or"
+            " another tokenizer"
         )
     _check_added(path, options, lines)
     capitals = any(piece != piece.lower() for piece in pieces if not piece.startswith("["))
@@ -245,7 +245,7 @@ def _from_json(path: epath.Path) -> WordPiece | JsonTokenizer:
     kind, options = _config_beside(path)
     model, normalizer = definition["model"], definition.get("normalizer") or {}
     if kind in _BERT_CLASSES and normalizer.get("type") == "BertNormalizer":
-        # These classes make the normalizer anew, with their defaults for what is not said.
+        # These classes rebuild the normalizer, with their defaults for what is not given.
         normalizer = {
             **normalizer,
             "lowercase": options.get("do_lower_case", True),
@@ -258,8 +258,8 @@ def _from_json(path: epath.Path) -> WordPiece | JsonTokenizer:
     words = vocabulary if model.get("type") == "WordPiece" else None
     if isinstance(words, dict) and unknown not in words:
         raise TokenizerError(
-            f"{path} has no {unknown[:40]!r} in its WordPiece vocabulary, for words that it does"
-            " not know; add it there"
+            f"{path} has no {unknown[:40]!r} in its WordPiece vocabulary, for unknown words;"
+            " add it there"
         )
     bert = (
         model.get("type") == "WordPiece"
@@ -300,8 +300,8 @@ def _check_added(path: epath.Path, options: Mapping[str, Any], pieces: Container
         for token in by_number.values()
     ):
         raise TokenizerError(
-            f"{config} has an added_tokens_decoder that is no table of tokens; take the file as it"
-            " was released"
+            f"{config} has an added_tokens_decoder that is not a table of tokens; use the file as"
+            " it was released"
         )
     special = set(itertools.chain.from_iterable(SPECIAL.values()))
     added = [(file, name, name in special) for name in by_name]
@@ -312,7 +312,7 @@ def _check_added(path: epath.Path, options: Mapping[str, Any], pieces: Container
         if not is_special or name not in pieces:
             raise TokenizerError(
                 f"{where} adds the token {name[:40]!r} to {path.name}, which is read alone here;"
-                " write a tokenizer.json by from_pretrained and save_pretrained of transformers'"
+                " write a tokenizer.json with from_pretrained and save_pretrained of transformers'"
                 " AutoTokenizer, and name that file"
             )
 
@@ -320,11 +320,11 @@ def _check_added(path: epath.Path, options: Mapping[str, Any], pieces: Container
 def _config_beside(path: epath.Path) -> tuple[str | None, dict[str, Any]]:
     """Returns transformers' class for a file, without `Fast`, and the tokenizer's options.
 
-    The class is None where nothing tells of one. It is named by `tokenizer_config.json` or
+    The class is None where nothing indicates one. It is named by `tokenizer_config.json` or
     `config.json`, or follows from the kind of model.
 
     Raises:
-      TokenizerError: where words are cut by a program that is not known here.
+      TokenizerError: where words are split by a program that is not supported.
     """
     options, model = (
         files.read_object(beside, TokenizerError) if beside.exists() else {}
@@ -333,22 +333,22 @@ def _config_beside(path: epath.Path) -> tuple[str | None, dict[str, Any]]:
     words = options.get("word_tokenizer_type") or "basic"
     if words != "basic":
         raise TokenizerError(
-            f"{path.parent / CONFIG_FILE} has word_tokenizer_type {str(words)[:40]!r}, and only"
-            " 'basic' is known here; name another tokenizer"
+            f"{path.parent / CONFIG_FILE} has word_tokenizer_type {str(words)[:40]!r}, but only"
+            " 'basic' is supported; name another tokenizer"
         )
     kind = options.get("tokenizer_class") or model.get("tokenizer_class")
     if kind is None:
         return ("BertTokenizer" if str(model.get("model_type")) in _BERT_MODELS else None), options
     if not isinstance(kind, str):
         raise TokenizerError(
-            f"{path} has a config beside it whose tokenizer_class is {str(kind)[:40]!r} and no"
-            " name; take the files as they were released"
+            f"{path} has a config beside it whose tokenizer_class is {str(kind)[:40]!r} and not"
+            " a name; use the files as they were released"
         )
     return kind.removesuffix("Fast"), options
 
 
 def _has_its_parts(definition: dict) -> bool:
-    """Returns whether what is read of a tokenizer.json is there and of the right kind."""
+    """Returns whether the parts of a tokenizer.json that are read exist, with the right types."""
     added = definition.get("added_tokens") or []
     return (
         isinstance(definition.get("model"), dict)

@@ -44,7 +44,7 @@ def special_tokens(ids: Mapping[str, int], where: str) -> dict[str, str]:
     """Returns role -> the vocabulary's name for it, in the order of SPECIAL.
 
     Raises:
-      TokenizerError: naming the tokens that are lacking.
+      TokenizerError: where tokens are missing, naming them.
     """
     found = {
         role: next((name for name in names if name in ids), "") for role, names in SPECIAL.items()
@@ -52,17 +52,17 @@ def special_tokens(ids: Mapping[str, int], where: str) -> dict[str, str]:
     lacking = [SPECIAL[role][0] for role, name in found.items() if not name]
     if lacking:
         raise TokenizerError(
-            f"{where} lacks {', '.join(lacking)}; a vocabulary for BERT holds [PAD], [UNK], [CLS],"
+            f"{where} lacks {', '.join(lacking)}; a vocabulary for BERT needs [PAD], [UNK], [CLS],"
             " [SEP] and [MASK]"
         )
     return found
 
 
 def parts(text: str) -> Iterator[str]:
-    """Yields a long text in parts that a tokenizer treats as it would the whole.
+    """Yields a long text in parts that a tokenizer treats as it would the entire text.
 
-    They are cut at a space or, without one, at another place where words end. Only a run of so
-    many letters and digits is cut as it comes.
+    They are cut at a space or, without one, at another place where words end. Only a run of that
+    many letters and digits is cut anywhere.
     """
     start = 0
     while len(text) - start > PART_LETTERS:
@@ -103,12 +103,12 @@ def check_place(folder: epath.PathLike) -> None:
 
 
 def make_way(folder: epath.Path, written: Sequence[str]) -> None:
-    """Removes the files of tokenizers of other kinds, beside which `written` would not be read.
+    """Removes files of other kinds of tokenizers, which would be read in place of `written`.
 
-    What is about to be written anew stays: another process may be reading it.
+    What is about to be overwritten stays: another process may be reading it.
 
     Raises:
-      TokenizerError: where there is a `.model` of a name of its own, which may be all there is of
+      TokenizerError: where there is a `.model` with an unknown name, which may be the only copy of
         somebody's work.
     """
     check_place(folder)

@@ -1,4 +1,4 @@
-"""BERT's own tokenizer, with a memory for words."""
+"""BERT's own tokenizer, with a cache of words."""
 
 import itertools
 import re
@@ -21,8 +21,8 @@ _ASCII_RUN = re.compile(r"[0-9A-Za-z]+|[^0-9A-Za-z]")
 class WordPiece:
     """BERT's tokenizer: clean, split into words and punctuation, then greedily into pieces.
 
-    Words are kept with their ids once seen. That is exact, because the pipeline treats what stands
-    between two spaces by itself, and four times as fast as asking for every sentence.
+    The ids of a word are cached once seen. That is exact, because the pipeline treats the text
+    between two spaces on its own, and four times as fast as encoding every sentence.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class WordPiece:
             if not isinstance(value, bool):
                 raise TokenizerError(
                     f"{where} or the config beside it has {str(value)[:40]!r} where only true and"
-                    " false make sense; take the files as they were released"
+                    " false make sense; use the files as they were released"
                 )
         self._pieces = tuple(pieces)
         self._options = {
@@ -104,7 +104,7 @@ class WordPiece:
 
 
 class _Known(dict[str, tuple[int, ...]]):
-    """Text -> ids, asked for once; forgets everything when it holds too much."""
+    """A cache of text -> ids, computed once; it is emptied when it grows too large."""
 
     def __init__(self, ids: Callable[[str], Iterable[int]]):
         super().__init__()
@@ -120,10 +120,10 @@ class _Known(dict[str, tuple[int, ...]]):
 
 
 def _words(model: hf.Tokenizer, *, lowercase: bool) -> _Known:
-    """Returns what stands between two spaces -> its ids.
+    """Returns a cache of the text between two spaces -> its ids.
 
-    Printable ASCII needs no cleaning: it falls into runs of letters and digits, and punctuation,
-    of which there are far fewer than words with all the punctuation that clings to them.
+    Printable ASCII needs no cleaning: it splits into runs of letters and digits, and punctuation,
+    of which there are far fewer than words with all the punctuation attached to them.
     """
     runs = _Known(lambda run: [token.id for token in model.model.tokenize(run)])
 

@@ -1,7 +1,7 @@
 """tf.train.Example on the wire, without TensorFlow.
 
-Writing: `encode` also says where in the message each feature's values lie, so that a reader with an
-index never parses a message. Reading: `decode_varints` turns the concatenated bytes of many rows
+Writing: `encode` also returns where in the message each feature's values lie, so that a reader with
+an index never parses a message. Reading: `decode_varints` turns the concatenated bytes of many rows
 into numbers at once. Messages whose layout is not known beforehand go through `parse` (protobuf,
 with a descriptor built at run time).
 """
@@ -37,7 +37,7 @@ class Encoded(NamedTuple):
 
 
 def encode(features: Mapping[str, Values]) -> Encoded:
-    """Returns the serialised tf.train.Example; features go by name, so equal rows give equal bytes.
+    """Returns the serialised tf.train.Example; features are sorted, so equal rows give equal bytes.
 
     Raises:
       ValueError: on an empty or negative feature.
@@ -94,7 +94,7 @@ def parse(payload: bytes) -> dict[str, list]:
     """Returns feature name -> values (int, float or bytes) of any serialised tf.train.Example.
 
     Raises:
-      ValueError: where the payload is no tf.train.Example.
+      ValueError: where the payload is not a tf.train.Example.
     """
     message = _example_class()()
     try:
@@ -140,7 +140,7 @@ def _entry(name: str, kind: int, data: bytes) -> bytes:
 
 @lru_cache(maxsize=1 << 20)
 def _varint(value: int) -> bytes:
-    # Kept, because token ids come again and again: looking one up costs a tenth of making it.
+    # Cached, because token ids recur: looking one up costs a tenth of encoding it.
     out = bytearray()
     while value > 0x7F:
         out.append((value & 0x7F) | 0x80)

@@ -1,9 +1,9 @@
-"""Ranges of files on remote storage, read in large blocks, of which the latest used are kept.
+"""Reads ranges of remote files in large blocks, of which the most recently used are kept.
 
-Storage like this answers slowly and sends fast: a request for a row takes about as long as one for
-megabytes. A feed that shuffles within windows (`data.window`) reads each block once an epoch.
+Such storage has high latency and high throughput: a request for a row takes about as long as one
+for megabytes. A feed that shuffles within windows (`data.window`) reads each block once an epoch.
 
-Local files are mapped into memory, for which each stays open: of all shards that were read.
+Local files are memory-mapped, so the files of all shards that were read stay open.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ from pd_jax.errors import RecordsError
 
 BLOCK_BYTES = 1 << 23
 KEPT_BYTES = 1 << 30
-"""Of a dataset's blocks, and of a logit store's. What `data.window` covers should fit twice: a
-block that was dropped is read again whenever it is asked for."""
+"""Kept of a dataset's blocks, and of a logit store's. What `data.window` covers should fit twice: a
+block that was dropped is read again whenever it is needed."""
 _OPEN_FILES = 10_240
-"""To be allowed where the system has no limit of its own: the most that macOS takes."""
+"""The limit to set where the system has none of its own: the most that macOS accepts."""
 
 
 class Blocks:
@@ -48,7 +48,7 @@ class Blocks:
 
 
 class RemoteFile:
-    """A remote file of which `file[begin:end]` are the bytes of a range."""
+    """A remote file, where `file[begin:end]` gives the bytes of a range."""
 
     def __init__(self, path: epath.Path, blocks: Blocks):
         self._path, self._blocks = path, blocks
@@ -75,10 +75,10 @@ def content(path: epath.Path, blocks: Blocks) -> mmap.mmap | RemoteFile:
 
 @contextlib.contextmanager
 def enough_files(path: epath.Path) -> Iterator[None]:
-    """Lets a block open a file though many others are open.
+    """Lets a block open a file even if many others are open.
 
     Raises:
-      RecordsError: where this process has as many open as the system allows it.
+      RecordsError: where this process has as many files open as the system allows.
     """
     _raise_limit()
     try:
@@ -87,14 +87,14 @@ def enough_files(path: epath.Path) -> Iterator[None]:
         if fault.errno != errno.EMFILE:
             raise
         raise RecordsError(
-            f"{path} cannot be opened, for this process has as many files open as it may, and one"
-            " for each shard of its datasets; raise the limit of open files (ulimit -n)"
+            f"{path} cannot be opened, since this process has as many files open as it may, one for"
+            " each shard of its datasets; raise the limit on open files (ulimit -n)"
         ) from None
 
 
 @functools.cache
 def _raise_limit() -> None:
-    """Lets this process open as many files as the system allows it, mostly far more than at first.
+    """Lets this process open as many files as the system allows, usually far more than at first.
 
     A dataset may have a thousand shards, which is the usual limit.
     """

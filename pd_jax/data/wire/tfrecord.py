@@ -65,7 +65,7 @@ def read_frames(path: epath.PathLike) -> Iterator[Framed]:
             yield from _frames(source, str(path))
         except (EOFError, gzip.BadGzipFile, zlib.error) as fault:
             raise RecordsError(
-                f"{path} is a damaged gzip file ({fault}); fetch or make it again"
+                f"{path} is a damaged gzip file ({fault}); download or rebuild it"
             ) from None
 
 
@@ -75,18 +75,19 @@ def _frames(stream: IO[bytes] | gzip.GzipFile, name: str) -> Iterator[Framed]:
     while header := stream.read(HEADER_BYTES):
         fault = f"{name} record {number} (at byte {offset})"
         if len(header) < HEADER_BYTES:
-            raise RecordsError(f"{fault} is cut short; fetch or make the file again")
+            raise RecordsError(f"{fault} is cut short; download or rebuild the file")
         length, length_crc = struct.unpack("<QI", header)
         if mask(crc32c(header[:8])) != length_crc or length > _LARGEST_PAYLOAD:
             raise RecordsError(
-                f"{fault} has a damaged length, or this is no TFRecord file; fetch or make it again"
+                f"{fault} has a damaged length, or this is not a TFRecord file;"
+                " download or rebuild it"
             )
         body = stream.read(length + FOOTER_BYTES)
         if len(body) < length + FOOTER_BYTES:
-            raise RecordsError(f"{fault} is cut short; fetch or make the file again")
+            raise RecordsError(f"{fault} is cut short; download or rebuild the file")
         payload = body[:length]
         if mask(crc32c(payload)) != int.from_bytes(body[length:], "little"):
-            raise RecordsError(f"{fault} fails its checksum; fetch or make the file again")
+            raise RecordsError(f"{fault} fails its checksum; download or rebuild the file")
         yield Framed(number, offset + HEADER_BYTES, payload)
         offset += HEADER_BYTES + length + FOOTER_BYTES
         number += 1

@@ -97,7 +97,7 @@ def test_rules_between_fields():
         assert "lengths must rise" in refused(a={"kind": "label", "teacher": "@t", **data})
         named = ({"name": "t", "model": "@t"},)
         assert "lengths must rise" in refused(a={"kind": "compare", "models": named, **data})
-    assert "give init.source" in refused(a=train(init={"layers": "bottom"}))
+    assert "set init.source" in refused(a=train(init={"layers": "bottom"}))
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_a_study_measures_sets_that_its_cells_are_scored_on():
         read("dev", "tset")
     with pytest.raises(ConfigError, match="sets must name one evaluation set or more"):
         read()
-    with pytest.raises(ConfigError, match="f1 is no mean over rows: name one set, not dev, test"):
+    with pytest.raises(ConfigError, match="f1 is not a mean over rows; name one set, not dev,"):
         read("dev", "test", quantity="f1")
 
 
@@ -222,7 +222,7 @@ def test_two_cells_at_one_place_of_mixed_kinds_are_named():
     axes = ({"rows": 5, "seed": 0}, {"rows": "all", "seed": 0})
     cells = tuple({"stage": "a", "axes": place} for place in axes * 2)
     measures = ({"quantity": "accuracy", "sets": ("dev",)},)
-    with pytest.raises(ConfigError, match="two cells stand at {'rows': 5, 'seed': 0}"):
+    with pytest.raises(ConfigError, match="two cells are at {'rows': 5, 'seed': 0}"):
         reading.pipeline_from(
             {**pipeline(a=train()), "study": {"cells": cells, "measures": measures}}
         )

@@ -116,13 +116,13 @@ SEVERAL = Rows(task="multilabel", labels=("x", "y"))
 @pytest.mark.parametrize(
     ("examples", "content", "message"),
     [
-        (BINARY, "a\t0\nb\t2\n", r"rows\.tsv:3: label '2' is none of '0', '1'"),
-        (NAMED, "a\tmaybe\n", r"rows\.tsv:2: label 'maybe' is none of 'no', 'yes'"),
-        (SIGNED, "a\t1\n", r"rows\.tsv:2: label '1' is none of '\+1', '-1'"),
-        (NAMED, "a\t2\n", r"rows\.tsv:2: label '2' is none of 'no', 'yes'"),
-        (SEVERAL, "a\tx|q\n", r"rows\.tsv:2: label 'q' is none of 'x', 'y'"),
-        (Rows(task="regression"), "a\thigh\n", r"rows\.tsv:2: label 'high' is no number"),
-        (Rows(task="regression"), "a\tnan\n", r"rows\.tsv:2: label 'nan' is no number"),
+        (BINARY, "a\t0\nb\t2\n", r"rows\.tsv:3: label '2' is not one of '0', '1'"),
+        (NAMED, "a\tmaybe\n", r"rows\.tsv:2: label 'maybe' is not one of 'no', 'yes'"),
+        (SIGNED, "a\t1\n", r"rows\.tsv:2: label '1' is not one of '\+1', '-1'"),
+        (NAMED, "a\t2\n", r"rows\.tsv:2: label '2' is not one of 'no', 'yes'"),
+        (SEVERAL, "a\tx|q\n", r"rows\.tsv:2: label 'q' is not one of 'x', 'y'"),
+        (Rows(task="regression"), "a\thigh\n", r"rows\.tsv:2: label 'high' is not a number"),
+        (Rows(task="regression"), "a\tnan\n", r"rows\.tsv:2: label 'nan' is not a number"),
     ],
 )  # fmt: skip
 def test_labels_that_do_not_fit_are_named_with_file_and_line(
@@ -147,7 +147,7 @@ def test_task_and_columns_must_fit_each_other(tmp_path, tokenizer):
 @pytest.mark.parametrize("examples", [Rows(), Corpus()])
 @pytest.mark.parametrize("content", ["", "\n \n\t\n"])
 def test_an_empty_corpus_is_refused_by_name(tmp_path, tokenizer, examples, content):
-    with pytest.raises(SourceError, match=r"a\.txt: no(thing| text) in it"):
+    with pytest.raises(SourceError, match=r"a\.txt: there is no(thing to read| text);"):
         build_rows(tmp_path, tokenizer, content, examples, name="a.txt")
 
 
@@ -222,7 +222,7 @@ def test_next_sentences_follow_or_come_from_elsewhere(tmp_path, tokenizer):
 
 def test_a_single_document_has_no_random_next_sentence(tmp_path, tokenizer):
     path = write_corpus(tmp_path / "a.txt", documents=1)
-    with pytest.raises(SourceError, match=r"a\.txt:1: its shard holds only one document"):
+    with pytest.raises(SourceError, match=r"a\.txt:1: its shard has only one document"):
         build_records(
             stage(path, Corpus(next_sentence=True)), tokenizer, tmp_path / "set", name="a"
         )

@@ -126,5 +126,5 @@ def test_pairs_of_evaluation_sets_are_left_out_as_pairs(tmp_path, tokenizer):
 def test_a_dataset_of_which_nothing_is_left_is_refused(tmp_path, tokenizer):
     (tmp_path / "dev.txt").write_text("a\n")
     exclude = (Source(path=str(tmp_path / "dev.txt")),)
-    with pytest.raises(SourceError, match="everything in it was left out.*'excluded': 2"):
+    with pytest.raises(SourceError, match="all of the text was left out.*'excluded': 2"):
         build_rows(tmp_path, tokenizer, "a\nA\n", Rows(), name="a.txt", exclude=exclude)

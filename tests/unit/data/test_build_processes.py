@@ -139,7 +139,7 @@ def test_a_name_that_no_shard_can_have_is_refused_before_any_work(tmp_path, toke
 
 def test_a_folder_that_came_to_hold_another_tokenizer_is_refused(tmp_path, tokenizer):
     tokenizer.save(tmp_path / "tokenizer")
-    with pytest.raises(TokenizerError, match=r"tokenizer holds another tokenizer .* build again"):
+    with pytest.raises(TokenizerError, match=r"tokenizer has a different tokenizer .* build again"):
         build._tokenizer(str(tmp_path), "of another")
     assert build._tokenizer(str(tmp_path), tokenizer.fingerprint).vocab_size == len(PIECES)
 

@@ -102,7 +102,7 @@ def test_an_estimate_is_near_and_makes_nothing(folder, capsys):
 def test_shares_end_with_the_whole(folder, capsys):
     arguments = ["--input", folder / "a.tsv", "--shards", 2, "--of", 2]
     assert build(folder, *arguments, "--shard", 1) == 0
-    assert "the dataset is whole when all shares are made" in capsys.readouterr().out
+    assert "the dataset is complete when all shares are made" in capsys.readouterr().out
     assert build(folder, *arguments, "--shard", 0) == 0
     assert capsys.readouterr().out.startswith("400 examples")
 
@@ -114,7 +114,7 @@ def test_shares_end_with_the_whole(folder, capsys):
         (["--shards", "-1"], "--shards: "),
         (["--task", "classification", "--label-column", "label"], "needs labels: name them"),
         (["--layout", "corpus", "--labels", "a,b"], "a corpus has neither labels nor pairs"),
-        (["--next-sentence"], "--next-sentence is for --layout corpus"),
+        (["--next-sentence"], "--next-sentence requires --layout corpus"),
         (["--shard", "1"], "give --shard I and --of N together"),
         (["--shard", "2", "--of", "2"], "with I from 0 to N - 1"),
         (["--text-column", "words"], "has no column 'words'; its columns are 'label', 'text'"),

@@ -115,7 +115,7 @@ def test_a_windowed_epoch_takes_one_window_after_the_other(size, window):
 
 
 def test_a_window_with_chosen_rows_is_refused():
-    with pytest.raises(pydantic.ValidationError, match="rows draws from all over a dataset"):
+    with pytest.raises(pydantic.ValidationError, match="rows draws from the entire dataset"):
         data(rows=3, window=2)
 
 

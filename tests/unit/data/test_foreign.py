@@ -124,14 +124,14 @@ def test_regression_and_multilabel_records(tmp_path, imported, vocabulary):
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"input_ids": [5, 7, 102, 0]}, r"begins with 5 where the tokenizer's \[CLS\] is 101"),
+        ({"input_ids": [5, 7, 102, 0]}, r"begins with 5, but the tokenizer's \[CLS\] is 101"),
         ({"input_ids": [101, 40000, 102, 0]}, "token 40000 is outside the vocabulary of 30522"),
-        ({"input_ids": [101, 103, 102, 0]}, r"holds \[MASK\] where no masked_lm_ids say"),
-        ({"input_mask": [1, 1]}, "4 ids, 4 segments and 2 places of mask"),
+        ({"input_ids": [101, 103, 102, 0]}, r"has \[MASK\] in a place for which masked_lm_ids"),
+        ({"input_mask": [1, 1]}, "4 ids, 4 segments and 2 mask values"),
         ({"label_ids": [1, 0]}, "it has 2 labels, but task 'classification' needs 1"),
-        ({"label_ids": [2]}, "has label 2 where task 'classification' with 2 labels has 0 to 1"),
-        ({"label_ids": [0.5]}, "has label 0.5 where task 'classification' with 2 labels"),
-        ({"masked_lm_positions": [9], "masked_lm_ids": [3]}, "lies behind the end"),
+        ({"label_ids": [2]}, "has label 2, but task 'classification' with 2 labels allows 0"),
+        ({"label_ids": [0.5]}, "has label 0.5, but task 'classification' with 2 labels"),
+        ({"masked_lm_positions": [9], "masked_lm_ids": [3]}, "is beyond the end"),
         ({"masked_lm_positions": [1], "masked_lm_ids": [3, 4]}, "differ in length"),
     ],
 )
@@ -145,9 +145,9 @@ def test_records_that_do_not_fit_are_named(tmp_path, imported, changes, fault):
 @pytest.mark.parametrize(
     ("values", "fault"),
     [
-        ([1, 0], "it has 2 labels, but task 'multilabel' needs 3; name the task and the labels"),
+        ([1, 0], "it has 2 labels, but task 'multilabel' needs 3; give the task and the labels"),
         ([1, 0, 1, 0], "it has 4 labels, but task 'multilabel' needs 3"),
-        ([0, 2, 1], "it has label 2 where task 'multilabel' with 3 labels has 0 to 1"),
+        ([0, 2, 1], "it has label 2, but task 'multilabel' with 3 labels allows 0 to 1"),
     ],
 )
 def test_several_labels_that_do_not_fit_are_named(tmp_path, imported, values, fault):
@@ -257,8 +257,8 @@ def test_array_records_are_read_by_number(tmp_path, imported):
     content = bytearray(path.read_bytes())
     content[content.index(b"input_mask")] ^= 1
     path.write_bytes(bytes(content))
-    with pytest.raises(RecordsError, match="rows.array_record is damaged or no ArrayRecord file"):
+    with pytest.raises(RecordsError, match="rows.array_record is damaged or not an ArrayRecord"):
         imported(path)
     path.write_bytes(b"text")
-    with pytest.raises(RecordsError, match="rows.array_record is damaged or no ArrayRecord file"):
+    with pytest.raises(RecordsError, match="rows.array_record is damaged or not an ArrayRecord"):
         imported(path)

@@ -48,7 +48,7 @@ def run(tmp_path, *arguments: str, output="store") -> str:
 def stored(folder, dataset) -> np.ndarray:
     rows = np.arange(len(dataset))
     ids = dataset.gather(rows).example_ids
-    return LogitStore.open(folder).check(dataset).gather(rows, ids)
+    return LogitStore.open(folder).check(dataset).read(rows, ids)["logits"]
 
 
 LABELLED = ("--labels", "few,many")
@@ -107,7 +107,7 @@ def test_another_column_to_join_by_is_another_store(dataset, tmp_path):
     ]  # of both, one row has no answer
     given = ("--input", jsonl(tmp_path / "a.jsonl", rows), *LISTED, "--allow-missing", "1")
     run(tmp_path, *given, "--text-column", "a")
-    with pytest.raises(LogitsError, match="holds a finished store of another"):
+    with pytest.raises(LogitsError, match="has a finished store of another"):
         run(tmp_path, *given, "--text-column", "b")
 
 
@@ -143,7 +143,7 @@ def test_labels_of_a_language_model_get_the_certainty_they_are_given(dataset, tm
     found = stored(run(tmp_path, "--input", path, *LABELLED, *kind), dataset)
     np.testing.assert_allclose(np.exp(found[:2]), [[0.9, 0.1], [0.1, 0.9]], rtol=1e-5)
     rows[5]["answer"] = "lots"
-    with pytest.raises(LogitsError, match=r"a.jsonl:6: label 'lots' is none of 'few', 'many'"):
+    with pytest.raises(LogitsError, match=r"a.jsonl:6: label 'lots' is not one of 'few', 'many'"):
         run(tmp_path, "--input", jsonl(tmp_path / "a.jsonl", rows), *LABELLED, *kind)
 
 
@@ -194,13 +194,13 @@ BAD = {
     "a bad line": ("text", r"a.jsonl:4 is not JSON"),
     "NaN": ({"scores": [float("nan"), 0.0]}, r"a.jsonl:4 has a number that is not finite \(nan, 0"),
     "too many": ({"scores": [1.0, 2.0, 3.0]}, r"a.jsonl:4 gives 3 numbers in 'scores' for 2 out"),
-    "words": ({"scores": ["much", 0.0]}, r"a.jsonl:4 has 'much' in 'scores', which is no number"),
-    "a boolean": ({"scores": [True, 0.0]}, r"a.jsonl:4 has True in 'scores', which is no number"),
+    "words": ({"scores": ["much", 0.0]}, r"a.jsonl:4 has 'much' in 'scores', which is not a num"),
+    "a boolean": ({"scores": [True, 0.0]}, r"a.jsonl:4 has True in 'scores', which is not a num"),
     "no scores": ({"score": 1}, r"a.jsonl:4 has no column 'scores'; its columns are 'text', 'scor"),
     "no text": ({"text": None}, r"a.jsonl:4 has null in column 'text'"),
     "other labels": (
         {"scores": {"few": 1.0, "lots": 0.0}},
-        r"a.jsonl:4 speaks of 'few', 'lots', not of 'few', 'many'",
+        r"a.jsonl:4 has labels 'few', 'lots', not 'few', 'many'",
     ),
 }
 
@@ -238,16 +238,16 @@ def test_arrays_and_ids_that_do_not_fit(dataset, tmp_path):
     np.save(tmp_path / "a.npy", LOGITS[:11])
     (tmp_path / "keys.txt").write_text("\n".join(TEXTS) + "\n")
     arguments = ("--input", str(tmp_path / "keys.txt"), *LABELLED, "--array")
-    with pytest.raises(LogitsError, match=r"a.npy has 11 rows and .*keys.txt.* names 12"):
+    with pytest.raises(LogitsError, match=r"a.npy has 11 rows, but .*keys.txt.* names 12"):
         run(tmp_path, *arguments, str(tmp_path / "a.npy"))
     np.save(tmp_path / "b.npy", LOGITS[:, :1])
-    with pytest.raises(LogitsError, match=r"b.npy holds float32 \(12, 1\), not numbers \[rows, 2"):
+    with pytest.raises(LogitsError, match=r"b.npy contains float32 \(12, 1\), not numbers \[rows"):
         run(tmp_path, *arguments, str(tmp_path / "b.npy"))
     (tmp_path / "c.npy").write_bytes(b"nothing")
-    with pytest.raises(LogitsError, match=r"c.npy is no .npy file"):
+    with pytest.raises(LogitsError, match=r"c.npy is not an .npy file"):
         run(tmp_path, *arguments, str(tmp_path / "c.npy"))
     np.save(tmp_path / "a.npy", LOGITS)
-    with pytest.raises(LogitsError, match=r"keys.txt:1: 'w0 w1 w0' is no example id; give 32 hex"):
+    with pytest.raises(LogitsError, match=r"keys.txt:1: 'w0 w1 w0' is not an example id; give"):
         run(tmp_path, *arguments, str(tmp_path / "a.npy"), "--id-column", "id")
     with pytest.raises(LogitsError, match=r"keys.txt:1: plain text and TFDS have no columns"):
         run(tmp_path, *arguments[:-1])
@@ -261,8 +261,8 @@ def test_arrays_and_ids_that_do_not_fit(dataset, tmp_path):
         (("--labels", "a,b", "--columns", "x"), "names 1 columns for 2 outputs"),
         (("--labels", "a,b", "--columns", "x,y", "--values", "z"), "give either --values"),
         (("--labels", "a,b", "--kind", "labels", "--values", "z"), "needs --certainty"),
-        (("--labels", "a,b", "--array", "x.npy", "--values", "z"), "--array holds the numbers"),
-        (("--labels", "a,b", "--certainty", "0.9"), "nothing else takes it"),
+        (("--labels", "a,b", "--array", "x.npy", "--values", "z"), "--array has the numbers"),
+        (("--labels", "a,b", "--certainty", "0.9"), "no other kind takes it"),
         (("--task", "regression"), "a regression needs --values"),
         (("--task", "regression", "--kind", "probabilities"), "has neither probabilities nor"),
     ],
@@ -276,6 +276,6 @@ def test_a_labelled_set_wants_its_own_labels(tmp_path):
     dataset = tiny.dataset(tmp_path / "set", rows=4)
     with pytest.raises(ConfigError, match="has labels few, many, not yes, no"):
         run(tmp_path, "--input", "none.jsonl", "--labels", "yes,no", "--values", "x")
-    with pytest.raises(ConfigError, match="is of task classification; leave --task=regression"):
+    with pytest.raises(ConfigError, match="is for task classification; leave --task=regression"):
         run(tmp_path, "--input", "none.jsonl", "--task", "regression", "--values", "x")
     assert len(dataset) == 4

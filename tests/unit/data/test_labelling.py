@@ -57,7 +57,7 @@ def test_portions_in_any_order_come_back_row_for_row(dataset, tmp_path):
     made = run(tmp_path / "store", dataset)
     assert (made.rows, made.outputs, len(made.shards)) == (ROWS, 2, SHARDS)
     ids = dataset.gather(np.arange(ROWS)).example_ids
-    found = LogitStore.open(tmp_path / "store").gather(np.arange(ROWS), ids)
+    found = LogitStore.open(tmp_path / "store").read(np.arange(ROWS), ids)["logits"]
     np.testing.assert_array_equal(found, VALUES)
 
 
@@ -114,8 +114,8 @@ def test_the_manifest_says_what_the_teacher_was_asked_with(dataset, tmp_path):
     [
         (lambda rows: [(rows[1:], rows[1:])], "00000-of-00005.tfrecord row 0 was answered 0 times"),
         (lambda rows: [(rows, rows)] * 2, "row 0 was answered 2 times"),
-        (lambda rows: [(rows + 60, rows)], "other rows than were asked for"),
-        (lambda rows: [(rows, rows[:3])], r"\(3, 2\) logits came for 12 rows and \(2,\) a row"),
+        (lambda rows: [(rows + 60, rows)], "or rows that were not requested"),
+        (lambda rows: [(rows, rows[:3])], r"\(3, 2\) logits for 12 rows of \(2,\) each"),
         (lambda rows: [(rows, rows + 1000)], "row 0 has a logit that is not finite"),
     ],
 )
@@ -133,7 +133,7 @@ def test_a_teacher_that_does_not_answer_row_for_row(dataset, tmp_path, answers, 
 
 def test_a_bert_is_not_asked_for_more_tokens_than_it_can_read(dataset, tmp_path):
     trained(tmp_path / "teacher")
-    with pytest.raises(ConfigError, match="teacher can read 512 tokens, and rows are cut at 513"):
+    with pytest.raises(ConfigError, match="teacher can read 512 tokens, but rows are cut at 513"):
         label_tool.main([*arguments(tmp_path, "store"), "--lengths=16,513"])
     assert not list((tmp_path / "store").glob("*.tfrecord"))
 
@@ -213,7 +213,8 @@ def test_shards_without_rows_are_labelled_and_verified_like_others(tmp_path):
     tiny.logit_store(tmp_path / "store", dataset, VALUES[:3])
     rows = np.arange(3)
     store = LogitStore.open(tmp_path / "store")
-    np.testing.assert_array_equal(store.gather(rows, dataset.gather(rows).example_ids), VALUES[:3])
+    found = store.read(rows, dataset.gather(rows).example_ids)["logits"]
+    np.testing.assert_array_equal(found, VALUES[:3])
     assert [shard.rows for shard in store.manifest.shards] == [
         shard.rows for shard in dataset.manifest.shards
     ]

@@ -59,13 +59,13 @@ def test_blocks_are_merged_until_two_documents_have_tokens(tokenizer):
     )
     found = records([blank, large, blank, blank, small, blank, document(100, first=50)], tokenizer)
     assert len(found) > len(expected)
-    with pytest.raises(SourceError, match=r"a\.txt:5: its shard holds only one document"):
+    with pytest.raises(SourceError, match=r"a\.txt:5: its shard has only one document"):
         records([blank, large, blank], tokenizer)
     assert records([blank, blank], tokenizer) == []
 
 
 def test_only_a_shard_of_one_document_is_refused_and_only_for_pairs(tokenizer):
-    with pytest.raises(SourceError, match=r"a\.txt:7: its shard holds only one document"):
+    with pytest.raises(SourceError, match=r"a\.txt:7: its shard has only one document"):
         records([document(100, number=7)], tokenizer)
     alone = records([document(100)], tokenizer, layout=Corpus(short_probability=0.0))
     assert [token for record in alone for token in record.input_ids if token >= FIRST_WORD] == [

@@ -46,7 +46,7 @@ def write(folder, dataset, values, labels=LABELS, task="classification", **chang
 def read(folder, dataset, rows):
     rows = np.array(rows)
     ids = dataset.gather(rows).example_ids
-    return store_lib.LogitStore.open(folder).check(dataset).gather(rows, ids)
+    return store_lib.LogitStore.open(folder).check(dataset).read(rows, ids)["logits"]
 
 
 def edit(path, row, change):
@@ -87,10 +87,10 @@ def test_a_remote_store_is_read_in_blocks_of_which_few_are_kept(
     assert asked == [(name, block * (size - 1)) for name, block in wanted]
     opened = store_lib.LogitStore.open(store).check(dataset)
     ids = dataset.gather(np.arange(7)).example_ids
-    opened.gather(np.arange(7), ids)
+    opened.read(np.arange(7), ids)
     for _ in range(2):
         asked.clear()
-        np.testing.assert_array_equal(opened.gather(np.arange(7), ids), values)
+        np.testing.assert_array_equal(opened.read(np.arange(7), ids)["logits"], values)
         assert len(asked) == 9  # every block: those of before were dropped
 
 
@@ -119,7 +119,7 @@ def test_swapped_rows(store, dataset):
     payloads[1], payloads[2] = payloads[2], payloads[1]
     path.write_bytes(b"".join(tfrecord.frame(p, tfrecord.crc32c(p)) for p in payloads))
     assert len(read(store, dataset, [0, 1, 2])) == 3
-    with pytest.raises(LogitsError, match="set-00001-of-00002.tfrecord row 1 belongs to another"):
+    with pytest.raises(LogitsError, match="set-00001-of-00002.tfrecord row 1 belongs to a diff"):
         read(store, dataset, [0, 4, 5])
     with pytest.raises(LogitsError, match="set-00001-of-00002.tfrecord is not the file that its"):
         read(store, dataset, [0, 3, 6])  # those that lie where they did
@@ -134,7 +134,7 @@ def test_a_shard_of_another_teachers_store(
     shutil.copy(tmp_path / "other" / name, store / name)  # of the same size, with the same ids
     monkeypatch.setattr(files, "is_remote", lambda path: is_remote)
     np.testing.assert_array_equal(read(store, dataset, [0, 1]), values[:2])
-    with pytest.raises(LogitsError, match=rf"{name} is not the file that its manifest speaks of"):
+    with pytest.raises(LogitsError, match=rf"{name} is not the file that its manifest lists"):
         read(store, dataset, [0, 6])
 
 
@@ -147,13 +147,13 @@ def test_a_shard_is_compared_with_its_digest_once(store, dataset, values, monkey
     opened = store_lib.LogitStore.open(store)
     ids = dataset.gather(np.arange(7)).example_ids
     for _ in range(2):  # also of a store in another order of labels
-        opened.check(dataset, ("positive", "neutral", "negative")).gather(np.arange(7), ids)
-        opened.check(dataset).gather(np.arange(7), ids)
+        opened.check(dataset, ("positive", "neutral", "negative")).read(np.arange(7), ids)
+        opened.check(dataset).read(np.arange(7), ids)
     assert compared == [0, 1]
 
 
 def test_a_manifest_that_names_a_label_twice(dataset, values, tmp_path):
-    with pytest.raises(LogitsError, match="manifest.json names a label twice, so that outputs can"):
+    with pytest.raises(LogitsError, match="manifest.json lists a label twice, so that outputs can"):
         write(tmp_path / "twice", dataset, values, labels=("a", "b", "a"))
 
 
@@ -177,7 +177,7 @@ def test_a_flipped_id_byte_under_a_checksum_that_fits(store, dataset):
         payload[at + 5] ^= 1
 
     edit(path, 2, flip)
-    with pytest.raises(LogitsError, match="set-00000-of-00002.tfrecord row 2 belongs to another"):
+    with pytest.raises(LogitsError, match="set-00000-of-00002.tfrecord row 2 belongs to a diff"):
         read(store, dataset, [0, 2])
 
 
@@ -204,26 +204,28 @@ def test_labels_in_another_order_are_mapped_by_name(dataset, values, tmp_path):
     store = store_lib.LogitStore.open(tmp_path / "other")
     asked = store.check(dataset, ("neutral", "positive", "negative"))
     ids = dataset.gather(np.array([1])).example_ids
-    np.testing.assert_array_equal(asked.gather(np.array([1]), ids), values[[1]][:, [2, 0, 1]])
+    np.testing.assert_array_equal(
+        asked.read(np.array([1]), ids)["logits"], values[[1]][:, [2, 0, 1]]
+    )
 
 
 def test_other_labels_are_refused(dataset, values, tmp_path):
     write(tmp_path / "other", dataset, values, labels=("negative", "neutral", "good"))
-    with pytest.raises(LogitsError, match="'good'.* are wanted"):
+    with pytest.raises(LogitsError, match="'good'.* are required"):
         read(tmp_path / "other", dataset, [0])
 
 
 def test_a_store_of_another_dataset_is_refused(store, make_dataset, record):
     rows = [record(n + 1, 4, label=n % 3) for n in range(7)]
     other = make_dataset(rows, name="other", shards=(3, 4), task="classification", labels=LABELS)
-    with pytest.raises(LogitsError, match="holds logits for another dataset than .*other"):
+    with pytest.raises(LogitsError, match="has logits for a dataset other than .*other"):
         store_lib.LogitStore.open(store).check(other)
 
 
 def test_a_store_of_another_task_is_refused(dataset, tmp_path):
     one = np.zeros((7, 1), np.float32)
     write(tmp_path / "store", dataset, one, labels=(), task="regression")
-    with pytest.raises(LogitsError, match="is of task 'regression', .* of 'classification'"):
+    with pytest.raises(LogitsError, match="is for task 'regression', .* for 'classification'"):
         store_lib.LogitStore.open(tmp_path / "store").check(dataset)
 
 
@@ -243,7 +245,7 @@ def test_truncated_missing_and_edited_stores(store):
     with pytest.raises(LogitsError, match="manifest.json was changed after it was written"):
         store_lib.LogitStore.open(store)
     said.unlink()
-    with pytest.raises(LogitsError, match="no logit store, or its labelling has not finished"):
+    with pytest.raises(LogitsError, match="not a logit store, or its labelling has not finished"):
         store_lib.LogitStore.open(store)
 
 
@@ -268,12 +270,12 @@ def test_what_does_not_fit_is_not_written(dataset, values, tmp_path):
         )
 
     said = {"dataset": dataset, "teacher": "t", "task": "classification", "fields": FIELDS}
-    with pytest.raises(LogitsError, match="are not row for row"):
+    with pytest.raises(LogitsError, match="do not match row for row"):
         shard(7, ids=2)
     with pytest.raises(LogitsError, match="its shards do not match those of"):
         store_lib.finish_logits(tmp_path, [shard(2)], labels=LABELS, **said)
     both = [shard(size, index, of=2) for index, size in enumerate((3, 4))]
-    with pytest.raises(LogitsError, match="3 outputs do not fit classification with labels"):
+    with pytest.raises(LogitsError, match="3 outputs do not match classification with labels"):
         store_lib.finish_logits(tmp_path, both, labels=("a", "b"), **said)
 
 
@@ -317,7 +319,7 @@ def test_each_dataset_needs_every_teacher(store, dataset):
     opened = store_lib.LogitStore.open(store)
     settings = config.Data(records=("a", "b"), batch=2, lengths=(8,))
     for stores in ([[opened]], [[opened], []], [[], []]):
-        with pytest.raises(LogitsError, match="each dataset needs a logit store of each teacher"):
+        with pytest.raises(LogitsError, match="each dataset needs a logit store from each teacher"):
             batches_lib.make_feed(
                 [dataset, dataset],
                 settings,

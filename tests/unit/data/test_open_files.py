@@ -51,7 +51,7 @@ records._CACHE_BYTES = 0
 dataset = records.Dataset.open(sys.argv[1])
 rows = np.arange(len(dataset))
 ids = dataset.gather(rows).example_ids
-print(store.LogitStore.open(sys.argv[2]).gather(rows, ids).shape)
+print(store.LogitStore.open(sys.argv[2]).read(rows, ids)['logits'].shape)
 """
     assert said(program, dataset.folder, tmp_path / "store") == f"({SHARDS}, 2)\n"
 
@@ -81,10 +81,10 @@ except records.RecordsError as fault:
 """
     rows, gathered, opened = said(program, dataset.folder).splitlines()
     assert rows == str(SHARDS)
-    assert opened.startswith(f"{dataset.folder} cannot be opened, for this process has as many")
-    assert ".tfrecord cannot be opened, for this process has as many files open as" in gathered
+    assert opened.startswith(f"{dataset.folder} cannot be opened, since this process has as many")
+    assert ".tfrecord cannot be opened, since this process has as many files open as" in gathered
     for fault in (opened, gathered):
-        assert fault.endswith("raise the limit of open files (ulimit -n)")
+        assert fault.endswith("raise the limit on open files (ulimit -n)")
 
 
 def test_names_of_more_shards_than_open_files_are_matched(tmp_path):

@@ -75,7 +75,7 @@ def test_blocks_and_sums_change_nothing(monkeypatch):
 
 @pytest.mark.parametrize("texts", [[], ["", " "]])
 def test_no_words_is_said_so(texts):
-    with pytest.raises(SourceError, match="no word in the text"):
+    with pytest.raises(SourceError, match="no words in the text"):
         frequencies(texts, Words())
 
 
@@ -167,4 +167,4 @@ def test_the_command_counts_from_one(sets, capsys, option):
     films = sets / "films.txt"
     with pytest.raises(SystemExit):
         run("--labelled", films, "--transfer", films, option, "0")
-    assert f"argument {option}: '0' is no whole number from 1 on" in capsys.readouterr().err
+    assert f"argument {option}: '0' is not a whole number from 1 on" in capsys.readouterr().err

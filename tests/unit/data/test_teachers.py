@@ -130,7 +130,9 @@ def test_a_bert_with_another_vocabulary_reads_the_text(dataset, tmp_path, monkey
     labelled(tmp_path / "store", stage(tmp_path / "bert", dataset, labels=()))
     assert len(traced) == 1  # of 3 shards with 3 parts each, all padded to one length
     rows = np.arange(24)
-    said = LogitStore.open(tmp_path / "store").gather(rows, dataset.gather(rows).example_ids)
+    said = LogitStore.open(tmp_path / "store").read(rows, dataset.gather(rows).example_ids)[
+        "logits"
+    ]
     source = config_lib.Source(path=str(tmp_path / "set.tsv"))
     (window,) = predict_rows(*load_classifier(str(tmp_path / "bert")), corpora.rows(source))
     np.testing.assert_allclose(said, window.logits, atol=1e-6)
@@ -140,7 +142,7 @@ def test_a_bert_with_another_vocabulary_reads_the_text(dataset, tmp_path, monkey
     assert made.labels == tiny.LABELS  # in the teacher's order
     made = labelled(tmp_path / "in_part", stage(tmp_path / "bert", dataset, labels=("a", "good")))
     assert made.labels == ("a", "good")
-    with pytest.raises(ConfigError, match="states of .* for records with its own vocabulary only"):
+    with pytest.raises(ConfigError, match="states of .* only for records with its own vocabulary"):
         labelled(tmp_path / "other", stage(tmp_path / "bert", dataset, labels=(), states=(0,)))
 
 
@@ -153,7 +155,7 @@ def test_a_teacher_that_reads_texts_is_known_by_its_tokenizer(dataset, tmp_path)
     with pytest.raises(LogitsError, match="finished store of another teacher, dataset or settings"):
         labelled(folder, of)
     checked = [str(dataset.folder), "--workers", "1", "--logits", str(folder)]
-    with pytest.raises(LogitsError, match="made by another model than .*, or with another tokeni"):
+    with pytest.raises(LogitsError, match="made by a model other than .*, or with another tokeni"):
         verify.main([*checked, "--teacher", str(tmp_path / "bert")])
     (folder / "manifest.json").unlink()
     first, *_ = sorted(folder.glob("*.tfrecord"))
@@ -167,7 +169,7 @@ def test_outputs_without_a_name_each_are_refused_before_any_row(dataset, foreign
     copy = shutil.copytree(foreign, tmp_path / "copy")
     said = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**said, "id2label": named}))
-    with pytest.raises(ConfigError, match="copy are called .*a name of its own, in their order"):
+    with pytest.raises(ConfigError, match="copy are called .*its own name, in their order"):
         labelled(tmp_path / "store", stage(copy, dataset, labels=()))
     assert not (tmp_path / "store").exists()
     with pytest.raises(ConfigError, match=r"copy are called \('y', 'y'\)"):
@@ -178,9 +180,9 @@ def test_outputs_without_a_name_each_are_refused_before_any_row(dataset, foreign
 
 
 def test_what_a_foreign_teacher_lacks_is_refused(dataset, foreign, tmp_path):
-    with pytest.raises(ConfigError, match="names layer 3, and .* has 3 layers, 0 to 2"):
+    with pytest.raises(ConfigError, match="names layer 3, but .* has 3 layers; .* 0 to 2"):
         labelled(tmp_path / "store", stage(foreign, dataset, states=(3,)))
-    with pytest.raises(ConfigError, match="labels names 3 labels, and .* has 2 outputs"):
+    with pytest.raises(ConfigError, match="labels names 3 labels, but .* has 2 outputs"):
         labelled(tmp_path / "store", stage(foreign, dataset, labels=("a", "b", "c")))
     body = tmp_path / "body"
     transformers.AutoModel.from_pretrained(foreign).save_pretrained(body)
@@ -188,7 +190,7 @@ def test_what_a_foreign_teacher_lacks_is_refused(dataset, foreign, tmp_path):
     with pytest.raises(WeightsError, match="body lacks classifier.bias.*was never trained"):
         labelled(tmp_path / "store", stage(body, dataset))
     (body / "model.safetensors").unlink()
-    with pytest.raises(WeightsError, match="body is no classifier that transformers can read"):
+    with pytest.raises(WeightsError, match="body is not a classifier that transformers can read"):
         labelled(tmp_path / "store", stage(body, dataset))
 
 
@@ -196,12 +198,12 @@ def test_a_foreign_teacher_without_its_vocabulary_is_refused(dataset, foreign, t
     bare = shutil.copytree(
         foreign, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer.json", "vocab.txt")
     )
-    with pytest.raises(WeightsError, match=r"bare holds no vocabulary .*vocab.txt.; save the tea"):
+    with pytest.raises(WeightsError, match=r"bare has no vocabulary .*vocab.txt.; save the tea"):
         labelled(tmp_path / "store", stage(bare, dataset))
 
 
 def test_rows_longer_than_a_foreign_teacher_can_read_are_refused(dataset, foreign, tmp_path):
-    with pytest.raises(ConfigError, match="can read 16 tokens, and rows are cut at 32"):
+    with pytest.raises(ConfigError, match="can read 16 tokens, but rows are cut at 32"):
         labelled(tmp_path / "store", stage(foreign, dataset, lengths=(32,)))
     size = {"vocab_size": len(OTHER_VOCABULARY), "hidden_size": 8, "intermediate_size": 8}
     size |= {"num_hidden_layers": 1, "num_attention_heads": 1, "max_position_embeddings": 20}
@@ -215,7 +217,7 @@ def test_rows_longer_than_a_foreign_teacher_can_read_are_refused(dataset, foreig
         transformers.AutoTokenizer.from_pretrained(foreign).save_pretrained(folder)
     # RoBERTa's positions begin behind its padding's id.
     assert load_torch(reads["Roberta"], dtype="float32", length=19).layers == 1
-    with pytest.raises(ConfigError, match="Roberta can read 19 tokens, and rows are cut at 20"):
+    with pytest.raises(ConfigError, match="Roberta can read 19 tokens, but rows are cut at 20"):
         load_torch(reads["Roberta"], dtype="float32", length=20)
     # Relative positions have no end.
     assert load_torch(reads["DebertaV2"], dtype="float32", length=64).layers == 1
@@ -238,14 +240,14 @@ def test_texts_that_have_changed_are_refused_or_named_anew(dataset, foreign, tmp
     rows = np.arange(24)
     ids = dataset.gather(rows).example_ids
     whole, again = (
-        LogitStore.open(tmp_path / name).gather(rows, ids) for name in ("whole", "store")
+        LogitStore.open(tmp_path / name).read(rows, ids)["logits"] for name in ("whole", "store")
     )
     np.testing.assert_allclose(whole, again, atol=1e-6)
 
 
 def test_a_dataset_without_sources_says_so(foreign, tmp_path):
     dataset = tiny.dataset(tmp_path / "set", rows=6, labelled=False)
-    with pytest.raises(SourceError, match="does not say which texts its rows were made of"):
+    with pytest.raises(SourceError, match="does not state which texts its rows were made from"):
         labelled(tmp_path / "store", stage(foreign, dataset))
 
 
@@ -310,7 +312,7 @@ def test_a_foreign_teacher_gives_the_same_run_from_parquet_jsonl_and_torch(
     by_id = {
         name.tobytes(): values
         for name, values in zip(
-            ids, LogitStore.open(tmp_path / "torch").gather(rows, ids), strict=True
+            ids, LogitStore.open(tmp_path / "torch").read(rows, ids)["logits"], strict=True
         )
     }
     order = np.random.default_rng(3).permutation(24)

@@ -5,9 +5,11 @@ import json
 import random
 import re
 
+import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow.parquet import write_table
 
 from pd_jax.config import Source
 from pd_jax.data.text import corpora, lines
@@ -45,11 +47,8 @@ def jsonl(path):
 
 
 def parquet(path):
-    import pyarrow
-    from pyarrow import parquet
-
     table = pyarrow.table({"text": [w for w, _ in ROWS], "label": [int(x) for _, x in ROWS]})
-    parquet.write_table(table, path, row_group_size=2)
+    write_table(table, path, row_group_size=2)
     return str(path)
 
 
@@ -193,6 +192,21 @@ def test_broken_rows_are_skipped_where_the_source_says_so_and_counted(tmp_path, 
     assert told.startswith(f"warning: 2 rows were skipped, the first because {path}:3 has too few")
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_rows_without_text_are_skipped_where_the_source_says_so(tmp_path, capsys, ending):
+    rows = [{"text": "a"}, {"text": None}, {"text": "b"}]
+    path = tmp_path / f"a.{ending}"
+    if ending == "jsonl":
+        write(path, "".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        write_table(pyarrow.Table.from_pylist(rows), path)
+    with pytest.raises(SourceError, match="has null in column 'text'.*broken_rows='skip'"):
+        list(corpora.rows(Source(path=str(path))))
+    found = corpora.rows(Source(path=str(path), broken_rows="skip"))
+    assert [row.text for row in found] == ["a", "b"]
+    assert "warning: 1 rows were skipped" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "content", "options", "message"),
     [
@@ -200,9 +214,9 @@ def test_broken_rows_are_skipped_where_the_source_says_so_and_counted(tmp_path, 
         ("a.tsv", "text\tlabel\na\tb\t0\n", {}, r"a\.tsv:2 has too many columns: 3 .* stray tab"),
         ("a.csv", 'text,label\n"a\nb",0\nc\n', {}, r"a\.csv:4 has too few columns"),
         ("a.csv", 'text,label\n"a,0\n', {}, r"a\.csv:2 is not CSV"),
-        ("a.csv", "text,label\ra,0\rb,1\r", {}, r"a\.csv:1 .* carriage return .* line ends"),
-        ("a.csv", 'text\r"a"\r', {}, r"a\.csv:1 .* carriage return .* line ends.* with tr"),
-        ("a.csv", "text,label\r\na,0\r\nb\rc,1\r\n", {}, r"a\.csv:3 .* or quote a cell that holds"),
+        ("a.csv", "text,label\ra,0\rb,1\r", {}, r"a\.csv:1 .* carriage return .* line endings"),
+        ("a.csv", 'text\r"a"\r', {}, r"a\.csv:1 .* carriage return .* line endings.* with tr"),
+        ("a.csv", "text,label\r\na,0\r\nb\rc,1\r\n", {}, r"a\.csv:3 .* or quote a cell that has"),
         ("a.tsv", "sentence\tlabel\na\t0\n", {}, r"a\.tsv has no column 'text'.* 'sentence'"),
         ("a.csv", "text\na\n", {"label": "label"}, r"a\.csv has no column 'label'; .* 'text'"),
         ("a.jsonl", '{"text": "a"}\n{"txt": "b"}\n', {}, r"a\.jsonl:2 has no column 'text'.*'txt'"),
@@ -217,13 +231,13 @@ def test_broken_rows_are_skipped_where_the_source_says_so_and_counted(tmp_path, 
         ("a.csv", "text\nö\n".encode("latin-1"), {}, r"a\.csv:2 is not UTF-8"),
         ("a.txt", "a\n", {"label": "label"}, r"a\.txt is plain text, which has no column 'label'"),
         ("a.jsonl", "{}\n", {"columns": ("text",)}, r"a\.jsonl: columns .* this is jsonl; leave"),
-        ("a.tsv", "a\tb\nc\n", {"columns": ("x", "text")}, r"a\.tsv:2 .* 1 in place of 2 \(x, te"),
-        ("a.doc", "a\n", {}, r"a\.doc: the ending '\.doc' is none of \.txt, \.tsv"),
+        ("a.tsv", "a\tb\nc\n", {"columns": ("x", "text")}, r"a\.tsv:2 .* 1 instead of 2 \(x, te"),
+        ("a.doc", "a\n", {}, r"a\.doc: the ending '\.doc' is not one of \.txt, \.tsv"),
         ("a.txt.gz", CUT_GZIP, {}, r"a\.txt\.gz is a damaged gzip file"),
         ("a.txt.gz", "no gzip", {}, r"a\.txt\.gz is a damaged gzip file"),
         ("a.parquet", "no parquet", {}, r"a\.parquet is not a Parquet file"),
-        ("a.parquet.gz", "any", {}, r"a\.parquet\.gz: Parquet is compressed inside.*gunzip"),
-        ("a.gz", "any", {"format": "parquet"}, r"a\.gz: Parquet is compressed inside and must not"),
+        ("a.parquet.gz", "any", {}, r"a\.parquet\.gz: Parquet is compressed internally.*gunzip"),
+        ("a.gz", "any", {"format": "parquet"}, r"a\.gz: Parquet is compressed internally and must"),
         ("a.tsv", "\n", {"text": "x"}, r"a\.tsv has no column 'x'"),
     ],
 )  # fmt: skip
@@ -246,11 +260,11 @@ def test_what_is_not_there_is_said_so(tmp_path):
         ("no.txt", r"no\.txt does not exist"),
         ("*.txt", r"\*\.txt matches no file"),
         ("", "is a folder; name the files in it"),
-        ("**/*.txt", r"\*\*/\*\.txt has \*\*, which no path may have; name each level with \*"),
+        ("**/*.txt", r"\*\*/\*\.txt has \*\*, which is not supported; name each level with \*"),
     ):
         with pytest.raises(SourceError, match=message):
             corpora.split(Source(path=f"{tmp_path}/{path}"))
-    with pytest.raises(SourceError, match=r"a\.txt: nothing in it"):
+    with pytest.raises(SourceError, match=r"a\.txt: there is nothing to read"):
         corpora.split(Source(path=write(tmp_path / "a.txt", "")))
 
 

@@ -57,7 +57,7 @@ def test_configs_overrule_a_tokenizer_json_as_in_transformers(tmp_path, lowercas
         ({"word_tokenizer_type": "mecab"}, r"_config\.json has word_tokenizer_type 'mecab'"),
         ({"tokenizer_class": "BertJapaneseTokenizer"}, "vocabulary of a BertJapaneseTokenizer"),
         ({"tokenizer_class": "PhobertTokenizer"}, "vocabulary of a PhobertTokenizer"),
-        ({"tokenizer_class": 3}, "tokenizer_class is '3' and no name"),
+        ({"tokenizer_class": 3}, "tokenizer_class is '3' and not a name"),
     ],
 )
 def test_words_cut_in_ways_unknown_here_are_refused(small, tmp_path, options, message):
@@ -135,9 +135,9 @@ def decoder(content: object, special: bool) -> dict:
         ),
         ("tokenizer_config.json", decoder("the", False), "_config.json adds the token 'the'"),
         ("tokenizer_config.json", decoder("[E2]", True), r"_config.json adds the token '\[E2\]'"),
-        ("tokenizer_config.json", decoder(5, True), "added_tokens_decoder that is no table"),
-        ("tokenizer_config.json", {"added_tokens_decoder": [1]}, "that is no table of tokens"),
-        ("added_tokens.json", [], r"added_tokens\.json holds no JSON object"),
+        ("tokenizer_config.json", decoder(5, True), "added_tokens_decoder that is not a table"),
+        ("tokenizer_config.json", {"added_tokens_decoder": [1]}, "that is not a table of tokens"),
+        ("added_tokens.json", [], r"added_tokens\.json is not a JSON object"),
     ],
 )
 def test_tokens_added_beside_a_vocabulary_are_refused(small, tmp_path, name, content, message):

@@ -318,7 +318,7 @@ def test_another_kind_of_tokenizer_json_is_used_as_it_is(tmp_path):
         (
             "vocab.txt",
             "[PAD]\n[UNK]\n[SEP]\n[CLS]\n",
-            r"lacks \[MASK\]; a vocabulary for BERT holds",
+            r"lacks \[MASK\]; a vocabulary for BERT needs",
         ),
         ("vocab.txt", "\n".join([*SPECIAL, "a", "b", "a"]), r"vocab\.txt:8 repeats line 6 \('a'\)"),
         ("vocab.txt", b"[PAD]\n\xff\n", r"vocab\.txt is not UTF-8"),
@@ -326,7 +326,7 @@ def test_another_kind_of_tokenizer_json_is_used_as_it_is(tmp_path):
         ("tokenizer.json", '{"model": {"type": "BPE"}}', r"tokenizer\.json cannot be read"),
         ("tokenizer.json", "{", r"tokenizer\.json is not valid JSON"),
         ("spiece.model", "no model", r"spiece\.model is not a SentencePiece model"),
-        ("readme.md", "", r"holds no vocab\.txt, tokenizer\.json or \.model file"),
+        ("readme.md", "", r"has no vocab\.txt, tokenizer\.json or \.model file"),
     ],
 )
 def test_bad_files_are_named(tmp_path, name, content, message):

@@ -115,13 +115,13 @@ def test_an_evaluation_sets_teachers_are_averaged_as_those_learnt_from(folder):
     assert held.teachers.read(chosen, ids)["teacher_logits"].tolist() == [[5, 0.25], [7, 0.25]]
     alone = scored("near-1").teachers.read(chosen, ids)["teacher_logits"]
     assert alone.tolist() == [[5, 1], [7, 1]]
-    with pytest.raises(ConfigError, match=r"logits.dev names 3 stores, and data.logit_weights 2"):
+    with pytest.raises(ConfigError, match=r"logits.dev names 3 stores, but data.logit_weights has"):
         scored("near-0", "near-1", "near-1")
 
 
 def test_stores_in_another_order_than_the_sets_are_refused(folder):
     settings = data(folder, "far-0", "near-0")
-    with pytest.raises(LogitsError, match="far-0 holds logits for another dataset than .*near"):
+    with pytest.raises(LogitsError, match="far-0 has logits for a dataset other than .*near"):
         list(rows(settings))
 
 
@@ -134,7 +134,7 @@ def test_stores_that_do_not_go_with_the_sets_are_refused(folder):
     tiny.logit_store(
         folder / "values", made, np.zeros((20, 1), np.float32), labels=(), task="regression"
     )
-    with pytest.raises(ConfigError, match="values is of task 'regression', .*near-0 of 'classif"):
+    with pytest.raises(ConfigError, match="values is for task 'regression', .*near-0 for 'classi"):
         open_material(data(folder, "near-0", "values"))
 
 

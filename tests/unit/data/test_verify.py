@@ -86,7 +86,7 @@ def test_missing_and_truncated_shards(dataset):
     path.write_bytes(path.read_bytes()[:-3])
     found = faults(dataset)
     assert found[0].endswith("set-00000-of-00003.tfrecord is missing")
-    assert "bytes where its manifest says" in found[1]
+    assert "bytes, but its manifest states" in found[1]
     assert "digest differs" in found[2]
     assert "set-00002-of-00003.tfrecord row 3 is damaged" in found[3]
     assert len(found) == 4
@@ -178,8 +178,8 @@ def test_a_whole_store_and_a_damaged_one(dataset, store, capsys):
         verify.main(arguments)
     told = capsys.readouterr().out
     assert told.count("digest differs") == 2
-    assert "set-00001-of-00003.tfrecord row 0 belongs to another example" in told
-    assert "set-00001-of-00003.tfrecord row 3 belongs to another example" in told
+    assert "set-00001-of-00003.tfrecord row 0 belongs to a different example" in told
+    assert "set-00001-of-00003.tfrecord row 3 belongs to a different example" in told
     assert "set-00002-of-00003.tfrecord row 0 is damaged" in told
 
 
@@ -190,7 +190,7 @@ def test_a_store_of_a_dataset_that_was_not_given(dataset, store, make_dataset, r
 
 
 def test_a_store_in_place_of_a_dataset_is_told_from_a_damaged_one(store):
-    with pytest.raises(RecordsError, match="store is a logit store, no dataset; .*behind --logits"):
+    with pytest.raises(RecordsError, match="store is a logit store, not a dataset; .*after --log"):
         verify.main([str(store), "--workers", "1"])
 
 
@@ -228,10 +228,10 @@ def test_a_sample_is_computed_again_with_the_teacher(tmp_path, capsys):
     with pytest.raises(LogitsError, match="^2 faults"):
         verify.main([*arguments, "--logits", str(tmp_path / "bad")])
     told = capsys.readouterr().out
-    assert "set-00001-of-00003.tfrecord row 1 is 0.01 from what the teacher says (logits)" in told
-    assert "set-00002-of-00003.tfrecord row 1 is 0.02 from what the teacher says (states)" in told
+    assert "set-00001-of-00003.tfrecord row 1 is 0.01 from the teacher's output (logits)" in told
+    assert "set-00002-of-00003.tfrecord row 1 is 0.02 from the teacher's output (states)" in told
     tiny_teacher(tmp_path / "teacher", seed=1)
-    with pytest.raises(LogitsError, match="good was made by another model than .*teacher"):
+    with pytest.raises(LogitsError, match="good was made by a model other than .*teacher"):
         verify.main([*arguments, "--logits", str(tmp_path / "good")])
 
 
@@ -256,7 +256,7 @@ def test_a_teacher_that_says_nan_is_a_fault(tmp_path, capsys):
     arguments = [str(dataset.folder), "--workers", "1", "--logits", str(tmp_path / "store")]
     with pytest.raises(LogitsError, match="^4 faults"):
         verify.main([*arguments, "--teacher", str(tmp_path / "teacher")])
-    assert "row 0 is nan from what the teacher says (logits)" in capsys.readouterr().out
+    assert "row 0 is nan from the teacher's output (logits)" in capsys.readouterr().out
 
 
 def tiny_teacher(folder, seed, shift=0.0):

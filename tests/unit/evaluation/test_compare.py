@@ -130,7 +130,7 @@ def test_what_cannot_be_compared_is_named(data: Any, tmp_path: pathlib.Path) -> 
         (
             stage(data.folder, {"A": model}, lengths=(32,)),
             ConfigError,
-            "A can read 16 tokens, and rows are cut at 32",
+            "A can read 16 tokens, but rows are cut at 32",
         ),
         (stage(unlabelled.folder, {"A": model}), RecordsError, "texts has no labels"),
     ):
@@ -153,7 +153,7 @@ def test_a_model_without_a_task_is_taken_as_transformers_takes_it(
     done = run_compare(stage(data.folder, {"Teacher": named}), context)
     assert done.outputs["models"][0]["scores"].keys() >= {"accuracy"}
     unnamed = make_model(tmp_path / "unnamed", seed=1, task=None, labels=("LABEL_0", "LABEL_1"))
-    with pytest.raises(WeightsError, match="labels LABEL_0, LABEL_1, .*mend .*id2label in this"):
+    with pytest.raises(WeightsError, match="labels LABEL_0, LABEL_1, .*correct .*id2label in this"):
         run_compare(stage(data.folder, {"Teacher": unnamed}), context)
     folder = make_model(tmp_path / "rated", seed=1, task=None, labels=("LABEL_0",))
     rated, _ = load_classifier(str(folder))
@@ -173,5 +173,5 @@ def test_the_tool_prints_the_table_and_writes_the_same_figures(
     assert rest[-1] == f"compared 2 models: {output}"
     models = json.loads(output.read_text())["models"]
     assert [row["name"] for row in models] == ["Teacher", "Student"]
-    with pytest.raises(ConfigError, match="--model x: write NAME=FOLDER"):
+    with pytest.raises(ConfigError, match="--model x is incomplete; write NAME=FOLDER"):
         tool.main([*arguments, "--model", "x"])

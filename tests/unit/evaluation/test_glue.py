@@ -143,7 +143,7 @@ def test_answers_are_the_servers_words_whatever_the_model_calls_and_orders_its_l
         ("RTE.tsv", 2, ("entailment", "entailment"), "cannot answer rte"),
         ("MNLI-m.tsv", 2, ("entailment", "neutral"), "cannot answer mnli"),
         ("SST-2.tsv", 2, ("LABEL_0", "LABEL_1"), "negative, positive or 0, 1; train it with"),
-        ("STS-B.tsv", 2, (), "stsb is answered by a number, and the model has 2 outputs"),
+        ("STS-B.tsv", 2, (), "stsb is answered by a number, but the model has 2 outputs"),
     ],
 )
 def test_models_of_other_tasks_are_refused(
@@ -216,11 +216,11 @@ def test_the_tool_names_what_is_wrong_before_it_works(tmp_path: pathlib.Path) ->
     make_test_set(tmp_path, 145)
     base = ["--data", str(tmp_path), "--output", str(tmp_path / "out.zip"), "--model"]
     for given, error, message in (
-        ([f"wnli={model}"], ConfigError, "no model for cola, sst2, .*, rte: .*--fill"),
-        ([f"wnli={model}", "--fill"], SourceError, r"WNLI/test.tsv has 145 rows .* 146"),
+        ([f"wnli={model}"], ConfigError, "no model for cola, sst2, .*, rte; .*--fill"),
+        ([f"wnli={model}", "--fill"], SourceError, r"WNLI/test.tsv has 145 rows, .* 146"),
         ([f"rte={model}", "--fill"], SourceError, r"RTE/test.tsv does not exist"),
         ([f"cola={model}", "--fill"], WeightsError, "cannot answer cola"),
-        ([f"wnlli={model}", "--fill"], ConfigError, "no task of GLUE .*did you mean 'wnli'"),
+        ([f"wnlli={model}", "--fill"], ConfigError, "not a GLUE task .*did you mean 'wnli'"),
         (["wnli", "--fill"], ConfigError, "write TASK=FOLDER"),
         (["wnli=a", "--model", "wnli=b", "--fill"], ConfigError, "names wnli twice"),
     ):
@@ -254,5 +254,5 @@ def test_the_grid_is_that_of_the_released_code(released: pathlib.Path) -> None:
     assert {stage.length.epochs for stage in trained} == {4.0}
     measures = [(measure.quantity, measure.sets) for measure in config.study.measures]
     assert measures == [("matthews", ("dev",)), ("accuracy", ("dev",))]
-    with pytest.raises(ValueError, match="matthews is no mean over rows: name one set, not a, b"):
+    with pytest.raises(ValueError, match="matthews is not a mean over rows; name one set, not a"):
         Measure(quantity="matthews", sets=("a", "b"))

@@ -79,7 +79,7 @@ def test_local_starts_processes_that_differ_in_their_number_only() -> None:
 def test_local_refuses_what_is_no_number_of_processes(count: str) -> None:
     done = bash("launch/local.sh", "--dry-run", f"--processes={count}")
     assert done.returncode == 2
-    assert "is no number of processes" in done.stderr
+    assert "is not a number of processes" in done.stderr
 
 
 def test_gpu_host_runs_under_the_gpu_settings() -> None:
@@ -134,7 +134,7 @@ def test_slurm_gives_its_tasks_the_cores_that_sbatch_was_asked_for() -> None:
         (134, "50", False),
     ],
 )
-def test_slurm_requeues_what_the_same_command_mends(
+def test_slurm_requeues_what_the_same_command_fixes(
     status: int, restarts: str, requeued: bool, tmp_path: pathlib.Path
 ) -> None:
     checkout(tmp_path, "exit 9")

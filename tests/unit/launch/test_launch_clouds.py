@@ -65,7 +65,7 @@ VERBS = ("delete", "create", "describe", "archive", "scp", "ssh")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("fly", *TPU), "fly is no verb"),
+        (("fly", *TPU), "fly is not a verb"),
         (("run", *TPU, JOB[0], "--workdir=/here"), "--workdir=gs://... is missing"),
         (("create", "--name=n"), "--zone=... is missing"),
         (("create", *TPU), "--type=... is missing"),
@@ -73,8 +73,8 @@ VERBS = ("delete", "create", "describe", "archive", "scp", "ssh")
         (("resume", *TPU, *JOB), "--type=... is missing"),
         (("resume", *TPU, TYPE, JOB[1]), "--config=... is missing"),
         (("resume", *TPU, TYPE, JOB[0]), "--workdir=gs://... is missing"),
-        (("resume", *TPU, TYPE, *JOB, "--slices=two"), "--slices=two is no number of slices"),
-        (("delete", *TPU, "--slices=0"), "--slices=0 is no number of slices"),
+        (("resume", *TPU, TYPE, *JOB, "--slices=two"), "--slices=two is not a number of slices"),
+        (("delete", *TPU, "--slices=0"), "--slices=0 is not a number of slices"),
     ],
 )
 def test_tpu_refuses_before_it_does_anything(arguments: tuple[str, ...], message: str) -> None:

@@ -42,14 +42,14 @@ def test_tpu_run_returns_at_once_a_second_is_told_and_stop_lets_it_save(
         wait_for(host / "said", "begun\n")
         again = tpu_vm("run", path)
         assert again.returncode == 2
-        assert "error: a run is at work here; see logs, or end it with stop" in again.stderr
+        assert "error: a run is already in progress here; see logs, or end it with stop" in again.stderr
     finally:
         stopped = tpu_vm("stop", path)
     assert stopped.returncode == 0, stopped.stderr
     # It has ended, and was not begun again.
     assert (host / "said").read_text() == "begun\nsaved\n"
     assert "running it again" not in (host / "run.log").read_text()
-    assert "no run is at work" in tpu_vm("stop", path).stderr
+    assert "no run is in progress" in tpu_vm("stop", path).stderr
 
 
 def test_tpu_slices_are_started_side_by_side_though_one_fails(tmp_path: pathlib.Path) -> None:

@@ -281,7 +281,7 @@ def test_an_export_that_computes_something_else_is_not_written(
 
     monkeypatch.setattr(onnx_graph, "build", wrong)
     arguments = ["--model", str(folder), "--output", str(tmp_path / "out"), "--format", "onnx"]
-    with pytest.raises(WeightsError, match="model.onnx computes something else than the model"):
+    with pytest.raises(WeightsError, match="model.onnx does not compute what the model does"):
         export.main(arguments)
     assert not (tmp_path / "out").exists()
 
@@ -321,7 +321,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused(
     (folder / "tokenizer.json").unlink()
     with (folder / "vocab.txt").open("a") as stream:
         stream.write("more\n")
-    with pytest.raises(WeightsError, match="the tokenizer has 61 entries and the model 60"):
+    with pytest.raises(WeightsError, match="the tokenizer has 61 entries, but the model has 60"):
         export.main(["--model", str(folder), "--output", str(tmp_path / "out")])
 
 
@@ -333,7 +333,7 @@ def test_models_without_a_part_are_refused(tmp_path: pathlib.Path) -> None:
 
 
 def test_int8_is_for_onnx_only(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    with pytest.raises(WeightsError, match="--int8 is known for onnx only, not for hf"):
+    with pytest.raises(WeightsError, match="--int8 works with onnx only, not with hf"):
         export.main(["--model", str(folder), "--output", str(tmp_path / "out"), "--int8"])
 
 

@@ -46,7 +46,7 @@ def test_a_release_becomes_a_model_folder(
     told = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("loaded  ") for line in told) == len(TENSORS)
     assert "loaded  bert/layer_1/mlp_in/kernel  (8, 12)" in told
-    assert "absent  classifier (a model that begins here has it fresh)" in told
+    assert "absent  classifier (a model that starts from this one gets a new one)" in told
     assert "unused  bert/pooler/dense/bias/adam_m (of the optimiser)" in told
     model = hf.load(output)
     assert told[-1] == f"imported to {output}: fingerprint {model.fingerprint}"
@@ -112,7 +112,7 @@ def test_a_vocabulary_of_another_size_is_refused(
     with (release / "vocab.txt").open("a") as stream:
         stream.write("more\n")
     arguments = ["--source", str(release), "--output", str(tmp_path / "model")]
-    with pytest.raises(WeightsError, match="tokenizer has 21 entries and the model 20"):
+    with pytest.raises(WeightsError, match="tokenizer has 21 entries, but the model has 20"):
         import_weights.main(arguments)
     assert not (tmp_path / "model").exists()
 
@@ -125,5 +125,5 @@ def test_a_damaged_release_ends_with_one_line_and_no_folder(
     arguments = ["--source", str(release), "--output", str(tmp_path / "model")]
     assert command.run(import_weights.main, arguments) == EXIT_CODE
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ") and "misses bert/encoder/layer_2/attention/self" in line
+    assert line.startswith("error: ") and "lacks bert/encoder/layer_2/attention/self" in line
     assert not (tmp_path / "model").exists()

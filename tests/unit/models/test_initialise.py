@@ -169,7 +169,7 @@ def test_a_kept_head_needs_equal_labels() -> None:
     keep = {"model": DEEP, "head": "keep"}
     _, report = begin(fresh(DEEP, 3), source, labels=("no", "perhaps", "yes"), **keep)
     assert report.fresh == ()
-    with pytest.raises(WeightsError, match="tells no, perhaps, yes apart and this task yes"):
+    with pytest.raises(WeightsError, match="has labels no, perhaps, yes, but this task has yes"):
         begin(fresh(DEEP, 3), source, labels=("yes", "perhaps", "no"), **keep)
     with pytest.raises(WeightsError, match=r"classifier/bias has shape \(3,\).*head='fresh'"):
         begin(fresh(DEEP, 2), source, **keep)
@@ -199,11 +199,11 @@ def test_anything_else_that_is_missing_is_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vocab_size": 21}, "vocabulary has 20 entries and this model's 21"),
+        ({"vocab_size": 21}, "vocabulary has 20 entries, but this model's has 21"),
         ({"hidden": 4}, r"norm/bias has shape \(8,\) in the source and \(4,\)"),
         ({"positions": 9}, r"position/embedding has shape \(10, 8\) in the source and \(9, 8\)"),
         ({"intermediate": 16}, r"layer_0/mlp_in/bias has shape \(12,\) in the source and \(16,\)"),
-        ({"heads": 4}, r"has 2 attention heads and this model 4; set model\.heads=2"),
+        ({"heads": 4}, r"has 2 attention heads, but this model has 4; set model\.heads=2"),
     ],
 )
 def test_models_that_do_not_compute_alike_are_refused(

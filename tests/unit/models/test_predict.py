@@ -199,4 +199,4 @@ def test_numbers_without_sense_are_refused(
     with pytest.raises(SystemExit) as ended:
         predict.main(["--model", "m", *argument])
     assert ended.value.code == 2
-    assert f"{argument[0]}: {argument[1]!r} is no whole number" in capsys.readouterr().err
+    assert f"{argument[0]}: {argument[1]!r} is not a whole number" in capsys.readouterr().err

@@ -76,7 +76,7 @@ def test_large_is_bert_large():
 
 
 def test_a_size_that_is_none_is_refused_with_the_nearest_name():
-    with pytest.raises(ConfigError, match=r"model.size='Tini' is no size.*did you mean 'tiny'"):
+    with pytest.raises(ConfigError, match=r"model.size='Tini' is not a size.*did you mean 'tiny'"):
         sizes.canonical("Tini")
     with pytest.raises(ConfigError, match="100 does not divide into 3 heads"):
         sizes.bert_config(config_lib.Model(size="L2_H100", heads=3), vocab_size=10)

@@ -222,7 +222,7 @@ def test_a_masked_language_model_may_lack_its_pooler(pretrained: pathlib.Path) -
             del tensors[name]
 
     edit(pretrained, without)
-    with pytest.raises(WeightsError, match=r"misses bert\.pooler\.dense\.weight"):
+    with pytest.raises(WeightsError, match=r"lacks bert\.pooler\.dense\.weight"):
         hf.load(pretrained)
     edit_config(pretrained, architectures=["BertForMaskedLM"])
     loaded = hf.load(pretrained)
@@ -240,18 +240,18 @@ KEY = "bert.encoder.layer.1.attention.self.key.weight"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop(KEY), f"misses {KEY}"),
+        (lambda t: t.pop(KEY), f"lacks {KEY}"),
         (lambda t: t.update(extra=np.zeros(2, np.float32)), "unknown extra"),
         (lambda t: t.update({KEY: t[KEY][:4]}), rf"{KEY} of shape \(4, 8\), not \(8, 8\)"),
         (lambda t: t.update({WORDS: t[WORDS][:30]}), rf"{WORDS} of shape \(30, 8\), not \(40, 8\)"),
         (lambda t: t.update({KEY: t[KEY].astype(np.int32)}), f"{KEY} as int32"),
-        (lambda t: t.update({KEY: t[KEY] * np.nan}), f"{KEY} with NaN or infinity in it"),
-        (lambda t: t.update({KEY: t[KEY] + np.inf}), f"{KEY} with NaN or infinity in it"),
+        (lambda t: t.update({KEY: t[KEY] * np.nan}), f"has NaN or infinity in {KEY}"),
+        (lambda t: t.update({KEY: t[KEY] + np.inf}), f"has NaN or infinity in {KEY}"),
         (
             lambda t: t.update({"cls.predictions.decoder.weight": t[WORDS] + 1}),
             "decoder is tied",
         ),
-        (lambda t: t.pop("cls.seq_relationship.bias"), r"misses cls\.seq_relationship\.bias"),
+        (lambda t: t.pop("cls.seq_relationship.bias"), r"lacks cls\.seq_relationship\.bias"),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(
@@ -274,9 +274,9 @@ def test_tensors_that_do_not_fit_are_named(
         ({"num_attention_heads": 3}, "3 heads"),
         ({"hidden_size": "8"}, "hidden_size='8'; it must be a whole number"),
         ({"vocab_size": True}, "vocab_size=True; it must be a whole number"),
-        ({"num_hidden_layers": 3}, r"misses bert\.encoder\.layer\.2"),
+        ({"num_hidden_layers": 3}, r"lacks bert\.encoder\.layer\.2"),
         ({"vocab_size": 41}, r"\(40, 8\), not \(41, 8\)"),
-        ({"architectures": ["BertForSequenceClassification"]}, r"misses classifier\.weight"),
+        ({"architectures": ["BertForSequenceClassification"]}, r"lacks classifier\.weight"),
     ],
 )
 def test_configs_that_do_not_fit_are_named(
@@ -313,17 +313,17 @@ def test_a_cut_file_is_refused_by_name(pretrained: pathlib.Path, share: float) -
 
 def test_missing_files_are_named(pretrained: pathlib.Path) -> None:
     (pretrained / "model.safetensors").unlink()
-    with pytest.raises(WeightsError, match="holds neither model.safetensors nor pytorch_model.bin"):
+    with pytest.raises(WeightsError, match="has neither model.safetensors nor pytorch_model.bin"):
         hf.load(pretrained)
     (pretrained / "config.json").unlink()
-    with pytest.raises(WeightsError, match=r"holds no config\.json; name a folder with a BERT"):
+    with pytest.raises(WeightsError, match=r"has no config\.json; name a folder with a BERT"):
         hf.load(pretrained)
 
 
 def test_only_whole_models_are_saved(tmp_path: pathlib.Path) -> None:
     params = make_params("mlm", "nsp")
     del params["bert"]["layer_1"]["mlp_in"]["bias"]
-    with pytest.raises(WeightsError, match="misses bert/layer_1/mlp_in/bias"):
+    with pytest.raises(WeightsError, match="lacks bert/layer_1/mlp_in/bias"):
         hf.save(tmp_path / "m", params, CONFIG)
     with pytest.raises(WeightsError, match="no Hugging Face class"):
         hf.save(tmp_path / "m", make_params("mlm", "classifier"), CONFIG)

@@ -161,8 +161,8 @@ def test_no_other_name_is_looked_up(tmp_path: pathlib.Path, name: str) -> None:
         (tensor("0", 6, (2, 3), (1,)), "impossible shape"),
         (tensor("0", 6, (2.0,), (1,)), "impossible shape"),
         (Global("torch._utils _rebuild_tensor_v2", "0", 0, (2,), (1,)), "no storage"),
-        ("a sentence", "something else than a table"),
-        ([1, 2], "something else than a table"),
+        ("a sentence", "something other than a table"),
+        ([1, 2], "something other than a table"),
     ],
 )
 def test_records_are_checked_against_the_numbers_present(
@@ -188,7 +188,7 @@ def test_a_cut_file_is_refused(tmp_path: pathlib.Path, share: float) -> None:
     path = write_zip(tmp_path / "m.bin", value, {"0": NUMBERS.tobytes()})
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(WeightsError, match=r"m\.bin (is damaged|asks|is no torch file)"):
+    with pytest.raises(WeightsError, match=r"m\.bin (is damaged|asks|is not a torch file)"):
         pickles.load(path)
 
 

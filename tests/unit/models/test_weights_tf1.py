@@ -91,7 +91,7 @@ def test_a_fine_tuned_checkpoint_has_its_classifier(tmp_path: pathlib.Path) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop("bert/pooler/dense/bias"), "misses bert/pooler/dense/bias"),
+        (lambda t: t.pop("bert/pooler/dense/bias"), "lacks bert/pooler/dense/bias"),
         (lambda t: t.update(more=np.zeros(1, np.float32)), "has unknown more"),
         (
             lambda t: t.update({"cls/predictions/output_bias": np.zeros(31, np.float32)}),
@@ -154,5 +154,5 @@ def test_missing_files_are_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(WeightsError, match=r"bert_config\.json does not exist"):
         tf1.load(prefix)
     prefix.with_name(prefix.name + ".index").unlink()
-    with pytest.raises(WeightsError, match=r"must hold one \*\.index and holds none"):
+    with pytest.raises(WeightsError, match=r"must have one \*\.index file, but has none"):
         tf1.load(tmp_path)

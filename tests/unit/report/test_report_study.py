@@ -261,7 +261,7 @@ def test_a_damaged_prediction_or_study_is_named(tmp_path):
     held = pathlib.Path(made.folder("pd-L2_H128-0") / "predictions" / "dev.npz")
     whole = held.read_bytes()
     held.write_bytes(whole[:-20])
-    with pytest.raises(ReportError, match="dev.npz does not read as predictions"):
+    with pytest.raises(ReportError, match="dev.npz cannot be read as predictions"):
         table_text(made.root, made.name)
     held.write_bytes(whole)
     content = json.loads(path.read_text())
@@ -279,7 +279,7 @@ def test_a_bit_that_turned_in_predictions_is_found(tmp_path):
     held = folder / predictions.FOLDER / "dev.npz"
     whole = held.read_bytes()
     held.write_bytes(b"")
-    with pytest.raises(ReportError, match="does not read as predictions"):
+    with pytest.raises(ReportError, match="cannot be read as predictions"):
         predictions.read(folder, "dev")
     refused = set()
     for place, bit in itertools.product(range(len(whole)), (0, 6)):

@@ -95,21 +95,21 @@ def fitting(name, value):
 
 OUTSIDE = "../set/set-00000-of-00002.tfrecord"
 FOUND_IN_JSON = [
-    ("dataset_manifest", put("task", to="other"), "task does not read as it should"),
-    ("dataset_manifest", put("rows", to="8"), "rows does not read as it should"),
-    ("dataset_manifest", put("shards", 0, "file", to=OUTSIDE), "names files that no dataset"),
-    ("dataset_manifest", put("shards", 0, "file", to=7), "file does not read as it should"),
-    ("dataset_manifest", put("name", to="../set"), "names files that no dataset of ours has"),
-    ("dataset_manifest", put("shards", 0, "bytes", to=10**30), "bytes does not read"),
-    ("store_manifest", put("shards", 0, "file", to=OUTSIDE), "names files that no dataset"),
-    ("store_manifest", put("fields", 0, "shape", to=[1 << 40]), "fields.0.shape.0 does not read"),
-    ("store_manifest", put("fields", 0, "dtype", to="object"), "dtype does not read as it should"),
-    ("store_manifest", put("fields", to=[]), "says of a row what no teacher says"),
+    ("dataset_manifest", put("task", to="other"), "task is not valid"),
+    ("dataset_manifest", put("rows", to="8"), "rows is not valid"),
+    ("dataset_manifest", put("shards", 0, "file", to=OUTSIDE), "lists shard files with unexpected"),
+    ("dataset_manifest", put("shards", 0, "file", to=7), "file is not valid"),
+    ("dataset_manifest", put("name", to="../set"), "lists shard files with unexpected names"),
+    ("dataset_manifest", put("shards", 0, "bytes", to=10**30), "bytes is not valid"),
+    ("store_manifest", put("shards", 0, "file", to=OUTSIDE), "lists shard files with unexpected"),
+    ("store_manifest", put("fields", 0, "shape", to=[1 << 40]), "fields.0.shape.0 is not valid"),
+    ("store_manifest", put("fields", 0, "dtype", to="object"), "dtype is not valid"),
+    ("store_manifest", put("fields", to=[]), "lists fields that no teacher gives"),
     ("store_manifest", put("shards", 0, "rows", to=3), "contradicts itself"),
-    ("shard_note", drop("made_from"), "made_from does not read as it should"),
-    ("shard_note", drop("shard"), "shard does not read as it should"),
-    ("shard_note", put("shard", "file", to=5), "shard.file does not read as it should"),
-    ("store_note", drop("made_from"), "made_from does not read as it should"),
+    ("shard_note", drop("made_from"), "made_from is not valid"),
+    ("shard_note", drop("shard"), "shard is not valid"),
+    ("shard_note", put("shard", "file", to=5), "shard.file is not valid"),
+    ("store_note", drop("made_from"), "made_from is not valid"),
     ("model_config", put("hidden_act", to={}), "has hidden_act={}"),
     ("model_config", put("num_hidden_layers", to=10**9), "from 1 to 1000"),
     ("model_config", put("num_attention_heads", to=0), "num_attention_heads=0;"),
@@ -117,16 +117,16 @@ FOUND_IN_JSON = [
     ("model_config", put("hidden_dropout_prob", to="x"), "hidden_dropout_prob='x'"),
     ("model_config", put("id2label", to={"x": "y"}), "id2label that does not map"),
     ("model_config", put("id2label", to=[1]), "id2label that does not map"),
-    ("model_config", put("architectures", to=[[]]), "architectures that are no list of names"),
+    ("model_config", put("architectures", to=[[]]), "architectures that are not a list of names"),
     ("model_config", put("problem_type", to=[]), "has problem_type="),
     ("tokenizer_config", put("do_lower_case", to={}), "where only true and false make sense"),
     ("tokenizer_json", put("normalizer", to="x"), "is not a tokenizer of the tokenizers library"),
     ("tokenizer_json", put("normalizer", "lowercase", to=3), "is not a tokenizer of the"),
     ("tokenizer_json", put("model", "unk_token", to="[UNKNOWN]"), "has no '[UNKNOWN]' in its"),
     ("tokenizer_json", put("model", "vocab", to=[1]), "tokenizers library"),
-    ("input_digests", put("x", to=5), "is not as it was written"),
-    ("input_digests", put("x", to=[1]), "is not as it was written"),
-    ("input_digests", put("\ud800", to=[1, 2.5, "d"]), "is not as it was written"),
+    ("input_digests", put("x", to=5), "is damaged or was edited"),
+    ("input_digests", put("x", to=[1]), "is damaged or was edited"),
+    ("input_digests", put("\ud800", to=[1, 2.5, "d"]), "is damaged or was edited"),
 ]
 
 
@@ -142,10 +142,10 @@ def test_json_that_once_did_harm(name, change, message, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("model_config", "holds no JSON object"),
-        ("tf1_config", "holds no JSON object"),
-        ("tokenizer_config", "holds no JSON object"),
-        ("input_digests", "holds no JSON object"),
+        ("model_config", "is not a JSON object"),
+        ("tf1_config", "is not a JSON object"),
+        ("tokenizer_config", "is not a JSON object"),
+        ("input_digests", "is not a JSON object"),
         ("shard_note", "is not in the format"),
     ],
 )
@@ -195,7 +195,7 @@ def test_an_index_that_points_outside(field, number, tmp_path):
 def test_an_index_with_a_header_of_lies(change, tmp_path):
     target = PARSERS["dataset_index"](tmp_path)
     refusal = str(check(target, change(target.seeds[0]), tmp_path))
-    assert "is no index" in refusal or "does not describe" in refusal
+    assert "is not an index" in refusal or "does not describe" in refusal
 
 
 def test_a_store_of_rows_of_another_size(tmp_path):
@@ -226,4 +226,4 @@ def test_parquet_text_that_is_not_utf8(tmp_path):
     stream = io.BytesIO()
     parquet.write_table(good.set_column(good.schema.get_field_index(name), name, spoilt), stream)
     refusal = check(target, stream.getvalue(), tmp_path)
-    assert "holds text that is not UTF-8 (invalid start byte)" in str(refusal)
+    assert "contains text that is not UTF-8 (invalid start byte)" in str(refusal)

@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 
 from pd_jax import config
-from pd_jax.errors import StageError, no_memory, no_space, sentence_of
+from pd_jax.errors import RecordsError, StageError, no_memory, no_space, sentence_of
 from pd_jax.stages.faults import with_remedy
 from tests import tiny
 
@@ -36,5 +36,18 @@ def test_a_stage_that_does_not_fit_says_what_to_lower(stage, remedy):
     told = with_remedy(fault, "big", stage, epath.Path("folder"))
     assert isinstance(told, StageError) and told.__cause__ is fault
     assert "'big' does not fit" in str(told) and "9 bytes" in str(told) and remedy in str(told)
-    bug = KeyError("bug")
+
+
+def test_a_damaged_file_of_a_stage_before_names_the_folder_to_remove():
+    stage, inputs = tiny.stage(pathlib.Path("train")), [epath.Path("w/rows-1"), epath.Path("w/a-2")]
+    damaged = RecordsError("w/a-2/records/x.tfrecord row 3 is damaged; build the dataset again")
+    told = with_remedy(damaged, "big", stage, epath.Path("w/big-3"), inputs=inputs)
+    assert isinstance(told, RecordsError)
+    assert "row 3 is damaged" in str(told) and "remove w/a-2 and run the same" in str(told)
+    elsewhere = RecordsError("own/x.tfrecord row 3 is damaged; build the dataset again")
+    assert with_remedy(elsewhere, "big", stage, epath.Path("w/big-3"), inputs=inputs) is elsewhere
+
+
+def test_a_bug_stays_a_bug():
+    bug, stage = KeyError("bug"), tiny.stage(pathlib.Path("train"))
     assert with_remedy(bug, "big", stage, epath.Path("folder")) is bug

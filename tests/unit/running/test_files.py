@@ -137,7 +137,8 @@ def test_a_full_disk_is_recognised_through_what_libraries_make_of_it():
     assert no_space(None) == ""
     assert sentence_of(full).startswith("the disk is full (")
     locked = PermissionError(errno.EACCES, "Permission denied", "/a")
-    assert sentence_of(locked) == "/a: Permission denied; mend its rights or name another place"
+    sentence = "/a: Permission denied; fix its permissions or choose another path"
+    assert sentence_of(locked) == sentence
     assert sentence_of(RecordsError("x is damaged")) == "x is damaged"
     assert sentence_of(KeyError("bug")) == ""
 
@@ -157,6 +158,6 @@ def test_a_folder_takes_the_place_of_its_like_alone(tmp_path):
         write("3")
     (place / "other").rmdir()
     (place / "config.json").rename(place / "notes.txt")
-    with pytest.raises(StageError, match=r"models holds notes\.txt"):
+    with pytest.raises(StageError, match=r"models contains notes\.txt"):
         write("3")
     assert [path.name for path in place.iterdir()] == ["notes.txt"]

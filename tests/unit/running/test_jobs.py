@@ -103,7 +103,7 @@ def test_processes_share_the_cores_and_outlive_failed_and_killed_jobs():
     found = outcomes(needs, count=2, said=said)
     assert set(found) == set(needs)
     assert str(found["bad"].fault) == "bad is bad"
-    assert "its process was ended by SIGKILL, perhaps for want of memory" in str(
+    assert "its process was ended by SIGKILL, perhaps because memory ran out" in str(
         found["killed"].fault
     )
     assert "stage 'bug' ended by KeyError: 'bug'" in str(found["bug"].fault)
@@ -133,7 +133,7 @@ def test_every_process_keeps_its_memory(monkeypatch):
 
 def test_a_share_of_memory_that_is_no_number_is_refused_before_anything_runs(monkeypatch):
     monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "90%")
-    with pytest.raises(ConfigError, match="XLA_PYTHON_CLIENT_MEM_FRACTION='90%' is no number"):
+    with pytest.raises(ConfigError, match="XLA_PYTHON_CLIENT_MEM_FRACTION='90%' is not a number"):
         jobs.check_platforms(2)
 
 

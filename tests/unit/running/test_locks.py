@@ -195,5 +195,5 @@ def test_of_many_at_once_exactly_one_gets_it(path):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "stages").write_text("a file")
-    with pytest.raises(LockError, match="stages/0.lock could not be written .*make room or give"):
+    with pytest.raises(LockError, match="stages/0.lock could not be written .*free some space"):
         locks.Lock(epath.Path(tmp_path / "stages" / "0.lock")).take()

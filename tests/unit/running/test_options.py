@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-NUMBERS = "is no whole number from 1 on"
+NUMBERS = "is not a whole number from 1 on"
 NEEDED = {
     "label": ("--teacher=t", "--records=r", "--output=o"),
     "verify": ("set",),
@@ -18,7 +18,7 @@ NEEDED = {
     [
         ("label", "--lengths=32,64,", f"argument --lengths: '' {NUMBERS}"),
         ("label", "--lengths=32,0", f"argument --lengths: '0' {NUMBERS}"),
-        ("label", "--states=a", "argument --states: 'a' is no whole number from 0 on"),
+        ("label", "--states=a", "argument --states: 'a' is not a whole number from 0 on"),
         ("verify", "--workers=0", f"argument --workers: '0' {NUMBERS}"),
         ("verify", "--sample=0", f"argument --sample: '0' {NUMBERS}"),
         ("verify", "--length=0", f"argument --length: '0' {NUMBERS}"),

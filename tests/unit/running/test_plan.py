@@ -115,14 +115,14 @@ def test_changes_on_the_command_line_are_taken(config: str, tmp_path: pathlib.Pa
         ((), "give either --config or --sizes"),
         (("--sizes=Base", "--config=x.py"), "give either --config or --sizes"),
         (("--config=nowhere.py",), "--config=nowhere.py does not exist"),
-        (("--config={config}", "--stage=pretrian"), "no training stage of"),
+        (("--config={config}", "--stage=pretrian"), "not a training stage of"),
         (
             ("--config={config}", "--set=stages.pretrain.data.bach=2"),
             "--set stages.pretrain.data.b",
         ),
-        (("--sizes=Base", "--jobs=mml"), "--jobs=mml is no job; known are mlm, distill, finetune"),
-        (("--sizes=Base", "--abstract", "--topology=v9:2x2"), "a kind of v4, v5e, v5p, v6e"),
-        (("--sizes=Base", "--abstract", "--topology=v5e:4"), "is no topology"),
+        (("--sizes=Base", "--jobs=mml"), "--jobs=mml is not a job; give some of mlm, distill"),
+        (("--sizes=Base", "--abstract", "--topology=v9:2x2"), "KIND one of v4, v5e, v5p, v6e"),
+        (("--sizes=Base", "--abstract", "--topology=v5e:4"), "is not a topology"),
         (
             ("--sizes=Base", "--abstract", "--topology=v5e:4x4", "--mesh=-1,3,1"),
             "16 devices do not divide by fsdp x tensor = 3 x 1 = 3 (16 % 3 = 1)",
@@ -139,7 +139,7 @@ def test_changes_on_the_command_line_are_taken(config: str, tmp_path: pathlib.Pa
             ("--sizes=Tiny", "--abstract", "--topology=v5e:16x16", "--mesh=1,256,1"),
             "128x128 cannot be split: 128 does not divide by fsdp = 256",
         ),
-        (("--sizes=Base", "--mesh=2,2"), "--mesh=2,2 is no mesh"),
+        (("--sizes=Base", "--mesh=2,2"), "--mesh=2,2 is not a mesh"),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_sentence(
@@ -303,11 +303,11 @@ def test_labels_that_do_not_go_together_are_told_before_anything_is_labelled(
         pipeline = config_lib.Pipeline(name="own", stages=stages)
         run(pipeline, epath.Path(tmp_path / "work"), only=["dev"], changed=True, say=lambda _: None)
 
-    with pytest.raises(ConfigError, match="set dev has labels bad, good, and the student learns L"):
+    with pytest.raises(ConfigError, match="set dev has labels bad, good, but the student learns L"):
         begun(config_lib.Rows())
     with pytest.raises(ConfigError, match="student learns good, bad, in this order; name the out"):
         begun(config_lib.Rows(), labels=("good", "bad"))
-    with pytest.raises(ConfigError, match="labels bad, good, and their teacher's outputs .* LABEL"):
+    with pytest.raises(ConfigError, match="labels bad, good, but their teacher's outputs .* LABEL"):
         begun(marked)
     begun(config_lib.Rows(), labels=("bad", "good"))
     begun(marked, labels=("good", "bad"))

@@ -24,17 +24,17 @@ def test_another_minor_version_is_refused_unless_the_user_goes_on(tmp_path):
     with pytest.raises(StageError) as refusal:
         check(tmp_path, jax="0.9.4", device="abacus")
     said = str(refusal.value)
-    assert f"stage 'pd' was begun with other versions (jax was 0.9.4, is {now}; device was" in said
-    assert f"remove {tmp_path} to begin it anew" in said
+    assert f"stage 'pd' was started with other versions (jax was 0.9.4, is {now}; device" in said
+    assert f"remove {tmp_path} to start again" in said
     (line,) = check(tmp_path, changed=True, jax="0.9.4")
-    assert line == f"stage pd: going on with other versions (jax was 0.9.4, is {now})"
+    assert line == f"stage pd: continuing with other versions (jax was 0.9.4, is {now})"
 
 
 def test_a_patch_or_another_device_is_only_said(tmp_path):
     now = versions.versions()["jax"]
     patch = ".".join([*now.split(".")[:2], "999"])
     assert check(tmp_path, jax=patch) == [
-        f"stage pd: going on with other versions (jax was {patch}, is {now})"
+        f"stage pd: continuing with other versions (jax was {patch}, is {now})"
     ]
     (line,) = check(tmp_path, device="abacus")
     assert "device was abacus, is " in line

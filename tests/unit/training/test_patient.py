@@ -86,9 +86,9 @@ def test_a_student_like_its_teacher_has_nothing_to_learn_but_its_entropy():
 
 
 def test_teachers_that_do_not_fit_are_refused():
-    with pytest.raises(ConfigError, match="32 hidden units and the teacher 16"):
+    with pytest.raises(ConfigError, match="32 hidden units, but the teacher has 16"):
         patient(teacher=StoredStates(4, 16, (0, 1, 2)))
-    with pytest.raises(ConfigError, match=r"holds states of layers \(0, 1\), and \(2,\) are need"):
+    with pytest.raises(ConfigError, match=r"has states of layers \(0, 1\), but \(2,\) are need"):
         patient(teacher=StoredStates(4, 32, (0, 1)))
     with pytest.raises(ConfigError, match="hard_weight=0.5 needs labels"):
         patient(hard_weight=0.5)
@@ -125,9 +125,9 @@ def test_stores_with_other_states_are_refused_by_name(tmp_path):
 
     assert opened("first") == StoredStates(4, 32, (0, 1))
     first = r"and .*first-store states of 32 numbers after layers \[0, 1\] of 4; give both label"
-    with pytest.raises(ConfigError, match=f"data.logits: .*none-store holds no states, {first}"):
+    with pytest.raises(ConfigError, match=f"data.logits: .*none-store has no states, {first}"):
         opened("first", "none")
-    second = r"other-store holds states of 32 numbers after layers \[1, 2\] of 4"
+    second = r"other-store has states of 32 numbers after layers \[1, 2\] of 4"
     with pytest.raises(ConfigError, match=f"data.logits: .*{second}, {first}"):
         opened("first", "other")
     with pytest.raises(ConfigError, match=f"evaluation.logits.dev: .*{second}, {first}"):
@@ -152,7 +152,7 @@ def test_a_teacher_without_a_task_is_taken_as_transformers_takes_it(tmp_path, la
     assert found.task == "classification"
     assert found.teacher.columns == ((1, 0) if labelled else (0, 1))
     if labelled:
-        with pytest.raises(ConfigError, match="labels .'LABEL_0', .*or mend problem_type and id2"):
+        with pytest.raises(ConfigError, match="labels .'LABEL_0', .*or correct problem_type and"):
             opened("unnamed")
     else:
         assert opened("unnamed").labels == ("LABEL_0", "LABEL_1")
