@@ -1,1 +1,1 @@
-"""Measurements beside what a user would pick instead, in one run: `python -m benchmarks.all`."""
+"""Measurements against what a user would pick instead, in one run: `python -m benchmarks.all`."""

@@ -1,12 +1,13 @@
-"""Builds records from a large corpus twice, once killed again and again, and compares the bytes.
+"""Builds records from a large corpus twice, once killed repeatedly, and compares the bytes.
 
     python -m benchmarks.build_at_scale --text corpus/*.txt --tokenizer vocab.txt --megabytes 1000
 
-The text is repeated with variations (the words of each sentence rotate) in one file of the size
-asked for. It is built by --workers processes, of which one, chosen at random, gets SIGKILL --kills
-times, each time followed by the same command again; then by one process, undisturbed, elsewhere.
-The manifests must agree in the digest of every shard and index. Reported are MB of text a second of
-processor time, which a busy machine changes little, and the largest memory of any process.
+The text is repeated with variations (the words of each sentence rotate) in one file of the
+requested size. It is built by --workers processes: --kills times, one of them, chosen at random,
+gets SIGKILL and the same command is run again. It is then built by one process, undisturbed,
+elsewhere. The manifests must agree in the digest of every shard and index. The results are MB of
+text per second of processor time, which a busy machine changes little, and the largest memory of
+any process.
 """
 
 import argparse
@@ -39,7 +40,7 @@ class Usage:
     peak_bytes: dict[int, int] = dataclasses.field(default_factory=dict)
 
     def look(self, group: int) -> list[int]:
-        """Returns the living processes of a group, after noting what they have used."""
+        """Returns a group's living processes, after recording what they have used."""
         living = []
         for folder in pathlib.Path("/proc").iterdir():
             if folder.name.isdigit() and (seconds := _seconds_in(folder, group)) is not None:
@@ -61,7 +62,7 @@ def _seconds_in(process: pathlib.Path, group: int) -> float | None:
 
 
 def write_corpus(target: pathlib.Path, texts: Sequence[pathlib.Path], size: int) -> int:
-    """Returns the bytes of a file of whole documents of at least `size` bytes made of the texts."""
+    """Writes complete documents of at least `size` bytes made from the texts; returns the bytes."""
     written = 0
     with target.open("w", encoding="utf-8") as stream:
         for line in _varied(texts):
@@ -69,11 +70,11 @@ def write_corpus(target: pathlib.Path, texts: Sequence[pathlib.Path], size: int)
             stream.write(line)
             if written >= size and line == "\n":
                 return written
-    raise AssertionError("the lines have no end")
+    raise AssertionError("the lines never end")
 
 
 def _varied(texts: Sequence[pathlib.Path]) -> Iterator[str]:
-    """Yields the texts' lines without end; in copy n each sentence begins n words later."""
+    """Yields the texts' lines endlessly; in copy n, each sentence starts n words later."""
     copy = 0
     while True:
         for path in texts:
@@ -89,8 +90,8 @@ def _varied(texts: Sequence[pathlib.Path]) -> Iterator[str]:
 def build(
     command: Sequence[str], output: pathlib.Path, *, shards: int, kill_at: int | None, chance: Any
 ) -> dict[str, Any]:
-    """Returns what one attempt took; with `kill_at`, one of its processes is killed after so many
-    shards are whole.
+    """Returns what one attempt took; with `kill_at`, one of its processes is killed once that many
+    shards are complete.
     """
     began, usage, killed = time.monotonic(), Usage(), None
     child = subprocess.Popen(command, start_new_session=True)
@@ -99,7 +100,7 @@ def build(
         if kill_at is not None and killed is None and whole >= kill_at:
             time.sleep(chance.uniform(0, 2))
             living = usage.look(child.pid) or living
-            # Python's resource tracker is among them, and nobody would miss it.
+            # Python's resource tracker is among them, but killing it would test nothing.
             victim = chance.choice([one for one in living if usage.peak_bytes[one] > _TRACKER])
             killed = "the command" if victim == child.pid else "a worker"
             os.kill(victim, signal.SIGKILL)
@@ -117,12 +118,12 @@ def build(
 
 
 def digests(folder: pathlib.Path) -> list[tuple[str, str]]:
-    """Returns the digests of every shard and its index, from a whole dataset's manifest."""
+    """Returns the digests of every shard and its index, from a complete dataset's manifest."""
     return [(shard.digest, shard.index_digest) for shard in manifest.read(folder).shards]
 
 
 def prove(arguments: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
-    """Returns the figures of both builds; `equal` says whether their bytes agree."""
+    """Returns the figures of both builds; `equal` is whether their bytes agree."""
     corpus = folder / "corpus.txt"
     size = write_corpus(corpus, arguments.text, int(arguments.megabytes * 1e6))
     shards = max(8, size // 16_000_000)
@@ -159,17 +160,23 @@ def prove(arguments: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0 if both builds made the same bytes, else 1."""
+    """Returns 0 if both builds produced the same bytes, else 1."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.build_at_scale", description=__doc__.splitlines()[0]
     )
     add = parser.add_argument
-    add("--text", nargs="+", type=pathlib.Path, required=True, help="plain text, documents apart")
+    add(
+        "--text",
+        nargs="+",
+        type=pathlib.Path,
+        required=True,
+        help="plain text, a blank line between documents",
+    )
     add("--tokenizer", type=pathlib.Path, required=True, help="vocab.txt or another tokenizer")
     add("--megabytes", type=float, default=1000.0)
     add("--workers", type=int, default=2)
     add("--kills", type=int, default=3)
-    add("--seed", type=int, default=0, help="decides when what is killed")
+    add("--seed", type=int, default=0, help="decides what is killed, and when")
     add("--folder", type=pathlib.Path, default=pathlib.Path("build_at_scale"), help="for scratch")
     add("--output", type=pathlib.Path, default=side_by_side.RESULTS / "build_at_scale.json")
     arguments = parser.parse_args(argv)

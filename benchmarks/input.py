@@ -1,19 +1,19 @@
-"""Text into records and records into batches, beside TensorFlow, torch and Hugging Face.
+"""Text into records and records into batches, against TensorFlow, torch and Hugging Face.
 
     python -m benchmarks.input --data ../shared/data
 
 All figures are per second of processor time over all threads, that is per core, so that a busy
 machine changes them little. Peers that are not installed (tensorflow-cpu; torch; datasets with
-transformers) are left out, and said so. What each does:
+transformers) are reported as skipped. The cases:
 
-* Batches of 256 x 128, shuffled, every row once, so many that no row is needed twice. "From disk"
-  every repetition opens the same TFRecord shards and checks (CRC) and decodes each record:
-  `pd_jax.data.feed`; tf.data with `parse_single_example` and `padded_batch`, as BERT's and Model
-  Garden's input code; tf.data with `parse_example` on whole batches. "From memory" the tokens were
-  decoded before: `pd_jax.data.feed`, which keeps a small dataset once it was read, beside a torch
+* Batches of 256 x 128, shuffled, every row at most once. "From disk", every repetition opens the
+  same TFRecord shards, and checks (CRC) and decodes each record: `pd_jax.data.feed`; tf.data with
+  `parse_single_example` and `padded_batch`, like BERT's and Model Garden's input code; tf.data with
+  `parse_example` on whole batches. "From memory", the tokens were decoded before:
+  `pd_jax.data.feed`, which keeps a small dataset in memory once it has been read, against a torch
   DataLoader with `pad_sequence`.
 * Text to masked-language examples of 128 tokens: `build_records` with one worker; `datasets.map`
-  with the fast tokenizer and grouping, as run_mlm.py. Each in a process of its own.
+  with the fast tokenizer and grouping, like run_mlm.py. Each runs in its own process.
 * The share of padding in the batches of SST-2 and IMDb: padded, in buckets of length, and packed.
 """
 
@@ -42,7 +42,7 @@ from pd_jax.data.text import corpora
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 
 BATCH, LENGTH, STEPS = 256, 128, 100
-"""Steps at most: of a small dataset as many as an epoch has."""
+"""The most steps; a small dataset takes as many as an epoch has."""
 _SHUFFLE = 10_000
 _BUCKETS = {128: (32, 64, 96, 128), 512: (64, 128, 192, 256, 384, 512)}
 _PACKING = 16
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Made:
-    """Text and datasets, made when first asked for."""
+    """Text and datasets, made when first requested."""
 
     def __init__(self, data: pathlib.Path, scratch: pathlib.Path, size: int):
         self.data, self.scratch, self._size = data, scratch, size
@@ -81,7 +81,7 @@ class _Made:
 
     @functools.cached_property
     def corpus(self) -> pathlib.Path:
-        """Whole documents from the beginning of the corpus."""
+        """Complete documents from the beginning of the corpus."""
         path = self.scratch / "corpus.txt"
         with (self.data / "corpus" / "wiki.txt").open(encoding="utf-8") as source:
             lines, size = [], 0
@@ -135,7 +135,7 @@ def _cases(made: _Made) -> Iterator[Case]:
 
 
 def _batch_cases(name: str, dataset: Dataset) -> Iterator[Case]:
-    """Yields the comparison of reading and batching an epoch, and that of batching alone."""
+    """Yields the comparisons of reading and batching an epoch, and of batching alone."""
     steps = min(STEPS, len(dataset) // BATCH)
     paths = [str(dataset.folder / shard.file) for shard in dataset.manifest.shards]
     facts = {
@@ -173,7 +173,7 @@ def _feed(dataset: Dataset, steps: int, **settings: Any) -> Iterator[dict[str, n
 
 
 def _consume(batches: Iterator[Any], steps: int) -> None:
-    """Reads all batches; each must have the agreed size."""
+    """Reads all batches; each must have the expected size."""
     count = 0
     for batch in batches:
         assert np.shape(batch["input_ids"]) == (BATCH, LENGTH)
@@ -194,7 +194,7 @@ def _tensorflow(name: str, make: Callable[[Any], Any], steps: int) -> Peer | Ski
 
 
 def _tf_stock(paths: Sequence[str], tf: Any) -> Any:
-    """Returns the dataset as the reference code makes it: each example parsed alone."""
+    """Returns the dataset as the reference code makes it, with each example parsed on its own."""
     wanted = {"input_ids": tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True)}
 
     def parse(record: Any) -> dict[str, Any]:
@@ -303,7 +303,7 @@ def _build_case(made: _Made) -> Case:
 
 def _peak_of(command: Sequence[str]) -> float:
     """Returns the most memory (MB) of a Python process that ran to its end."""
-    # Asked for now and then: the peak that wait4 tells begins with that of the process that forked.
+    # Polled: the peak that wait4 reports starts from that of the process that forked.
     peak = 0.0
     with tempfile.TemporaryFile() as said:
         child = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=said)
@@ -331,7 +331,7 @@ _SETS: tuple[tuple[str, Callable[[_Made], Dataset], int], ...] = (
 def _padding(
     made: _Made, name: str, make: Callable[[_Made], Dataset], length: int
 ) -> dict[str, Any]:
-    """Returns the share of a set's batches that is padding, by way of making batches."""
+    """Returns the share of padding in a set's batches, by the way of making batches."""
     dataset = make(made)
     ways = {
         "padded": {"lengths": (length,)},

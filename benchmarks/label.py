@@ -1,11 +1,11 @@
-"""A teacher's logits over tokenised sentences, beside transformers on PyTorch.
+"""A teacher's logits over tokenised sentences, against transformers on PyTorch.
 
 python -m benchmarks.label [--sizes=Tiny,Mini,Small]
 
 Ours batches rows by length, as the label stage does, padded to multiples of four. Stock pads every
 batch to 128, as the example scripts do; tuned sorts all rows by length and pads to the longest.
-Float32, the same weights and rows. The processes of ours and of tuned torch keep freed memory
-(`pd_jax.allocation`); stock's do not.
+All use float32, the same weights and the same rows. The processes of ours and of tuned torch keep
+freed memory (`pd_jax.allocation`); stock's do not.
 """
 
 import pathlib

@@ -1,11 +1,12 @@
-"""A logit store of many rows: labelled, streamed, and what checking every row costs a step.
+"""A logit store of many rows: labelling, streaming, and the cost of checking every row.
 
     python -m benchmarks.logit_store --rows 200000
 
-Reviews of the development data become records, a model with random weights labels them, and the
-store is read in the order of training twice in turn: as training reads it (checksum, id and
-finiteness of every row), and decoded without a look. The difference is set against a distillation
-step on the same batches. Seconds are the processor's, which a busy machine changes least.
+Reviews from the development data become records, and a model with random weights labels them. The
+store is then read in the order of training, alternately in two ways: as training reads it (checking
+the checksum, id and finiteness of every row), and decoded without any check. The difference is
+compared with a distillation step on the same batches. Seconds are processor time, which a busy
+machine changes least.
 """
 
 import pathlib
@@ -45,7 +46,7 @@ def main() -> None:
     parsed = parser.parse_args()
     data = material.data_folder()
     if data is None:
-        raise SystemExit("error: no development data; name its folder with PD_JAX_DATA")
+        raise SystemExit("error: there is no development data; set PD_JAX_DATA to its folder")
     before = side_by_side.machine()
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
@@ -55,10 +56,10 @@ def main() -> None:
     parsed.output.parent.mkdir(parents=True, exist_ok=True)
     files.write_json(parsed.output, result)
     print(
-        f"{found['rows']:,} rows: labelled at {found['labelled_rows_a_second']:,.0f} a second of"
+        f"{found['rows']:,} rows: labelled at {found['labelled_rows_a_second']:,.0f} per second of"
         f" processor time ({found['labelled_rows_a_wall_second']:,.0f} of the clock), streamed at"
-        f" {found['streamed_rows_a_second']:,.0f}; {found['bytes_a_row']:.1f} bytes a row; checking"
-        f" costs {found['check_microseconds_a_row']:.2f} us a row,"
+        f" {found['streamed_rows_a_second']:,.0f}; {found['bytes_a_row']:.1f} bytes per row;"
+        f" checking costs {found['check_microseconds_a_row']:.2f} us per row,"
         f" {found['check_share_of_step']:.2%} of a step: {parsed.output}"
     )
 
@@ -104,7 +105,7 @@ def measure(dataset: Dataset, folder: pathlib.Path, parsed: Any) -> dict[str, An
 
 
 def _read_both(store: LogitStore, dataset: Dataset, parsed: Any) -> tuple[float, float]:
-    """Returns the least processor seconds for all rows, checked and only decoded."""
+    """Returns the least processor seconds for all rows, checked and merely decoded."""
     order = Permutation(len(dataset), ("benchmark",))(np.arange(len(dataset)))
     blocks = [order[at : at + parsed.batch] for at in range(0, len(order), parsed.batch)]
     ids = [dataset.gather(block).example_ids for block in blocks]
@@ -125,7 +126,7 @@ def _read_both(store: LogitStore, dataset: Dataset, parsed: Any) -> tuple[float,
 
 
 def _step_seconds(dataset: Dataset, store: LogitStore, parsed: Any) -> float:
-    """Returns the median processor seconds of a distillation step, its batch already made."""
+    """Returns the median processor seconds of a distillation step whose batch is ready."""
     settings = config_lib.Data(records="set", logits="store", batch=parsed.batch, lengths=_LENGTHS)
     batches = make_feed(
         [dataset],
@@ -140,7 +141,7 @@ def _step_seconds(dataset: Dataset, store: LogitStore, parsed: Any) -> float:
     )
     held = list(batches)
     trainer = ours.Trainer(ours.make_objective("distil", material.shape(parsed.size)))
-    trainer.train(held)  # compiles for every length
+    trainer.train(held)  # compiles every length
     return statistics.median(_seconds(lambda one=one: trainer.train([one])) for one in held)
 
 

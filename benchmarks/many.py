@@ -1,4 +1,4 @@
-"""Runs trained by one program beside the same runs one after the other.
+"""Runs trained by one program, against the same runs one after the other.
 
 python -m benchmarks.many [--runs=16] [--sizes=Tiny]
 
@@ -25,7 +25,7 @@ STEPS = 2
 
 
 def make_case(size: str, runs: int) -> Case:
-    """Returns the comparison of some steps of every run, by one program and one after the other."""
+    """Returns the comparison of every run's steps, by one program and one after the other."""
     objective = ours.make_objective(JOB, material.shape(size))
     trainer = ours.Trainer(objective)
     many = make_many_step(
@@ -51,7 +51,7 @@ def make_case(size: str, runs: int) -> Case:
                 pending = read
             jax.block_until_ready(together.state(0))
 
-    # One state stands for all: that the runs differ costs nothing where each has the program alone.
+    # One state serves for all: differences between runs cost nothing where each runs on its own.
     work = float(BATCH * runs * STEPS)
     peers = (
         Peer(OURS, at_once, work),

@@ -1,4 +1,4 @@
-"""What benchmarks run on: random tokens of one length, or real sentences at their own lengths."""
+"""The data benchmarks run on: random tokens of one length, or sentences at their own lengths."""
 
 import os
 import pathlib
@@ -30,7 +30,7 @@ TEXTS = {
 
 
 def data_folder() -> pathlib.Path | None:
-    """Returns the folder of the development data, or None where `PD_JAX_DATA` names none."""
+    """Returns the folder of the development data, or None if `PD_JAX_DATA` does not name one."""
     folder = pathlib.Path(os.environ.get("PD_JAX_DATA", os.path.join("..", "shared", "data")))
     return folder if (folder / "vocab" / "vocab.txt").exists() else None
 

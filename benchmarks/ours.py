@@ -62,7 +62,7 @@ class Trainer:
             self.state = self.first(self.root)
 
     def train(self, batches: Iterable[dict[str, np.ndarray]]) -> None:
-        """Takes a step a batch, as the loop does: the sums of a step are read during the next."""
+        """Takes one step per batch, like the loop: a step's sums are read during the next."""
         pending = None
         with jax.set_mesh(self.mesh):
             for batch in batches:

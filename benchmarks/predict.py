@@ -1,12 +1,12 @@
-"""Sentences to labels, tokenising included, beside transformers' `pipeline`.
+"""Sentences to labels, including tokenising, against transformers' `pipeline`.
 
 python -m benchmarks.predict [--sizes=Tiny,Mini,Small]
 
-Ours is what `pd_jax.tools.predict` does with a file. Stock calls the pipeline on the
-list of sentences, as its documentation does: one sentence at a time. Tuned gives it batches of
-sentences sorted by length. Float32, the same weights; every repetition has sentences of its own,
-for ours remembers how words are cut. The processes of ours and of tuned torch keep freed memory
-(`pd_jax.allocation`); stock's do not.
+Ours is what `pd_jax.tools.predict` does with a file. Stock calls the pipeline on the list of
+sentences, as its documentation does: one sentence at a time. Tuned passes batches of sentences
+sorted by length. All use float32 and the same weights. Every repetition has its own sentences,
+because ours remembers how words are split. The processes of ours and of tuned torch keep freed
+memory (`pd_jax.allocation`); stock's do not.
 """
 
 import pathlib
@@ -26,7 +26,7 @@ def make_ours(work: Work, runs: int):
 
     keep_memory()
     model, tokenizer = load_classifier(work.model)
-    # One input, of which each run takes its windows; a run more, for a window is made ahead.
+    # One input, from which each run takes its windows. One run more, as a window is made ahead.
     windows = predict_rows(model, tokenizer, iter(texts.sentences(work.text, (runs + 1) * ROWS)))
     size = len(next(windows).rows)
 
@@ -59,7 +59,7 @@ def make_theirs(work: Work, runs: int, tuned: bool):
 
 
 def cases(sizes: list[str], runs: int) -> Iterator[Case]:
-    """Yields the comparisons, one at a time, of peers that can run so often."""
+    """Yields the comparisons, one at a time, of peers that can run that often."""
     with tempfile.TemporaryDirectory() as folder:
         for work in texts.works(("SST-2", "IMDb"), sizes, pathlib.Path(folder)):
             peers = [

@@ -1,8 +1,8 @@
-"""Peers measured in alternation on equal work, and what a reader needs to trust the figures.
+"""Measures peers in alternation on equal work, with what a reader needs to trust the figures.
 
-A machine's speed drifts: with other users, with heat, with the clock. Only what ran next to each
-other compares, so every repetition runs each peer once, in an order that turns, and ratios are
-taken within a repetition. Medians of those ratios are the result; seconds are printed beside them.
+A machine's speed drifts: with other users, with heat, with the clock. Only runs next to each other
+are comparable, so every repetition runs each peer once, in rotating order, and ratios are taken
+within a repetition. The medians of those ratios are the result; seconds are printed beside them.
 """
 
 import argparse
@@ -36,9 +36,9 @@ PACKAGES = (
     "tensorflow-cpu",
 )
 WARM_UP = 1
-"""Runs of each peer before those that are measured."""
+"""Warm-up runs of each peer before those that are measured."""
 _SETTLE_SECONDS = 0.25
-"""Rest between peers: threads of the one before that still spin would be paid by the next."""
+"""Seconds between peers: threads of one that still spin would slow down the next."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Case:
       unit: of the work, for rates (`examples`).
       peers: in the order of the table's columns.
       facts: what else a reader should know (tokens, lengths, FLOPs).
-      clock: the seconds that rates are of: of the wall, or of the processor.
+      clock: the seconds that rates are measured in: wall clock or processor time.
     """
 
     name: str
@@ -83,9 +83,9 @@ class Case:
 
 
 def apart(name: str, make: Callable[..., tuple[Callable[[], Any], float]], *given: Any) -> Peer:
-    """Returns a peer in a process of its own: its threads and memory are not another's.
+    """Returns a peer that runs in a process of its own and shares no threads or memory.
 
-    There `make(*given)` returns what to run and how much work that is.
+    There, `make(*given)` returns what to run and how much work that is.
 
     Raises:
       RuntimeError: with what `make` raised.
@@ -119,7 +119,7 @@ def apart(name: str, make: Callable[..., tuple[Callable[[], Any], float]], *give
 
 
 def _serve(pipe: Any, make: Callable[..., Any], given: Sequence[Any]) -> None:
-    """Makes a peer and runs it as often as the other end of the pipe asks; ends with that end."""
+    """Makes a peer and runs it whenever the other end of the pipe asks, until that end closes."""
     run = None
     while True:
         try:
@@ -139,7 +139,7 @@ def _serve(pipe: Any, make: Callable[..., Any], given: Sequence[Any]) -> None:
 
 
 def apart_or_skipped(name: str, make: Callable[..., Any], *given: Any) -> Peer | Skipped:
-    """Returns `apart`'s peer, or says why there is none."""
+    """Returns `apart`'s peer, or why it could not take part."""
     try:
         return apart(name, make, *given)
     except RuntimeError as fault:
@@ -156,7 +156,7 @@ def measure(
 ) -> dict[str, Any]:
     """Returns the case's figures: for each peer its rates, and our speed relative to it.
 
-    `speed` of a peer is units a second, and `times` is ours over the peer's within a repetition
+    `speed` of a peer is units per second, and `times` is ours over the peer's within a repetition
     (above 1: we are faster), each as median, least and greatest. A peer that fails while warming up
     is listed as skipped, with what it raised.
     """
@@ -182,7 +182,7 @@ def _measure(
         try:
             for _ in range(warm_up):
                 peer.run()
-        except Exception as fault:  # a peer's compiler may not work here; ours must
+        except Exception as fault:  # a peer's compiler may fail here; ours must not
             if peer is case.peers[0]:
                 raise
             skipped.append(Skipped(peer.name, str(fault).splitlines()[0]))
@@ -231,9 +231,9 @@ def run(
 ) -> dict[str, Any]:
     """Measures the cases, printing a line for each as it is done, and writes their JSON.
 
-    Cases are made one at a time: what one held is gone before the next is made. The JSON is written
-    after each, so that a long run that is interrupted leaves those that it measured; only `whole`
-    says that there are no more.
+    Cases are made one at a time, so that each frees its memory before the next is made. The JSON is
+    written after each case, so that an interrupted run keeps those that it measured; `whole` is
+    true only once all are there.
     """
     result: dict[str, Any] = {"title": title, "command": command, "machine": machine()}
     result |= {"whole": False, "cases": []}
@@ -262,7 +262,7 @@ def summary(found: Mapping[str, Any]) -> str:
 
 
 def arguments(doc: str, name: str, *, repetitions: int) -> argparse.ArgumentParser:
-    """Returns a parser with what every benchmark takes."""
+    """Returns a parser with the options that every benchmark takes."""
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}", description=doc.splitlines()[0]
     )
@@ -272,7 +272,7 @@ def arguments(doc: str, name: str, *, repetitions: int) -> argparse.ArgumentPars
 
 
 def peak_bytes(process: int) -> int:
-    """Returns the most memory that a living process ever held; 0 for one that is gone."""
+    """Returns the most memory that a living process has ever held; 0 for one that is gone."""
     try:
         lines = pathlib.Path(f"/proc/{process}/status").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):

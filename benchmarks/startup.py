@@ -1,11 +1,11 @@
-"""From nothing to the first step: imports, model, compiling, one step; each time in a new process.
+"""From nothing to the first step: imports, model, compiling, one step; in a new process each time.
 
 python -m benchmarks.startup
 
-Fine-tuning of Tiny on a batch of 32 rows of 128 tokens. Ours compiles its step once on a machine
-and keeps it (`pd_jax/compilation.py`): `pd_jax` finds it there, as every run but the first does,
-and `pd_jax, first time` begins with an empty cache. transformers does the same work on PyTorch,
-eagerly and compiled.
+The step is one of fine-tuning Tiny on a batch of 32 rows of 128 tokens. Ours compiles its step once
+per machine and caches it (`pd_jax/compilation.py`): `pd_jax` finds it there, as every run but the
+first does, and `pd_jax, first time` starts with an empty cache. transformers does the same work on
+PyTorch, eagerly and compiled.
 """
 
 import itertools
@@ -55,7 +55,7 @@ loss.item()
 def process(name: str, program: str, cache: Iterator[str] | None = None) -> Peer:
     """Returns a peer that runs a program in a new process, each time with the next cache folder.
 
-    `run` raises RuntimeError with the last line of what the program said, where it fails.
+    If the program fails, `run` raises RuntimeError with the last line of its output.
     """
 
     def run() -> None:

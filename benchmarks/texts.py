@@ -15,7 +15,7 @@ from pd_jax.training import rng
 BATCH = 32
 ROWS = 64 * BATCH
 STOCK_SHARE = 4
-"""Stock does this part of the rows that the others do."""
+"""Stock does only this share of the rows that the others do."""
 SIZES = ("Tiny", "Mini", "Small")
 
 
@@ -53,7 +53,7 @@ def sentences(name: str, count: int) -> list[Row]:
       ValueError: the text has fewer.
     """
     data = material.data_folder()
-    assert data is not None, "cases are made only where there is data"
+    assert data is not None, "cases are made only if there is data"
     said = material.TEXTS[name]
     source = config_lib.Source(**{**said, "path": str(data / said["path"]), "rows": count})
     found = list(corpora.rows(source))
@@ -65,10 +65,10 @@ def sentences(name: str, count: int) -> list[Row]:
 
 
 def works(texts: tuple[str, ...], sizes: list[str], folder: pathlib.Path) -> Iterator[Work]:
-    """Yields what there is to label; nothing where PD_JAX_DATA names no data."""
+    """Yields what there is to label; nothing if PD_JAX_DATA does not name any data."""
     data = material.data_folder()
     if data is None:
-        print("no development data: set PD_JAX_DATA to measure on real sentences")
+        print("there is no development data; set PD_JAX_DATA to measure on real sentences")
         return
     for name in texts:
         dataset = material.real_dataset(name, ROWS, folder=folder, data=data)

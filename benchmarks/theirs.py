@@ -1,10 +1,10 @@
 """transformers on PyTorch, as its example scripts train, and tuned as a user who knows both would.
 
-Stock pads to 128, computes MLM logits at every position and updates by plain AdamW. Tuned gathers
-the masked positions, pads to the longest row of a batch of like lengths, and updates by the fused
-AdamW; both attend by `scaled_dot_product_attention`, which transformers chooses by itself. Masking
-is done beforehand for all of them, and not measured. Tuned processes keep their memory as ours do
-(`tune_memory`).
+Stock pads to 128, computes MLM logits at every position and updates with plain AdamW. Tuned gathers
+the masked positions, pads to the longest row of a batch of similar lengths, and updates with the
+fused AdamW. Both use `scaled_dot_product_attention`, which transformers chooses by itself. Masking
+is done beforehand for all of them, and is not measured. Tuned processes keep their memory as ours
+do (`tune_memory`).
 """
 
 import dataclasses
@@ -40,17 +40,17 @@ STYLES = (
 
 
 def tune_memory(*, tuned: bool) -> None:
-    """Keeps freed memory in the process of a tuned peer; stock is left as it comes.
+    """Keeps freed memory in the process of a tuned peer; stock is left as it is.
 
-    It is worth 15 to 40 % to torch's small models too: whoever tunes sets it by glibc's variables,
-    and a comparison in which only our side does would measure the C library.
+    It gains torch's small models 15 to 40 %, too. A user who tunes sets it by glibc's variables,
+    and a comparison in which only our side did so would measure the C library.
     """
     if tuned:
         keep_memory()
 
 
 def available() -> str | None:
-    """Returns None where torch and transformers can be imported, else what is missing."""
+    """Returns None if torch and transformers can be imported, else what is missing."""
     try:
         import torch  # noqa: F401
         import transformers  # noqa: F401
@@ -81,7 +81,7 @@ def make_model(job: str, shape: BertConfig) -> Any:
 
 
 class Trainer:
-    """A torch model with its optimiser, and one step as its style takes it."""
+    """A torch model with its optimiser, and one training step in its style."""
 
     def __init__(self, job: str, shape: BertConfig, style: Style):
         import torch
@@ -104,7 +104,7 @@ class Trainer:
         self.loss = torch.compile(self._loss) if style.compiled else self._loss
 
     def train(self, batches: Iterable[dict[str, Any]]) -> None:
-        """Takes a step a batch; the loss of each is read, as a progress bar would."""
+        """Takes one step per batch; the loss of each is read, as a progress bar would do."""
         import torch
 
         for batch in batches:
@@ -165,16 +165,16 @@ Order = Literal["random", "grouped", "sorted"]
 
 
 class Rows:
-    """Tokenised rows in memory, given out in batches as a `Dataset` and a collator would."""
+    """Tokenised rows in memory, batched as a `Dataset` and a collator would do."""
 
     def __init__(self, tokens: list[np.ndarray], labels: np.ndarray, teacher: np.ndarray):
         self.tokens, self.labels, self.teacher = tokens, labels, teacher
 
     def batches(self, rows: int, *, order: Order) -> Iterator[dict[str, Any]]:
-        """Yields every row once: at random padded to 128, else padded to the longest of a batch.
+        """Yields every row once; `random` pads to 128, the others to the longest of a batch.
 
-        `grouped` is `group_by_length` of transformers' trainer, like lengths of a random selection;
-        `sorted` is what needs no chance: all rows by length.
+        `grouped` is `group_by_length` of transformers' trainer: similar lengths within a random
+        selection. `sorted` orders all rows by length, for work that needs no randomness.
         """
         numbers = self._numbers(rows, order)
         for first in range(0, len(numbers), rows):

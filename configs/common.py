@@ -1,4 +1,4 @@
-"""Pieces that config files are made of: each call returns a fresh value, and changes nothing."""
+"""Building blocks of config files: each call returns a fresh value and changes nothing."""
 
 import math
 import os
@@ -15,7 +15,7 @@ RELEASED = {
     "base": "L12_H768",
     "large": "L24_H1024",
 }
-"""The released sizes by name; `pd_jax` knows them, too, but configs import nothing from it."""
+"""The released sizes by name. `pd_jax` has them, too, but configs import nothing from it."""
 
 
 _TRUTHS = {
@@ -26,10 +26,10 @@ _WANTED = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
 def parse(arg: str, **defaults) -> dict:
-    """Returns the defaults with what `arg` says: `key=value,key=value`, and a bare word for True.
+    """Returns the defaults changed by `arg`: `key=value,key=value`, and a bare word for True.
 
-    Values take the type of their default. An unknown key raises with the known ones, and a value of
-    another type with its key.
+    Values take the type of their default. An unknown key raises an error that lists the known ones;
+    a value of another type raises one that names its key.
     """
     found = dict(defaults)
     for part in filter(None, (piece.strip() for piece in arg.split(","))):
@@ -50,14 +50,14 @@ def _value(key: str, text: str, kind: type):
 
 
 def one_of(known: Collection[str], value: str, name: str) -> str:
-    """Returns a value that an argument may have; raises ValueError for any other."""
+    """Returns the value if the argument may have it; raises ValueError otherwise."""
     if value not in known:
         raise ValueError(f"config argument {name}={value}: this config knows {', '.join(known)}")
     return value
 
 
 def canonical(size: str) -> str:
-    """Returns `L4_H256` for `Mini` and for itself; raises ValueError for what is no size."""
+    """Returns `L4_H256` for `Mini` and for itself; raises ValueError for anything else."""
     name = RELEASED.get(size.lower(), size.upper())
     if not re.fullmatch(r"L[1-9]\d*_H[1-9]\d*", name):
         names = ", ".join(known.capitalize() for known in RELEASED)
@@ -72,8 +72,9 @@ def shape(size: str) -> tuple[int, int]:
 
 
 def teacher_and_student(arg: str, budgets: Collection[str], **more) -> dict:
-    """Returns the arguments of a config with one teacher and one student, `more`, and what `arg`
-    says; `smoke` is a budget.
+    """Returns a config's arguments for one teacher and one student, and `more`, changed by `arg`.
+
+    `smoke` is a budget.
     """
     pair = {"size": "L2_H128", "teacher": "L4_H128", "pretrained": ""}
     found = parse(arg, **pair, budget="cpu", seed=0, **more, smoke=False)
@@ -92,11 +93,11 @@ RUN = {
     "watchdog_seconds": 1800.0,
     "skip_nonfinite": 0,
 }
-"""How a run is carried out; spelt out, so that `--config.run.mesh.fsdp=4` finds its key."""
+"""How a run is carried out, spelt out so that `--config.run.mesh.fsdp=4` finds its key."""
 
 
 def locked(pipeline: dict) -> config_dict.ConfigDict:
-    """Returns a pipeline's values as a locked ConfigDict, with `RUN` where it says nothing else."""
+    """Returns a pipeline's values as a locked ConfigDict, with `RUN` as the defaults of its run."""
     config = config_dict.ConfigDict({**pipeline, "run": {**RUN, **pipeline.get("run", {})}})
     config.lock()
     return config
@@ -118,25 +119,25 @@ def model(size: str, **changes) -> dict:
 
 
 def compact(size: str, **changes) -> dict:
-    """Returns a BERT that is pre-trained from nothing at a small scale, by `pretrain_compact`.
+    """Returns a BERT for small-scale pre-training from scratch, by `pretrain_compact`.
 
-    BERT's initializer range of 0.02 suits a hidden size of 768. A narrow model begins with
-    attention that is all but uniform, and stays long where only word frequencies are learnt:
-    0.02 * sqrt(768 / 128) = 0.05 (`fresh`). Positions that begin as sinusoids shorten
-    that: an L2_H128 had a loss of 5.58 instead of 5.85 after 4,000 steps, and of 4.62 instead of
-    5.48 after 6,000 (one run of each).
+    BERT's initializer range of 0.02 suits a hidden size of 768. With it, a narrow model starts with
+    almost uniform attention, and for a long time learns only word frequencies; hence
+    0.02 * sqrt(768 / 128) = 0.05 (`fresh`). Positions initialised as sinusoids shorten that phase:
+    an L2_H128 had a loss of 5.58 instead of 5.85 after 4,000 steps, and of 4.62 instead of 5.48
+    after 6,000 (one run of each).
     """
     return fresh(size, position_init="sinusoidal", **changes)
 
 
 def fresh(size: str, **changes) -> dict:
-    """Returns a BERT whose initializer range is BERT's, 0.02 for 768 hidden units, at its width."""
+    """Returns a BERT with its initializer range, 0.02 at 768 hidden units, scaled to its width."""
     scaled = round(0.02 * math.sqrt(768 / shape(size)[1]), 2)
     return model(size, initializer_range=scaled, **changes)
 
 
 COMPACT_VOCABULARY = 4_096
-"""Words of a vocabulary for small-scale pre-training: the fewer, the sooner each is learnt."""
+"""Vocabulary size for small-scale pre-training: the fewer words, the sooner each is learnt."""
 
 
 def pretrain_compact(
@@ -144,11 +145,11 @@ def pretrain_compact(
 ) -> dict:
     """Returns the pre-training of every small model on real text: one recipe, for all studies.
 
-    With COMPACT_VOCABULARY words an L2_H128 stays on the plateau of word frequencies (a loss of
-    5.85) for 4,000 to 5,000 steps of 2,048 tokens, ten minutes of a CPU core, and has 3.91 after
-    12,000. A high rate, a short memory of squared gradients (beta2) and no dropout do that. Deeper
-    ones stay longer: an L4_H128 had 5.75 after 13,500 steps. One whose layers begin as those of the
-    L2_H128, repeated, had 3.99 after 1,000, at half the rate.
+    With COMPACT_VOCABULARY words, an L2_H128 stays on the plateau of word frequencies (a loss of
+    5.85) for 4,000 to 5,000 steps of 2,048 tokens, ten minutes of a CPU core, and reaches 3.91
+    after 12,000. This takes a high rate, a short memory of squared gradients (beta2) and no
+    dropout. Deeper models stay there longer: an L4_H128 had 5.75 after 13,500 steps. One
+    initialised with the layers of the L2_H128, repeated, had 3.99 after 1,000, at half the rate.
     """
     return pretrain(
         {**model, "dropout": 0.0, "attention_dropout": 0.0},
@@ -250,12 +251,12 @@ def _train(
 
 
 def label(teacher: str, records: str, lengths: tuple[int, ...], **changes) -> dict:
-    """Returns the stage that asks a teacher about every row of a dataset."""
+    """Returns the stage that labels every row of a dataset with a teacher's outputs."""
     return {"kind": "label", "teacher": teacher, "records": records, "lengths": lengths, **changes}
 
 
 def compare(records: str, lengths: tuple[int, ...], models: dict[str, str], **changes) -> dict:
-    """Returns the stage that puts models side by side; the first is the teacher."""
+    """Returns the stage that compares models side by side; the first is the teacher."""
     named = tuple({"name": name, "model": model} for name, model in models.items())
     return {"kind": "compare", "models": named, "records": records, "lengths": lengths, **changes}
 
@@ -278,9 +279,10 @@ def five_methods(
     evaluation: dict,
     seed: int,
 ) -> dict:
-    """Returns the stages of the paper's five ways to a student (Turc et al. 2019, section 3).
+    """Returns the stages of the paper's five ways to train a student (Turc et al. 2019, section 3).
 
-    Basic training and distillation begin at random; PF, PD and PD-F from the pre-trained student.
+    Basic training and distillation start from random weights; PF, PD and PD-F from the pre-trained
+    student.
     """
 
     def tuned(**changes) -> dict:

@@ -3,7 +3,7 @@
 Run:    python -m pd_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 Time:   5 minutes on two cores (Intel Xeon, jax 0.10.2, f32), compiling included.
 Expect: dev accuracy (1,000 rows, one seed): basic 71, teacher 79, distillation 80, PF 81, PD 82,
-        PD-F 82; all but basic do not differ by more than chance, and differ with the machine.
+        PD-F 82; except for basic, these differ only by chance, and vary with the machine.
 Args:   seed=0 smoke (the same in half a minute, too short to learn anything)
 """
 

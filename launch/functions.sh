@@ -44,8 +44,8 @@ sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' >/dev/null 2>&1; then
   return 2
 }
 
-# make_venv DIR: an environment in DIR with a working pip; one that is there is kept, and gets pip
-# where it has none (uv makes such).
+# make_venv DIR: makes an environment in DIR with a working pip. An existing one is kept, and gets
+# pip if it has none (uv makes such).
 make_venv() {
   if "$1/bin/python" -m pip --version >/dev/null 2>&1; then
     return 0
@@ -55,7 +55,7 @@ make_venv() {
     python="$(find_python)" || return 2
     run "$python" -m venv "$1"
   elif ! run "$1/bin/python" -m ensurepip >&2; then
-    echo "error: $1 is an environment without pip, and pip cannot be put into it; remove the" \
+    echo "error: $1 is an environment without pip, and pip cannot be installed in it; remove the" \
       "folder, and a new one will be made: rm -r $1" >&2
     return 2
   fi
@@ -70,7 +70,7 @@ install_once() {
   if [ "$(cat "$stamp" 2>/dev/null)" = "$state" ]; then
     return 0
   fi
-  echo "installing pd_jax${extras:+[$extras]} into $venv; this takes some minutes once" >&2
+  echo "installing pd_jax${extras:+[$extras]} into $venv; this takes some minutes, only once" >&2
   run "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     --editable ".${extras:+[$extras]}"
   if [ "$dry_run" != 1 ]; then
@@ -78,7 +78,7 @@ install_once() {
   fi
 }
 
-# take_flags ARGUMENTS...: sets `arguments` to all of them but --dry-run, which sets dry_run=1;
+# take_flags ARGUMENTS...: sets `arguments` to all of them except --dry-run, which sets dry_run=1;
 # --help prints the comment at the top of the script.
 arguments=()
 take_flags() {
@@ -96,7 +96,7 @@ show_help() {
   awk 'NR > 1 && !/^#/ { exit } NR > 1 && !/^#SBATCH/ { sub(/^# ?/, ""); print }' "$0"
 }
 
-# need_flags --NAME...: ends with a sentence unless `arguments` holds every --NAME=VALUE.
+# need_flags --NAME...: exits with an error unless `arguments` has every --NAME=VALUE.
 need_flags() {
   local name
   for name in "$@"; do
@@ -118,7 +118,7 @@ flag() {
   printf '%s' "$value"
 }
 
-# has_flag --NAME: whether `arguments` holds --NAME without a value.
+# has_flag --NAME: whether `arguments` has --NAME without a value.
 has_flag() {
   local argument
   for argument in ${arguments[@]+"${arguments[@]}"}; do
@@ -129,8 +129,8 @@ has_flag() {
   return 1
 }
 
-# drop_flags --NAME...: removes the launcher's own flags from `arguments`; the rest is the
-# program's.
+# drop_flags --NAME...: removes the launcher's own flags from `arguments`; the rest go to the
+# program.
 drop_flags() {
   local argument name rest=()
   for argument in ${arguments[@]+"${arguments[@]}"}; do

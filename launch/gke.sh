@@ -5,8 +5,8 @@
 #
 # IMAGE is the tpu target of the Dockerfile. Options: --slices=1, --chips=4 (of a host),
 # --queue=default. The manifest goes to kubectl apply; --dry-run prints it instead.
-# Logs: kubectl logs -f job/NAME-slice-0. Preempted or broken hosts: the JobSet restarts all, and
-# the run continues. Delete: kubectl delete jobset NAME.
+# Logs: kubectl logs -f job/NAME-slice-0. If a host is preempted or breaks, the JobSet restarts all
+# of them and the run continues. Delete: kubectl delete jobset NAME.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/functions.sh
@@ -20,7 +20,7 @@ if [ "$slices" -gt 1 ]; then
 fi
 
 manifest="$(cat launch/gke_jobset.yaml)"
-fill() { # fill NAME VALUE: puts VALUE where the manifest says ${NAME}
+fill() { # fill NAME VALUE: puts VALUE where the manifest has ${NAME}
   manifest="${manifest//"\${$1}"/"$2"}"
 }
 fill NAME "$(flag --name)"

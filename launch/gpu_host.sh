@@ -3,7 +3,7 @@
 #   bash launch/gpu_host.sh [--dry-run] --config=FILE --workdir=DIR [flags of pd_jax.main]
 #
 # One process drives all GPUs. Makes .venv with the CUDA build of jax (its wheels bring CUDA along;
-# only the driver must be there). The same command continues an interrupted run.
+# only the driver must be installed). The same command continues an interrupted run.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/functions.sh

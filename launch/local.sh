@@ -3,7 +3,7 @@
 # pd_jax.main]
 #
 # Makes .venv, installs the core, and runs the quick start: the whole chain on generated text,
-# offline, in minutes. Later flags win, so another config is  bash launch/local.sh --config=...
+# offline, in minutes. Later flags win: for another config, run  bash launch/local.sh --config=...
 # --workdir=... The same command continues an interrupted run and does nothing for a finished one.
 # --processes N runs N processes of one CPU device each that train together over loopback, as N
 # hosts would. --dry-run prints the commands and runs none.
@@ -24,7 +24,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 if ! [ "$processes" -ge 1 ] 2>/dev/null; then
-  echo "error: --processes=$processes is no number of processes; give 1 or more" >&2
+  echo "error: --processes=$processes is not a number of processes; give 1 or more" >&2
   exit 2
 fi
 
@@ -47,7 +47,7 @@ with socket.socket() as probe:
     print(probe.getsockname()[1])')"
 fi
 ids=()
-# Also for Ctrl-C: what a script starts in the background is deaf to it.
+# Also for Ctrl-C: processes that a script starts in the background ignore it.
 trap 'kill ${ids[@]+"${ids[@]}"} 2>/dev/null' INT TERM
 for ((index = 0; index < processes; index++)); do
   run_last env JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=1 PD_JAX_COORDINATOR="127.0.0.1:$port" \
@@ -56,7 +56,7 @@ for ((index = 0; index < processes; index++)); do
 done
 status=0
 for id in "${ids[@]}"; do
-  # A signal to this script interrupts `wait`; the last one tells how the process ended.
+  # A signal to this script interrupts `wait`; the last one returns how the process ended.
   until wait "$id" || ! kill -0 "$id" 2>/dev/null; do :; done
   wait "$id" || status=$?
 done

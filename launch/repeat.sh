@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs a command, again and again while it ends in a way that the same command mends:
+# Runs a command again and again, as long as running it again can fix how it ended:
 #   bash launch/repeat.sh COMMAND...
-# 0 is done, 2 a fault that needs you, 130 your interrupt: these are final. Others (75 asked to
-# stop, 1, 134, 137 peers lost or killed) are tried again, unless they come ten times in a row
+# Final are 0 (done), 2 (a fault that needs you) and 130 (your interrupt). Others (75 asked to stop;
+# 1, 134, 137 peers lost or killed) are tried again, unless the command ends ten times in a row
 # within five minutes.
 set -uo pipefail
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Stops the run that launch/repeat.sh keeps at work in this checkout: bash launch/stop.sh
+# Stops the run that launch/repeat.sh keeps going in this checkout: bash launch/stop.sh
 #
-# It is not repeated, and saves first; returns when it has ended.
+# The run saves first and is not repeated. Returns when it has ended.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -16,8 +16,8 @@ for repeat in $(pgrep -f '^bash launch/repeat[.]sh'); do
   fi
 done
 if [ "$found" = 0 ]; then
-  echo "no run is at work on $(hostname)" >&2
-elif ! flock --wait 300 run.lock true; then # whoever runs for `repeat.sh` holds it to its end
+  echo "no run is in progress on $(hostname)" >&2
+elif ! flock --wait 300 run.lock true; then # whatever `repeat.sh` runs holds it to its end
   echo "error: the run on $(hostname) has not ended within 300 s; see run.log, and try again" >&2
   exit 2
 fi

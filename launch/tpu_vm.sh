@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# A TPU slice, or several, from Google Cloud's queue, and a pipeline on it:
+# Requests one or several TPU slices from Google Cloud's queue, and runs a pipeline on them:
 #   bash launch/tpu_vm.sh VERB --name=NAME --zone=ZONE [options] [flags of pd_jax.main]
 #
-#   create   asks for the slice:    --type=v5litepod-16 [--slices=2] [--spot] [--runtime=VERSION]
-#   wait     returns when the slice is there
+#   create   requests the slice:    --type=v5litepod-16 [--slices=2] [--spot] [--runtime=VERSION]
+#   wait     returns when the slice is ready
 #   setup    copies the committed checkout to every host and installs it
 #   run      starts the pipeline on every host: --config=FILE --workdir=gs://BUCKET/RUN
 #   logs     shows the first host's log as it grows
-#   stop     has every host save and end; returns when all have
+#   stop     makes every host save and end; returns when all have
 #   resume   after a preemption: deletes what is left, then create, wait, setup and run, with the
 #            flags of create and run
 #   delete   gives the slice back
 #
 # Each host runs the command again (launch/repeat.sh) when it was asked to stop or lost its peers,
-# and ends on success or on a fault that needs you. --slices=N goes with every verb. [--project=ID];
+# and ends on success or on a fault that needs you. Pass --slices=N to every verb. [--project=ID];
 # --dry-run prints the commands.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -49,7 +49,7 @@ check_run_flags() {
   esac
 }
 
-# Says what `setup` would not ship. A copy without git can `run` what was shipped before.
+# Reports what `setup` would not ship. A copy without git can `run` what was shipped before.
 check_commit() {
   local config
   config="$(flag --config)"
@@ -67,11 +67,11 @@ check_commit() {
   fi
 }
 
-# All of it before the first command: resume begins by deleting.
+# Checks everything before the first command, because resume begins by deleting.
 case "$verb" in
   create | wait | setup | run | logs | stop | resume | delete) ;;
   *)
-    echo "error: ${verb:-nothing} is no verb of tpu_vm.sh: create, wait, setup, run, logs, stop," \
+    echo "error: ${verb:-nothing} is not a verb of tpu_vm.sh: create, wait, setup, run, logs, stop," \
       "resume, delete" >&2
     exit 2
     ;;
@@ -79,7 +79,7 @@ esac
 need_flags --name --zone
 slices="$(flag --slices 1)"
 if ! [[ $slices =~ ^[1-9][0-9]*$ ]]; then
-  echo "error: --slices=$slices is no number of slices; give 1 or more" >&2
+  echo "error: --slices=$slices is not a number of slices; give 1 or more" >&2
   exit 2
 fi
 type="" runtime=""
@@ -192,10 +192,10 @@ start() {
     hardware=tpu_slices
   fi
   printf -v main '%q ' .venv/bin/python -m pd_jax.main --distributed=on "${arguments[@]}"
-  # In braces nohup alone is in the background, and nothing there keeps ssh's streams.
+  # In braces, only nohup is in the background, and nothing there keeps ssh's streams open.
   at_once "cd pd_jax &&
     { flock --nonblock run.lock true || {
-      echo 'error: a run is at work here; see logs, or end it with stop' >&2; exit 2; }; } &&
+      echo 'error: a run is already in progress here; see logs, or end it with stop' >&2; exit 2; }; } &&
     { nohup flock --nonblock run.lock bash launch/repeat.sh bash launch/with_env.sh $hardware \
       $main >>run.log 2>&1 </dev/null & }"
 }

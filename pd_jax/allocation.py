@@ -1,4 +1,4 @@
-"""Memory that a process keeps instead of asking for it anew at every step.
+"""Keeps freed memory in the process instead of requesting it again at every step.
 
 XLA on a CPU takes a step's temporary arrays from the C library and gives them back at its end. By
 default the library maps blocks this large straight from the kernel, which then fills them with
@@ -13,14 +13,14 @@ _MMAP_MAX = -4
 _ARENA_MAX = -8
 
 _KEPT_BYTES = 2**31 - 1
-"""So much unused memory at most stays with the process: the most that `mallopt` can say."""
+"""How much unused memory may stay with the process: the most that `mallopt` can express."""
 
 
 def keep_memory() -> bool:
-    """Keeps freed memory for the next step; returns whether the C library heard (glibc does).
+    """Keeps freed memory for the next step; returns whether the C library supports it (glibc does).
 
-    To be called before the first computation: threads that already have an arena of their own
-    would go on mapping, for no arena but the main one can hold blocks of this size.
+    Call it before the first computation: threads that already have an arena of their own would go
+    on mapping, as only the main arena can have blocks of this size.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

@@ -70,65 +70,65 @@ class MeshError(PdError):
 
 
 class PeerError(MeshError):
-    """Another process ended by a fault that the same command may mend; this one ends with
-    `PREEMPTED_EXIT_CODE`, so that launchers start all of them again.
+    """Another process failed in a way that running the same command again may fix; this one ends
+    with `PREEMPTED_EXIT_CODE`, so that launchers restart all of them.
     """
 
 
 class DivergenceError(PdError):
-    """Training that left the finite numbers."""
+    """Training whose loss or gradients became NaN or infinite."""
 
 
 class ReportError(PdError):
-    """A workdir whose files do not read as a report needs them."""
+    """A workdir with files that a report cannot be made from."""
 
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
-_NO_SPACE_SAID = ("No space left on device", "Disk quota exceeded", "os error 28", "os error 122")
-"""How libraries put it that wrap the system's error in text (Rust, C++)."""
+_NO_SPACE_TEXTS = ("No space left on device", "Disk quota exceeded", "os error 28", "os error 122")
+"""The words of libraries that turn the system's error into text (Rust, C++)."""
 
 
 def no_space(fault: BaseException | None) -> str:
-    """Returns what the system said if a fault, or what led to it, is a full disk or a used-up
-    quota; else nothing.
+    """Returns the system's message if a fault, or one of its causes, is a full disk or an exhausted
+    quota; else an empty string.
     """
     while fault is not None:
         full = isinstance(fault, OSError) and fault.errno in _NO_SPACE
-        if full or any(said in str(fault) for said in _NO_SPACE_SAID):
+        if full or any(text in str(fault) for text in _NO_SPACE_TEXTS):
             return str(fault).splitlines()[0][:200]
         fault = fault.__cause__ or fault.__context__
     return ""
 
 
-_NO_MEMORY_SAID = re.compile(r"RESOURCE_EXHAUSTED:.*(memory|allocat|hbm)|CUDA out of memory", re.I)
-"""How XLA and torch put it that a device, or the machine, lacks memory."""
+_NO_MEMORY_TEXT = re.compile(r"RESOURCE_EXHAUSTED:.*(memory|allocat|hbm)|CUDA out of memory", re.I)
+"""The words of XLA and torch when a device, or the host, is out of memory."""
 
 
 def no_memory(fault: BaseException | None) -> str:
-    """Returns what was said if a fault, or what led to it, is want of memory on a device or of the
-    machine's own; else nothing.
+    """Returns the message if a fault, or one of its causes, is a lack of memory on a device or on
+    the host; else an empty string.
     """
     while fault is not None:
-        said = next(iter(str(fault).splitlines()), "")[:200]
-        if isinstance(fault, MemoryError) or _NO_MEMORY_SAID.search(said):
-            return said or "out of memory"
+        message = next(iter(str(fault).splitlines()), "")[:200]
+        if isinstance(fault, MemoryError) or _NO_MEMORY_TEXT.search(message):
+            return message or "out of memory"
         fault = fault.__cause__ or fault.__context__
     return ""
 
 
 def sentence_of(fault: Exception) -> str:
-    """Returns the sentence for a user who met a fault outside of any stage; nothing for a bug."""
+    """Returns the sentence to show for a fault outside of any stage; empty for a bug."""
     if isinstance(fault, PdError):
         return str(fault)
     if isinstance(fault, ImportError) and "gcsfs" in str(fault).lower():
         return "gs:// needs gcsfs, which is not installed; pip install 'pd_jax[gcs]'"
     if isinstance(fault, OSError) and fault.errno in _NO_ACCESS and fault.filename:
-        return f"{fault.filename}: {fault.strerror}; mend its rights or name another place"
-    if said := no_space(fault):
-        return f"the disk is full ({said}); free space and run the same command again"
-    if said := no_memory(fault):
-        return f"memory does not suffice ({said}); lower the batch, or free memory"
+        return f"{fault.filename}: {fault.strerror}; fix its permissions or choose another path"
+    if message := no_space(fault):
+        return f"the disk is full ({message}); free some space and run the same command again"
+    if message := no_memory(fault):
+        return f"there is not enough memory ({message}); lower the batch, or free memory"
     return ""
 
 

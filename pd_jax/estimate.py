@@ -1,10 +1,10 @@
-"""How long what is left of a pipeline will take on this machine, before it is begun.
+"""Estimates how long the remaining stages of a pipeline will take on this machine.
 
 A training stage takes its steps times the seconds of a step. Those are taken from a done stage of
-the workdir that does the same step, or else measured here: the very step is compiled and run a few
-times on a batch of the middle one of its lengths. Scoring and labelling are forward passes, a third
-of a step each; a teacher that is there already, in a folder, is asked about a few batches. Text is
-not counted, nor are compiling and saving: they are minutes at most.
+the workdir with the same step, or else measured here: that step is compiled and run a few times on
+a batch of the middle one of its lengths. Scoring and labelling are forward passes, a third of a
+step each; a teacher that exists already, in a folder, is timed on a few batches. Text, compiling
+and saving are not counted: they are minutes at most.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ _FORWARD_SHARE = 1 / 3
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """Seconds of one stage, and what they were taken from; None where nothing says how many."""
+    """Seconds of one stage, and their basis; None where they cannot be estimated."""
 
     name: str
     seconds: float | None
@@ -58,7 +58,7 @@ def estimate(
     *,
     said: Callable[[str], None],
 ) -> list[Estimate]:
-    """Returns an estimate of every stage that trains or labels and is not done."""
+    """Returns an estimate of every training or labelling stage that is not done."""
     steps = _Steps(pipeline, planned, said)
     found = []
     for item in planned.values():
@@ -72,7 +72,7 @@ def estimate(
 
 
 def as_text(found: Sequence[Estimate]) -> str:
-    """Returns the hours in all, by what the stages' names begin with, and what they rest on."""
+    """Returns the hours of all stages, grouped by the basis of their estimates, and the total."""
     groups: dict[str, list[Estimate]] = {}
     for one in found:
         groups.setdefault(one.basis, []).append(one)
@@ -84,13 +84,13 @@ def as_text(found: Sequence[Estimate]) -> str:
     unknown = [one.name for one in found if one.seconds is None]
     lines.append(f"{len(found):5} stages  {total:8.2f} h  in all, without text, compiling, saving")
     if unknown:
-        lines.append(f"not counted, rows or teacher are not known yet: {', '.join(unknown)}")
-    lines.append("--jobs shares these cores out: it fills pauses and makes no step faster")
+        lines.append(f"not counted, as rows or teacher are not known yet: {', '.join(unknown)}")
+    lines.append("--jobs shares the same cores: it fills idle time but makes no step faster")
     return "\n".join(lines)
 
 
 class _Steps:
-    """Seconds a step by what makes steps equal, each found out once."""
+    """Seconds per step, by what makes steps equal; each is determined once."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class _Steps:
             self._learn(folder)
 
     def training(self, name: str, stage: config_lib.TrainStage) -> Estimate:
-        """Returns the seconds of a training stage with its last scoring."""
+        """Returns the seconds of a training stage, its final scoring included."""
         rows = self._rows(stage.data.records)
         if stage.length.epochs is not None and rows is None:
             return Estimate(name, None, "rows unknown")
@@ -121,7 +121,7 @@ class _Steps:
 
     def labelling(self, name: str, stage: config_lib.LabelStage) -> Estimate:
         """Returns the seconds of a labelling stage, from a step of its teacher's training or from
-        batches that a teacher in a folder answers.
+        timed batches of a teacher in a folder.
         """
         rows = self._rows(stage.records)
         if rows is None:
@@ -138,20 +138,20 @@ class _Steps:
             self._say(f"measuring batches of {name}")
             try:
                 self._known[key] = measure_answers(self._pipeline, stage), _MEASURED
-            except (PdError, RuntimeError) as fault:  # torch's for want of memory is the latter
+            except (PdError, RuntimeError) as fault:  # torch raises the latter when out of memory
                 self._say(f"{name} is not counted: {fault}")
                 return Estimate(name, None, "teacher not measured")
         second, basis = self._known[key]
         return Estimate(name, second * rows / stage.batch, basis)
 
     def _learn(self, folder: epath.Path) -> None:
-        """Takes the speeds of the stages that are done."""
+        """Reads the speeds of the stages that are done."""
         seconds: dict[str, list[float]] = {}
         for path in folder.glob("*/done.json") if folder.exists() else ():
             done = files.read_json(path, StageError)
             if done.get("kind") == "train" and done.get("steps", 0) >= 20:
-                asked = files.read_json(path.parent / "config.json", StageError)
-                seconds.setdefault(_key(asked), []).append(done["seconds"] / done["steps"])
+                config = files.read_json(path.parent / "config.json", StageError)
+                seconds.setdefault(_key(config), []).append(done["seconds"] / done["steps"])
         for key, values in seconds.items():
             self._known[key] = statistics.median(values), "as done stages with the same step took"
 
@@ -164,11 +164,11 @@ class _Steps:
         return self._known[key]
 
     def _rows(self, reference: str | tuple[str, ...]) -> int | None:
-        """Returns how many rows a dataset has, or may have at most; None where nothing says it."""
+        """Returns how many rows a dataset has, or has at most; None where that is unknown."""
         if not isinstance(reference, str):
             counts = [self._rows(one) for one in reference]
             return None if None in counts else sum(count or 0 for count in counts)
-        if reference not in self._counted:  # text is read for it, and many stages share it
+        if reference not in self._counted:  # counting reads text, and many stages share a dataset
             self._counted[reference] = self._count(reference)
         return self._counted[reference]
 
@@ -190,17 +190,17 @@ class _Steps:
 
 
 def _declared(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> Facts:
-    """Returns what a stage will read; raises StageError where that does not give its shapes."""
+    """Returns what a stage will read; raises StageError where that leaves its shapes unknown."""
     facts = declared(pipeline, stage)
     if facts.vocabulary is None:
         raise StageError(
             f"--estimate cannot tell the size of the vocabulary of {facts.where}; name in "
-            "data.records a records stage whose tokenizer is a stage or a file that is there"
+            "data.records a records stage whose tokenizer is a stage or an existing file"
         )
     if facts.task is None and not isinstance(stage.objective, config_lib.Masked):
         raise StageError(
             f"--estimate cannot tell the task that objective.kind={stage.objective.kind!r} learns "
-            f"on {facts.where}; name as teacher a training stage or a folder that is there"
+            f"on {facts.where}; name a training stage or an existing folder as teacher"
         )
     return facts
 
@@ -209,10 +209,10 @@ def measure(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> floa
     """Returns the seconds of a stage's step on this machine, on a batch of a middle length.
 
     Raises:
-      StageError: nothing says yet how large the vocabulary is, or what the task.
+      StageError: the vocabulary's size or the task is not known yet.
     """
     facts = _declared(pipeline, stage)
-    assert facts.vocabulary is not None, "_declared sees to it"
+    assert facts.vocabulary is not None, "_declared ensures it"
     shape = sizes.bert_config(stage.model, vocab_size=facts.vocabulary.size, compute=stage.compute)
     length = _middle(stage.data.lengths)
     mesh = mesh_for(pipeline.run)
@@ -244,10 +244,10 @@ def measure(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> floa
 
 
 def measure_answers(pipeline: config_lib.Pipeline, stage: config_lib.LabelStage) -> float:
-    """Returns the seconds in which a teacher in a folder answers a batch of a middle length here.
+    """Returns the seconds a teacher in a folder takes for a batch of a middle length here.
 
     Raises:
-      ConfigError, WeightsError: the folder holds no classifier that can read such a batch.
+      ConfigError, WeightsError: the folder has no classifier that can read such a batch.
     """
     length = _middle(stage.lengths)
     if not hf.is_bert(stage.teacher):
@@ -267,7 +267,7 @@ def _middle(lengths: Sequence[int]) -> int:
 
 
 def _seconds_of(once: Callable[[], Any]) -> float:
-    """Returns the seconds of a call, the first of which compiles and is not counted."""
+    """Returns the seconds of a call; the first call, which compiles, is not counted."""
     jax.block_until_ready(once())
     began = time.monotonic()
     for _ in range(_MEASURED_STEPS):
@@ -277,9 +277,9 @@ def _seconds_of(once: Callable[[], Any]) -> float:
 
 
 def _key(stage: Mapping[str, Any]) -> str:
-    """Returns what makes the steps of two stages equally dear."""
+    """Returns a key that is equal for stages whose steps cost the same."""
     data, objective = stage["data"], stage["objective"]
-    # Of one head over a row; what a teacher adds that reads along, or vocabularies, is dearer.
+    # These have one head per row; a teacher that reads every batch, or a vocabulary, costs more.
     task = objective["kind"] in ("classify", "distill")
     parts = {
         "model": stage["model"],

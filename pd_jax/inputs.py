@@ -13,15 +13,15 @@ from pd_jax.errors import SourceError, StageError
 class InputDigests:
     """Reference in a config -> digest of the content that it stands for.
 
-    A folder with a manifest of ours stands for what the manifest says, and one with a model for the
-    files at its top: what lies below them, hidden files and Markdown are not read.
-    What is not there any more stands for what it held when it was last read: enough to recognise
-    the stages that have read it, which `require` tells from those that have not.
+    A folder with one of our manifests stands for that manifest, and a folder with a model for its
+    top-level files, without subfolders, hidden files and Markdown.
+    A reference that no longer exists stands for its content when it was last read: enough to
+    recognise the stages that have read it, which `require` distinguishes from those that have not.
     """
 
     def __init__(self, cache: epath.Path):
-        """Reads what an earlier process has remembered in `cache` and in `references.json` beside
-        it; raises StageError where that is something else.
+        """Reads the digests that an earlier process saved in `cache` and in `references.json`
+        beside it; raises StageError where these are other files.
         """
         self._digests = files.DigestCache(cache, StageError)
         self._memory = cache.parent / "references.json"
@@ -31,7 +31,7 @@ class InputDigests:
 
     def of(self, reference: str, *, stage: str) -> str:
         """Returns the digest of a file, a folder, a glob, or a TFDS name; raises StageError where
-        there is nothing and none is remembered.
+        it does not exist and no digest is saved.
         """
         try:
             digest = self._digest(reference)
@@ -49,14 +49,14 @@ class InputDigests:
         return files.digest_json([self._digests.of(item) for item in _files(reference)])
 
     def require(self, references: Iterable[str], *, stage: str) -> None:
-        """Raises StageError unless what a stage will read is there."""
+        """Raises StageError unless everything that a stage will read exists."""
         for reference in references:
             if reference in self._absent:
                 fault = self._absent[reference]
                 raise StageError(f"stage {stage!r} cannot read its input: {fault}")
 
     def save(self) -> None:
-        """Writes what was learnt."""
+        """Writes the digests, if they have changed."""
         self._digests.save()
         if self._known != self._before:
             files.write_json(self._memory, self._known)
@@ -73,8 +73,8 @@ def _files(reference: str) -> list[epath.Path]:
 
 
 def _known_references(path: epath.Path) -> dict[str, str]:
-    """Returns what a file of remembered references says: reference -> digest."""
+    """Returns the content of `references.json`: reference -> digest."""
     found = files.read_object(path, StageError)
     if not all(isinstance(digest, str) for digest in found.values()):
-        raise StageError(f"{path} is not as it was written; remove it, to read files anew")
+        raise StageError(f"{path} is damaged or was edited; remove it to read all files again")
     return found

@@ -1,9 +1,9 @@
-"""Work that depends on other work, done by several processes, each with its share of the cores.
+"""Jobs that depend on each other, run by several processes, each with its share of the cores.
 
-Jobs of a group are done at once, by one piece of work, and what becomes of each is told apart. A
-process does one group after another, so that it is started and warmed up once. A job that fails, or
-whose process is killed, is an outcome like any other: who waits for it is left out, the rest goes
-on. Asked to stop, every process is, too, and may save first.
+The jobs of a group run together, as one piece of work, and each has its own outcome. A process runs
+one group after another, so that it is started and warmed up once. A job that fails, or whose
+process is killed, is an outcome like any other: the jobs that wait for it are left out, and the
+rest go on. When asked to stop, so is every process, which may save first.
 """
 
 import contextlib
@@ -28,21 +28,21 @@ SAVE_SECONDS = 120.0
 """How long a process that was asked to stop may take to save."""
 
 _GPU_MEMORY = "XLA_CLIENT_MEM_FRACTION"
-"""Where XLA reads how much of a GPU a process takes at its start, in place of three quarters."""
+"""Tells XLA how much of a GPU's memory a process takes at its start; three quarters by default."""
 _GPU_MEMORY_ONCE = "XLA_PYTHON_CLIENT_MEM_FRACTION"
-"""Its name of before, which XLA reads too, but not beside the other."""
+"""Its former name, which XLA reads too, but not beside the other."""
 
 Say = Callable[[str], None]
 Work = Callable[[Say], Sequence[Any]]
-"""What the jobs of a group do: it may tell the user something, and returns the result of each, or
-the exception that ended it. For other processes it must be picklable.
+"""The work of a group's jobs: may send the user a line, and returns the result of each job, or the
+exception that ended it. It must be picklable for other processes.
 """
 Group = tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a job: its result, or its fault, or the job that it waited for in vain."""
+    """What became of a job: its result, or its fault, or the failed job that it needed."""
 
     name: str
     result: Any = None
@@ -58,15 +58,15 @@ def run(
     say: Say,
     groups: Sequence[Group] = (),
 ) -> Generator[Outcome, None, None]:
-    """Yields what became of every job, as they end; the first that is ready is begun first.
+    """Yields the outcome of every job, as they end; the first that is ready is started first.
 
     Args:
-      needs: job -> the jobs that must succeed before it, in the order to prefer. Names that are no
-        jobs are taken as done.
-      work: what jobs do, asked for when they begin.
+      needs: job -> the jobs that must succeed before it, in order of preference. Names that are not
+        jobs count as done.
+      work: returns the work of a group, when it is started.
       jobs: how many processes; with 1, everything happens in this one.
-      say: where a line for the user goes.
-      groups: jobs to do at once, none of which needs another of its group; the rest stand alone. A
+      say: called with a line for the user.
+      groups: jobs to run together, none of which needs another of its group; the rest run alone. A
         job whose need failed is left out, and the others of its group go on.
 
     Raises:
@@ -101,7 +101,7 @@ def run(
 
 
 def _in_vain(waiting: Mapping[str, Sequence[str]], failed: set[str]) -> Iterator[tuple[str, str]]:
-    """Yields jobs that can no more begin, each with the job that failed; directly or not."""
+    """Yields jobs that can no longer start, each with the failed job that it needs."""
     failed = set(failed)
     for name, wanted in list(waiting.items()):
         lacks = next((need for need in wanted if need in failed), None)
@@ -110,7 +110,7 @@ def _in_vain(waiting: Mapping[str, Sequence[str]], failed: set[str]) -> Iterator
 
 
 def _outcomes(group: Group, results: Sequence[Any]) -> Iterator[Outcome]:
-    """Yields what became of each job of a group, by its result or exception."""
+    """Yields the outcome of each job of a group, given its result or exception."""
     for name, result in zip(group, results, strict=True):
         if isinstance(result, Exception):
             yield Outcome(name, fault=result)
@@ -119,26 +119,24 @@ def _outcomes(group: Group, results: Sequence[Any]) -> Iterator[Outcome]:
 
 
 def check_platforms(jobs: int) -> None:
-    """Raises ConfigError where several processes cannot share what jax is told to run on, or its
-    memory.
-    """
+    """Raises ConfigError where several processes cannot share jax's platform, or its memory."""
     if jobs == 1:
         return
     gpu_memory(jobs)
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if "tpu" in platforms.split(","):
         raise ConfigError(
-            f"--jobs={jobs} with JAX_PLATFORMS={platforms}: one process alone can open a host's "
-            f"TPU chips; leave --jobs out, and train stages by one program with --vmap={jobs}"
+            f"--jobs={jobs} with JAX_PLATFORMS={platforms}: only one process can open a host's "
+            f"TPU chips; leave --jobs out, and train stages in one program with --vmap={jobs}"
         )
 
 
 def gpu_memory(places: int) -> str:
-    """Returns the share of a GPU's memory for each of so many processes, as XLA reads it; together
-    they take what the environment grants one, or nine tenths.
+    """Returns each process's share of a GPU's memory, in XLA's format; together they take what the
+    environment grants one process, or nine tenths.
 
     Raises:
-      ConfigError: where the environment grants what is no number.
+      ConfigError: where the environment's value is not a number.
     """
     name = _GPU_MEMORY_ONCE if _GPU_MEMORY_ONCE in os.environ else _GPU_MEMORY
     granted = os.environ.get(name, "0.9")
@@ -146,12 +144,12 @@ def gpu_memory(places: int) -> str:
         return f"{float(granted) / places:.3f}"
     except ValueError:
         raise ConfigError(
-            f"{name}={granted!r} is no number; set it to a share of a GPU's memory, like 0.9"
+            f"{name}={granted!r} is not a number; set it to a share of a GPU's memory, like 0.9"
         ) from None
 
 
 class _Here:
-    """Does jobs in this process, one at a time."""
+    """Runs jobs in this process, one at a time."""
 
     def __init__(self, say: Say):
         self._say = say
@@ -183,7 +181,7 @@ class _Here:
 
 
 class _Processes:
-    """Does jobs in other processes."""
+    """Runs jobs in other processes."""
 
     def __init__(self, count: int, say: Say):
         self._say = say
@@ -202,12 +200,12 @@ class _Processes:
 
     def begin(self, group: Group, work: Work) -> None:
         worker = self._take()
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # `ended` tells of it
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # `ended` reports it
             worker.connection.send((group, work))
         self._running[group] = worker
 
     def _take(self) -> "_Worker":
-        """Returns an idle process, or a new one where none is left that was not killed."""
+        """Returns an idle process that is still alive, or a new one."""
         while self._idle:
             worker = self._idle.pop()
             if worker.process.is_alive():
@@ -221,17 +219,17 @@ class _Processes:
             group = groups[connection]  # type: ignore[index]
             worker = self._running[group]
             try:
-                kind, said = worker.connection.recv()
+                kind, content = worker.connection.recv()
             except (EOFError, ConnectionResetError):
                 del self._running[group]
                 self._places.append(worker.place)
                 yield from _outcomes(group, [worker.loss(name) for name in group])
                 continue
             if kind == "say":
-                self._say(said)
+                self._say(content)
                 continue
             self._idle.append(self._running.pop(group))
-            yield from _outcomes(group, said)
+            yield from _outcomes(group, content)
 
     def stop(self) -> None:
         """Asks every process to stop, and returns when all have; a signal meanwhile kills them."""
@@ -246,7 +244,7 @@ class _Processes:
                 worker.process.terminate()
             deadline = time.monotonic() + SAVE_SECONDS
             for worker in workers:
-                # What it still has to say must be read, or it could not end.
+                # Its remaining messages must be read, or it could not end.
                 while worker.process.is_alive() and time.monotonic() < deadline:
                     worker.drain(seconds=0.2)
         finally:
@@ -256,21 +254,21 @@ class _Processes:
 
 
 class _Worker:
-    """One process, and the line to it."""
+    """One process, and the connection to it."""
 
     def __init__(self, place: int, places: int):
         self.place = place
         context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
+        self.connection, far_end = context.Pipe()
         self.process = context.Process(
-            target=_serve, args=(theirs, place, places, os.getpid()), daemon=False
+            target=_serve, args=(far_end, place, places, os.getpid()), daemon=False
         )
         with light_main():
             self.process.start()
-        theirs.close()
+        far_end.close()
 
     def drain(self, *, seconds: float) -> None:
-        """Reads and forgets what the process says within some time."""
+        """Reads and discards what the process sends within some time."""
         try:
             while not self.connection.closed and self.connection.poll(seconds):
                 self.connection.recv()
@@ -279,11 +277,11 @@ class _Worker:
         self.process.join(seconds)
 
     def loss(self, name: str) -> StageError:
-        """Returns what to say of a process that ended without a word."""
+        """Returns the error for a process that ended without reporting a result."""
         self.process.join()
         code = self.process.exitcode or 0
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
-        hint = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
+        hint = ", perhaps because memory ran out" if code == -signal.SIGKILL else ""
         return StageError(
             f"stage {name!r}: its process {how}{hint}; run the same command again, with a smaller "
             "--jobs if it happens again"
@@ -296,7 +294,7 @@ class _Worker:
 def _serve(
     connection: multiprocessing.connection.Connection, place: int, places: int, parent: int
 ) -> None:
-    """Does what comes over the connection until asked to stop."""
+    """Runs the work that comes over the connection, until asked to stop."""
     _prepare(place, places, parent)
     from pd_jax import compilation
     from pd_jax.allocation import keep_memory
@@ -309,46 +307,46 @@ def _serve(
         compilation.use_cache()
         while True:
             group, work = connection.recv()
-            told = _answer(group, work, lambda line: connection.send(("say", line)))
-            connection.send(("done", told))
+            results = _results(group, work, lambda line: connection.send(("say", line)))
+            connection.send(("done", results))
     except (Stopped, EOFError, BrokenPipeError):
         return
 
 
-def _answer(group: Group, work: Work, say: Say) -> list[Any]:
-    """Returns every job's result or fault; a bug, or a limit of the machine, is a fault as well."""
+def _results(group: Group, work: Work, say: Say) -> list[Any]:
+    """Returns every job's result or fault; a bug, or a limit of the machine, is also a fault."""
     try:
         results = work(say)
     except Exception as fault:
         results = [fault] * len(group)
     return [
-        _told(name, result) if isinstance(result, Exception) else result
+        _portable(name, result) if isinstance(result, Exception) else result
         for name, result in zip(group, results, strict=True)
     ]
 
 
-def _told(name: str, fault: Exception) -> PdError:
-    """Returns a fault as another process can read it."""
+def _portable(name: str, fault: Exception) -> PdError:
+    """Returns a fault in a form that can be sent to another process."""
     if isinstance(fault, PdError):
         return fault
     traceback.print_exception(fault)
-    said = (str(fault).strip().splitlines() or [""])[0][:300]
+    message = (str(fault).strip().splitlines() or [""])[0][:300]
     return StageError(
-        f"stage {name!r} ended by {type(fault).__name__}: {said} (the traceback is in the "
-        "output); run the same command again after mending it"
+        f"stage {name!r} ended by {type(fault).__name__}: {message} (the traceback is in the "
+        "output); fix it and run the same command again"
     )
 
 
 class _Lines(io.TextIOWrapper):
-    """Standard error of one process among several: whole lines, none rewritten in place."""
+    """Standard error of one process among several: complete lines, none rewritten in place."""
 
     def isatty(self) -> bool:
         return False
 
 
 def _prepare(place: int, places: int, parent: int) -> None:
-    """Gives this process its share of the machine, and its parent the only say over its end."""
-    os.setpgid(0, 0)  # ctrl-c reaches the parent alone, which then asks for a save
+    """Gives this process its share of the machine, and lets only its parent stop it."""
+    os.setpgid(0, 0)  # ctrl-c reaches only the parent, which then asks for a save
     sys.stderr = _Lines(os.fdopen(os.dup(2), "wb", 0), write_through=True, line_buffering=True)
     threading.Thread(target=_stop_with, args=(parent,), daemon=True).start()
     cores = sorted(available_cores())

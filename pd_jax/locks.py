@@ -1,12 +1,12 @@
-"""One writer at a time: locks that survive crashes, and reach over shared file systems.
+"""One writer at a time: locks that survive crashes, and work across shared file systems.
 
-A lock is a small file that names its holder. Three things say whether the holder still lives: the
-kernel's own lock on the file (`flock`), which ends with the process; on the same machine, the
+A lock is a small file that names its holder. Three things show whether the holder is still alive:
+the kernel's own lock on the file (`flock`), which ends with the process; on the same machine, the
 process's number and start time; anywhere else, a heartbeat. Clocks of two machines are never
-compared: an observer watches for the beat by its own clock. The file is linked into its place with
-all it says and already locked, so that it is never seen half-made. Where the file API knows neither
-links nor `flock` (`gs://`), a claim is written, left to settle, and read again; a holder that finds
-another's name in its lock ends itself.
+compared: an observer watches for the heartbeat by its own clock. The file is complete and already
+locked when it is linked into place, so that it is never seen half-written. Where the file API has
+neither links nor `flock` (`gs://`), a claim is written, left to settle, and read again; a holder
+that finds another's name in its lock ends itself.
 """
 
 import contextlib
@@ -31,10 +31,10 @@ from pd_jax import files
 from pd_jax.errors import EXIT_CODE, LockError
 
 BEAT_SECONDS = 10.0
-"""How often a holder shows that it lives."""
+"""How often a holder shows that it is alive."""
 
 STALE_SECONDS = 60.0
-"""A holder on another machine without a beat for so long is taken for dead."""
+"""A holder on another machine without a heartbeat for so long is taken to be dead."""
 
 _POLL_SECONDS = 1.0
 _SETTLE_SECONDS = 2.0
@@ -44,7 +44,7 @@ _NO_FLOCK = (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
 
 @dataclasses.dataclass(frozen=True)
 class Owner:
-    """Who holds a lock: a process, told apart from any other that ever had its number."""
+    """Who holds a lock: a process, distinguished from any other that ever had its number."""
 
     host: str
     process: int
@@ -59,7 +59,7 @@ class Owner:
 
 
 class Lock:
-    """A lock at a path. `take` and `release` may be called again and again."""
+    """A lock at a path. `take` and `release` may be called repeatedly."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Lock:
         self._beating: threading.Thread | None = None
 
     def take(self) -> Owner | None:
-        """Returns None once this process holds the lock, or else who does.
+        """Returns None once this process holds the lock, or else its holder.
 
         Takes up to `STALE_SECONDS` where a holder on another machine may have died.
 
@@ -90,7 +90,7 @@ class Lock:
             other = self._take_by_link() if self._local else self._take_by_claim()
         except OSError as fault:
             raise LockError(
-                f"the lock {self._path} could not be written ({fault}); make room or give "
+                f"the lock {self._path} could not be written ({fault}); free some space or give "
                 "permission there, or choose another folder"
             ) from fault
         if other is None:
@@ -100,7 +100,7 @@ class Lock:
         return other
 
     def release(self) -> None:
-        """Gives the lock up, if this process holds it."""
+        """Releases the lock, if this process holds it."""
         if self._beating is None or self._me is None:
             return
         self._ended.set()
@@ -140,8 +140,8 @@ class Lock:
                 os.close(held)
 
     def _clear_away(self) -> Owner | None:
-        """Returns the live holder of the existing file; None when there is no such file any more,
-        a dead holder's having been removed.
+        """Returns the live holder of the existing file; None if the file is gone or was removed
+        because its holder is dead.
         """
         try:
             old = os.open(self._path, os.O_RDWR)
@@ -154,7 +154,7 @@ class Lock:
             owner, _ = self._read()
             if owner is not None and self._lives(owner):
                 return owner
-            # Only who has the kernel's lock on this very file may remove it.
+            # Only the process with the kernel's lock on this very file may remove it.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(old), os.stat(self._path)):
                     os.unlink(self._path)
@@ -175,7 +175,7 @@ class Lock:
         return None
 
     def _lives(self, owner: Owner) -> bool:
-        """Returns whether a holder lives: at once on its own machine, else by its heartbeat."""
+        """Returns whether a holder is alive: at once on its own machine, else by its heartbeat."""
         assert self._me is not None
         if owner.machine and owner.machine == self._me.machine:
             return _start_of(owner.process) == owner.started
@@ -207,13 +207,13 @@ class Lock:
             return None, (content, moved)
 
     def _beat(self) -> None:
-        """Shows now and then that this process lives; ends it if another took its lock."""
+        """Shows regularly that this process is alive; ends it if another took its lock."""
         assert self._me is not None
         count = 0
         while not self._ended.wait(self._beat_seconds):
             count += 1
-            # What fails now may succeed at the next beat; a holder that cannot beat for long loses
-            # its lock, and finds out here.
+            # What fails now may succeed at the next beat. A holder whose beats fail for too long
+            # loses its lock, and finds out here.
             with contextlib.suppress(OSError):
                 owner, pulse = self._read()
                 if pulse is not None and (owner is None or owner.token != self._me.token):
@@ -236,10 +236,10 @@ def held(
     """Holds the lock at `path` inside the block.
 
     Args:
-      path: the lock's file; its folder is made where it is missing.
+      path: the lock's file; its folder is created where it is missing.
       what: what is locked, for the message: "the dataset in runs/corpus".
-      wait: where to say that another process is waited for; without it, its lock is an error. What
-        the block was to do may then be done already: look again inside it.
+      wait: called with a line for the user before waiting for another process; without it, that
+        process's lock is an error. After a wait the work may be done already: check in the block.
       writer: whether this process takes the lock for a group of processes that run together; all of
         them come here.
       agree: the largest of the group's values (`distributed.agree`).
@@ -247,7 +247,7 @@ def held(
     Raises:
       LockError: another process holds it, or its file cannot be written.
     """
-    lock, told = Lock(path), False
+    lock, announced = Lock(path), False
     while True:
         owner = lock.take() if writer else None
         if not agree(int(owner is not None)):
@@ -256,11 +256,11 @@ def held(
             raise LockError(
                 _refusal(what, owner, path)
                 if owner is not None
-                else f"{what} was refused to the process that writes; it says why"
+                else f"{what} is locked; process 0 names the holder"
             )
-        if owner is not None and not told:
+        if owner is not None and not announced:
             wait(f"{what} is being written by {owner}; waiting for it")
-            told = True
+            announced = True
         time.sleep(_POLL_SECONDS)
     try:
         yield
@@ -285,7 +285,7 @@ def _myself() -> Owner:
 
 
 def _machine() -> str:
-    """Returns what tells this boot and process namespace from all others; empty if unknown."""
+    """Returns a name unique to this boot and process namespace; empty if unknown."""
     try:
         boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -294,18 +294,20 @@ def _machine() -> str:
 
 
 def _start_of(process: int) -> str:
-    """Returns when a process of this machine started, in ticks since boot; empty without one."""
+    """Returns when a process of this machine started, in ticks since boot; empty if it is gone."""
     try:
         stat = pathlib.Path(f"/proc/{process}/stat").read_text()
     except OSError:
         return ""
-    # The name, in parentheses, may hold spaces; the start is the 20th field after it.
+    # The name, in parentheses, may contain spaces; the start is the 20th field after it.
     state, *fields = stat.rpartition(")")[2].split()
     return "" if state in "ZX" else fields[18]
 
 
 def _flock(file: int) -> bool:
-    """Returns False where another process has the kernel's lock; True also where there is none."""
+    """Returns False where another process has the kernel's lock; True also where locks are not
+    supported.
+    """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -321,7 +323,7 @@ def _content(owner: Owner, **more: int) -> bytes:
 
 
 def _end_process(path: epath.Path, owner: Owner) -> None:
-    """Ends this process, which has lost its lock: two writers would spoil each other's files."""
+    """Ends this process, which has lost its lock: two writers would corrupt each other's files."""
     print(
         f"error: {owner} took the lock {path} of this process, which had shown no sign of life for "
         f"{STALE_SECONDS:.0f} s; leaving the work to it",

@@ -1,8 +1,7 @@
 """Runs a pipeline: `python -m pd_jax.main --config=FILE[:arg] --workdir=DIR [--stages=a,b]
 [--config.x.y=z]`.
 
-Run the same command again and it continues where it stopped; stages that are done are not done
-again.
+Run the same command again and it continues where it stopped; finished stages are not repeated.
 """
 
 import argparse
@@ -34,7 +33,7 @@ _STAGES = flags.DEFINE_list(
     "stages", [], "Names of the stages to run; by default all that are not done."
 )
 _CHANGED = flags.DEFINE_bool(
-    "changed", False, "Go on in a workdir that was made with another config or other versions."
+    "changed", False, "Continue in a workdir that was made with another config or other versions."
 )
 _JOBS = flags.DEFINE_integer(
     "jobs", 1, "How many stages to run at once, in processes that share the cores.", lower_bound=1
@@ -42,29 +41,29 @@ _JOBS = flags.DEFINE_integer(
 _VMAP = flags.DEFINE_integer(
     "vmap",
     1,
-    "How many training stages to train by one program, where they differ in seed, learning rate "
-    "and first weights alone.",
+    "How many training stages to train in one program, where they differ only in seed, learning "
+    "rate and first weights.",
     lower_bound=1,
 )
 _ESTIMATE = flags.DEFINE_bool(
-    "estimate", False, "Say how long what is left will take, and run nothing."
+    "estimate", False, "Estimate how long the remaining stages will take, and run nothing."
 )
 _DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
     "auto",
     ["auto", "on", "off"],
-    "Whether to join other processes (auto: where a launcher says so).",
+    "Whether to join other processes (auto: if a launcher started several).",
 )
 _OF_A_CONFIG = {"<module>", "get_config"}
-"""What runs when a config's file is loaded."""
+"""The functions that run when a config file is loaded."""
 _WRAPPED = "Error whilst parsing config file"
-"""How ml_collections begins the text that it makes of a fault in a config's file."""
+"""How ml_collections' text for a fault in a config file begins."""
 
 
 def _main(_: Sequence[str]) -> int:
-    assert _WORKDIR.value is not None, "_flags sees to it"
+    assert _WORKDIR.value is not None, "_flags ensures it"
     if not flags.FLAGS["verbosity"].present:
-        # Orbax tells what it does to each file, and its threads every fault, which saving raises.
+        # Orbax logs every file operation, and its threads log faults that saving raises anyway.
         logging.set_verbosity(logging.FATAL)
     # Only now: a usage error should not wait for jax.
     from pd_jax.training.signals import Stopped, stop_on
@@ -79,16 +78,16 @@ def _main(_: Sequence[str]) -> int:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         return 130
     except Exception as fault:
-        said = sentence_of(fault)
-        if not said:
+        message = sentence_of(fault)
+        if not message:
             raise
-        print(f"error: {said}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         return EXIT_CODE
     return 0
 
 
 def _run(workdir: epath.Path) -> None:
-    """Runs the pipeline and reports on it, or only says how long it will take."""
+    """Runs the pipeline and reports on it, or only estimates how long it will take."""
     from pd_jax import estimate, pipeline, planning
     from pd_jax.config.reading import pipeline_from
     from pd_jax.parallel import distributed
@@ -122,7 +121,7 @@ def _run(workdir: epath.Path) -> None:
 
 
 def _set_up() -> None:
-    """Joins the other processes; sets up memory, compilation cache and what may be said."""
+    """Joins the other processes; sets up memory, compilation cache and logging."""
     import jax
 
     from pd_jax import allocation, compilation, jobs
@@ -142,12 +141,12 @@ def _set_up() -> None:
         _tell(distributed.describe())
         if max(_JOBS.value, _VMAP.value) > 1:
             raise ConfigError(
-                "--jobs and --vmap go with one process; leave them out on several hosts"
+                "--jobs and --vmap work with one process only; leave them out on several hosts"
             )
 
 
 def _report(config: "Pipeline", workdir: epath.Path) -> None:
-    """Prints the table and the report's path, as far as the stages went."""
+    """Prints the table of the stages that are done, and the report's path."""
     from pd_jax import report
     from pd_jax.parallel import distributed
 
@@ -169,19 +168,19 @@ def _report_after(fault: Exception, config: "Pipeline", workdir: epath.Path) -> 
 
 
 def _tell(line: str) -> None:
-    """Prints a line at once. Where nobody reads any more, as behind `| head`, the work goes on."""
+    """Prints a line at once. If nothing reads it any more, as with `| head`, the work goes on."""
     try:
         print(line, flush=True)
     except BrokenPipeError:
-        # What is left in the buffer has no reader either, and what is said later goes there, too.
+        # The rest of the buffer has no reader either, and later lines go there, too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _flags(argv: list[str]) -> list[str]:
-    """Returns the arguments that are no flags. What is wrong with the flags ends in one line, and a
-    fault of the config's own code in its traceback.
+    """Returns the arguments that are not flags. A fault in the flags ends with one line, a fault in
+    the config's own code with its traceback.
 
-    Both end with EXIT_CODE: a launcher that ran the command again would meet the same.
+    Both end with EXIT_CODE: a launcher that ran the command again would meet the same fault.
     """
     named = _config_named(argv)
     try:
@@ -196,57 +195,57 @@ def _flags(argv: list[str]) -> list[str]:
         return left
     except Exception as raised:
         fault = _unwrapped(raised)
-        if said := _refusal(fault, named):
-            print(f"error: {said}", file=sys.stderr)
+        if message := _refusal(fault, named):
+            print(f"error: {message}", file=sys.stderr)
         else:
             traceback.print_exception(fault)
         sys.exit(EXIT_CODE)
 
 
 def _unwrapped(fault: BaseException) -> BaseException:
-    """Returns what a config's file raised, of which ml_collections and absl make a text."""
+    """Returns what a config file raised, which ml_collections and absl turn into text."""
     while _WRAPPED in str(fault) and fault.__context__ is not None:
         fault = fault.__context__
     return fault
 
 
 def _refusal(fault: BaseException, named: str) -> str:
-    """Returns the sentence for a fault of the flags, or of the config that they name; nothing where
+    """Returns the sentence for a fault in the flags, or in the config that they name; empty where
     the config's own code is at fault.
     """
-    said = " ".join(str(fault).split())
+    message = " ".join(str(fault).split())
     if isinstance(fault, SyntaxError):
         return f"{fault.filename}, line {fault.lineno}: {fault.msg}; correct the file"
     if isinstance(fault, ModuleNotFoundError) and fault.name == "configs":
         return f"--config={named} imports configs, which is not here; run from the checkout"
     if isinstance(fault, flags.UnrecognizedFlagError):
         remedy = did_you_mean(fault.flagname, flags.FLAGS) or "; see --help"
-        return f"--{fault.flagname} is no flag{remedy}"
+        return f"--{fault.flagname} is not a flag{remedy}"
     if isinstance(fault, flags.Error):
-        return said
+        return message
     if isinstance(fault, OSError):
-        return f"--config={named}: {fault.__cause__ or said}"
+        return f"--config={named}: {fault.__cause__ or message}"
     if isinstance(fault, ValueError):  # as configs refuse their arguments
-        return f"--config={named}: {said}"
+        return f"--config={named}: {message}"
     if isinstance(fault, AttributeError) and fault.name == "get_config":
         return f"--config={named}: the file has no function get_config; write one"
-    if isinstance(fault, TypeError) and said.startswith("get_config("):
-        return f"--config={named}: {said}; write FILE:ARG where it takes an argument, else FILE"
+    if isinstance(fault, TypeError) and message.startswith("get_config("):
+        return f"--config={named}: {message}; write FILE:ARG if it takes an argument, else FILE"
     if {frame.name for frame in traceback.extract_tb(fault.__traceback__)} & _OF_A_CONFIG:
         return ""
     if isinstance(fault, (AttributeError, KeyError, TypeError)):  # as ConfigDict's overrides do
         inner = fault.args[0]  # an AttributeError holds the KeyError that it began as
-        said = str(inner.args[0] if isinstance(inner, Exception) else inner)
-        return f"a flag --config.KEY does not fit the config: {' '.join(said.split())}"
+        reason = str(inner.args[0] if isinstance(inner, Exception) else inner)
+        return f"a flag --config.KEY does not fit the config: {' '.join(reason.split())}"
     return ""
 
 
 def _config_named(argv: list[str]) -> str:
-    """Returns what --config names, or nothing; ends in one line where there is no such file."""
+    """Returns the value of --config, or nothing; ends with one line where there is no such file."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", nargs="?")
     named = parser.parse_known_args(argv[1:])[0].config
-    if named is None:  # not given, or without a value, which absl tells in one line
+    if named is None:  # not given, or without a value, which absl reports in one line
         return ""
     path = named.partition(":")[0]
     if not os.path.isfile(path):
@@ -260,5 +259,5 @@ def _config_named(argv: list[str]) -> str:
 if __name__ == "__main__":
     os.environ.setdefault(
         "TF_CPP_MIN_LOG_LEVEL", "2"
-    )  # XLA's C++ notices are not the user's concern
+    )  # XLA's C++ notices are of no use to the user
     app.run(_main, flags_parser=_flags)

@@ -1,4 +1,4 @@
-"""Work shared out among processes of this machine, with one count of what they have done."""
+"""Work distributed over processes of this machine, with one count of what they have done."""
 
 import concurrent.futures
 import multiprocessing
@@ -30,7 +30,7 @@ def run(
     workers: int,
     report: Count = lambda done: None,
 ) -> Iterator[tuple[Task, Result]]:
-    """Yields each task with `job(task, count)`, as they are done; at most `workers` at a time.
+    """Yields each task with its `job(task, count)` when done; at most `workers` run at a time.
 
     A job calls `count` with an amount of work; `report` is called now and then with the sum over
     all jobs. With one worker everything happens in this process.
@@ -75,10 +75,10 @@ def available_cores() -> set[int]:
 
 @contextmanager
 def light_main() -> Iterator[None]:
-    """Lets processes that start meanwhile not import the program that starts them.
+    """Keeps processes that are spawned inside the block from importing the main module.
 
-    A spawned process imports its parent's main module, here mostly one that imports jax: seconds,
-    and more memory than the work needs. No job is defined in a main module.
+    A spawned process imports its parent's main module, here usually one that imports jax: that
+    takes seconds, and more memory than the work needs. No job is defined in a main module.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
@@ -89,7 +89,7 @@ def light_main() -> Iterator[None]:
 
 
 class _Total:
-    """The sum of what it is told, reported each time."""
+    """A running sum, reported at each addition."""
 
     def __init__(self, report: Count):
         self._report, self._done = report, 0.0
@@ -114,7 +114,7 @@ def _start(counter: Any, parent: int) -> None:
 
 
 def _leave_with(parent: int) -> None:
-    """Ends this process when its parent was killed, instead of working on for nobody."""
+    """Ends this process when its parent was killed, as nobody would use its results."""
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)

@@ -1,8 +1,8 @@
-"""One line that says how far long work has come.
+"""A progress line for long-running work.
 
 In a terminal the line is rewritten in place, with rate and time left. Without one (a log file, a
-batch job) a plain line is written now and then. Either way the last line says what was done and how
-fast.
+batch job) a plain line is written now and then. Either way the last line states what was done and
+how fast.
 """
 
 import collections
@@ -29,7 +29,7 @@ class Progress:
       total: how much there is to do; None where that is not known.
       unit: what is counted, in the plural.
       start: how much an earlier session had done; it counts as done but not towards the rate.
-      shown: whether this process is the one of several that speaks for all.
+      shown: whether this process is the one of several that reports for all.
       stream: where to write; standard error by default.
       clock: seconds, rising.
     """
@@ -76,11 +76,11 @@ class Progress:
         self._write(line + self._values(), last=True)
 
     def advance(self, amount: Number, **shown: Any) -> None:
-        """Adds `amount` to what is done; `shown` values stay on the line until given anew."""
+        """Adds `amount` to what is done; `shown` values stay on the line until replaced."""
         self.set(self._done + amount, **shown)
 
     def set(self, done: Number, **shown: Any) -> None:
-        """Says how much is done; `shown` values stay on the line until given anew."""
+        """Sets how much is done; `shown` values stay on the line until replaced."""
         self._done = done
         self._shown.update(shown)
         now = self._clock()

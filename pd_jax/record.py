@@ -1,4 +1,4 @@
-"""A pipeline's record in its workdir, `pipelines/NAME.json`: reports find its stages by it."""
+"""A pipeline's record in its workdir, `pipelines/NAME.json`, by which reports find its stages."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ from pd_jax.parallel import distributed
 
 
 class Record:
-    """What is known of a pipeline's stages while it runs; `write` makes it last."""
+    """The state of a pipeline's stages while it runs; `write` saves it."""
 
     def __init__(self, workdir: epath.Path, pipeline: config_lib.Pipeline, command: str):
         self.faults: dict[str, str] = {}
@@ -31,9 +31,9 @@ class Record:
         }
 
     def check_unchanged(self, *, changed: bool) -> None:
-        """Refuses a workdir whose pipeline had another config, unless the user said so.
+        """Refuses a workdir whose pipeline had another config, unless `changed`.
 
-        Stages that were added are no change: that is how a study grows.
+        Added stages do not count as a change: that is how a study grows.
         """
         if changed or not self._path.exists():
             return
@@ -45,18 +45,18 @@ class Record:
                 f"; and {len(difference) - 5} more" if len(difference) > 5 else ""
             )
             raise StageError(
-                f"{self._workdir} was made with another config ({shown}); take another "
-                "--workdir, or add --changed "
-                "to keep the stages that are equal and run the others anew"
+                f"{self._workdir} was made with another config ({shown}); choose another "
+                "--workdir, or add --changed to keep the stages that are equal and run the others "
+                "again"
             )
 
     def place(self, name: str, folder: epath.Path, *, done: bool) -> None:
-        """Notes where a stage lives, and whether it is done."""
+        """Records where a stage lives, and whether it is done."""
         self._folders[name] = str(folder.relative_to(self._workdir))
         self._status[name] = "done" if done else "waiting"
 
     def settle(self, outcome: Outcome) -> None:
-        """Notes what became of a stage.
+        """Records the outcome of a stage.
 
         One that another process runs stays "waiting", and continues later.
         """

@@ -30,10 +30,10 @@ _PACKAGES = (
 
 FILE = "versions.json"
 _COMPUTE = ("pd_jax", "jax", "jaxlib", "flax", "optax", "numpy", "tokenizers")
-"""What decides a stage's numbers and bytes; between two minor versions of it they may differ."""
+"""What decides a stage's numbers and bytes; they may differ between two minor versions."""
 
-_SAID = ("python", "orbax-checkpoint", "grain", "device", "devices", "processes")
-"""What may change in the middle of a stage: within rounding, the results stay."""
+_REPORTED = ("python", "orbax-checkpoint", "grain", "device", "devices", "processes")
+"""What may change in the middle of a stage: the results stay the same, up to rounding."""
 
 
 def versions() -> dict[str, Any]:
@@ -59,17 +59,17 @@ def versions() -> dict[str, Any]:
 
 
 def check(folder: epath.Path, stage: str, *, changed: bool, say: Callable[[str], None]) -> None:
-    """Compares with what began the stage in `folder`; says what differs.
+    """Compares the versions with those that started the stage in `folder`; reports differences.
 
     Raises:
-      StageError: other minor versions began it of what decides its numbers, and not `changed`:
-        bit for bit, a stage continues on the same versions alone.
+      StageError: a package that decides its numbers had another minor version, and not `changed`:
+        a stage continues bit for bit on the same versions only.
     """
     if not (folder / FILE).exists():
         return
     before, now = files.read_json(folder / FILE, StageError), versions()
     differ = [
-        name for name in (*_COMPUTE, *_SAID) if name in before and before[name] != now.get(name)
+        name for name in (*_COMPUTE, *_REPORTED) if name in before and before[name] != now.get(name)
     ]
     if not differ:
         return
@@ -81,10 +81,10 @@ def check(folder: epath.Path, stage: str, *, changed: bool, say: Callable[[str],
     ]
     if serious and not changed:
         raise StageError(
-            f"stage {stage!r} was begun with other versions ({shown}); install those, remove "
-            f"{folder} to begin it anew, or add --changed to go on, no longer bit for bit"
+            f"stage {stage!r} was started with other versions ({shown}); install those, remove "
+            f"{folder} to start again, or add --changed to continue, no longer bit for bit"
         )
-    say(f"stage {stage}: going on with other versions ({shown})")
+    say(f"stage {stage}: continuing with other versions ({shown})")
 
 
 def _minor(version: Any) -> list[str]:
@@ -93,8 +93,8 @@ def _minor(version: Any) -> list[str]:
 
 @functools.cache
 def commit() -> str:
-    """Returns the commit that this code was checked out from, `+` behind it where files differ from
-    it; an empty text for an installed package.
+    """Returns the commit that this code was checked out from, followed by `+` where files differ
+    from it; empty for an installed package.
     """
     folder = pathlib.Path(__file__).resolve().parent
     head = _git(folder, "rev-parse", "--short=12", "HEAD")
@@ -118,6 +118,6 @@ def _git(folder: pathlib.Path, *words: str) -> str:
         ended = subprocess.run(
             ["git", "-C", str(folder), *words], capture_output=True, text=True, check=False
         )
-    except OSError:  # no git here
+    except OSError:  # git is not installed
         return ""
     return ended.stdout.strip() if ended.returncode == 0 else ""

@@ -66,7 +66,7 @@ def page() -> str:
         mine = [(message, name) for found_kind, message, name in rows if found_kind == kind]
         parts.append(f"\n## {kind}\n\n{meaning}\n")
         if mine:
-            parts.append("\n| what is wrong | what to do | said by |\n|---|---|---|\n")
+            parts.append("\n| what is wrong | what to do | raised in |\n|---|---|---|\n")
         for message, name in mine:
             wrong, _, remedy = _split(message).replace("|", "\\|").partition("\0")
             parts.append(f"| {wrong.strip()} | {remedy.strip() or '(as it says)'} | `{name}` |\n")

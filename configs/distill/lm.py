@@ -5,15 +5,16 @@ Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
 Args:   budget=cpu|gpu size=L2_H128 teacher=L4_H128 pretrained= top_k=0 seed=0 smoke. As in the
         paper: :budget=gpu,size=L6_H768,teacher=L12_H768,pretrained=FOLDER (a BERT-Base's).
         :top_k=64 adds a student taught by a store of the teacher's 64 likeliest tokens at masked
-        places, and its twin with the teacher at hand.
-Time:   cpu: 34 CPU minutes, 49 minutes on two busy cores. It has a vocabulary of its own of 4,096
-        entries: with BERT's 30,522 the head alone would cost more than all the rest.
+        positions, and its twin that runs the teacher itself.
+Time:   cpu: 34 CPU minutes, 49 minutes on two busy cores. It has its own vocabulary of 4,096
+        entries: with BERT's 30,522, the head alone would cost more than everything else.
 Found:  cpu budget, one seed, held-out MLM loss: teacher 6.003; its layers by MLM alone 6.011, by
         the triple loss 5.993; random layers by the triple loss 6.005. KL to the teacher 0.014 and
-        0.019. All know little more than word frequencies: the teacher's 1,500 steps are too few.
+        0.019. All have learnt little more than word frequencies: the teacher's 1,500 steps are too
+        few.
 
-All students but one begin as every other layer of the teacher (of 12 for 6: 0, 2, 4, 7, 9, 11).
-The triple loss is 5 soft + 2 MLM + 1 cosine at T = 2. Held out are film reviews.
+All students but one start with every other layer of the teacher (of 12 for 6: 0, 2, 4, 7, 9, 11).
+The triple loss is 5 soft + 2 MLM + 1 cosine at T = 2. The held-out text is film reviews.
 """
 
 import os
@@ -21,8 +22,8 @@ import os
 from configs import common
 
 BUDGETS = {
-    # Steps of the teacher and of each student, examples a step, length, reviews held out, documents
-    # of the part of the corpus whose answers are stored.
+    # Steps of the teacher and of each student, examples per step, length, held-out reviews,
+    # documents in the part of the corpus for which the teacher's outputs are stored.
     "smoke": {"teacher": 4, "student": 4, "batch": 16, "length": 32, "held_out": 8, "part": 8},
     "cpu": {
         "teacher": 1_500,
@@ -71,7 +72,7 @@ def get_config(arg: str = ""):
 
 
 def _text(args: dict) -> dict:
-    """Returns the stages of a vocabulary, a corpus, and reviews that are held out."""
+    """Returns the stages of the vocabulary, the corpus and the held-out reviews."""
     name, budget, folder = args["budget"], BUDGETS[args["budget"]], common.data_folder()
     corpus = {"path": (os.path.join(folder, "corpus", "wiki.txt"),)}
     reviews = {

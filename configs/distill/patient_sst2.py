@@ -7,11 +7,11 @@ Args:   budget=cpu|gpu size=L2_H128 teacher=L4_H128 pretrained= seed=0 smoke. As
 Time:   cpu: 12 minutes on two busy cores (8.6 CPU minutes).
 Found:  cpu budget, one seed, dev/test accuracy: teacher 78.3/78.4, fine-tuning 79.6/79.7,
         distillation 79.5/80.1, patient skip 79.7/80.0, patient last 79.1/79.7; agreement with the
-        teacher on dev 92.3, 94.0, 94.3, 94.4: teachers of 20,000 rows are followed, not surpassed
-        by more than chance.
+        teacher on dev 92.3, 94.0, 94.3, 94.4: a teacher of 20,000 rows is followed, but not
+        surpassed by more than chance.
 
-Every student begins as the first layers of the model that the teacher began as, or, without
-`pretrained`, of the teacher itself, and learns from the same labelled rows.
+Every student starts with the first layers of the model that the teacher started from (without
+`pretrained`, of the teacher itself), and learns from the same labelled rows.
 """
 
 import os

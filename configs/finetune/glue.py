@@ -6,10 +6,10 @@ Run:    python -m pd_jax.main --config=configs/finetune/glue.py:task=rte --workd
 Args:   task=cola|sst2|mrpc|stsb|qqp|mnli|qnli|rte|wnli
         data=FOLDER (GLUE's zips as they unpack: FOLDER/CoLA/train.tsv, ...), data=tfds (prepared
         under TFDS_DATA_DIR), or data=development (RTE, SST-2 and a part of MNLI in $PD_JAX_DATA)
-        size=L4_H256 init=FOLDER (a pre-trained model with its tokenizer; from random without)
+        size=L4_H256 init=FOLDER (a pre-trained model with its tokenizer; else random weights)
         vocabulary=FILE (without init; default $PD_JAX_DATA/vocab/vocab.txt)
         batch=32 rate=5e-5 epochs=4 length=128 seed=0 smoke
-        buckets=False pads every row to `length`, as `--vmap` needs it
+        buckets=False pads every row to `length`, as `--vmap` requires
 Grid:   configs/study/glue.py searches batches and rates.
 Submit: python -m pd_jax.tools.glue --help
 """
@@ -25,8 +25,8 @@ class Task:
     """A task: its folder, its columns, its labels in the order of their numbers, its metrics.
 
     `released` names the columns of the zip's files, `prepared` those of TFDS, as text, pair and
-    label. A task without labels is a regression. `sets` are the evaluation sets: name of ours, file
-    in the zip, split of TFDS.
+    label. A task without labels is a regression. `sets` are the evaluation sets: our name, the file
+    in the zip, and the TFDS split.
     """
 
     folder: str
@@ -48,7 +48,7 @@ TASKS = {
         ("sentence", "label"),
         ("unacceptable", "acceptable"),
         ("dev/matthews", "dev/accuracy"),
-        # Its training and development files have no header; the third is the linguists' mark.
+        # Its training and development files have no header; column three is the linguists' mark.
         source=(("columns", ("source", "label", "mark", "sentence")),),
     ),
     "sst2": Task(
@@ -78,7 +78,7 @@ TASKS = {
         ("question1", "question2", "label"),
         ("not_duplicate", "duplicate"),
         ("dev/f1", "dev/accuracy"),
-        # Line breaks inside of questions leave a few rows of the released file in pieces.
+        # Line breaks inside questions split a few rows of the released file.
         source=(("broken_rows", "skip"),),
     ),
     "mnli": Task(
@@ -126,7 +126,7 @@ def get_config(arg: str = ""):
 
 
 def arguments(arg: str, **more) -> dict:
-    """Returns what a config of GLUE takes, with its own arguments besides."""
+    """Returns the arguments of a GLUE config, including its own."""
     defaults = {
         "task": "rte",
         "data": "development",
@@ -194,7 +194,7 @@ def _source(args: dict, task: Task, file: str, split: str) -> dict:
         return {"path": path, **_named(task.released), **dict(task.source)}
     if args["task"] not in DEVELOPMENT:
         raise ValueError(
-            f"{task.folder} is not in the development data; name the folder of GLUE's zips as "
+            f"{task.folder} is not in the development data; pass the folder of GLUE's zips as "
             "data=FOLDER, or data=tfds"
         )
     path = os.path.join(common.data_folder(), "tasks", DEVELOPMENT[args["task"]], f"{file}.tsv")

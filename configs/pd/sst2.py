@@ -3,7 +3,7 @@
 Run:    python -m pd_jax.main --config=configs/pd/sst2.py --workdir=runs/sst2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
 Args:   size=L2_H128 seed=0 and those of every study (configs/study/arguments.py). With a GPU for
-        some hours, say long,size=L4_H256,teacher=L8_H256,grow=L4_H256,dtype=bfloat16,
+        some hours, pass long,size=L4_H256,teacher=L8_H256,grow=L4_H256,dtype=bfloat16,
         pretrain=100000,distill=10000,finetune=3000
 Time:   89 minutes of one CPU core (AMD EPYC, f32), 72 of them for the two pre-trainings.
 Found:  accuracy % on dev (872) and test (1,821 sentences), seed 0: teacher 79.5 and 80.2, basic

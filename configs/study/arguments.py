@@ -1,11 +1,11 @@
-"""What a study may be told on the command line: budgets, sizes, and how small a smoke form is."""
+"""The studies' command-line arguments: budgets, sizes, and the size of a smoke run."""
 
 from configs import common
 
 DEFAULTS = {
     "teacher": "L4_H128",
     "grow": "L2_H128",
-    # Steps: as many on a small transfer or labelled set as on a large one, what differs is text.
+    # Steps: as many on a small transfer or labelled set as on a large one; only the text differs.
     "pretrain": 12_000,
     "teacher_pretrain": 6_000,
     "teacher_finetune": 1_500,
@@ -22,12 +22,13 @@ DEFAULTS = {
 }
 """Arguments of every study, besides `seeds` and a student's `size` or the students' `sizes`.
 
-`vocabulary` are the words of the vocabulary. Of `teachers`, fine-tuned with seeds of their own, the
-logits are averaged. `dropout` is that of teacher and students as they learn the task. `rate` is
-every student's peak learning rate; 0 takes each method's own (`pieces.RATES`).
-`grow` is the pre-trained model that the teacher begins its pre-training as, its layers repeated
-(progressive stacking, Gong et al. 2019); without one it begins at random. `dtype` is what training
-and labelling compute in, float32 or bfloat16; parameters, losses and softmaxes are float32 anyway.
+`vocabulary` is the number of words in the vocabulary. The logits of `teachers`, each fine-tuned
+with its own seed, are averaged. `dropout` is that of teacher and students as they learn the task.
+`rate` is every student's peak learning rate; 0 takes each method's own (`pieces.RATES`). `grow` is
+the pre-trained model whose layers, repeated, initialise the teacher's pre-training (progressive
+stacking, Gong et al. 2019); without one, it starts from random weights. `dtype` is what training
+and labelling compute in, float32 or bfloat16; parameters, losses and softmaxes are float32 in any
+case.
 """
 
 LONG = {
@@ -40,9 +41,11 @@ LONG = {
     "transfer_rows": 150_000,
     "dropout": 0.0,
 }
-"""What `long` changes. With the few words that pre-training learns soonest a teacher is hardly
-above its students, and the methods differ by less than a point: basic training of an L2_H128 has
-79.0 % on SST-2's test set with 4,096 words and 80.9 with 16,384, its teacher 80.0 and 83.7.
+"""What `long` changes.
+
+With the few words that pre-training learns soonest, a teacher is hardly better than its students,
+and the methods differ by less than a point: basic training of an L2_H128 has 79.0 % on SST-2's test
+set with 4,096 words and 80.9 with 16,384, its teacher 80.0 and 83.7.
 """
 
 SMOKE = {
@@ -63,10 +66,10 @@ SMOKE = {
 
 
 def read(arg: str, **more) -> dict:
-    """Returns the study's arguments: what all take, `more`, and what `arg` changes.
+    """Returns the study's arguments: the common ones and `more`, changed by `arg`.
 
-    `long` and `smoke` change what `arg` does not name itself: `smoke` makes everything as small as
-    it goes. Sizes may be named, `Mini`; they are returned as `L4_H256`.
+    `long` and `smoke` change only what `arg` does not set itself; `smoke` makes everything as small
+    as possible. Sizes may be names, such as `Mini`; they are returned as `L4_H256`.
     """
     args = common.parse(arg, **{**DEFAULTS, **more})
     common.one_of(("float32", "bfloat16"), args["dtype"], "dtype")
@@ -87,7 +90,7 @@ def listed(text: str) -> tuple[str, ...]:
 
 
 def sizes(text: str) -> tuple[str, ...]:
-    """Returns the sizes that an argument names; `all` are the paper's 24, the smallest first."""
+    """Returns the sizes in an argument; `all` stands for the paper's 24, the smallest first."""
     if text != "all":
         return tuple(map(common.canonical, listed(text)))
     return tuple(
@@ -96,18 +99,18 @@ def sizes(text: str) -> tuple[str, ...]:
 
 
 def computed_in(dtype: str, stage: dict) -> dict:
-    """Returns a stage that computes in `dtype`, where it is one that computes."""
+    """Returns the stage, computing in `dtype` if it is one that computes."""
     if stage["kind"] == "train":
         return {**stage, "compute": {"dtype": dtype}}
     return {**stage, "dtype": dtype} if stage["kind"] == "label" else stage
 
 
 def repeated_layers(shallow: str, deep: str) -> tuple[int, ...]:
-    """Returns which layer of the shallow model each of the deep one's begins as: 0, 1, 0, 1."""
+    """Returns the shallow model's layer that initialises each of the deep one's: 0, 1, 0, 1."""
     (fewer, width), (layers, wanted) = map(common.shape, (shallow, deep))
     if width != wanted or layers % fewer:
         raise ValueError(
             f"grow={shallow} cannot become {deep}: it needs as wide a model whose layers divide "
-            "the teacher's; say grow= for a teacher that begins at random"
+            "the teacher's; pass grow= for a teacher that starts from random weights"
         )
     return tuple(range(fewer)) * (layers // fewer)

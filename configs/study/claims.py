@@ -1,4 +1,4 @@
-"""What a study claims: one place of its grid against another, seed by seed."""
+"""A study's claims: one place of its grid against another, seed by seed."""
 
 from collections.abc import Iterable
 

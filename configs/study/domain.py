@@ -18,7 +18,7 @@ from configs import common
 from configs.study import arguments, claims, pieces
 
 SIMILARITY = {"news": 0.361, "electronics": 0.434, "imdb": 0.641}
-"""Spearman's correlation of word frequencies with SST-2's training set, as `tools.similarity` says
+"""Spearman's correlation of word frequencies with SST-2's training set, by `tools.similarity`
 (n = 1, the 10,000 most frequent words): where each set stands on the figure's axis.
 """
 METHODS = ("distillation", "PD", "PD-F")
@@ -41,7 +41,7 @@ def get_config(arg: str = ""):
                     args["size"],
                     seed,
                     transfer=name,
-                    name="" if name == near else name,  # the near set is every study's
+                    name="" if name == near else name,  # the near set is the one every study uses
                     place={"transfer": name, "similarity": similarity},
                 )
     return setting.config(
@@ -68,7 +68,7 @@ def _sets(text: str) -> dict[str, float]:
 
 
 def _claims(size: str, sets: tuple[str, ...]) -> list[dict]:
-    """Returns what nearness is said to do, the farthest set first."""
+    """Returns the claims about nearness, the farthest set first."""
 
     def place(name: str, method: str) -> dict:
         similarity = SIMILARITY[name]

@@ -1,7 +1,7 @@
-"""Whether a compact student bears BERT's dropout, and what PF is after more fine-tuning.
+"""Whether a compact student tolerates BERT's dropout, and how PF does after more fine-tuning.
 
-Not in the paper, which keeps dropout at 0.1. Pre-training of compact models goes without it here
-(`common.pretrain_compact`); this asks the same of what follows. Basic training and PF take five
+Not in the paper, which keeps dropout at 0.1. Pre-training of compact models does without it here
+(`common.pretrain_compact`); this asks the same about what follows. Basic training and PF take five
 times the steps of the other studies.
 
 Run:    python -m pd_jax.main --config=configs/study/dropout.py --workdir=runs/study --jobs=2
@@ -10,7 +10,7 @@ Args:   task=sst2|mnli size=L2_H128 shares=0+0.1 seeds=6
         and those of every study (configs/study/arguments.py)
 Time:   after configs/study/sizes.py in the same workdir 70 minutes of one CPU core (an Intel Xeon):
         100 seconds for 2,000 steps of fine-tuning, 50 for a distillation.
-Expect: no claim of the paper's; its order of methods at every share.
+Expect: the paper makes no claim; its order of methods at every share.
 Found:  PF is above basic training, by 1.0 points with dropout and 1.7 without, and above its
         teacher (79.0 %), so that PD is not above PF. Without dropout PD follows the teacher better
         than distillation from random weights does (results/sst2).
@@ -48,7 +48,7 @@ def get_config(arg: str = ""):
 
 
 def _claims(size: str, shares: list[float]) -> list[dict]:
-    """Returns the paper's order at each share, and what each method gains by less dropout."""
+    """Returns the paper's order at each share, and what each method gains from less dropout."""
 
     def at(method: str, share: float) -> dict:
         return {"method": method, "size": size, "dropout": share}

@@ -1,6 +1,6 @@
 """The grid over which google-research/bert fine-tunes its compact models on GLUE.
 
-Five batch sizes by four learning rates, four epochs each; the README takes the best of them on the
+Five batch sizes by four learning rates, four epochs each; its README takes the best of them on the
 development set for each task.
 
 Run:    python -m pd_jax.main --config=configs/study/glue.py:task=rte --workdir=runs/grid --jobs=2
@@ -9,8 +9,8 @@ Run:    python -m pd_jax.main --config=configs/study/glue.py:task=rte --workdir=
         python -m pd_jax.main --vmap=8 --workdir=runs/grid \
             --config=configs/study/glue.py:task=rte,seeds=5,buckets=False
 Args:   those of configs/finetune/glue.py (task data size init vocabulary epochs length buckets),
-        seeds=1 smoke; `seed` is the first of the seeds
-Time:   say --estimate.
+        seeds=1 smoke; `seed` is the first seed
+Time:   run with --estimate.
 """
 
 from configs import common

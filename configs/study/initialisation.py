@@ -1,11 +1,11 @@
-"""How a distilled student begins: pre-trained, truncated, with word embeddings only, at random.
+"""How a distilled student is initialised: pre-trained, truncated, word embeddings only, random.
 
 The paper's Figure 5, by default on the MNLI subset. A truncated student takes the bottom layers of
-a deeper pre-trained model of its width, of another seed: where that was grown from a shallower one,
-as the teacher's size is, it would else descend from the very student that it is compared with. At
-the smallest size a student of that other seed's pre-training stands beside: what truncation adds to
-it are the steps as part of the deeper model (by default 12,000 steps, and 6,000), and what the
-pre-trained student has before it is its kinship with the teacher, which grew from it.
+a deeper pre-trained model of its width, with another seed: if that was grown from a shallower one,
+as the teacher's size is, it would otherwise descend from the very student that it is compared with.
+At the smallest size, a student pre-trained with that other seed is compared, too. What truncation
+adds to it is the steps as part of the deeper model (by default 12,000 steps, and 6,000); what the
+pre-trained student has over it is kinship with the teacher, which grew from that student.
 
 Run:    python -m pd_jax.main --config=configs/study/initialisation.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
@@ -14,9 +14,9 @@ Args:   task=mnli|sst2 sizes=L2_H128 deep=4 seeds=3
 Time:   after configs/study/sizes.py in the same workdir 12 minutes of one CPU core, on SST-2, and
         as long as its two pre-trainings for those that the truncated student comes from.
 Expect: pre-trained > truncated > word embeddings >= random at the smallest depth.
-Found:  `:long,task=sst2,seeds=6`: in agreement with the teacher all of it, 93.4, 92.5, 90.7 and
-        90.5 % (the last step by KL alone); a student of the other seed's pre-training is level with
-        the truncated one, at 92.5. By default not (results/sst2).
+Found:  `:long,task=sst2,seeds=6`: in agreement with the teacher, all of it: 93.4, 92.5, 90.7 and
+        90.5 % (the last step by KL alone). A student of the other seed's pre-training is level with
+        the truncated one, at 92.5. By default it does not hold (results/sst2).
 """
 
 import itertools

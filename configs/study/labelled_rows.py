@@ -1,14 +1,14 @@
-"""How many labelled rows each method needs, and its teacher with it.
+"""How many labelled rows each method and its teacher need.
 
 A smaller labelled set is a part of the larger one, drawn by the seed; teacher and students of a
-seed see the same rows, so that the intervals tell of the draw as well.
+seed see the same rows, so that the intervals cover the draw as well.
 
 Run:    python -m pd_jax.main --config=configs/study/labelled_rows.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
 Args:   task=sst2|mnli size=L2_H128 rows=500+2000+8000 seeds=3
         and those of every study (configs/study/arguments.py)
 Time:   after configs/study/sizes.py in the same workdir 100 minutes of one CPU core for two
-        numbers: every number and seed has a teacher of its own, and its labels.
+        numbers: every number and seed has its own teacher and its labels.
 Expect: PD > PF > basic.
 Found:  with 500 and 2,000 labels that order in agreement with the teacher; accuracies are within
         chance of each other (rows=500+2000; results/sst2).

@@ -1,7 +1,8 @@
 """What the studies share: one recipe for every kind of stage, and the grid.
 
-A `Setting` collects the stages of a study as they are asked for: equal ones once, under one name.
-The same name for another stage is an error, so that a name says all that is special of a stage.
+A `Setting` collects the stages of a study as they are requested: equal ones once, under one name.
+Using a name for a different stage is an error, so that a name states all that is special to a
+stage.
 """
 
 import dataclasses
@@ -22,33 +23,33 @@ RATES = {
     "PD-F": 3e-4,  # of its last fine-tuning
     "patient": 1e-3,
 }
-"""Peak learning rates, chosen as the paper chooses them, on the dev set, but for seed 0 alone.
+"""Peak learning rates, chosen on the dev set as in the paper, but for seed 0 alone.
 
 At 3e-4, 1e-3 and 3e-3 the teacher has 78.9, 79.5 and 67.5 %, PF 70.1, 75.8 and 76.4; at 1e-3 and
 3e-3 basic has 75.6 and 66.4, distillation 77.4 and 78.6, PD 77.4 and 79.7. Pre-trained weights are
-about five times as large as fresh ones, so that as large a step changes them less. On another
+about five times as large as fresh ones, so a step of the same size changes them less. On another
 machine, after another pre-training, distillation has 78.3 at 3e-3 and 56.5 at 6e-3, PF 77.9 and
-77.1, PD 79.4 at both: a pre-trained student bears rates at which a fresh one learns nothing.
-Patient distillation, which begins as the teacher's own layers, has 69.2, 77.5 and 76.1 at 3e-4,
+77.1, PD 79.4 at both: a pre-trained student tolerates rates at which a fresh one learns nothing.
+Patient distillation, which starts with the teacher's own layers, has 69.2, 77.5 and 76.1 at 3e-4,
 1e-3 and 3e-3.
 """
 
 LONG_RATES = {"PF": 1e-3, "distillation": 1e-3}
 """Rates from 2,000 steps of fine-tuning and 1,200 of distillation on; all without dropout, seed 0.
 
-Of 4,096 words PF has 77.1 % on dev at 3e-3, its rate for 400 steps, and 78.6 at 1e-3; basic
-training has 66.1 at 3e-3 and 77.2 at 1e-3. Of 16,384 words distillation has 81.5 at 3e-3 and 81.8
-at 1e-3, PD 83.7 and 82.9; at 3e-3 one seed of six of distillation had 78.3 on the test set, the
-others 82.0 to 82.9.
+With 4,096 words, PF has 77.1 % on dev at 3e-3, its rate for 400 steps, and 78.6 at 1e-3; basic
+training has 66.1 at 3e-3 and 77.2 at 1e-3. With 16,384 words, distillation has 81.5 at 3e-3 and
+81.8 at 1e-3, PD 83.7 and 82.9; at 3e-3 one seed of six of distillation had 78.3 on the test set,
+the others 82.0 to 82.9.
 """
 
 METHODS = ("basic", "distillation", "PF", "PD", "PD-F")
-"""By the paper's names (Turc et al. 2019, section 3); the first two begin at random."""
+"""By the paper's names (Turc et al. 2019, section 3); the first two start from random weights."""
 
 
 @dataclasses.dataclass
 class Setting:
-    """A study in the making. Methods that add a stage return how others refer to it, `@name`."""
+    """A study being built. Methods that add a stage return its reference, `@name`."""
 
     name: str
     args: dict
@@ -87,9 +88,7 @@ class Setting:
         if self.args["dtype"] != "float32":
             stage = arguments.computed_in(self.args["dtype"], stage)
         if self.stages.setdefault(name, stage) != stage:
-            raise ValueError(
-                f"two different stages are named {name!r}; say in the name what differs"
-            )
+            raise ValueError(f"two different stages are named {name!r}; give them different names")
         return f"@{name}"
 
     # ---- text ----------------------------------------------------------------------------------
@@ -176,15 +175,16 @@ class Setting:
         )
 
     def teachers(self, *, rows: int | None = None, seed: int = 0) -> tuple[str, ...]:
-        """Returns the teachers whose answers are averaged."""
+        """Returns the teachers whose outputs are averaged."""
         return tuple(
             self.teacher(rows=rows, seed=seed, number=number)
             for number in range(self.args["teachers"])
         )
 
     def teacher(self, *, rows: int | None = None, seed: int = 0, number: int = 0) -> str:
-        """Returns a teacher, of `rows` labelled rows. They differ by seed: head, order and dropout;
-        pre-trained they are once.
+        """Returns a teacher fine-tuned on `rows` labelled rows.
+
+        Teachers differ by seed in head, order and dropout, and share one pre-training.
         """
         size = self.args["teacher"]
         limit = {"rows": rows} if rows else {}
@@ -203,7 +203,7 @@ class Setting:
         )
 
     def labels(self, records: str, teachers: tuple[str, ...]) -> str | tuple[str, ...]:
-        """Returns what a teacher says of a dataset, or each of several."""
+        """Returns a teacher's logits for a dataset, or those of each of several."""
         first, *others = (
             self.add(
                 f"labels_{records[1:]}_by_{teacher[1:]}", common.label(teacher, records, LENGTHS)
@@ -215,7 +215,7 @@ class Setting:
     def evaluation(self, teachers: tuple[str, ...] = ()) -> dict:
         """Returns what every model is scored on, once, at its end.
 
-        Several teachers are asked about the labelled sets, too, to score their mean.
+        Several teachers label the labelled sets, too, so that their mean can be scored.
         """
         final = {name: self.labelled(name) for name in TASKS[self.task]["sets"]}
         if not teachers:
@@ -246,17 +246,17 @@ class Setting:
         """Adds a student and all that it needs, as a cell at (method, size, seed) and `place`.
 
         Args:
-          method: one of METHODS, which `start` and `objective` may vary.
+          method: one of METHODS, which `start` and `objective` may modify.
           size: the student's.
           seed: of the student alone; teacher and pre-trained model are shared.
           transfer: name of the transfer set; by default the task's own.
-          rows: so many rows of the transfer set; by default the study's, or all of its own.
-          labelled: so many rows of the labelled set, by seed, for the teacher, too.
-          start: how to begin, in place of the method's way.
+          rows: how many rows of the transfer set; by default the study's, or all of its own.
+          labelled: how many rows of the labelled set, by seed, also for the teacher.
+          start: how to initialise, in place of the method's way.
           objective: keys of the distillation.
           model: keys of the student, such as `dropout`.
-          name: what to add to the stages' names for what is special.
-          called: the cell's method, where it is none of METHODS.
+          name: what to add to the stages' names, for what is special to them.
+          called: the cell's method, if it is not one of METHODS.
           place: where the cell stands on further axes.
         """
         teachers = self.teachers(rows=labelled, seed=seed if labelled else 0)
@@ -279,8 +279,9 @@ class Setting:
         return found
 
     def _mean_of_teachers(self, teachers: tuple[str, ...], stage: str) -> None:
-        """Adds what several teachers reach together, as one of their students is held against it,
-        where the first of them stands as a cell.
+        """Adds the score of several teachers together, next to the first one's cell.
+
+        It is read from the evaluation of one of their students.
         """
         if len(teachers) == 1:
             return
@@ -328,8 +329,9 @@ class Setting:
     def teacher_cell(
         self, *, rows: int | None = None, seed: int = 0, place: dict | None = None
     ) -> None:
-        """Adds the teacher itself as a cell, or each of several; without a `place` it is a line
-        across the figures.
+        """Adds the teacher itself as a cell, or each of several.
+
+        Without a `place`, it is a line across the figures.
         """
         for number, stage in enumerate(self.teachers(rows=rows, seed=seed)):
             axes = {"method": "teacher", "seed": seed + 1_000 * number, **(place or {})}
@@ -340,7 +342,7 @@ class Setting:
     def config(
         self, title: str, *, claims: Iterable[dict], figures: Iterable[dict], note: str = ""
     ):
-        """Returns the whole as a locked config."""
+        """Returns the study as a locked config."""
         task = TASKS[self.task]
         measures = (
             {"quantity": "accuracy", "sets": task["judged"]},

@@ -1,19 +1,19 @@
 """How much pre-training a student needs: the paper pre-trains once, and long.
 
 One teacher and its logits serve every student; students differ in the steps of masked language
-modelling before they learn the task, on the same text, each with a schedule of its own.
+modelling before they learn the task, on the same text, each with its own schedule.
 
 Run:    python -m pd_jax.main --config=configs/study/pretraining.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
 Args:   task=sst2|mnli size=L2_H128 lengths=12000+36000 seeds=3
         and those of every study (configs/study/arguments.py)
-        `pretrain` are the steps of the model that the teacher is grown from.
+        `pretrain` is the number of steps of the model that the teacher is grown from.
 Time:   after configs/study/sizes.py in the same workdir 70 minutes of one CPU core (an Intel Xeon),
         59 of them to pre-train for 36,000 steps.
-Expect: PF and PD gain by longer pre-training; PF > basic and PD > distillation once it is long
+Expect: PF and PD gain from longer pre-training; PF > basic and PD > distillation once it is long
         enough.
-Found:  not that: from 12,000 to 36,000 steps (a loss of 3.61 to 3.14) PF and PD stay where they
-        were on the test set, and PD is 1.6 points farther from its teacher (results/sst2).
+Found:  otherwise: from 12,000 to 36,000 steps (a loss of 3.61 to 3.14) PF and PD do not change on
+        the test set, and PD is 1.6 points farther from its teacher (results/sst2).
 """
 
 import itertools
@@ -49,7 +49,7 @@ def get_config(arg: str = ""):
 
 
 def _claims(size: str, lengths: list[int]) -> list[dict]:
-    """Returns the paper's order after each length, and what the longest gains on the shortest."""
+    """Returns the paper's order after each length, and what the longest gains over the shortest."""
 
     def after(method: str, steps: int) -> dict:
         return {"method": method, "size": size, "pre-training": steps}

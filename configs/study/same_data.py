@@ -1,8 +1,7 @@
 """The same text for both steps, D_LM = D_T: the paper's Figure 10, on SST-2 with film reviews.
 
-The students are pre-trained on the documents whose sentences are the transfer set, of which
-distillation reads all but four in a hundred. Nothing else but the order of two objectives over one
-text makes the difference.
+The students are pre-trained on the documents whose sentences form the transfer set, of which
+distillation reads all but 4 %. The only difference is the order of two objectives over one text.
 
 Run:    python -m pd_jax.main --config=configs/study/same_data.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
@@ -11,8 +10,8 @@ Args:   sizes=L2_H128 seeds=3
 Time:   after configs/study/sizes.py in the same workdir 25 minutes of one CPU core, 17 of them to
         pre-train.
 Expect: PD > PF and PD > distillation, although pre-training adds no other text.
-Found:  PD > PF; `:long` also PD > distillation in agreement with the teacher, by 1.3 points, where
-        by default PD is 1.4 behind (results/sst2).
+Found:  PD > PF; `:long` also PD > distillation in agreement with the teacher, by 1.3 points; by
+        default PD is 1.4 behind (results/sst2).
 """
 
 from configs import common

@@ -4,16 +4,16 @@ Run:    python -m pd_jax.main --config=configs/study/sizes.py --workdir=runs/stu
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
 Args:   task=sst2|mnli sizes=L2_H128 (or all, the paper's 24) seeds=3
         and those of every study (configs/study/arguments.py)
-        Rates were chosen for L2_H128 (`pieces.RATES`) and lengths of pre-training, too: for other
-        sizes search them, `rate=` and `pretrain=`; a deeper student from random weights needs more.
+        Rates (`pieces.RATES`) and lengths of pre-training were chosen for L2_H128. For other sizes,
+        search them (`rate=`, `pretrain=`); a deeper student from random weights needs more.
 Time:   102 minutes of one CPU core, 72 of them for the two pre-trainings; `long,seeds=6` 151, 44 of
         them for the two (an Intel Xeon); --estimate for others.
 Expect: PD > PF > basic and PD > distillation at every size, once pre-training has learnt enough;
         basic training flat in size.
 Found:  `long,seeds=6`: PD > PF > basic and PD > distillation by agreement with the teacher, and
         PF > basic by accuracy; PD is 0.5 points above PF and 0.2 above distillation, which is
-        undecided. By default PD > PF; PD and distillation are level, PF and basic, too
-        (results/sst2). On MNLI a teacher of 40 % says little (results/mnli).
+        undecided. By default PD > PF; PD and distillation are level, as are PF and basic
+        (results/sst2). On MNLI, a teacher of 40 % teaches little (results/mnli).
 """
 
 from configs.study import arguments, claims, pieces

@@ -1,6 +1,4 @@
-"""The studies' text: tasks, transfer sets and corpora of the development data, and what of them
-nothing may learn from.
-"""
+"""The studies' text: tasks, transfer sets and corpora, and what nothing may learn from."""
 
 import dataclasses
 import os
@@ -8,7 +6,7 @@ import os
 from configs import common
 
 HELD_OUT_ROWS = 20_000
-"""Transfer rows on which nothing is trained: every student's agreement and KL is taken there."""
+"""Transfer rows on which nothing is trained: every student's agreement and KL are taken there."""
 
 TASKS = {
     "sst2": {
@@ -31,7 +29,7 @@ TASKS = {
     },
 }
 TRANSFER = {
-    # Name: file, columns, and how many of its rows a document has, where it is pre-trained on.
+    # Name: file, columns, and, where it is pre-trained on, how many of its rows a document has.
     "imdb": ("transfer/imdb_unsup.txt", {}, 11.834),
     "electronics": ("transfer/amazon_electronics_kitchen_unlabelled.txt", {}, None),
     "news": ("transfer/reuters_news_unlabelled.txt", {}, None),
@@ -42,7 +40,7 @@ TRANSFER = {
     ),
 }
 GENERAL = ("transfer/imdb_unsup.txt", "corpus/wiki.txt", "corpus/novels.txt")
-"""What every model is pre-trained on where a study does not say otherwise."""
+"""What every model is pre-trained on unless a study changes it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,12 +70,12 @@ class Sources:
         return {**self._file(path, **columns), "rows": rows}
 
     def lacks(self, task: str) -> bool:
-        """Returns whether the data folder is there without what `kept_apart` reads of a task."""
+        """Returns whether the data folder exists, but lacks what `kept_apart` reads for a task."""
         there = os.path.isdir(common.data_folder())
         return there and not all(os.path.exists(one["path"]) for one in self.kept_apart(task))
 
     def kept_apart(self, *tasks: str) -> tuple[dict, ...]:
-        """Returns what no text to learn from may hold where it serves these tasks."""
+        """Returns what no training text for these tasks may contain."""
         sets = (
             self.labelled(task, name, label=False) for task in tasks for name in TASKS[task]["sets"]
         )
@@ -91,14 +89,15 @@ class Sources:
             path, columns, sentences = TRANSFER[name]
             documents = round(self._read_rows / sentences) if sentences else None
             return self._file(path, **columns, rows=documents)
-        # Rows of running text are documents, of which a few are much.
+        # Rows of running text are documents; a few of them are enough.
         limit = {"rows": 3} if self.smoke else {}
         return tuple({**self._file(path), **limit} for path in GENERAL)
 
     @property
     def _read_rows(self) -> int:
-        """How many rows to read for a transfer set: those held out, wherever they recur, and those
-        of evaluation sets are left out of it.
+        """How many rows to read for a transfer set.
+
+        Held-out rows, wherever they recur, and rows of evaluation sets are left out of it.
         """
         return (self.transfer_rows + HELD_OUT_ROWS) * 30 // 29
 

@@ -1,4 +1,4 @@
-"""Temperature, and a share of hard labels, in distillation: not in the paper, which has neither.
+"""Temperature and a share of hard labels in distillation; the paper has neither.
 
 The transfer set is the labelled set's own text, so that there are hard labels to mix in.
 
@@ -7,7 +7,7 @@ Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
 Args:   task=sst2|mnli size=L2_H128 temperatures=1+2+4 shares=0+0.5 seeds=3
         and those of every study (configs/study/arguments.py)
 Time:   after configs/study/sizes.py in the same workdir 20 minutes of one CPU core (an Intel Xeon).
-Expect: no claim of the paper's; small differences.
+Expect: the paper makes no claim; small differences.
 Found:  none in accuracy (0.15 points at most); half of the loss from hard labels costs 0.6 to 1.4
         points of agreement with the teacher (results/sst2).
 """
@@ -17,7 +17,7 @@ import itertools
 from configs.study import arguments, claims, pieces
 
 PAPERS = (1.0, 0.0)
-"""The paper's loss: temperature 1, and the teacher's word alone."""
+"""The paper's loss: temperature 1, and the teacher's outputs alone."""
 
 
 def get_config(arg: str = ""):

@@ -1,7 +1,7 @@
 """How many unlabelled rows distillation needs, with pre-training and without: the paper's Figure 8.
 
-A smaller transfer set is a part of the larger one, drawn by the student's seed. Every student takes
-as many steps: what differs is how much text they see.
+A smaller transfer set is a part of the larger one, drawn by the student's seed. All students take
+the same number of steps: what differs is how much text they see.
 
 Run:    python -m pd_jax.main --config=configs/study/transfer_rows.py --workdir=runs/study --jobs=2
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
@@ -10,8 +10,8 @@ Args:   task=sst2|mnli size=L2_H128 rows=1000+6000+38000 seeds=3
 Time:   after configs/study/sizes.py in the same workdir 30 minutes of one CPU core, on SST-2.
 Expect: PD > distillation for every number of rows, and a smaller slope: PD needs fewer of them.
 Found:  the smaller slope; PD > distillation at 1,000 rows by 3.2 points (rows=1000,seeds=6); over
-        all numbers together it holds by agreement with the teacher alone. Trained longer
-        (long,rows=1000+12000+150000) it holds over all numbers together, by agreement at each
+        all numbers together it holds only by agreement with the teacher. Trained longer
+        (long,rows=1000+12000+150000), it holds over all numbers together, and by agreement at each
         (results/sst2).
 """
 

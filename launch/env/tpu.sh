@@ -12,5 +12,5 @@ LIBTPU_INIT_ARGS+=" --xla_tpu_enable_async_collective_fusion_fuse_all_gather=tru
 LIBTPU_INIT_ARGS+=" --xla_tpu_overlap_compute_collective_tc=true"
 export LIBTPU_INIT_ARGS
 
-# Notices of the runtime are hundreds of lines a host; errors stay.
+# The runtime's notices are hundreds of lines per host; errors are kept.
 export TPU_MIN_LOG_LEVEL="${TPU_MIN_LOG_LEVEL:-2}" TPU_STDERR_LOG_LEVEL="${TPU_STDERR_LOG_LEVEL:-2}"

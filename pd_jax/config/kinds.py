@@ -28,17 +28,17 @@ Reference = Annotated[str, ReferenceMark()]
 
 Fraction = Annotated[float, pydantic.Field(ge=0.0, le=1.0)]
 ProperFraction = Annotated[float, pydantic.Field(ge=0.0, lt=1.0)]
-"""What is divided by its difference from 1, as dropout and the optimiser's means are."""
+"""A fraction below 1, for values that are divided by their difference from 1, such as dropout."""
 Positive = Annotated[int, pydantic.Field(gt=0)]
 
 
 def several(named: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """Returns what a field names that may name one, several, or nothing."""
+    """Returns the names in a field that may have one, several, or none."""
     return (named,) if isinstance(named, str) else named or ()
 
 
 def require_rising(lengths: Sequence[int]) -> None:
-    """Raises ValueError unless padded lengths are one or more, the shortest first."""
+    """Raises ValueError unless there are one or more padded lengths, shortest first."""
     require(
         len(lengths) > 0 and list(lengths) == sorted(set(lengths)),
         "lengths must rise, for example (32, 64, 128)",

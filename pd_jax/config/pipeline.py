@@ -24,12 +24,12 @@ from pd_jax.errors import did_you_mean
 
 @frozen
 class MaskedTokens:
-    """What a masked language model is asked about a row, once and for all: the tokens that are
-    masked in it are a function of the seed and the row's number.
+    """How rows are masked once for a masked language model: the masked tokens of a row depend only
+    on the seed and the row's number.
     """
 
     top_k: Positive = 64
-    """Tokens kept at each masked place, with their logits; all others are one sum."""
+    """Tokens kept at each masked place, with their logits; all others are summed."""
     temperature: Annotated[float, pydantic.Field(gt=0)] = 2.0
     mask_rate: Fraction = 0.15
     whole_word: bool = False
@@ -47,13 +47,13 @@ class LabelStage:
     lengths: tuple[Positive, ...]
     dtype: Literal["float32", "bfloat16"] = "float32"
     labels: tuple[str, ...] = ()
-    """Names of the outputs in the teacher's order, where it calls them otherwise than the data:
+    """Names of the outputs in the teacher's order, where its own names differ from the data's:
     LABEL_0, LABEL_1, or POSITIVE, NEGATIVE.
     """
     states: tuple[Annotated[int, pydantic.Field(ge=0)], ...] = ()
     """Layers, from 0, after which the first token's state is stored too (patient distillation)."""
     language: MaskedTokens | None = None
-    """Asks a masked language model, in place of a classifier, about masked tokens."""
+    """Labels masked tokens with a masked language model instead of rows with a classifier."""
     source: Source | tuple[Source, ...] | None = None
     """The rows' texts for a teacher with another vocabulary; by default what the records were
     built from.
@@ -63,8 +63,8 @@ class LabelStage:
         require_rising(self.lengths)
         require(
             self.language is None or not (self.labels or self.states or self.source),
-            "language goes without labels, states and source: a masked language model reads the "
-            "records' own tokens",
+            "language does not work with labels, states or source, as a masked language model "
+            "reads the records' own tokens; leave them out",
         )
 
 
@@ -83,7 +83,7 @@ class ExportStage:
 
 @frozen
 class Compared:
-    """A model of a comparison, and what to call it there."""
+    """A model of a comparison, and its name there."""
 
     name: str
     model: Reference
@@ -91,16 +91,16 @@ class Compared:
 
 @frozen
 class CompareStage:
-    """Models side by side on a labelled set: what each weighs, how fast and how well it answers.
+    """Models side by side on a labelled set: the size, speed and scores of each.
 
-    The first is what the others are held against: the teacher.
+    The first, the teacher, is what the others are compared with.
     """
 
     kind: Literal["compare"] = "compare"
     models: tuple[Compared, ...]
     records: Reference
     programs: tuple[Literal["jax", "onnx", "onnx_int8"], ...] = ("jax",)
-    """What runs each of them: jax on every kind of device here, ONNX on the CPU."""
+    """The programs that run each model: jax on every kind of device here, ONNX on the CPU."""
     batch: Positive = 64
     lengths: tuple[Positive, ...]
 
@@ -144,18 +144,18 @@ class MeshRule:
         try:
             re.compile(self.devices)
         except re.error as fault:
-            raise ValueError(f"{self.devices!r} is no regular expression: {fault}") from None
+            raise ValueError(f"{self.devices!r} is not a regular expression: {fault}") from None
 
 
 @frozen
 class Run:
-    """How a run is carried out: nothing here changes what it computes, but for `skip_nonfinite`,
+    """How a run is carried out: nothing here changes what it computes, except `skip_nonfinite`,
     which acts only where training would end.
     """
 
     mesh: Mesh = dataclasses.field(default_factory=Mesh)
     mesh_rules: tuple[MeshRule, ...] = ()
-    """The first that matches the hardware is taken instead of `mesh`."""
+    """The first rule that matches the hardware replaces `mesh`."""
     save_seconds: Annotated[float, pydantic.Field(gt=0)] = 300.0
     keep_checkpoints: Positive = 2
     log_steps: Positive = 50
@@ -189,7 +189,7 @@ class Report:
 
 @frozen
 class Pipeline:
-    """Stages by name, and what to say about them at the end; with a study, about its cells."""
+    """Stages by name, and what to report on them at the end; with a study, on its cells."""
 
     name: str
     stages: Mapping[str, Stage]
@@ -202,7 +202,7 @@ class Pipeline:
             stage = self.stages.get(cell.stage)
             require(
                 isinstance(stage, TrainStage),
-                f"study.cells names {cell.stage!r}, which is no training stage of this pipeline"
+                f"study.cells names {cell.stage!r}, which is not a training stage of this pipeline"
                 + did_you_mean(cell.stage, self.stages),
             )
         self._check_measures()
@@ -229,8 +229,8 @@ class Pipeline:
                 )
 
     def _check_states(self, name: str, stage: TrainStage) -> None:
-        """Raises unless all label stages that a stage of patient distillation reads store alike: it
-        would be seen only after the teacher was trained and the rows were labelled.
+        """Raises unless all label stages that a stage of patient distillation reads store the same
+        states: otherwise it would fail only after the teacher was trained and the rows labelled.
         """
         named = (stage.data.logits, *stage.evaluation.logits.values())
         found = {
@@ -239,9 +239,9 @@ class Pipeline:
             for reference in several(logits)
             if isinstance(label := self.stages.get(reference.removeprefix("@")), LabelStage)
         }
-        said = ", ".join(f"{reference}: {list(states)}" for reference, states in found.items())
+        shown = ", ".join(f"{reference}: {list(states)}" for reference, states in found.items())
         require(
             len(set(found.values())) <= 1 and all(found.values()),
-            f"stages.{name} learns from states, and its stores have none or those of other layers "
-            f"({said}); give these label stages the same states",
+            f"stages.{name} learns from states, but its stores have none or those of other layers "
+            f"({shown}); give these label stages the same states",
         )

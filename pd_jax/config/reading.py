@@ -26,7 +26,7 @@ def pipeline_from(config: ml_collections.ConfigDict | Mapping[str, Any]) -> conf
     """
     if not isinstance(config, ml_collections.ConfigDict | Mapping):
         raise ConfigError(
-            f"get_config returns {type(config).__name__}, which is no config; return a ConfigDict"
+            f"get_config returns {type(config).__name__}, not a config; return a ConfigDict"
         )
     values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
     try:
@@ -94,14 +94,14 @@ def _sentence(error: Any, values: Mapping[str, Any]) -> str:
 
 
 def _elsewhere(key: str) -> str:
-    """Returns the end of a sentence on an unknown key: whose it is, or the nearest known one."""
+    """Returns the end of a sentence on an unknown key: where it belongs, or the nearest known."""
     owners = [kind.__name__ for kind in _TYPES if key in _fields(kind)]
     return f" here; it is one of {', '.join(owners)}" if owners else did_you_mean(key, _FIELDS)
 
 
 def _keys(place: Sequence[str | int], values: Any) -> Iterator[str]:
-    """Yields the keys on the way to an error, without the kinds and layouts that pydantic puts
-    behind the key of what has one; a key of the same name stays.
+    """Yields the keys on the path to an error, without the kinds and layouts that pydantic inserts
+    after the key of a tagged union; a key of the same name stays.
     """
     entered = False
     for part in place:

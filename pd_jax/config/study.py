@@ -1,8 +1,8 @@
-"""What a study asks: which stages are results, where they stand on its axes, and what should hold.
+"""A study: which stages are results, their places on its axes, and the claims to check.
 
 A study is a pipeline over a grid. Its stages are those of all its chains, equal ones named once;
-its cells say which of them are results. Seeds are an axis like any other: whatever is compared is
-compared seed by seed.
+its cells list which of them are results. Seeds are an axis like any other: comparisons are made
+seed by seed.
 """
 
 from collections.abc import Mapping
@@ -36,8 +36,8 @@ class Cell:
 
 @frozen
 class Measure:
-    """A quantity to judge by, over all rows of some evaluation sets together; of one set where it
-    is no mean over rows.
+    """A quantity to judge by, over all rows of some evaluation sets together; over one set where it
+    is not a mean over rows.
     """
 
     quantity: Literal["accuracy", "agreement", "kl", "f1", "matthews", "pearson", "spearman"]
@@ -47,7 +47,7 @@ class Measure:
         require(len(self.sets) > 0, "sets must name one evaluation set or more")
         require(
             self.is_mean or len(self.sets) == 1,
-            f"{self.quantity} is no mean over rows: name one set, not {', '.join(self.sets)}",
+            f"{self.quantity} is not a mean over rows; name one set, not {', '.join(self.sets)}",
         )
 
     @property
@@ -58,7 +58,7 @@ class Measure:
 
 @frozen
 class Term:
-    """`weight` times the measure of the cells that stand at these places, one for each seed."""
+    """`weight` times the measure of the cells at these places, one for each seed."""
 
     weight: float
     axes: Mapping[str, AxisValue]
@@ -91,8 +91,8 @@ class Figure:
     """Lines of the measures over one axis: one for each value of `series`, a chart for each of
     `panels`.
 
-    Cells that have no place on the axis `x` are drawn as lines across. `paper` names the figure of
-    the paper whose values stand beside.
+    Cells without a place on the axis `x` are drawn as horizontal lines. `paper` names the figure of
+    the paper whose values are shown beside them.
     """
 
     title: str
@@ -118,16 +118,16 @@ class Study:
         require(len(self.cells) > 0 and len(self.measures) > 0, "a study needs cells and measures")
         places = [tuple(sorted(cell.axes.items())) for cell in self.cells]
         twice = [place for place in places if places.count(place) > 1]
-        require(not twice, f"two cells stand at {dict(twice[0]) if twice else ''}")
+        require(not twice, f"two cells are at {dict(twice[0]) if twice else ''}")
         for claim in self.claims:
             for term in (term for contrast in claim.contrasts for term in contrast.terms):
                 require(
                     bool(self.at(term.axes)),
-                    f"claim {claim.text!r} speaks of {dict(term.axes)}, where no cell stands",
+                    f"claim {claim.text!r} refers to {dict(term.axes)}, where there is no cell",
                 )
 
     def at(self, axes: Mapping[str, AxisValue]) -> dict[AxisValue, Cell]:
-        """Returns the cells that stand at these places and nowhere else, by seed."""
+        """Returns the cells at exactly these places, by seed."""
         return {
             cell.axes[SEED]: cell
             for cell in self.cells

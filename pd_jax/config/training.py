@@ -29,14 +29,14 @@ SCORES = (
     "mlm_accuracy",
     "nsp_accuracy",
 )
-"""What an evaluation set may have of which more is better; which of them depends on its task."""
+"""Scores of which more is better; which of them an evaluation set has depends on its task."""
 
 
 @frozen
 class Model:
     """A BERT. `size` is `L4_H256`, or a released name: Tiny, Mini, Small, Medium, Base, Large (any
-    case). Learned positions begin drawn like all weights, or as sinusoids (`position_init`). A
-    model that begins with another's layers has that one's GELU, whatever `gelu` says.
+    case). Learned positions are initialised like all weights, or as sinusoids (`position_init`). A
+    model initialised with another's layers has that model's GELU, whatever `gelu` is.
     """
 
     size: str = "L4_H256"
@@ -67,14 +67,14 @@ class Init:
         require(
             self.source is not None
             or (self.layers, self.scope, self.head) == ("all", "model", "fresh"),
-            "layers, scope and head say what to take from a source; give init.source",
+            "layers, scope and head choose what to take from a source; set init.source",
         )
 
 
 @frozen
 class MaskedLanguageModel:
-    """MLM as BERT's, masked anew at every step; with `next_sentence`, the sum with NSP (the paper's
-    MLM+).
+    """MLM as in BERT, with new masks at every step; with `next_sentence`, the sum with NSP (the
+    paper's MLM+).
     """
 
     kind: Literal["mlm"] = "mlm"
@@ -126,10 +126,10 @@ class Patient:
 class LanguageDistill:
     """Distillation of a masked language model (Sanh et al. 2019): 5 soft + 2 MLM + 1 cosine, T = 2.
 
-    `positions="masked"` holds the soft loss to the masked tokens, which costs a sixth. The teacher
+    `positions="masked"` limits the soft loss to the masked tokens, which costs a sixth. The teacher
     is a model folder or stage that reads every batch too, or, without `teacher`, the logit store of
-    a label stage with `language`: it goes with `positions="masked"` and `cosine_weight=0`, and with
-    the temperature and the masking that it was made for.
+    a label stage with `language`: it requires `positions="masked"` and `cosine_weight=0`, and the
+    temperature and the masking that it was made for.
     """
 
     kind: Literal["lm_distill"] = "lm_distill"
@@ -150,13 +150,13 @@ Objective = Annotated[
 
 # Families of objectives, for whatever depends on more than one kind.
 Masked = MaskedLanguageModel | LanguageDistill
-"""What trains the MLM head; all others train a classifier."""
+"""Objectives that train the MLM head; all others train a classifier."""
 Distillation = Distill | Patient | LanguageDistill
-"""What learns from a teacher."""
+"""Objectives that learn from a teacher."""
 OnlineDistillation = Patient | LanguageDistill
-"""What may have its teacher read every batch, as `objective.teacher`."""
+"""Objectives whose teacher may read every batch, as `objective.teacher`."""
 Packable = MaskedLanguageModel | Classify | Distill
-"""What keeps examples of one row apart."""
+"""Objectives that keep the examples of a packed row separate."""
 
 
 @frozen
@@ -219,7 +219,7 @@ class Data:
     def __post_init__(self) -> None:
         require(
             self.rows is None or self.window is None,
-            "rows draws from all over a dataset, which window is there to avoid; leave out one",
+            "rows draws from the entire dataset, which window is meant to avoid; leave out one",
         )
         require_rising(self.lengths)
         records, logits = several(self.records), several(self.logits)
@@ -238,7 +238,7 @@ class Data:
         )
         require(
             not self.logit_weights or min(self.logit_weights) >= 0 < max(self.logit_weights),
-            "logit_weights must be numbers from 0 on, one of them above",
+            "logit_weights must be 0 or more, and at least one above 0",
         )
 
 
@@ -307,7 +307,7 @@ class Evaluation:
                 f"best={self.best!r} must end in a score of which more is better, "
                 f"{', '.join(SCORES)}{did_you_mean(score, SCORES)}",
             )
-            require(self.every is not None, "best needs every: say how often to evaluate")
+            require(self.every is not None, "best needs every; set how often to evaluate")
 
 
 @frozen
@@ -330,6 +330,6 @@ class TrainStage:
     def __post_init__(self) -> None:
         require(
             self.data.packing == 1 or isinstance(self.objective, Packable),
-            f"data.packing={self.data.packing} goes with objectives mlm, classify and distill; set "
-            f"it to 1 for {self.objective.kind}",
+            f"data.packing={self.data.packing} works with objectives mlm, classify and distill "
+            f"only; set it to 1 for {self.objective.kind}",
         )

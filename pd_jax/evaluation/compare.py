@@ -1,4 +1,4 @@
-"""One model after another on the same rows: what each weighs, how fast and how well it answers."""
+"""Compares models on the same rows: the size, speed and scores of each."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +18,7 @@ TIMED_ROWS = (1, 32)
 """How many texts of `programs.LENGTH` tokens are timed at once."""
 
 Batches = Callable[[], Iterable[Mapping[str, np.ndarray]]]
-"""Gives the rows, once more at every call: `data.feed.evaluation_batches`."""
+"""Returns the rows, from the start at every call: `data.feed.evaluation_batches`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ def runners(model: hf.SavedModel, wanted: Iterable[str]) -> Iterator[Runner]:
         run = programs.onnx_program(content)
         if run is None:
             raise ConfigError(
-                f"program {name!r} needs onnxruntime: pip install 'pd_jax[export]', or leave it "
+                f"program {name!r} needs onnxruntime; pip install 'pd_jax[export]', or leave it "
                 "out of programs"
             )
         yield Runner(name, "cpu", len(content) / 1e6, run)
@@ -117,7 +117,7 @@ def predictions(
 def in_label_order(
     name: str, model: hf.SavedModel, *, task: str, labels: tuple[str, ...]
 ) -> list[int] | None:
-    """Returns the model's outputs in the order of a dataset's labels; None where they are that.
+    """Returns the model's outputs in the order of a dataset's labels; None if in order already.
 
     Raises:
       WeightsError: the model has no classifier, or is of another task or other labels.
@@ -127,9 +127,9 @@ def in_label_order(
     own = () if model.task == "regression" else model.labels
     if model.task != task or set(own) != set(labels):
         raise WeightsError(
-            f"{name} is for {model.task} with the labels {', '.join(own) or 'none'}, and "
+            f"{name} is for {model.task} with the labels {', '.join(own) or 'none'}, but "
             f"the records are for {task} with {', '.join(labels) or 'none'}; compare models of one "
-            "task, or mend problem_type and id2label in this one's config.json"
+            "task, or correct problem_type and id2label in this one's config.json"
         )
     order = [own.index(label) for label in labels]
     return None if order == sorted(order) else order
@@ -144,7 +144,7 @@ def compare(
     wanted: Iterable[str],
     advance: Callable[[str, int], None] = lambda name, rows: None,
 ) -> Iterator[Measured]:
-    """Yields every model in every wanted program, the first model being what others are held to.
+    """Yields every model in every wanted program; the first is what the others are compared with.
 
     Args:
       models: by name, each with a classifier of the task.

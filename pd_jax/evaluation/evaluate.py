@@ -73,7 +73,7 @@ def evaluate(
 def _send(
     step: Callable, params: Any, batches: Iterator[dict[str, np.ndarray]], mesh: Mesh
 ) -> Iterator[_Sent]:
-    """Yields each batch as soon as it is sent off."""
+    """Yields each batch as soon as it is dispatched."""
     root = rng.root_key(_EVALUATION_SEED)
     has_all_rows = row_share(mesh)[1] == 1
     for number, batch in enumerate(batches):
@@ -85,7 +85,7 @@ def _send(
 
 
 def _ahead(batches: Iterator[_Sent]) -> Iterator[_Sent]:
-    """Yields each batch after the next one was sent off."""
+    """Yields each batch after the next one was dispatched."""
     before = next(batches, None)
     for sent in batches:
         if before is not None:

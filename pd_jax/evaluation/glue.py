@@ -55,7 +55,7 @@ class TestSet:
         if not self.answers:
             if logits.shape[1] != 1:
                 raise WeightsError(
-                    f"{self.task} is answered by a number, and the model has {logits.shape[1]} "
+                    f"{self.task} is answered by a number, but the model has {logits.shape[1]} "
                     "outputs; name a model that was trained for regression"
                 )
             return [f"{value:.3f}" for value in np.clip(logits[:, 0], 0.0, _HIGHEST)]
@@ -72,7 +72,7 @@ class TestSet:
         return [words[labels[int(index)]] for index in logits.argmax(axis=1)]
 
     def filler(self) -> list[str]:
-        """Returns an answer for every row that says nothing: the first label, or 0."""
+        """Returns a placeholder answer for every row: the first label, or 0."""
         return [self.answers[0] if self.answers else "0.000"] * self.rows
 
 

@@ -1,4 +1,4 @@
-"""What a model said of every row of its evaluation sets, kept beside its metrics.
+"""A model's outputs for every row of its evaluation sets, kept beside its metrics.
 
 `predictions/SET.npz` holds `logits` (float32 [rows, outputs], in the dataset's order) and, where
 they are known, `label` and `teacher`: a comparison of two models needs them row by row.
@@ -34,12 +34,12 @@ _DAMAGE = (
     zlib.error,
     zipfile.BadZipFile,
 )
-"""What reading raises of a file that is cut off or has bits turned."""
+"""What reading raises for a file that is truncated or has flipped bits."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """A model's outputs for every row of a dataset, in its order, and what they are held against.
+    """A model's outputs for every row of a dataset, in its order, and what they are compared with.
 
     `label` and `teacher` (a teacher's outputs) are None where the dataset has none.
     """
@@ -104,6 +104,6 @@ def read(folder: epath.Path, name: str) -> Predictions | None:
             return Predictions(held["logits"], held.get("label"), held.get("teacher"))
     except _DAMAGE as fault:
         raise ReportError(
-            f"{path} does not read as predictions ({fault}); remove the stage's folder and run the "
-            "pipeline again"
+            f"{path} cannot be read as predictions ({fault}); remove the stage's folder and run "
+            "the pipeline again"
         ) from None

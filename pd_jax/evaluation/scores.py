@@ -83,7 +83,7 @@ def right_rows(
     *,
     task: str,
 ) -> Bool[np.ndarray, "rows"]:
-    """Returns which rows are classified right; of several labels, those with each of them right."""
+    """Returns which rows are classified right; with several labels, those with all labels right."""
     if task == "multilabel":
         return ((logits > 0) == (label > 0.5)).all(-1)
     return logits.argmax(-1) == label
@@ -95,7 +95,7 @@ def agreeing_rows(
     *,
     task: str,
 ) -> Bool[np.ndarray, "rows"]:
-    """Returns which rows are classified as a teacher does; of several labels, all of them alike."""
+    """Returns which rows are classified as a teacher does; with several labels, in all of them."""
     if task == "multilabel":
         return ((logits > 0) == (teacher > 0)).all(-1)
     return logits.argmax(-1) == teacher.argmax(-1)

@@ -77,8 +77,8 @@ def initializer(config: BertConfig) -> jax.nn.initializers.Initializer:
     """Returns BERT's weight initialiser: a normal cut at two standard deviations, as TensorFlow
     draws it.
     """
-    # Like TensorFlow's, jax's cut normal is not rescaled: its deviation is 0.88 of the one asked
-    # for.
+    # Like TensorFlow's, jax's truncated normal is not rescaled: its standard deviation is 0.88 of
+    # the given one.
     return jax.nn.initializers.truncated_normal(stddev=config.initializer_range)
 
 

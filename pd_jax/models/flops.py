@@ -38,6 +38,6 @@ def step_flops(forward: int) -> int:
     """Returns the operations of a training step whose forward pass has so many: the backward pass
     costs two forward ones.
 
-    Layers that are computed anew (`remat`) are not counted twice: this is the work that is of use.
+    Layers that are recomputed (`remat`) are not counted twice: only useful work counts.
     """
     return 3 * forward

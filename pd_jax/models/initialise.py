@@ -31,7 +31,7 @@ class InitReport:
 
     `loaded` maps a parameter's path to the source's path, with `[:rows]` where only its first rows
     were taken, `fresh` are those left as they were on purpose, `unused` the source's tensors that
-    found no place.
+    were not used.
     """
 
     loaded: Mapping[str, str]
@@ -92,7 +92,7 @@ def initialise(
         loaded[path] = origin if value is found[origin] else f"{origin}[:{len(value)}]"
         taken.add(origin)
     if not loaded:
-        raise WeightsError("init.source has nothing that this model can begin with; choose another")
+        raise WeightsError("init.source has no weights that this model can use; choose another")
     left = tuple(path for path in fresh if path not in loaded)
     unused = tuple(path for path in found if path not in taken)
     return layout.nest(values), InitReport(loaded, left, unused)
@@ -130,12 +130,12 @@ def choose_layers(choice: str | Sequence[int], deep: int, shallow: int) -> tuple
         return tuple(range(0, deep, deep // shallow))
     raise WeightsError(
         f"init.layers={choice!r} cannot make {shallow} layers of the source's {deep}; "
-        "say 'bottom', 'top' or a tuple of layer numbers, or choose a source of that depth"
+        "use 'bottom', 'top' or a tuple of layer numbers, or choose a source of that depth"
     )
 
 
 def _origin(path: str, init: config_lib.Init, layers: tuple[int, ...]) -> str | None:
-    """Returns the source's path for one of ours, or None where it shall stay fresh."""
+    """Returns the source's path for one of ours, or None where it is to stay fresh."""
     if path.startswith("classifier/"):
         return path if init.head == "keep" else None
     if not path.startswith(_SCOPES[init.scope]):
@@ -154,25 +154,25 @@ def _lacks_whole(source: SavedModel, origin: str) -> bool:
 def _check_heads(source: BertConfig, model: BertConfig) -> None:
     if source.heads != model.heads:
         raise WeightsError(
-            f"the source has {source.heads} attention heads and this model {model.heads}; set "
+            f"the source has {source.heads} attention heads, but this model has {model.heads}; set "
             f"model.heads={source.heads}"
         )
 
 
 def _check_head(source: SavedModel, labels: Sequence[str]) -> None:
     if "classifier" not in source.params:
-        raise WeightsError("init.head='keep', but the source has no task head; say head='fresh'")
+        raise WeightsError("init.head='keep', but the source has no task head; set head='fresh'")
     if labels and source.labels and tuple(labels) != source.labels:
         raise WeightsError(
-            f"the source's head tells {', '.join(source.labels)} apart and this task "
-            f"{', '.join(labels)}; name the labels in the source's order, or say init.head='fresh'"
+            f"the source's head has labels {', '.join(source.labels)}, but this task has "
+            f"{', '.join(labels)}; name the labels in the source's order, or set init.head='fresh'"
         )
 
 
 def _fitted(path: str, value: np.ndarray, leaf: Any, *, may_cut: bool) -> np.ndarray:
     """Returns the source's tensor; of a table that may be cut, the rows of our vocabulary.
 
-    Released tables hold rows for no word at times, 30,528 for 30,522 so that 64 divides them.
+    Released tables sometimes have unused rows: 30,528 for 30,522 words, so that 64 divides them.
     """
     if may_cut and path in _OF_VOCABULARY and len(value) > leaf.shape[0]:
         value = value[: leaf.shape[0]]
@@ -193,11 +193,11 @@ def _check_shape(path: str, value: np.ndarray, leaf: Any) -> None:
         )
     if path in _OF_VOCABULARY and theirs[1:] == ours[1:]:
         raise WeightsError(
-            f"the source's vocabulary has {theirs[0]} entries and this model's {ours[0]}; "
+            f"the source's vocabulary has {theirs[0]} entries, but this model's has {ours[0]}; "
             "build the records with the source's tokenizer"
         )
     remedy = (
-        "say init.head='fresh'"
+        "set init.head='fresh'"
         if path.startswith("classifier/")
         else "give the model the source's width and positions, or choose another init.source"
     )

@@ -50,13 +50,11 @@ class BertConfig:
 
 
 def canonical(size: str) -> str:
-    """Returns `L4_H256` for `L4_H256`, `l4_h256` and `Mini`; raises ConfigError for what is no
-    size.
-    """
+    """Returns `L4_H256` for `L4_H256`, `l4_h256` and `Mini`; raises ConfigError for other text."""
     name = NAMES.get(size.lower(), size.upper())
     if not _PATTERN.fullmatch(name):
         raise ConfigError(
-            f"model.size={size!r} is no size: write L4_H256 (layers, hidden size) or one of "
+            f"model.size={size!r} is not a size; write L4_H256 (layers, hidden size) or one of "
             f"{', '.join(known.capitalize() for known in NAMES)}"
             + did_you_mean(size.lower(), NAMES)
         )

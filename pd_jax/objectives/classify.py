@@ -49,7 +49,7 @@ def hard_hits(logits: Float[Array, "*rows outputs"], label: Array, *, task: str)
 
 
 def task_outputs(task: str | None, labels: tuple[str, ...]) -> int:
-    """Returns how many numbers a task's head gives."""
+    """Returns how many outputs a task's head has."""
     if task is None:
         raise ConfigError(
             "the dataset has no task; build it with examples.task and labels to train on its labels"

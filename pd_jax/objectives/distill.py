@@ -80,7 +80,7 @@ def check_hard_weight(hard_weight: float, has_labels: bool) -> None:
     """Raises ConfigError where hard labels are asked for and absent."""
     if hard_weight > 0 and not has_labels:
         raise ConfigError(
-            f"objective.hard_weight={hard_weight} needs labels, and the transfer set has none; "
+            f"objective.hard_weight={hard_weight} needs labels, but the transfer set has none; "
             "set it to 0"
         )
 
@@ -94,7 +94,7 @@ def teacher_sums(
     temperature: float,
     hard_weight: float,
 ) -> Sums:
-    """Returns `loss` against a batch's teacher and labels, and what is reported besides.
+    """Returns `loss` against a batch's teacher and labels, and the other reported quantities.
 
     `confidence` less `agreement` is how far the student is surer than it is like its teacher: the
     part of the calibration error that adds up over batches.

@@ -1,8 +1,8 @@
-"""Distillation of a masked language model (Sanh et al. 2019), at hand or from a logit store.
+"""Distillation of a masked language model (Sanh et al. 2019), online or from a logit store.
 
 The triple loss is 5 L_ce + 2 L_mlm + 1 L_cos: T^2 KL(teacher || student) over the vocabulary at
 T = 2, masked language modelling, and one minus the cosine of both models' last states, over all
-tokens that are no padding. L_ce may be held to the masked positions, which costs a sixth.
+tokens except padding. L_ce may be limited to the masked positions, which costs a sixth.
 
 A store (`logits/store.py`, `language_fields`) has the teacher's likeliest tokens at masked places
 and the sum of all others; L_ce then takes the others for one token, and is exact where the store
@@ -63,7 +63,7 @@ def make_lm_distill(
 ) -> Objective:
     """Returns the triple loss over a teacher that reads, or has read, the same masked tokens.
 
-    Rows that come without a stored teacher's answers are masked anew, and score MLM alone.
+    Rows without a stored teacher's answers are masked here, and are scored on MLM only.
 
     Raises:
       ConfigError: the teacher has another vocabulary, or states of another width to compare; or it
@@ -85,7 +85,7 @@ def make_lm_distill(
         return {**masked, "soft_weights": masked["prediction_weights"]}
 
     def sums(params: Params, batch: Batch, key: jax.Array | None) -> Sums:
-        logits, sequence = _said(model, params, batch, key, states="teacher_sequence" in batch)
+        logits, sequence = _outputs(model, params, batch, key, states="teacher_sequence" in batch)
         found = _masked_sums(logits, batch)
         if "teacher_logits" in batch:
             found |= _soft_sums(logits, batch, temperature=objective.temperature)
@@ -130,7 +130,7 @@ def _masked_sums(logits: Float[Array, "batch predictions vocab"], batch: Batch) 
 def _soft_sums(
     logits: Float[Array, "batch predictions vocab"], batch: Batch, *, temperature: float
 ) -> Sums:
-    """Returns the loss against the teacher, and how like it a student speaks at temperature 1."""
+    """Returns the loss against the teacher, and the agreement with it at temperature 1."""
     goal, weight = batch["teacher_logits"], batch["soft_weights"]
     if "teacher_tokens" in batch:
         tokens, normalisers = batch["teacher_tokens"], batch["teacher_normalisers"]
@@ -152,7 +152,7 @@ def _soft_sums(
 def language_answers(
     logits: Float[Array, "batch places vocab"], masked: Masked, *, kept: int, temperature: float
 ) -> dict[str, Array]:
-    """Returns what a store holds of a teacher's logits at masked places: `language_fields`."""
+    """Returns the fields that a store keeps of a teacher's logits at masked places."""
     used = masked.weights > 0
     largest, tokens = jax.lax.top_k(logits, kept)
     replacements = jnp.take_along_axis(masked.input_ids, masked.positions, axis=-1)
@@ -171,7 +171,7 @@ def _make_teach(teacher: OnlineTeacher, *, states: bool):
     model = PretrainingModel(teacher.config)
 
     def teach(params: Params, batch: Batch) -> Batch:
-        logits, sequence = _said(model, params, batch, None, states=states)
+        logits, sequence = _outputs(model, params, batch, None, states=states)
         taught = {**batch, "teacher_logits": logits}
         return {**taught, "teacher_sequence": sequence} if states else taught
 
@@ -183,12 +183,12 @@ def _check_teacher(
 ) -> None:
     if teacher.config.vocab_size != config.vocab_size:
         raise ConfigError(
-            f"the teacher's vocabulary has {teacher.config.vocab_size} entries and the records' "
-            f"{config.vocab_size}; build the records with the teacher's tokenizer"
+            f"the teacher's vocabulary has {teacher.config.vocab_size} entries, but the records' "
+            f"has {config.vocab_size}; build the records with the teacher's tokenizer"
         )
     if objective.cosine_weight > 0 and teacher.hidden != config.hidden:
         raise ConfigError(
-            f"the student has {config.hidden} hidden units and the teacher {teacher.hidden}; "
+            f"the student has {config.hidden} hidden units, but the teacher has {teacher.hidden}; "
             "give model.size the teacher's width, or set objective.cosine_weight=0"
         )
 
@@ -199,23 +199,23 @@ def _check_store(objective: config_lib.LanguageDistill, stored: StoredLanguage) 
     for name, value in wanted.items():
         if getattr(objective, name) != value:
             raise ConfigError(
-                f"objective.{name}={getattr(objective, name)!r}, and the logit store was made for "
-                f"{value!r}; set it so, label again, or name a model in objective.teacher"
+                f"objective.{name}={getattr(objective, name)!r}, but the logit store was made for "
+                f"{value!r}; use that value, label again, or name a model in objective.teacher"
             )
 
 
-def _said(
+def _outputs(
     model: PretrainingModel, params: Params, batch: Batch, key: jax.Array | None, *, states: bool
 ) -> Any:
     """Returns the logits at a batch's positions and, if asked, the last state of every token."""
-    said: Any = model.apply(
+    outputs: Any = model.apply(
         {"params": params},
         batch["positions"],
         *tokens_of(batch),
         rngs=dropout_stream(key),
         method="logits_and_sequence" if states else "masked_logits",
     )
-    return said if states else (said, None)
+    return outputs if states else (outputs, None)
 
 
 def _everywhere(batch: Batch) -> Int[Array, "batch seq"]:

@@ -1,9 +1,8 @@
-"""Masked language modelling (Devlin et al. 2018), masked anew at every step, with optional next-
+"""Masked language modelling (Devlin et al. 2018) with new masks at every step, and optional next-
 sentence prediction.
 
 With both it is the paper's MLM+ (Turc et al. 2019, Algorithm 1, line 1). Masks are drawn on the
-device from the key
-alone, over the global batch: the host only feeds ids.
+device from the key alone, over the global batch: the host only feeds ids.
 """
 
 import math
@@ -35,7 +34,7 @@ _UNROLLED = 16
 
 
 class Vocabulary(NamedTuple):
-    """What masking must know of a tokenizer."""
+    """What masking needs to know about a tokenizer."""
 
     size: int
     pad_id: int

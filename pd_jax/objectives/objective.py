@@ -33,12 +33,12 @@ class Objective:
         the whole global batch, before any split into micro-batches, so that the draw does not
         depend on the split.
       sums: (params, prepared batch, dropout key or None) -> named (total, count) pairs, counts
-        independent of params and of what a teacher says.
+        independent of params and of a teacher's outputs.
       predict: (params, batch) -> the task's logits; None for objectives without a task.
       frozen: parameters that are read and never trained: an online teacher's (arrays, or their
         shapes where a step is only planned).
-      teach: (frozen, prepared batch) -> the batch with what the teacher says of it; runs on each
-        micro-batch by itself.
+      teach: (frozen, prepared batch) -> the batch with the teacher's outputs for it; runs on each
+        micro-batch separately.
     """
 
     config: BertConfig
@@ -51,7 +51,7 @@ class Objective:
     teach: Callable[[Params, Batch], Batch] = lambda frozen, batch: batch
 
     def taught(self, frozen: Any, teach: Callable[[Params, Batch], Batch]) -> "Objective":
-        """Returns this objective with a teacher at hand, whose outputs no gradient enters."""
+        """Returns this objective with an online teacher, whose outputs no gradient enters."""
 
         def still(frozen: Params, batch: Batch) -> Batch:
             return jax.lax.stop_gradient(dict(teach(frozen, batch)))
@@ -91,10 +91,10 @@ class StoredStates:
     """The layers, from 0, whose states are there, in their order."""
 
     def places(self, layers: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns where these layers stand; raises ConfigError where one is not there."""
+        """Returns the indices of these layers; raises ConfigError where one is missing."""
         if missing := [layer for layer in layers if layer not in self.held]:
             raise ConfigError(
-                f"the logit store holds states of layers {self.held}, and {tuple(missing)} are "
+                f"the logit store has states of layers {self.held}, but {tuple(missing)} are "
                 f"needed; label with states={layers}"
             )
         return tuple(self.held.index(layer) for layer in layers)
@@ -102,10 +102,10 @@ class StoredStates:
 
 @dataclasses.dataclass(frozen=True)
 class StoredLanguage:
-    """What a masked language model said of rows that were masked once, as it comes with a batch."""
+    """A masked language model's stored outputs for rows masked once, as they come with a batch."""
 
     temperature: float
-    """At which its probabilities are whole."""
+    """The temperature for which its normalisers are stored."""
     mask_rate: float
     whole_word: bool
     length: int
@@ -123,7 +123,7 @@ def as_is(batch: Batch, key: jax.Array) -> Batch:
 
 
 def tokens_of(batch: Batch) -> tuple[jax.Array | None, ...]:
-    """Returns what a BERT reads of a batch: ids, segments, mask, and, of packed rows, starts."""
+    """Returns a BERT's inputs from a batch: ids, segments, mask, and, for packed rows, starts."""
     return batch["input_ids"], batch["segment_ids"], batch["input_mask"], batch.get("starts")
 
 

@@ -48,7 +48,7 @@ def choose_teacher_layers(choice: str | Sequence[int], deep: int, shallow: int) 
         if len(choice) != shallow - 1 or not all(0 <= layer < deep for layer in choice):
             raise ConfigError(
                 f"objective.layers={tuple(choice)} must name {shallow - 1} layers of the teacher, "
-                f"each from 0 to {deep - 1}: one for each of the student's but the last"
+                f"each from 0 to {deep - 1}: one for each of the student's except the last"
             )
         return tuple(choice)
     if shallow < 2 or deep < shallow:
@@ -60,7 +60,7 @@ def choose_teacher_layers(choice: str | Sequence[int], deep: int, shallow: int) 
         return tuple(range(deep - shallow, deep - 1))
     if deep % shallow:
         raise ConfigError(
-            f"objective.layers='skip' cannot spread {shallow} layers over {deep}; say 'last' or "
+            f"objective.layers='skip' cannot spread {shallow} layers over {deep}; use 'last' or "
             "name the teacher's layers"
         )
     step = deep // shallow
@@ -95,7 +95,7 @@ def make_patient(
     has_labels: bool,
     teacher: OnlineTeacher | StoredStates,
 ) -> Objective:
-    """Returns the objective; logits and states come from a model at hand or with the batch.
+    """Returns the objective; logits and states come from an online teacher or with the batch.
 
     Raises:
       ConfigError: hard labels are asked for and absent, or the teacher's layers, width or stored
@@ -104,15 +104,15 @@ def make_patient(
     check_hard_weight(objective.hard_weight, has_labels)
     if teacher.hidden != config.hidden:
         raise ConfigError(
-            f"the student has {config.hidden} hidden units and the teacher {teacher.hidden}; "
-            "patience compares their states, so give model.size the teacher's width"
+            f"the student has {config.hidden} hidden units, but the teacher has {teacher.hidden}, "
+            "and patience compares their states; give model.size the teacher's width"
         )
     layers = choose_teacher_layers(objective.layers, teacher.layers, config.layers)
     model = TaskModel(config, task_outputs(task, labels))
     chosen = teacher.places(layers) if isinstance(teacher, StoredStates) else None
 
     def sums(params: Params, batch: Batch, key: jax.Array | None) -> Sums:
-        logits, encoded = _said(model, params, batch, key)
+        logits, encoded = _outputs(model, params, batch, key)
         found = teacher_sums(
             logits,
             batch,
@@ -124,10 +124,10 @@ def make_patient(
         if "loss" in found:
             found["distill_loss"] = found.pop("loss")
         if "teacher_states" in batch:
-            theirs = batch["teacher_states"]
-            theirs = theirs if chosen is None else jnp.take(theirs, jnp.array(chosen), axis=-2)
-            ours = first_states(encoded, range(config.layers - 1), batch.get("starts"))
-            rows = patience_rows(ours, theirs, normalise=objective.normalise)
+            states = batch["teacher_states"]
+            states = states if chosen is None else jnp.take(states, jnp.array(chosen), axis=-2)
+            own = first_states(encoded, range(config.layers - 1), batch.get("starts"))
+            rows = patience_rows(own, states, normalise=objective.normalise)
             found["patience"] = weighted(rows, batch["weight"])
         return found
 
@@ -143,7 +143,7 @@ def _make_teach(teacher: OnlineTeacher, layers: Sequence[int], outputs: int):
     model = TaskModel(teacher.config, outputs)
 
     def teach(params: Params, batch: Batch) -> Batch:
-        logits, encoded = _said(model, params, batch, None)
+        logits, encoded = _outputs(model, params, batch, None)
         return {
             "teacher_logits": jnp.take(logits, jnp.array(teacher.columns), axis=-1),
             **batch,
@@ -153,7 +153,7 @@ def _make_teach(teacher: OnlineTeacher, layers: Sequence[int], outputs: int):
     return teach
 
 
-def _said(model: TaskModel, params: Params, batch: Batch, key: jax.Array | None) -> Any:
+def _outputs(model: TaskModel, params: Params, batch: Batch, key: jax.Array | None) -> Any:
     """Returns the logits and the encoded batch."""
     streams = dropout_stream(key)
     return model.apply(

@@ -19,10 +19,10 @@ from pd_jax.errors import PREEMPTED_EXIT_CODE, MeshError, PeerError, sentence_of
 from pd_jax.parallel import sentinel
 
 WAIT_SECONDS = 300
-"""How long processes wait for each other at the start; PD_JAX_WAIT_SECONDS says otherwise."""
+"""How long processes wait for each other at the start; PD_JAX_WAIT_SECONDS overrides it."""
 
 HEARTBEAT_SECONDS = 60
-"""A process silent for so long is taken for dead, and the others end themselves."""
+"""A process silent for so long is taken to be dead, and the others end themselves."""
 
 SHUTDOWN_SECONDS = 100
 """How long a process that is done waits for the others before it ends with an error."""
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class Explicit(NamedTuple):
-    """Where the coordinator is and who this process is, as said by PD_JAX_* variables."""
+    """Where the coordinator is and which process this is, from the PD_JAX_* variables."""
 
     address: str
     count: int
@@ -58,7 +58,7 @@ def initialise(mode: Mode = "auto") -> None:
     try may find them.
 
     Raises:
-      MeshError: where the environment says too little, or what cannot be.
+      MeshError: where the environment's settings are incomplete or impossible.
     """
     if mode == "off":
         return
@@ -67,7 +67,7 @@ def initialise(mode: Mode = "auto") -> None:
     if not explicit and not cluster:
         if mode == "on" and 1 not in _counts().values():
             raise MeshError(
-                "--distributed=on, but nothing says where the other processes are; start them with "
+                "--distributed=on, but no setting names the other processes; start them with "
                 "srun or mpirun, or set PD_JAX_COORDINATOR=host:port, PD_JAX_PROCESSES and "
                 "PD_JAX_PROCESS_ID"
             )
@@ -113,7 +113,7 @@ def _join(explicit: Explicit | None, cluster: str | None) -> None:
 
 @contextlib.contextmanager
 def leaving_with_the_lost() -> Iterator[None]:
-    """Ends this process where another one is gone or failed by a fault that a later try may mend.
+    """Ends this process where another one is gone, or failed in a way that a retry may fix.
 
     Where jax finds that one is gone, at once: Python's own exit would wait for it until jax aborts.
     """
@@ -155,7 +155,7 @@ def from_writer(values: np.ndarray) -> np.ndarray:
 
 @contextlib.contextmanager
 def all_or_none(what: str) -> Iterator[None]:
-    """Ends the block when every process has come to its end: the fault of one is a fault of all.
+    """Ends the block when every process has reached its end: a fault of one is a fault of all.
 
     Raises:
       MeshError: where the block failed in another process, naming it.
@@ -171,14 +171,14 @@ def all_or_none(what: str) -> Iterator[None]:
         raise fault
     if ends.any():
         failed = ", ".join(map(str, np.flatnonzero(ends)))
-        said = f"{what} failed in process {failed}; its own message says why"
+        message = f"{what} failed in process {failed}; see that process's message"
         if (ends == _FINAL).any():
-            raise MeshError(said)
-        raise PeerError(f"{said}: run the same command again, on all hosts")
+            raise MeshError(message)
+        raise PeerError(f"{message}: run the same command again, on all hosts")
 
 
 def _end_by(fault: Exception | None) -> int:
-    """Returns 0 without a fault, else whether the same command may mend it, or the user must."""
+    """Returns 0 without a fault, else whether a retry may fix it or the user must."""
     if fault is None:
         return 0
     return _FINAL if sentence_of(fault) and not isinstance(fault, PeerError) else _PASSING
@@ -243,14 +243,14 @@ def _everyones(values: np.ndarray) -> np.ndarray:
 
 
 def _explicit() -> Explicit | None:
-    """Returns what the PD_JAX_* variables say, or None where none is set."""
+    """Returns the values of the PD_JAX_* variables, or None where none is set."""
     names = ("PD_JAX_COORDINATOR", "PD_JAX_PROCESSES", "PD_JAX_PROCESS_ID")
     values = [os.environ.get(name, "") for name in names]
     if not any(values):
         return None
     for name, value in zip(names, values, strict=True):
         if not value or (name != names[0] and not value.isdecimal()):
-            raise MeshError(f"{name}={value!r}: set all of {', '.join(names)} (host:port, 4, 0)")
+            raise MeshError(f"{name}={value!r}; set all of {', '.join(names)} (host:port, 4, 0)")
     address, count, index = values[0], int(values[1]), int(values[2])
     if not address.rpartition(":")[2].isdecimal():
         raise MeshError(f"PD_JAX_COORDINATOR={address!r} has no port; write host:port")
@@ -276,7 +276,7 @@ def _cluster() -> str | None:
 
 
 def _counts() -> dict[str, int]:
-    """Returns how many processes each launcher says that it started, where any did."""
+    """Returns how many processes each launcher reports having started, where any did."""
     launchers = {
         "Slurm": ("SLURM_STEP_NODELIST", "SLURM_NTASKS"),
         "Open MPI": ("OMPI_MCA_orte_hnp_uri", "OMPI_COMM_WORLD_SIZE"),
@@ -291,7 +291,7 @@ def _counts() -> dict[str, int]:
 def _wait_seconds() -> int:
     text = os.environ.get("PD_JAX_WAIT_SECONDS", str(WAIT_SECONDS))
     if not text.isdecimal() or int(text) < 1:
-        raise MeshError(f"PD_JAX_WAIT_SECONDS={text!r} is no number of seconds; give 1 or more")
+        raise MeshError(f"PD_JAX_WAIT_SECONDS={text!r} is not a number of seconds; set 1 or more")
     return int(text)
 
 

@@ -11,7 +11,7 @@ _ARRAY = re.compile(r"(pred|bf16|[a-z]+?(\d+)\w*)\[([\d,]*)\]")
 
 
 class Traffic(NamedTuple):
-    """How often one kind of collective stands in a program, and its bytes on one device."""
+    """How often one kind of collective occurs in a program, and its bytes on one device."""
 
     count: int
     bytes: int

@@ -60,7 +60,7 @@ def mesh_sizes(shape: config_lib.Mesh, devices: int) -> tuple[int, int, int]:
     """Returns the sizes of the axes, whose product is the devices; raises MeshError."""
     if shape.data != -1 and shape.data < 1:
         raise MeshError(
-            f"run.mesh.data={shape.data} is no size; give 1 or more, or -1 for what is left"
+            f"run.mesh.data={shape.data} is not a size; set 1 or more, or -1 for what is left"
         )
     inner = shape.fsdp * shape.tensor
     if shape.data == -1 and devices % inner:
@@ -100,7 +100,7 @@ def row_share(mesh: Mesh) -> tuple[int, int]:
     parts = sorted({tuple(sorted(part)) for part in held.values()})
     if len(rows) != sum(map(len, parts)) or len(set(map(len, parts))) > 1:
         raise MeshError(
-            f"mesh {_product(tuple(mesh.shape.values()))} lets processes share some rows but not "
+            f"mesh {_product(tuple(mesh.shape.values()))} makes processes share some rows but not "
             "all; make run.mesh.tensor a divisor or a multiple of the devices of one process"
         )
     return parts.index(tuple(sorted(held[jax.process_index()]))), len(parts)
@@ -117,7 +117,7 @@ def check_heads(heads: int, mesh: Mesh) -> None:
 
 
 def _arrange(sizes: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
-    """Returns the devices in an order that suits the wires of one slice."""
+    """Returns the devices in an order that suits the interconnect of one slice."""
     return mesh_utils.create_device_mesh(
         sizes, devices=devices, allow_split_physical_axes=devices[0].platform == "tpu"
     )

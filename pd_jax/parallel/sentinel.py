@@ -1,7 +1,7 @@
-"""The last word of a process that ends without one of its own.
+"""A last message for a process that ends without one of its own.
 
-Where a peer is lost, jax ends this process from C++ with stacks for a message; SIGKILL leaves none
-at all. A small helper outlives the process and says in one sentence what to do.
+When a peer is lost, jax ends this process from C++ with a stack dump; SIGKILL leaves no message at
+all. A small helper outlives the process and prints one sentence on what to do.
 """
 
 import atexit
@@ -16,7 +16,7 @@ if not sys.stdin.buffer.read():
 
 
 def speak_if_ended(sentence: str) -> None:
-    """Has `sentence` written on stderr should this process end other than by Python's own exit."""
+    """Prints `sentence` to stderr if this process ends in any way but Python's own exit."""
     helper = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", _PROGRAM, sentence],
         stdin=subprocess.PIPE,

@@ -58,7 +58,7 @@ class Placed(NamedTuple):
 
 
 def constrain_batch(array: jax.Array) -> jax.Array:
-    """Returns `array` held to row-sharding over the current mesh; else XLA may replicate it."""
+    """Returns `array` constrained to row sharding on the current mesh, or XLA may replicate it."""
     if jax.sharding.get_abstract_mesh().empty:
         return array
     spec = PartitionSpec(BATCH_AXES, *(None,) * (array.ndim - 1))
@@ -111,7 +111,7 @@ def assign(shapes: Any, rules: Rules, mesh: Mesh) -> Any:
         for index, (pattern, _) in enumerate(rules[module]):
             if index not in indices:
                 raise MeshError(
-                    f"sharding rule {module}: {pattern!r} places no tensor; remove it, or mend its "
+                    f"sharding rule {module}: {pattern!r} places no tensor; remove it, or fix its "
                     "pattern in RULES of pd_jax/parallel/sharding.py"
                 )
     return shardings

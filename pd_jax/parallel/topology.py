@@ -1,4 +1,4 @@
-"""Hardware that need not be here: TPU slices by name, and what one chip can do."""
+"""TPU slices by name, for hardware that is not present, and the limits of one chip."""
 
 import dataclasses
 import math
@@ -47,8 +47,8 @@ def parse(topology: str) -> tuple[Chip, tuple[int, ...]]:
     match = _NAME.fullmatch(topology)
     if match is None or match["kind"] not in CHIPS:
         raise MeshError(
-            f"--topology={topology} is no topology; write KIND:AxB or KIND:AxBxC with a kind of "
-            f"{', '.join(CHIPS)}, for example v5e:16x16 or v4:16x16x16"
+            f"--topology={topology} is not a topology; write KIND:AxB or KIND:AxBxC with KIND one "
+            f"of {', '.join(CHIPS)}, for example v5e:16x16 or v4:16x16x16"
         )
     return CHIPS[match["kind"]], tuple(map(int, match["sizes"].split("x")))
 

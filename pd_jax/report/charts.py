@@ -1,8 +1,8 @@
 """The report's charts over a number axis: bars, dots with intervals, and the timeline of the chain.
 
 Each function returns one drawing as text, for the width it is given: a page draws a chart once for
-a desk and once for a phone, so that letters keep their size. Values come in the unit they are shown
-in.
+a desktop and once for a phone, so that letters keep their size. Values come in the unit they are
+shown in.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ COLOURS = 7
 """How many colours the page's style has, `c0` to `c6`."""
 
 GREY = -1
-"""The colour number of what is not one of the things compared."""
+"""The colour number of anything that is not being compared."""
 
 _ROW = 34.0
 _TOP = 10.0
@@ -30,8 +30,8 @@ _BOTTOM = 30.0
 class Bar:
     """One row of a bar or dot chart.
 
-    Without a `value`, `text` says why. `reference` is a value of the paper, drawn in grey;
-    `tooltip` is shown to a pointer.
+    Without a `value`, `text` states why. `reference` is a value of the paper, drawn in grey;
+    `tooltip` is shown on hover.
     """
 
     label: str
@@ -54,7 +54,7 @@ class Task:
 
 
 def colour(index: int) -> str:
-    """Returns the class of a colour number; beyond the last one they begin again, dashed."""
+    """Returns the class of a colour number; after the last one they start again, dashed."""
     if index == GREY:
         return "c-grey"
     return f"c{index % COLOURS}" + (" dashed" if index >= COLOURS else "")
@@ -249,7 +249,7 @@ def _rows(
 
 
 def _gutter(bars: Sequence[Bar], width: float) -> float:
-    """Returns the room for the labels at the left."""
+    """Returns the width of the labels on the left."""
     widest = max((svg.text_width(bar.label, size=FONT) for bar in bars), default=0.0)
     return min(width * 0.36, widest + 14)
 

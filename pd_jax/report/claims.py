@@ -1,9 +1,9 @@
-"""What a study says of its claims: holds, fails or undecided, with the figures behind the answer.
+"""The verdict on each of a study's claims, holds, fails or undecided, with the figures behind it.
 
-A claim is a sum of scores by fixed weights, taken seed by seed and then averaged over the places
-that it speaks of. It is judged twice. Over seeds: would other seeds have given the same sign, on
-these very examples? Over examples: would other examples, for these very seeds? Only where both
-intervals agree is it decided.
+A claim is a weighted sum of scores with fixed weights, taken seed by seed and then averaged over
+the places that it covers. It is judged twice. Over seeds: would other seeds have given the same
+sign, on these very examples? Over examples: would other examples, for these very seeds? It is
+decided only if both intervals agree.
 """
 
 import dataclasses
@@ -44,12 +44,12 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """A claim by one measure, in that measure's unit; above 0 speaks for it.
+    """A claim by one measure, in that measure's unit; values above 0 support it.
 
     `seeds` is the mean over the claim's places, by seed; `examples` its interval over examples, or
     None where predictions are missing. `ahead` of `signs` contrasts (places times seeds) that are
     not 0 are above it. `chance` is the sign test's probability that as many seeds, or more, agree;
-    places of one seed share their models, and count once. A claim that two are near has none.
+    places of one seed share their models, and count once. A claim that two are close has none.
     """
 
     measure: str
@@ -64,7 +64,7 @@ class Judgement:
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """A claim, judged by every measure that suits it; the first one decides."""
+    """A claim, judged by every applicable measure; the first one decides."""
 
     claim: config_lib.Claim
     judgements: tuple[Judgement, ...]
@@ -118,7 +118,7 @@ def _judgement(results: Results, claim: config_lib.Claim, measure: config_lib.Me
 def _by_seed(
     results: Results, contrast: config_lib.Contrast, measure: str, sign: float
 ) -> dict[str, float | None]:
-    """Returns a contrast by seed; None where one of its cells has no value or no such seed."""
+    """Returns a contrast by seed; None where one of its cells has no value or lacks the seed."""
     groups = [results.at(term.axes) for term in contrast.terms]
     values = [
         {result.seed: result.values[measure] for result in group.results} if group else {}
@@ -167,16 +167,14 @@ def _over_examples(
         if not len(scores) or (total is not None and len(total) != len(scores)):
             return None
         total = share * scores + (0.0 if total is None else total)
-    # Sums of the same numbers in other orders are the same number again.
+    # Sums of the same numbers in a different order count as the same number.
     return None if total is None else interval_over_examples(np.round(total, 12), seed=0)
 
 
 def _shares(
     results: Results, claim: config_lib.Claim, sign: float, seeds: Sequence[str]
 ) -> Iterator[tuple[float, Result]]:
-    """Yields the results that a claim's mean over places and seeds is made of, and the weight of
-    each.
-    """
+    """Yields the results that make up a claim's mean over places and seeds, with their weights."""
     for contrast in claim.contrasts:
         for term in contrast.terms:
             group = results.at(term.axes)
@@ -188,8 +186,9 @@ def _shares(
 def _over_resamples(
     results: Results, measure: config_lib.Measure, shares: Sequence[tuple[float, Result]]
 ) -> Interval | None:
-    """Returns the interval of a weighted sum of scores that are no means over rows: all of them are
-    taken anew of every resample of the rows that they share.
+    """Returns the interval of a weighted sum of scores that are not means over rows.
+
+    All of them are computed again on every resample of the rows that they share.
     """
     found = [score_over_resamples(results, result, measure) for _, result in shares]
     scores = [one for one in found if one is not None]

@@ -19,7 +19,7 @@ _LEFT = 48.0
 _LINE_HEIGHT = 16.0
 
 _MARKED = 40
-"""A curve of at most so many points shows each of them."""
+"""The most points of a curve of which each one is shown."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Spot:
 def thinned(points: Sequence[tuple[float, float]], *, limit: int) -> list[Point]:
     """Returns at most `limit` points, each the mean of as many neighbours, with their range.
 
-    Points that are not finite are left out; who draws the curve says so.
+    Points that are not finite are left out; the caller states so.
     """
     finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
     size = max(1, -(-len(finite) // limit))
@@ -169,7 +169,7 @@ def _frame(
 
 
 def _curve(curve: Curve, x_scale: svg.Scale, y_scale: svg.Scale) -> list[svg.Element]:
-    """Returns a curve's line, the range that its points stand for, and marks where they are few."""
+    """Returns a curve's line, the range its points stand for, and marks if there are few."""
     css, points = colour(curve.colour), curve.points
     drawn = []
     if any(point.high > point.low for point in points):
@@ -193,7 +193,7 @@ def _joined(points: Sequence[tuple[float, float]], x_scale: svg.Scale, y_scale: 
 def _names(
     curves: Sequence[Curve], x_scale: svg.Scale, y_scale: svg.Scale, gutter: float
 ) -> list[svg.Element]:
-    """Returns the curves' labels at the right, kept apart, each led to its line's end."""
+    """Returns the curves' labels at the right, kept apart, each connected to its line's end."""
     ends = [y_scale(curve.points[-1].y) for curve in curves]
     places = svg.spread(ends, gap=_LINE_HEIGHT, low=_TOP + 4, high=y_scale.start - 4)
     drawn = []
@@ -234,7 +234,7 @@ def _spot_names(
 
 @dataclasses.dataclass(frozen=True)
 class _Box:
-    """The place that something takes on a drawing."""
+    """The area that something takes up on a drawing."""
 
     left: float
     right: float
@@ -242,7 +242,7 @@ class _Box:
     bottom: float
 
     def meets(self, other: "_Box") -> bool:
-        """Returns whether two places overlap."""
+        """Returns whether two areas overlap."""
         across = self.left < other.right and other.left < self.right
         return across and self.top < other.bottom and other.top < self.bottom
 

@@ -1,4 +1,4 @@
-"""Which charts a pipeline gives rise to, each drawn for a desk and for a phone."""
+"""The charts of a pipeline, each drawn for a desktop and for a phone."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ WIDE, NARROW = 860.0, 350.0
 SMALL = 410.0
 
 _POINT_WIDTH = 4.0
-"""How wide each point of a curve is at least; more points could not be told apart."""
+"""The least width of each point of a curve; more points could not be distinguished."""
 
 _OBJECTIVES = {
     "mlm": "masked words",
@@ -20,7 +20,7 @@ _OBJECTIVES = {
     "distill": "the teacher's outputs",
 }
 _SPANS = ("compile", "step", "evaluate", "save", "wait for data")
-"""Spans in the order of their colours; what else a stage names follows."""
+"""Spans in the order of their colours; a stage's other spans follow."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _shown(metric: str, interval: Interval | None) -> Interval | None:
 def _interval_caption(table: Table, metric: str) -> str:
     counts = {row.intervals[metric].count for row in table.rows if metric in row.intervals}
     if not counts:
-        return "Without intervals: the stages do not say over how many examples they were scored."
+        return "Without intervals: the stages do not record how many examples they were scored on."
     shown = " to ".join(notation.grouped(count) for count in sorted({min(counts), max(counts)}))
     return (
         f"Whiskers: 95 % intervals over the {shown} examples (Wilson). They speak of the examples "
@@ -216,7 +216,7 @@ def curve_figures(pipeline: load.Pipeline, table: Table, colour: Mapping[str, in
 
 
 def stage_figures(stage: load.Stage, key: str, *, colour: int) -> list[Figure]:
-    """Returns small charts of one stage: its training loss, and what it was judged by."""
+    """Returns small charts of one stage: its training loss, and the metrics it is judged by."""
     return [
         _curves_figure(
             f"{key}-{number}",
@@ -292,7 +292,7 @@ _Line = tuple[str, Sequence[tuple[float, float]], int]
 def _lines(
     metric: str, stages: Mapping[str, load.Stage], colour: Mapping[str, int]
 ) -> tuple[list[_Line], str]:
-    """Returns a metric's points, and what x counts: examples where every stage says so."""
+    """Returns a metric's points, and what x counts: examples where every stage records them."""
     per_step = {label: _examples_per_step(stage) for label, stage in stages.items()}
     by_examples = all(per_step.values())
     lines = []
@@ -322,7 +322,7 @@ def _points(stage: load.Stage, metric: str) -> int:
 
 
 def _examples_per_step(stage: load.Stage) -> float:
-    """Returns how many examples each step takes, or 0 where the stage does not say."""
+    """Returns how many examples each step takes, or 0 where the stage does not record it."""
     step = max(stage.examples, default=0)
     return stage.examples[step] / step if step else 0.0
 
@@ -331,7 +331,7 @@ def _examples_per_step(stage: load.Stage) -> float:
 
 
 def timeline_figure(pipeline: load.Pipeline) -> Figure | None:
-    """Returns the stages that have a result end to end, each with what its seconds went to."""
+    """Returns the stages that have a result end to end, each with a breakdown of its seconds."""
     finished = [stage for stage in pipeline.stages.values() if stage.done]
     if not finished:
         return None

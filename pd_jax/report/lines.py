@@ -9,7 +9,7 @@ from pd_jax.report.charts import FONT, colour
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 14.0, 24.0, 42.0
 _ABREAST = 5
-"""Series that stand side by side at one place."""
+"""The most series side by side at one place."""
 
 Position = str | int | float
 
@@ -28,8 +28,10 @@ class Spot:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One series. `across` is drawn from side to side: what has no place on the axis. Spots are
-    `joined` where their order on the axis means something.
+    """One series.
+
+    `across` is drawn from side to side, for values without a place on the axis. Spots are `joined`
+    where their order on the axis means something.
     """
 
     label: str
@@ -54,8 +56,7 @@ def lines_chart(
 ) -> str:
     """Returns lines with whiskers over a `category`, `linear` or `log` axis.
 
-    `grey` draws what is not ours: the paper's lines, told apart by dashes and their names at the
-    end.
+    `grey` draws the paper's lines, distinguished from ours by dashes and by names at their ends.
     """
     places = _Places([spot.x for line in lines if not line.across for spot in line.spots], scale)
     ends = [
@@ -110,7 +111,7 @@ class _Places:
 
 
 def _numbers_first(position: Position) -> tuple[bool, float]:
-    """Returns a key by which numbers rise, and names follow in the order that they have."""
+    """Returns a sort key: numbers in ascending order, then names in their given order."""
     return (True, 0.0) if isinstance(position, str) else (False, float(position))
 
 

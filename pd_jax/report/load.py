@@ -1,11 +1,11 @@
-"""What a workdir says: one pipeline and its stage folders, read back from their files.
+"""Reads a workdir: one pipeline and its stage folders, from their files.
 
 Only the files of the stage contract are read: `pipelines/NAME.json`, and of every stage folder
 `config.json`, `versions.json`, `metrics.jsonl`, `spans.jsonl` and `done.json`. A report can
 therefore be made years later.
 
-A process that was killed leaves a last line without its end: that line is ignored. Anything else
-that does not read as it should is damage, and raises a ReportError that names the file.
+A process that was killed leaves an incomplete last line, which is ignored. Anything else that
+cannot be read is damage, and raises a ReportError that names the file.
 """
 
 import dataclasses
@@ -74,7 +74,7 @@ class _PipelineFile(_Record):
 class Stage:
     """One stage as found on disk.
 
-    `folder` is relative to the workdir; `present` says whether it is there. `note` is empty, or one
+    `folder` is relative to the workdir; `present` is whether it exists. `note` is empty, or one
     sentence on what is missing or went wrong. `history` holds each metric's values by step, as last
     written. `examples` is the number of examples seen by step. `spans` are seconds by name.
     """
@@ -93,7 +93,7 @@ class Stage:
 
     @property
     def kind(self) -> str:
-        """The stage's kind (`train`, `records`, ...), or an empty text where no file says it."""
+        """The stage's kind (`train`, `records`, ...), or an empty text if no file has it."""
         return self.done.kind if self.done else str(self.config.get("kind", ""))
 
 
@@ -135,7 +135,7 @@ def load_pipeline(workdir: epath.PathLike, name: str) -> Pipeline:
     for label, stage in content.report.rows.items():
         if stage not in content.stages:
             raise ReportError(
-                f"{path}: report.rows[{label!r}] names {stage!r}, which is no stage of the "
+                f"{path}: report.rows[{label!r}] names {stage!r}, which is not a stage of the "
                 "pipeline; run the pipeline again"
             )
     stages = {
@@ -152,7 +152,7 @@ def load_pipeline(workdir: epath.PathLike, name: str) -> Pipeline:
 
 
 def _study(content: _PipelineFile, path: epath.Path) -> config_lib.Study | None:
-    """Returns what the pipeline's study asks for, or None where it is no study."""
+    """Returns what the pipeline's study asks for, or None if it is not a study."""
     asked = content.config.get("study")
     if asked is None:
         return None
@@ -166,8 +166,8 @@ def _study(content: _PipelineFile, path: epath.Path) -> config_lib.Study | None:
     for cell in study.cells:
         if cell.stage not in content.stages:
             raise ReportError(
-                f"{path}: its study names {cell.stage!r}, which is no stage of the pipeline; run "
-                "the pipeline again"
+                f"{path}: its study names {cell.stage!r}, which is not a stage of the pipeline; "
+                "run the pipeline again"
             )
     return study
 
@@ -223,7 +223,7 @@ def _status(
 
 
 def _divergence(history: Mapping[str, Mapping[int, float]]) -> str:
-    """Returns a sentence on where a training metric first left the finite numbers, or nothing."""
+    """Returns a sentence on where a training metric first was not finite, or an empty text."""
     first = min(
         (
             (step, name)
@@ -238,7 +238,7 @@ def _divergence(history: Mapping[str, Mapping[int, float]]) -> str:
 
 
 def _skipped(done: Done | None) -> str:
-    """Returns a sentence on training steps that were left out, or nothing."""
+    """Returns a sentence on training steps that were left out, or an empty text."""
     steps = done.metrics.get("train/skipped_steps", 0) if done else 0
     return (
         f"{steps:.0f} steps were left out: their loss or gradient was not finite." if steps else ""
@@ -285,7 +285,7 @@ def _lines(path: epath.Path) -> list[dict[str, Any]]:
     """Returns the JSON objects of a file, one a line; a missing file has none.
 
     Raises:
-      ReportError: a line that is no JSON object, unless it is the last one and has no end.
+      ReportError: a line is not a JSON object, unless it is the last one and incomplete.
     """
     if not path.exists():
         return []

@@ -1,4 +1,4 @@
-"""Models as files: compared side by side, and exported; tables from what `done.json` says of them.
+"""Tables of compared and exported models, from the records in `done.json`.
 
 A comparison's stage lists one entry for each model and program (`evaluation.compare.Measured`), an
 export's one for each file (`models.export.write.Check`).
@@ -76,7 +76,7 @@ class Grid:
 
 
 def comparison_grids(pipeline: load.Pipeline) -> list[Grid]:
-    """Returns a table for each finished comparison; raises ReportError where one does not read."""
+    """Returns a table for each finished comparison; raises ReportError if one is invalid."""
     return [
         comparison_grid(name, _read(Compared, name, stage, "models"))
         for name, stage in pipeline.stages.items()

@@ -1,9 +1,9 @@
-"""How numbers are written for people: scores, seconds, counts; and which way a score is better."""
+"""How numbers are written for people: scores, seconds, counts; and which scores are better."""
 
 import math
 
 MISSING = "–"
-"""Stands where a number is not there."""
+"""Shown in place of a missing number."""
 
 _SHARES = {
     "accuracy",
@@ -19,7 +19,7 @@ _SHARES = {
 """Quantities in [0, 1] that are written as percent."""
 
 _OVER_EXAMPLES = {"accuracy", "agreement", "teacher_accuracy"}
-"""Shares that count examples, so that a binomial interval is due."""
+"""Shares of counted examples, for which a binomial interval applies."""
 
 _BY_TEACHER = {
     "agreement",
@@ -63,7 +63,7 @@ def lower_is_better(metric: str) -> bool:
 
 
 def by_teacher(metric: str) -> bool:
-    """Returns whether only a model that is scored against a teacher's outputs has a metric."""
+    """Returns whether a metric exists only for models scored against a teacher's outputs."""
     return quantity(metric) in _BY_TEACHER
 
 
@@ -103,7 +103,7 @@ def duration(seconds: float | None) -> str:
 
 
 def _two_parts(amount: int, large: str, small: str) -> str:
-    """Returns sixty small ones as a large one, without small ones where there are none."""
+    """Returns an amount in large and small units, sixty to one; small ones only if not 0."""
     rest = f" {amount % 60:02d} {small}" if amount % 60 else ""
     return f"{amount // 60} {large}{rest}"
 
@@ -120,7 +120,7 @@ def short(value: float | None) -> str:
 
 
 def grouped(value: int | None) -> str:
-    """Returns a whole number with its thousands apart."""
+    """Returns an integer with its thousands separated."""
     return MISSING if value is None else f"{value:,}".replace(",", "\u202f")
 
 

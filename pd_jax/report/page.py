@@ -1,4 +1,4 @@
-"""The report of a pipeline: one page that needs nothing but itself.
+"""The report of a pipeline: one self-contained page.
 
 The page is a function of the workdir's files alone (no clock, no machine), so that equal files give
 equal pages. It names stage folders relative to itself, and shows no environment variables.
@@ -101,7 +101,7 @@ def render_study(results: study.Results, *, base: str | None) -> str:
 def _shared(
     pipeline: load.Pipeline, table: Table, colour: Mapping[str, int], base: str | None
 ) -> dict[str, Any]:
-    """Returns what the pages of pipelines and of studies both show."""
+    """Returns the content that pages of pipelines and of studies share."""
     cards = _cards(pipeline, table, colour, base)
     script = _resource("sort.js.jinja")
     return {
@@ -176,7 +176,7 @@ def _draw(equal: Sequence[Row], ranked: Sequence[Row], metric: str, of_all: str)
 
 
 def _size(row: Row) -> str:
-    """Returns a clause on a row's parameters and megabytes, as far as they are there."""
+    """Returns a clause on a row's parameters and megabytes, as far as they are known."""
     if not row.parameters:
         return ""
     stored = f" ({notation.megabytes(row.megabytes)} MB)" if row.megabytes else ""
@@ -184,7 +184,7 @@ def _size(row: Row) -> str:
 
 
 def _second(first: Row, second: Row, metric: str) -> str:
-    """Returns what lies between the two best methods, and whether examples can tell them apart."""
+    """Returns the gap between the two best methods, and whether the examples distinguish them."""
     gap = abs(first.metrics[metric] - second.metrics[metric])
     if notation.is_share(metric):
         shown = f"{100 * gap:.1f} points" if gap >= 0.0005 else "less than 0.1 points"
@@ -251,7 +251,7 @@ def _cards(
 
 
 def _facts(stage: load.Stage) -> tuple[tuple[str, str], ...]:
-    """Returns the numbers of a stage that are there, by name."""
+    """Returns a stage's existing numbers by name."""
     done = stage.done
     if done is None:
         last = max((step for values in stage.history.values() for step in values), default=None)
@@ -287,7 +287,7 @@ def _final_metrics(stage: load.Stage) -> tuple[tuple[str, str], ...]:
 
 
 def _costs(pipeline: load.Pipeline) -> list[tuple[str, int, float, float]]:
-    """Returns (kind, stages, seconds, share of all seconds), the dearest first, the sum last."""
+    """Returns (kind, stages, seconds, share of all seconds), the costliest first, the sum last."""
     seconds: dict[str, list[float]] = {}
     for stage in pipeline.stages.values():
         if stage.done:
@@ -316,8 +316,9 @@ def _versions(pipeline: load.Pipeline) -> list[tuple[str, list[tuple[str, Sequen
 
 
 def _base(workdir: epath.Path, folder: epath.Path) -> str | None:
-    """Returns what leads from a page in `folder` to the workdir; None for a page outside of it,
-    which may be published: there its links would lead nowhere, and tell of this machine's folders.
+    """Returns the path from a page in `folder` to the workdir; None for a page outside of it.
+
+    Such a page may be published; its links would lead nowhere, and reveal this machine's folders.
     """
     if not files.is_remote(folder) and not files.is_remote(workdir):
         folder, workdir = (epath.Path(os.path.abspath(path)) for path in (folder, workdir))

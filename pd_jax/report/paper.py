@@ -1,9 +1,9 @@
-"""The paper's own numbers, for the grey marks beside ours.
+"""The paper's own numbers, for the grey marks next to ours.
 
 Turc et al. 2019 (arXiv:1908.08962 v2). Only values that stood in print (error: half of the last
-digit) or were digitised from a figure (error: 0.2 points) are here; nothing recalled, nothing
-computed. Scores are percent: accuracy, but for MRPC and QQP in Table 3, where F1 and accuracy stand
-side by side. Averages are left out: they are arithmetic.
+digit) or were digitised from a figure (error: 0.2 points) are here; nothing is from memory,
+nothing computed. Scores are percent: accuracy, but for MRPC and QQP in Table 3, where F1 and
+accuracy stand side by side. Averages are left out: they are arithmetic.
 """
 
 import dataclasses

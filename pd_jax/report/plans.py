@@ -1,4 +1,4 @@
-"""What a planned training step takes, derived and shown: `tools.plan` fills it in."""
+"""The cost of a planned training step, derived and shown; `tools.plan` fills it in."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ from pd_jax.training.ahead import Compiled
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a stage takes; None where it was not found out. Bytes and FLOPs are of one device."""
+    """The cost of a stage; None where unknown. Bytes and FLOPs are per device."""
 
     name: str
     size: str

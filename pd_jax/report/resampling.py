@@ -1,7 +1,7 @@
-"""Scores that are no mean over rows, on many resamples of the rows at once.
+"""Scores that are not means over rows, on many resamples of the rows at once.
 
-A resample is how often it holds each row; a score of it is that of the rows so repeated, by the
-definitions of `evaluation/scores.py`.
+A resample is given by how often it contains each row; its score is that of the rows so repeated, by
+the definitions of `evaluation/scores.py`.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,12 +18,13 @@ Score = Callable[[Counts], Values]
 
 _RESAMPLES = 2_000
 _BLOCK = 1 << 21
-"""Numbers that one block of resamples may hold."""
+"""The most numbers in one block of resamples."""
 
 
 def score_of(quantity: str, kept: Predictions) -> Score | None:
-    """Returns f1, matthews, pearson or spearman of predictions as a function of resamples; None
-    where they have no such score.
+    """Returns f1, matthews, pearson or spearman of predictions as a function of resamples.
+
+    None if they have no such score.
     """
     outputs = kept.logits.shape[-1]
     if kept.label is None or kept.label.ndim != 1:
@@ -68,8 +69,9 @@ def _matthews(counts: Counts, predicted: Values, label: Values) -> Values:
 
 
 def _pearson(counts: Counts, first: np.ndarray, second: np.ndarray) -> Values:
-    """Returns the linear correlation of two sides, each [rows] or [resamples, rows]; 0 where one is
-    constant.
+    """Returns the linear correlation of two sides, each [rows] or [resamples, rows].
+
+    It is 0 where one is constant.
     """
     first, second = (
         side - np.mean(counts * side, axis=-1, keepdims=True) for side in (first, second)

@@ -21,14 +21,14 @@ _NORMAL_95 = 1.959963984540054
 """97.5 % quantile of the standard normal distribution."""
 
 _BLOCK = 1 << 21
-"""Numbers that one block of bootstrap resamples may hold."""
+"""The most numbers in one block of bootstrap resamples."""
 
 _MOST_BOOTSTRAPPED = 1000
-"""Different values among which resampling is quick."""
+"""The most distinct values for which resampling is quick."""
 
 
 class Verdict(enum.StrEnum):
-    """What an interval says about a claim."""
+    """The verdict of an interval on a claim."""
 
     HOLDS = "holds"
     FAILS = "fails"
@@ -47,7 +47,7 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """Values by seed, summed up.
+    """A summary of values by seed.
 
     `deviation` is the sample's (divisor n - 1) and, like `interval`, None where fewer than two
     values are left. `left_out` names the seeds whose value was missing or not finite.
@@ -127,7 +127,7 @@ def bootstrap_mean(values: np.ndarray, *, seed: int, resamples: int = 10_000) ->
       resamples: how many samples of as many examples are drawn, with replacement.
     """
     if values.size == 0 or not np.isfinite(values).all():
-        raise ValueError("values must be some and finite; leave a diverged seed out by name")
+        raise ValueError("values must be finite and not empty; leave a diverged seed out by name")
     # Drawing n rows of n is a multinomial draw over the distinct values: the same distribution, and
     # for right/wrong answers three numbers in place of n.
     distinct, counts = np.unique(values, return_counts=True)
@@ -154,8 +154,8 @@ def percentiles(resampled: np.ndarray) -> tuple[float, float]:
 def interval_over_examples(values: np.ndarray, *, seed: int) -> Interval:
     """Returns the mean of values by example and its 95 % interval over examples.
 
-    By bootstrap where they are few different ones, as sums of right and wrong answers are; else by
-    the normal distribution that the mean of so many follows.
+    By bootstrap if there are few distinct values, as with sums of right and wrong answers;
+    otherwise by the normal distribution, which the mean of so many follows.
     """
     values = np.asarray(values, np.float64)
     if len(np.unique(values)) <= _MOST_BOOTSTRAPPED:
@@ -191,7 +191,7 @@ def judge_near_zero(interval: Interval | None, *, margin: float) -> Verdict:
 
 
 def both(first: Verdict, second: Verdict) -> Verdict:
-    """Returns what two intervals say together: undecided unless they agree."""
+    """Returns the joint verdict of two intervals: undecided unless they agree."""
     return first if first == second else Verdict.UNDECIDED
 
 

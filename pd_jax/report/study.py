@@ -1,7 +1,7 @@
-"""A study's results: what every cell reached, and cells that differ in their seed taken together.
+"""A study's results: the scores of every cell, and groups of cells that differ only in their seed.
 
-A cell whose stage failed, diverged or lacks a number has no value and keeps its place: it enters no
-average, and is named wherever its average is shown.
+A cell whose stage failed, diverged or lacks a number has no value but keeps its place: it enters no
+average, and is named wherever that average is shown.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ Places = Mapping[str, AxisValue]
 class Result:
     """One cell: its stage, and its measures by name (None where there is no finite value).
 
-    `of` says whose they are, the stage's student's or its teacher's.
+    `of` is whose they are, the stage's student's or its teacher's.
     """
 
     axes: Places
@@ -53,7 +53,7 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Cells that differ in nothing but their seed, and what they reached together."""
+    """Cells that differ only in their seed, and their scores together."""
 
     axes: Places
     results: tuple[Result, ...]
@@ -69,7 +69,7 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """A study as far as it went. `axes` are those on which cells differ, seeds left out."""
+    """A study as far as it has run; `axes` are those on which cells differ, apart from seeds."""
 
     pipeline: load.Pipeline
     study: config_lib.Study
@@ -89,7 +89,7 @@ class Results:
         return tuple(result for result in found if result.lacking)
 
     def at(self, axes: Places) -> Group | None:
-        """Returns the group that stands at these places and nowhere else."""
+        """Returns the group at exactly these places."""
         return next((group for group in self.groups if group.axes == dict(axes)), None)
 
 
@@ -101,7 +101,7 @@ def measure_name(measure: config_lib.Measure) -> str:
 def load_results(workdir: epath.PathLike, pipeline: load.Pipeline) -> Results:
     """Returns the results of a pipeline that is a study."""
     study = pipeline.study
-    assert study is not None, f"{pipeline.name} is no study"
+    assert study is not None, f"{pipeline.name} is not a study"
     grouped: dict[tuple, list[Result]] = {}
     for cell in study.cells:
         place = tuple((name, value) for name, value in cell.axes.items() if name != SEED)
@@ -146,8 +146,9 @@ def place_of(axes: Places, name: str) -> AxisValue | None:
 
 
 def scores_by_example(results: Results, result: Result, measure: config_lib.Measure) -> np.ndarray:
-    """Returns a measure for every row of its sets, from the predictions beside the stage; empty
-    where they are missing.
+    """Returns a measure for every row of its sets, from the stage's predictions.
+
+    Empty if they are missing.
     """
     return _by_example(results.workdir, result.stage, measure, result.of)
 
@@ -155,8 +156,9 @@ def scores_by_example(results: Results, result: Result, measure: config_lib.Meas
 def score_over_resamples(
     results: Results, result: Result, measure: config_lib.Measure
 ) -> tuple[resampling.Score, int] | None:
-    """Returns a measure that is no mean over rows as a function of resamples of its set's rows, and
-    the number of rows; None where their predictions are missing.
+    """Returns a measure that is not a mean over rows as a function of resamples.
+
+    With it comes the number of its set's rows. None if their predictions are missing.
     """
     (name,) = measure.sets
     kept = _predictions(results.workdir, result.stage, name, result.of)
@@ -190,13 +192,13 @@ def _predictions(
 
 
 def _task(stage: load.Stage, name: str) -> str | None:
-    """Returns the task by which a finished stage scored a set, told by the scores that it has."""
+    """Returns the task by which a finished stage scored a set, inferred from its scores."""
     named = stage.done.metrics if stage.done else ()
     return task_of(notation.quantity(key) for key in named if notation.split(key) == name)
 
 
 def _value(stage: load.Stage, measure: config_lib.Measure) -> float | None:
-    """Returns a measure over the rows of all its sets together; None where one has none."""
+    """Returns a measure over the rows of all its sets together; None if a set lacks it."""
     reached = stage.done.metrics if stage.done else {}
     total, rows = 0.0, 0.0
     for name in measure.sets:
@@ -216,7 +218,7 @@ def _teacher_value(
 
 
 def _never_taken(stage: load.Stage, measure: config_lib.Measure, of: str) -> bool:
-    """Returns whether a finished stage has nothing to do with a measure."""
+    """Returns whether a measure does not apply to a finished stage."""
     reached = stage.done.metrics if stage.done else None
     if of == "teacher" and measure.quantity != "accuracy":
         return reached is not None
@@ -246,7 +248,7 @@ def shown(value: AxisValue | None) -> str:
 
 
 def named(axes: Places, names: Sequence[str]) -> str:
-    """Returns a group's places in words, those axes alone on which the study's cells differ."""
+    """Returns a group's places in words, only for axes on which the study's cells differ."""
     parts = [
         str(axes[name]) if isinstance(axes[name], str) else f"{name} {shown(axes[name])}"
         for name in names

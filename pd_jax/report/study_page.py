@@ -1,4 +1,4 @@
-"""What a study's page shows: answers, figures beside the paper's, groups and cells as tables."""
+"""Content of a study's page: answers, figures with the paper's, groups and cells as tables."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -190,7 +190,7 @@ def _our_lines(
         if numbers_only:
             spots.sort(key=lambda spot: float(spot.x))
         if spots:
-            joined = numbers_only or wish.x == "size"  # other names stand in no order
+            joined = numbers_only or wish.x == "size"  # other names have no order
             drawn.append(lines.Line(label, number, spots, joined=joined))
         if across:
             drawn.append(lines.Line(label, number, across, across=True))

@@ -129,7 +129,7 @@ def _seeds(group: Group) -> str:
 
 
 def as_json(results: Results) -> dict[str, Any]:
-    """Returns the study as JSON values; what is not there is null, and named in `missing`."""
+    """Returns the study as JSON values; missing ones are null, and named in `missing`."""
     return {
         **provenance(results.pipeline),
         "title": results.pipeline.wishes.title,

@@ -1,4 +1,4 @@
-"""What charts are made of: SVG elements that escape their text, scales, ticks, labels that fit.
+"""Parts of charts: SVG elements that escape their text, scales, ticks, and labels that fit.
 
 Elements are built as a tree and written out by the standard library, so no text of a config can
 become markup. Colours and fonts are classes, given by the page's style: a chart is right in light,
@@ -52,7 +52,7 @@ def with_tooltip(element: Element, text: str) -> Element:
 def drawing(
     key: str, *, title: str, description: str, width: float, height: float, body: Iterable[Element]
 ) -> str:
-    """Returns a whole drawing as text to stand in a page; `key` must be unique there."""
+    """Returns a complete drawing as text to embed in a page; `key` must be unique there."""
     root = node(
         "svg",
         node("title", id=f"{key}-title", text=title),

@@ -1,7 +1,7 @@
 """The table of a pipeline: one row a method, for the terminal, as markdown and as JSON.
 
-A row whose stage has no result keeps its place and says why. A row whose training left the finite
-numbers says so too.
+A row whose stage has no result keeps its place and states why. A row whose training stopped being
+finite states that, too.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from pd_jax.report import load, notation, paper
 from pd_jax.report.statistics import Interval, wilson_interval
 
 _PREFERRED = ("accuracy", "pearson", "loss")
-"""What a split is judged by where the config names no metrics: the first of these that it has."""
+"""The metric of a split if the config names none: the first of these that it has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Row:
     """One method.
 
     `seconds` is the stage's own work; `chain_seconds` adds every stage that it needs, each once,
-    and is None where one of them has no result. `metrics` holds only finite values, `lacking` names
-    those that the stage should have and has not; `intervals` is over examples.
+    and is None where one of them has no result. `metrics` has only finite values, `lacking` names
+    those that the stage should have but lacks; `intervals` is over examples.
     """
 
     label: str
@@ -45,7 +45,7 @@ class Row:
     chain_seconds: float | None
 
     def absence(self, metric: str) -> str:
-        """Returns what stands in place of a metric that the row has not."""
+        """Returns what is shown in place of a metric that the row lacks."""
         if self.seconds is None:
             return self.status
         return "missing" if metric in self.lacking else notation.MISSING
@@ -73,7 +73,7 @@ class Table:
 
 
 def is_teacher(label: str) -> bool:
-    """Returns whether a row is the teacher: what the methods strive for rather than one of them."""
+    """Returns whether a row is the teacher: the methods' goal rather than one of them."""
     return label.strip().lower() == paper.TEACHER
 
 
@@ -192,7 +192,7 @@ def chain_seconds(pipeline: load.Pipeline, name: str) -> float | None:
 
 
 def as_text(table: Table) -> str:
-    """Returns the table for a terminal: aligned columns, then a line for rows that need a word."""
+    """Returns the table for a terminal: aligned columns, then a line for rows that need a note."""
     header, *lines = aligned(_grid(table))
     notes = [_printable(note) for note in _notes(table)]
     title = _printable(table.title)
@@ -203,7 +203,7 @@ def as_text(table: Table) -> str:
 def aligned(grid: Sequence[Sequence[str]], *, names: int = 2) -> list[str]:
     """Returns lines of a terminal: a header, a rule and a line for each of the others.
 
-    The first `names` columns are set to the left, numbers to the right.
+    The first `names` columns are aligned left, numbers right.
     """
     grid = [list(map(_printable, line)) for line in grid]
     widths = [max(_width(line[column]) for line in grid) for column in range(len(grid[0]))]
@@ -226,7 +226,7 @@ def as_markdown(table: Table) -> str:
 
 
 def as_json(table: Table) -> dict[str, Any]:
-    """Returns the table as JSON values; what is not there is null."""
+    """Returns the table as JSON values; missing ones are null."""
     return {
         "title": table.title,
         "metrics": list(table.metrics),
@@ -265,7 +265,7 @@ def _grid(table: Table) -> list[list[str]]:
 
 
 def _notes(table: Table) -> list[str]:
-    """Returns a line for every row that needs a word."""
+    """Returns a line for every row that needs a note."""
     return [
         f"{row.label}{'' if row.status == 'done' else f' ({row.status})'}: {row.note}"
         for row in table.rows
@@ -300,7 +300,7 @@ def _width(text: str) -> int:
 
 
 def _pad(line: Sequence[str], widths: Sequence[int], names: int) -> list[str]:
-    """Returns cells of equal width: names to the left, numbers to the right."""
+    """Returns cells of equal width: names aligned left, numbers right."""
     spaces = [" " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)]
     return [
         cell + space if column < names else space + cell
@@ -309,6 +309,6 @@ def _pad(line: Sequence[str], widths: Sequence[int], names: int) -> list[str]:
 
 
 def markdown_line(cells: Sequence[str]) -> str:
-    """Returns a row of a markdown table; no text of a cell can end it."""
+    """Returns a row of a markdown table; the text of a cell cannot break it."""
     safe = (" ".join(cell.replace("|", "\\|").split()) for cell in cells)
     return f"| {' | '.join(safe)} |"

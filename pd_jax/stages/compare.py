@@ -1,4 +1,4 @@
-"""Teacher beside students: a table of what each model costs and how well it answers, as JSON."""
+"""Compares teacher and students: a table of each model's cost and scores, as JSON."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ def run_compare(stage: config_lib.CompareStage, context: Context) -> Done:
 
 
 def compare_models(stage: config_lib.CompareStage) -> Sequence[Measured]:
-    """Returns every model of the stage in every program it names, in order.
+    """Returns every model of the stage in every program that the stage names, in order.
 
     Raises:
       ConfigError: a model cannot read texts of this length, or a program is not installed.
@@ -46,7 +46,7 @@ def compare_models(stage: config_lib.CompareStage) -> Sequence[Measured]:
         positions = models[item.name].config.positions
         if stage.lengths[-1] > positions:
             raise ConfigError(
-                f"{item.name} can read {positions} tokens, and rows are cut at "
+                f"{item.name} can read {positions} tokens, but rows are cut at "
                 f"{stage.lengths[-1]}; cut them at {positions} or fewer"
             )
 

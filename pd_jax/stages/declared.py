@@ -1,4 +1,4 @@
-"""What a training stage will read, as far as its pipeline says, before anything is built."""
+"""What a training stage will read, as far as its pipeline declares it, before anything is built."""
 
 import dataclasses
 
@@ -30,9 +30,9 @@ from pd_jax.stages.predict import declared_task
 
 
 def declared(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> Facts:
-    """Returns what the stages that a training stage reads from say about its data.
+    """Returns what the stages that a training stage reads from declare about its data.
 
-    What no stage or file says is left open: `vocabulary` and `task` are None then.
+    What no stage or file declares stays unknown: `vocabulary` and `task` are None then.
     """
     where = _first(stage.data.records)
     rows = _rows(pipeline, where)
@@ -53,8 +53,8 @@ def declared(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> Fac
 
 def check_labels(pipeline: config_lib.Pipeline, name: str) -> None:
     """Raises ConfigError where a stage would be scored on a set of another task, or learns from a
-    teacher whose outputs are not called as the labels of its rows or of a set: seen now, not after
-    all was labelled.
+    teacher whose outputs have other names than the labels of its rows or of a set: now, rather than
+    after everything was labelled.
     """
     stage = pipeline.stages[name]
     if not isinstance(stage, config_lib.TrainStage):
@@ -64,20 +64,20 @@ def check_labels(pipeline: config_lib.Pipeline, name: str) -> None:
         return
     own, (_, outputs) = _labels(pipeline, _first(stage.data.records)), _store_task(pipeline, stage)
     remedy = (
-        "name the outputs, in the teacher's order, by labels=(...) of the label stage, or list "
+        "name the outputs, in the teacher's order, with labels=(...) in the label stage, or list "
         "these names in examples.labels"
     )
     if own and outputs and sorted(own) != sorted(outputs):
         raise ConfigError(
-            f"stages.{name}: the rows of data.records have labels {', '.join(own)}, and their "
+            f"stages.{name}: the rows of data.records have labels {', '.join(own)}, but their "
             f"teacher's outputs are called {', '.join(outputs)}; {remedy}"
         )
     learnt = own or outputs
     for of, reference in {**stage.evaluation.sets, **stage.evaluation.final}.items():
-        theirs = _labels(pipeline, reference)
-        if learnt and theirs and theirs != learnt:
+        scored = _labels(pipeline, reference)
+        if learnt and scored and scored != learnt:
             raise ConfigError(
-                f"stages.{name}: evaluation set {of} has labels {', '.join(theirs)}, and the "
+                f"stages.{name}: evaluation set {of} has labels {', '.join(scored)}, but the "
                 f"student learns {', '.join(learnt)}, in this order; {remedy}"
             )
 
@@ -96,20 +96,20 @@ def _check_sets(pipeline: config_lib.Pipeline, name: str, stage: config_lib.Trai
 
 
 def vocabulary_of(size: int) -> Vocabulary:
-    """Returns a vocabulary of so many entries; which of them are special changes no shape."""
+    """Returns a vocabulary of `size` entries; which of them are special affects no shape."""
     return Vocabulary(size, 0, 1, 2, 3, np.ones(size, bool))
 
 
 def own_inputs(
     stage: config_lib.TrainStage, facts: Facts, rows: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes that a stage's objective wants in a batch besides the tokens."""
+    """Returns the shapes that a stage's objective needs in a batch besides the tokens."""
     kind = stage.objective
     if isinstance(kind, config_lib.LanguageDistill):
-        spoken = facts.teacher
-        if not isinstance(spoken, StoredLanguage):
+        stored = facts.teacher
+        if not isinstance(stored, StoredLanguage):
             return {}
-        fields = language_fields(spoken.places, spoken.kept)
+        fields = language_fields(stored.places, stored.kept)
         return {
             f"teacher_{field.name}": jax.ShapeDtypeStruct((rows, *field.shape), field.dtype)
             for field in fields
@@ -125,13 +125,13 @@ def own_inputs(
     }[facts.task or ""]
     if isinstance(kind, config_lib.Classify):
         return {"label": label}
-    said = {"teacher_logits": jax.ShapeDtypeStruct((rows, outputs), jnp.float32)}
+    answers = {"teacher_logits": jax.ShapeDtypeStruct((rows, outputs), jnp.float32)}
     if isinstance(facts.teacher, OnlineTeacher):
-        said = {}
+        answers = {}
     elif isinstance(facts.teacher, StoredStates):
         shape = (rows, len(facts.teacher.held), facts.teacher.hidden)
-        said["teacher_states"] = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return said | ({"label": label} if kind.hard_weight > 0 else {})
+        answers["teacher_states"] = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return answers | ({"label": label} if kind.hard_weight > 0 else {})
 
 
 def _first(reference: str | tuple[str, ...]) -> str:
@@ -146,7 +146,7 @@ def _stage(pipeline: config_lib.Pipeline, reference: str) -> object:
 
 @dataclasses.dataclass(frozen=True)
 class _Rows:
-    """What is said of a dataset's rows."""
+    """What is declared about a dataset's rows."""
 
     task: str | None
     labels: tuple[str, ...]
@@ -154,21 +154,21 @@ class _Rows:
 
 
 def _rows(pipeline: config_lib.Pipeline, reference: str) -> _Rows | None:
-    """Returns what the stage says that builds a dataset, or the manifest of one that is there."""
+    """Returns what the stage that builds a dataset declares, or an existing dataset's manifest."""
     stage = _stage(pipeline, reference)
     if isinstance(stage, config_lib.RecordsStage):
         examples = stage.examples
         if isinstance(examples, config_lib.Corpus):
             return _Rows(None, (), examples.next_sentence)
         return _Rows(examples.task, examples.labels, False)
-    if not _is_there(reference, manifest.FILE):
+    if not _exists(reference, manifest.FILE):
         return None
     found = manifest.read(reference)
     return _Rows(found.task, found.labels, found.holds("next_sentence_labels"))
 
 
 def _rows_vocabulary(pipeline: config_lib.Pipeline, reference: str) -> Vocabulary | None:
-    """Returns the vocabulary of a dataset of which `_rows` says something."""
+    """Returns the vocabulary of a dataset that `_rows` knows."""
     stage = _stage(pipeline, reference)
     if isinstance(stage, config_lib.RecordsStage):
         return _vocabulary(pipeline, stage.tokenizer)
@@ -176,7 +176,7 @@ def _rows_vocabulary(pipeline: config_lib.Pipeline, reference: str) -> Vocabular
 
 
 def _labels(pipeline: config_lib.Pipeline, reference: str) -> tuple[str, ...]:
-    """Returns the labels of a dataset; none where it has none or nothing says them."""
+    """Returns the labels of a dataset; empty where it has none or they are unknown."""
     rows = _rows(pipeline, reference)
     return rows.labels if rows is not None else ()
 
@@ -184,7 +184,7 @@ def _labels(pipeline: config_lib.Pipeline, reference: str) -> tuple[str, ...]:
 def _learnt(
     pipeline: config_lib.Pipeline, stage: config_lib.TrainStage
 ) -> tuple[str | None, tuple[str, ...]]:
-    """Returns the task that a stage learns, by its teacher or its rows, and the task's labels."""
+    """Returns the task that a stage learns, from its teacher or its rows, and the task's labels."""
     kind = stage.objective
     if isinstance(kind, config_lib.Patient) and kind.teacher:
         return _teacher_task(pipeline, kind.teacher)
@@ -194,13 +194,13 @@ def _learnt(
     return (rows.task, rows.labels) if rows is not None else (None, ())
 
 
-def _is_there(reference: str, file: str) -> bool:
+def _exists(reference: str, file: str) -> bool:
     """Returns whether a reference is a path to a folder with this file."""
     return not reference.startswith("@") and (epath.Path(reference) / file).exists()
 
 
 def _labelling_teacher(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> str:
-    """Returns the teacher of the store that a stage reads; empty where no stage says it."""
+    """Returns the teacher of the store that a stage reads; empty where no stage declares it."""
     store = _stage(pipeline, _first(stage.data.logits or ""))
     return store.teacher if isinstance(store, config_lib.LabelStage) else ""
 
@@ -208,22 +208,22 @@ def _labelling_teacher(pipeline: config_lib.Pipeline, stage: config_lib.TrainSta
 def _store_task(
     pipeline: config_lib.Pipeline, stage: config_lib.TrainStage
 ) -> tuple[str | None, tuple[str, ...]]:
-    """Returns the task of the store that a stage reads, by its own manifest or its teacher."""
+    """Returns the task of the store that a stage reads, from its manifest or its teacher."""
     reference = _first(stage.data.logits or "")
-    if reference and _is_there(reference, manifest.FILE):
+    if reference and _exists(reference, manifest.FILE):
         store = LogitStore.open(reference).manifest
         return store.task, store.labels
-    asked = _stage(pipeline, reference)
-    if not isinstance(asked, config_lib.LabelStage) or asked.language is not None:
+    labelling = _stage(pipeline, reference)
+    if not isinstance(labelling, config_lib.LabelStage) or labelling.language is not None:
         return None, ()
-    task, labels = _teacher_task(pipeline, asked.teacher)
-    return task, asked.labels or labels
+    task, labels = _teacher_task(pipeline, labelling.teacher)
+    return task, labelling.labels or labels
 
 
 def _teacher_task(
     pipeline: config_lib.Pipeline, reference: str
 ) -> tuple[str | None, tuple[str, ...]]:
-    """Returns the task of the stage that trains a teacher, or of the folder that holds it."""
+    """Returns the task of a teacher, from the stage that trains it or from its folder."""
     teacher = _stage(pipeline, reference)
     if (folder := _folder(reference)) is not None:
         return declared_task(folder)
@@ -240,7 +240,7 @@ def _teacher(
     vocabulary: Vocabulary | None,
     labels: tuple[str, ...],
 ) -> OnlineTeacher | StoredStates | StoredLanguage | None:
-    """Returns the shapes of a teacher that a stage or a folder holds, or of its answers."""
+    """Returns the shapes of a teacher from a stage or a folder, or of its stored outputs."""
     kind = stage.objective
     if not isinstance(kind, config_lib.OnlineDistillation):
         return None
@@ -267,7 +267,7 @@ def _teacher(
 def _shape(
     pipeline: config_lib.Pipeline, reference: str, vocabulary: Vocabulary | None
 ) -> sizes.BertConfig | None:
-    """Returns the shape of a BERT that a stage trains or a folder holds; None for others."""
+    """Returns the shape of a BERT that a stage trains or a folder contains; None for others."""
     found = _stage(pipeline, reference)
     if isinstance(found, config_lib.TrainStage) and vocabulary is not None:
         return sizes.bert_config(found.model, vocab_size=vocabulary.size)
@@ -277,13 +277,13 @@ def _shape(
 
 
 def _folder(reference: str) -> epath.Path | None:
-    """Returns the folder of a model that a path names; None for stages, and where there is none."""
-    there = reference and _is_there(reference, hf.CONFIG_FILE)
-    return epath.Path(reference) if there else None
+    """Returns the folder of a model that a path names; None for stages, and if it has no model."""
+    exists = reference and _exists(reference, hf.CONFIG_FILE)
+    return epath.Path(reference) if exists else None
 
 
 def _vocabulary(pipeline: config_lib.Pipeline, tokenizer: str) -> Vocabulary | None:
-    """Returns the vocabulary of a tokenizer's stage, or of a file or folder that is there."""
+    """Returns the vocabulary of a tokenizer's stage, or of an existing file or folder."""
     stage = _stage(pipeline, tokenizer)
     if isinstance(stage, config_lib.TokenizerStage):
         return vocabulary_of(stage.vocab_size)

@@ -14,7 +14,7 @@ from pd_jax.stages.context import Context, Done
 
 
 def run_export(stage: config_lib.ExportStage, context: Context) -> Done:
-    """Exports a stage's model, and records how far its outputs are from ours."""
+    """Exports a stage's model, and records how far the export's outputs are from ours."""
     checks = export_model(stage, context.output("export"), name=context.name)
     names = ", ".join(check.file for check in checks)
     return Done(outputs={"files": names, "checks": [dataclasses.asdict(check) for check in checks]})
@@ -26,7 +26,7 @@ def export_model(
     """Writes `output` and returns how each file in it compares with the model.
 
     Raises:
-      WeightsError: the outputs differ by more than rounding; nothing is left behind then.
+      WeightsError: the outputs differ by more than rounding; then nothing is left behind.
     """
     source = epath.Path(stage.model)
     model, run = hf.load(source), card.read_run(source)

@@ -1,4 +1,4 @@
-"""What a teacher says of a dataset: computed once on all devices, stored shard by shard."""
+"""A teacher's outputs over a dataset: computed once on all devices, stored shard by shard."""
 
 from etils import epath
 from jax.sharding import Mesh
@@ -25,10 +25,10 @@ def run_label(stage: config_lib.LabelStage, context: Context) -> Done:
 def label(
     stage: config_lib.LabelStage, folder: epath.Path, mesh: Mesh, *, title: str
 ) -> LogitsManifest:
-    """Returns the manifest of the logit store of `stage.records` in `folder`, made where missing.
+    """Returns the manifest of the logit store of `stage.records` in `folder`, made if missing.
 
     Raises:
-      LogitsError: the folder holds another finished store, or the teacher says infinity.
+      LogitsError: the folder has another finished store, or the teacher's outputs are not finite.
       MeshError: the batch does not divide over the mesh, or processes see different files.
       ConfigError, WeightsError, SourceError: as `open_teacher`.
     """

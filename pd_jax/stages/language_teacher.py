@@ -1,6 +1,6 @@
-"""A masked language model that is asked about a dataset: every row is masked once, by its number.
+"""A masked language model that labels a dataset: every row is masked once, by its number.
 
-It reads the records' own tokens, over any mesh; the store's rows have what `language_fields` names.
+It reads the records' own tokens, over any mesh; the store's fields are those of `language_fields`.
 """
 
 import dataclasses
@@ -34,9 +34,9 @@ def load_language_model(stage: config_lib.LabelStage, dataset: Dataset) -> hf.Sa
       ConfigError: it has no MLM head, another vocabulary than the records, or too few positions.
     """
     tokenizer, model = load_tokenizer(stage.teacher), hf.load(stage.teacher)
-    theirs = dataset.manifest.tokenizer
-    same_size = model.config.vocab_size == theirs.vocab_size
-    if tokenizer.fingerprint != theirs.fingerprint or not same_size:
+    of_records = dataset.manifest.tokenizer
+    same_size = model.config.vocab_size == of_records.vocab_size
+    if tokenizer.fingerprint != of_records.fingerprint or not same_size:
         raise ConfigError(
             f"{stage.teacher} and {dataset.folder} have different vocabularies; build the records "
             "with the teacher's tokenizer"
@@ -50,13 +50,13 @@ def check_positions(stage: config_lib.LabelStage, model: hf.SavedModel) -> None:
     """Raises ConfigError where a label stage's teacher cannot read rows of its longest length."""
     if stage.lengths[-1] > model.config.positions:
         raise ConfigError(
-            f"{stage.teacher} can read {model.config.positions} tokens, and rows are cut at "
+            f"{stage.teacher} can read {model.config.positions} tokens, but rows are cut at "
             f"{stage.lengths[-1]}; cut them at {model.config.positions} or fewer"
         )
 
 
 def with_head(saved: hf.SavedModel, head: str, *, name: str) -> dict[str, Any]:
-    """Returns a model's encoder and one of its heads; raises ConfigError where it lacks it."""
+    """Returns a model's encoder and one of its heads; raises ConfigError if it lacks that head."""
     if head not in saved.params:
         raise ConfigError(
             f"{name} has no {head} head; name a "
@@ -67,37 +67,37 @@ def with_head(saved: hf.SavedModel, head: str, *, name: str) -> dict[str, Any]:
 
 
 def said(stage: config_lib.LabelStage, model: hf.SavedModel) -> Teacher:
-    """Returns what the store's manifest will say of the teacher."""
-    spoken = to_be_stored(stage, model.config.vocab_size)
+    """Returns the teacher's description for the store's manifest."""
+    stored = to_be_stored(stage, model.config.vocab_size)
     return Teacher(
         model.fingerprint,
         LANGUAGE,
         (),
         settings={"lengths": list(stage.lengths), "dtype": stage.dtype},
-        more=language_fields(spoken.places, spoken.kept),
-        about={**vars(_asked(stage)), "length": spoken.length},
+        more=language_fields(stored.places, stored.kept),
+        about={**vars(_masking(stage)), "length": stored.length},
     )
 
 
 def to_be_stored(stage: config_lib.LabelStage, vocab_size: int) -> StoredLanguage:
     """Returns what a label stage with `language` will store."""
-    asked, length = _asked(stage), stage.lengths[-1]
+    masking, length = _masking(stage), stage.lengths[-1]
     return StoredLanguage(
-        asked.temperature,
-        asked.mask_rate,
-        asked.whole_word,
+        masking.temperature,
+        masking.mask_rate,
+        masking.whole_word,
         length,
-        places=predictions_per_row(length, asked.mask_rate),
-        kept=min(asked.top_k, vocab_size),
+        places=predictions_per_row(length, masking.mask_rate),
+        kept=min(masking.top_k, vocab_size),
     )
 
 
 def asked_of(store: LogitStore) -> config_lib.LabelStage | None:
-    """Returns the stage that a store of language answers, but for its teacher and records; None for
-    other stores.
+    """Returns the label stage that made a store of masked language model outputs, without teacher
+    and records; None for other stores.
 
     Raises:
-      LogitsError: the manifest says what no stage asks.
+      LogitsError: no stage makes a store with such a manifest.
     """
     about = dict(store.manifest.about)
     if store.manifest.task != LANGUAGE:
@@ -112,7 +112,8 @@ def asked_of(store: LogitStore) -> config_lib.LabelStage | None:
 
 
 def stored_language(store: LogitStore) -> StoredLanguage | None:
-    """Returns what a student must know of a store of language; None for other stores.
+    """Returns what a student needs to know about a store of masked language model outputs; None for
+    other stores.
 
     Raises:
       LogitsError: the manifest contradicts itself.
@@ -131,15 +132,15 @@ def make_language_predict(
     model: hf.SavedModel, dataset: Dataset, stage: config_lib.LabelStage, mesh: Mesh
 ) -> Callable[[dict[str, jax.Array]], dict[str, jax.Array]]:
     """Returns placed batch with `row` -> the fields of its rows, on every device, no dropout."""
-    asked, spoken = _asked(stage), to_be_stored(stage, model.config.vocab_size)
-    vocabulary = masking_vocabulary(dataset, whole_word=asked.whole_word)
+    masking, stored = _masking(stage), to_be_stored(stage, model.config.vocab_size)
+    vocabulary = masking_vocabulary(dataset, whole_word=masking.whole_word)
     module = PretrainingModel(dataclasses.replace(model.config, dtype=stage.dtype))
-    root = rng.root_key(asked.seed)
+    root = rng.root_key(masking.seed)
 
     def forward(params: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         keys = jax.vmap(lambda row: rng.stream(root, "language", row))(batch["row"])
         masked = masked_once(
-            batch, keys, masking=asked, vocabulary=vocabulary, length=spoken.length
+            batch, keys, masking=masking, vocabulary=vocabulary, length=stored.length
         )
         positions = jnp.where(masked.weights > 0, masked.positions, 0)
         logits: Any = module.apply(
@@ -148,31 +149,32 @@ def make_language_predict(
             *tokens_of({**batch, "input_ids": masked.input_ids}),
             method="masked_logits",
         )
-        return language_answers(logits, masked, kept=spoken.kept, temperature=spoken.temperature)
+        return language_answers(logits, masked, kept=stored.kept, temperature=stored.temperature)
 
     return on_mesh(forward, model.params, mesh, dtype=stage.dtype)
 
 
 def masking_vocabulary(dataset: Dataset, *, whole_word: bool) -> Vocabulary:
-    """Returns what masking must know of a dataset's tokenizer."""
+    """Returns what masking needs to know about a dataset's tokenizer."""
     held = dataset.manifest.tokenizer
     starts = load_tokenizer(dataset.folder / "tokenizer").word_starts if whole_word else None
     return Vocabulary(held.vocab_size, held.pad_id, held.cls_id, held.sep_id, held.mask_id, starts)
 
 
-def _asked(stage: config_lib.LabelStage) -> config_lib.MaskedTokens:
-    assert stage.language is not None, "only a stage with `language` asks a language model"
+def _masking(stage: config_lib.LabelStage) -> config_lib.MaskedTokens:
+    assert stage.language is not None, "only a stage with `language` has a language model"
     return stage.language
 
 
 def _strange(store: LogitStore) -> LogitsError:
     return LogitsError(
-        f"{store.folder} says of its rows what no teacher of language says; label the dataset again"
+        f"{store.folder} has a manifest that no masked language model's store has; label the "
+        "dataset again"
     )
 
 
 def _no_pooler(saved: hf.SavedModel) -> dict[str, np.ndarray]:
-    """Returns a pooler for a language model that has none: nothing reads what it gives."""
+    """Returns a pooler for a language model that has none: nothing reads its output."""
     hidden = saved.config.hidden
     zeros = np.zeros((hidden, hidden), np.float32)
     return {"kernel": zeros, "bias": np.zeros(hidden, np.float32)}

@@ -1,4 +1,4 @@
-"""What a training stage reads, opened and checked against each other."""
+"""Opens the datasets and logit stores of a training stage, and checks that they fit together."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from pd_jax.stages.predict import load_classifier
 
 @dataclasses.dataclass(frozen=True)
 class Material:
-    """What a training stage reads, opened and checked against each other."""
+    """The datasets, logit stores and teacher of a training stage, checked against each other."""
 
     datasets: tuple[Dataset, ...]
     stores: tuple[tuple[LogitStore, ...], ...]
@@ -27,7 +27,7 @@ class Material:
     labels: tuple[str, ...]
     teacher: OnlineTeacher | StoredStates | StoredLanguage | None = None
     objective: config_lib.Objective | None = None
-    """What the stage learns by, once `with_teacher` has seen it."""
+    """The stage's objective, set by `with_teacher`."""
 
     @property
     def tokenizer(self) -> TokenizerInfo:
@@ -39,7 +39,7 @@ def open_material(data: config_lib.Data) -> Material:
     """Returns the datasets and logit stores that a config names.
 
     Raises:
-      ConfigError: they do not go together.
+      ConfigError: they do not fit together.
       RecordsError, LogitsError: one of them is incomplete or damaged.
     """
     paths = config_lib.several(data.records)
@@ -47,7 +47,7 @@ def open_material(data: config_lib.Data) -> Material:
     opened = tuple(LogitStore.open(path) for path in config_lib.several(data.logits))
     of_task = [store.manifest for store in opened if store.manifest.task != LANGUAGE]
     first = of_task[0] if of_task else datasets[0].manifest
-    # As the feed does: a store's outputs are brought into the order of the dataset's labels.
+    # As in the feed: a store's outputs are reordered to the dataset's labels.
     labels = tuple(datasets[0].manifest.labels or first.labels)
     each = len(opened) // len(datasets)
     of_datasets = tuple(opened[at : at + each] for at in range(0, len(opened), each or 1))
@@ -55,11 +55,11 @@ def open_material(data: config_lib.Data) -> Material:
     for path, dataset in zip(paths, datasets, strict=True):
         _check_tokenizer(str(path), dataset, material)
         _check_labels(str(path), dataset.manifest.labels, material)
-    # The stage's model is saved with it in the end, when it is too late to find it missing.
+    # The model is saved with it at the end, when it would be too late to find it missing.
     held = load_tokenizer(datasets[0].folder / "tokenizer")
     if held.fingerprint != material.tokenizer.fingerprint:
         raise ConfigError(
-            f"{datasets[0].folder / 'tokenizer'} is not the tokenizer that its dataset was made "
+            f"{datasets[0].folder / 'tokenizer'} is not the tokenizer that its dataset was built "
             "with; restore it or build the dataset again"
         )
     _check_stores(opened)
@@ -119,12 +119,12 @@ def check_set(
     paired: bool,
 ) -> None:
     """Raises ConfigError where an evaluation set cannot be scored by an objective that learns
-    `task`: its labels are of another (`of_set`), or it lacks the sentence pairs (`paired`).
+    `task`: its labels are for another task (`of_set`), or it has no sentence pairs (`paired`).
     """
     if isinstance(objective, config_lib.MaskedLanguageModel):
         if objective.next_sentence and not paired:
             raise ConfigError(
-                f"{name} has no sentence pairs, on which objective.next_sentence is scored; build "
+                f"{name} has no sentence pairs, which objective.next_sentence is scored on; build "
                 "its records with examples.next_sentence=True"
             )
     elif not isinstance(objective, config_lib.LanguageDistill):
@@ -146,8 +146,8 @@ def _set_teachers(
     weights = data.logit_weights if len(stores) > 1 else ()
     if weights and len(stores) != len(weights):
         raise ConfigError(
-            f"{name} names {len(stores)} stores, and data.logit_weights {len(weights)} teachers; "
-            "name the same teachers for both, or one"
+            f"{name} names {len(stores)} stores, but data.logit_weights has {len(weights)}; "
+            "name the same teachers in both, or only one store"
         )
     teachers = Teachers(
         dataset,
@@ -163,14 +163,13 @@ def _set_teachers(
     if not teachers.complete:
         folders = ", ".join(str(store.folder) for store in stores)
         raise ConfigError(
-            f"{name}: {folders} has rows without an answer; "
-            "an evaluation set needs one for every row"
+            f"{name}: {folders} has no logits for some rows; label every row of an evaluation set"
         )
     return teachers
 
 
 def facts(material: Material, stage: config_lib.TrainStage) -> Facts:
-    """Returns what the stage's objective must know of its open datasets and stores."""
+    """Returns what the stage's objective needs to know about its open datasets and stores."""
     manifests = [dataset.manifest for dataset in material.datasets]
     kind = stage.objective
     whole_word = isinstance(kind, config_lib.Masked) and kind.whole_word
@@ -186,32 +185,32 @@ def facts(material: Material, stage: config_lib.TrainStage) -> Facts:
 
 
 def with_teacher(material: Material, stage: config_lib.TrainStage) -> Material:
-    """Returns the material with the model that an objective names, or the states of its rows.
+    """Returns the material with the teacher that an objective names, or its stored outputs.
 
     Rows without labels have the teacher's task.
 
     Raises:
-      ConfigError: the teacher has another vocabulary or task, or lacks the MLM head asked for.
-      WeightsError: it lacks the classifier asked for.
+      ConfigError: the teacher has another vocabulary or task, or lacks the MLM head it needs.
+      WeightsError: it lacks the classifier it needs.
     """
     kind = stage.objective
     material = dataclasses.replace(material, objective=kind)
-    spoken = _stored_language(material)
-    if spoken is not None and not isinstance(kind, config_lib.LanguageDistill):
+    language = _stored_language(material)
+    if language is not None and not isinstance(kind, config_lib.LanguageDistill):
         raise ConfigError(
-            f"{material.stores[0][0].folder} holds what a masked language model says; learn from "
-            "it by objective.kind='lm_distill', or name another store in data.logits"
+            f"{material.stores[0][0].folder} contains a masked language model's outputs; use "
+            "objective.kind='lm_distill' to learn from it, or name another store in data.logits"
         )
     if not isinstance(kind, config_lib.OnlineDistillation):
         return material
     if kind.teacher is None:
         states = isinstance(kind, config_lib.Patient)
-        held = _stored_states(material) if states else spoken
+        held = _stored_states(material) if states else language
         return dataclasses.replace(material, teacher=held)
     if stage.data.logits:
         raise ConfigError(
-            "objective.teacher reads every batch itself; leave data.logits out, or learn from its "
-            "states without objective.teacher"
+            "objective.teacher reads every batch itself and needs no data.logits; leave "
+            "data.logits out, or leave objective.teacher out to learn from the store"
         )
     if load_tokenizer(kind.teacher).fingerprint != material.tokenizer.fingerprint:
         raise ConfigError(
@@ -224,28 +223,30 @@ def with_teacher(material: Material, stage: config_lib.TrainStage) -> Material:
     config = dataclasses.replace(saved.config, dtype=stage.compute.dtype)
     if head == "mlm":
         return dataclasses.replace(material, teacher=OnlineTeacher(config, params))
-    task, labels, columns = _answered(saved, material, name=kind.teacher)
+    task, labels, columns = _teacher_task(saved, material, name=kind.teacher)
     teacher = OnlineTeacher(config, params, columns)
     return dataclasses.replace(material, task=task, labels=labels, teacher=teacher)
 
 
-def _answered(
+def _teacher_task(
     saved: hf.SavedModel, material: Material, *, name: str
 ) -> tuple[str | None, tuple[str, ...], tuple[int, ...]]:
-    """Returns the rows' task, its labels, and the outputs of a teacher that are of each."""
+    """Returns the rows' task, its labels, and the index of each label in the teacher's outputs."""
     own = () if saved.task == "regression" else saved.labels
     task, labels = material.task or saved.task, material.labels or own
     if saved.task != task or sorted(own) != sorted(labels):
         raise ConfigError(
-            f"objective.teacher={name} is of task {saved.task} with labels {own}, the rows of "
-            f"{task} with {labels}; name a teacher of their task, or mend problem_type and "
-            "id2label in its config.json"
+            f"objective.teacher={name} is for task {saved.task} with labels {own}, but the rows "
+            f"are for {task} with {labels}; name a teacher of their task, or correct problem_type "
+            "and id2label in its config.json"
         )
     return task, labels, (0,) if task == "regression" else tuple(map(own.index, labels))
 
 
 def _stored_language(material: Material) -> StoredLanguage | None:
-    """Returns what all stores of language have in common; None where the stores are of a task."""
+    """Returns the settings that all stores of masked language model outputs share; None where the
+    stores are of a task.
+    """
     held = [stored_language(store) for of_dataset in material.stores for store in of_dataset]
     if any(one != held[0] for one in held):
         raise ConfigError(
@@ -256,7 +257,7 @@ def _stored_language(material: Material) -> StoredLanguage | None:
 
 
 def _stored_states(material: Material) -> StoredStates | None:
-    """Returns the states that all stores hold alike (`_check_stores`); None for no states."""
+    """Returns the states that all stores have, the same for all (`_check_stores`); None without."""
     if not material.stores or (found := _states_of(material.stores[0][0])) is None:
         return None
     layers, held, shape = found
@@ -265,26 +266,26 @@ def _stored_states(material: Material) -> StoredStates | None:
 
 def _states_of(store: LogitStore) -> tuple | None:
     """Returns the layers of a store's teacher, those whose states it holds, and a row's shape."""
-    said = store.manifest
-    field = next((field for field in said.fields if field.name == "states"), None)
-    return field and (said.about.get("layers"), said.about.get("state_layers"), field.shape)
+    manifest = store.manifest
+    field = next((field for field in manifest.fields if field.name == "states"), None)
+    return field and (manifest.about.get("layers"), manifest.about.get("state_layers"), field.shape)
 
 
 def _check_stores(stores: Sequence[LogitStore]) -> None:
     for store in stores:
         if store.manifest.task != stores[0].manifest.task:
             raise ConfigError(
-                f"{store.folder} is of task {store.manifest.task!r}, {stores[0].folder} of "
+                f"{store.folder} is for task {store.manifest.task!r}, but {stores[0].folder} for "
                 f"{stores[0].manifest.task!r}; name stores of one task in data.logits"
             )
         _check_states("data.logits", store, stores[0])
 
 
 def _check_states(name: str, store: LogitStore, other: LogitStore) -> None:
-    """Raises ConfigError unless both hold states of the same layers, of teachers alike, or none."""
+    """Raises ConfigError unless both have states of the same layers and size, or neither has."""
     if _states_of(store) != _states_of(other):
         raise ConfigError(
-            f"{name}: {store.folder} holds {_named_states(store)}, and {other.folder} "
+            f"{name}: {store.folder} has {_named_states(store)}, but {other.folder} has "
             f"{_named_states(other)}; give both label stages the same states"
         )
 
@@ -305,12 +306,13 @@ def _check_tokenizer(name: str, dataset: Dataset, material: Material) -> None:
 
 
 def _check_language(name: str, store: LogitStore, material: Material) -> None:
-    spoken = stored_language(store)
+    language = stored_language(store)
     learnt = material.teacher if isinstance(material.teacher, StoredLanguage) else None
-    if spoken != learnt:
+    if language != learnt:
         raise ConfigError(
-            f"{name}: {store.folder} is no store of the kind that the stage learns from (masking, "
-            "temperature and lengths of a masked language model, or none); label the set alike"
+            f"{name}: {store.folder} is not the kind of store that the stage learns from (masking, "
+            "temperature and lengths of a masked language model, or none); label the set the same "
+            "way"
         )
 
 
@@ -319,6 +321,6 @@ def _check_labels(name: str, labels: Sequence[str], material: Material) -> None:
     if labels and material.labels and labels != material.labels:
         raise ConfigError(
             f"{name} has labels {', '.join(labels)}, but the training data has "
-            f"{', '.join(material.labels)}; build both with the same examples.labels in one order "
-            "(rows without labels have their teacher's, which `labels` of its label stage names)"
+            f"{', '.join(material.labels)}; build both with the same examples.labels in the same "
+            "order (rows without labels take their teacher's, set by `labels` of its label stage)"
         )

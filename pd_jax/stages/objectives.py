@@ -1,7 +1,7 @@
-"""The objective of a training stage, made from the facts of the data that it reads.
+"""The objective of a training stage, made from facts about the data that it reads.
 
-The facts come from datasets that are open (`material.py`), or from what a pipeline declares before
-anything is built (`declared.py`); the objective is the same.
+The facts come from open datasets (`material.py`), or from what a pipeline declares before anything
+is built (`declared.py`); the objective is the same.
 """
 
 import dataclasses
@@ -20,10 +20,10 @@ from pd_jax.objectives.patient import make_patient
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What an objective must know of a stage's data."""
+    """What an objective needs to know about a stage's data."""
 
     where: str
-    """What messages call the data."""
+    """The data's name in messages."""
     vocabulary: Vocabulary | None = None
     task: str | None = None
     """The task of the rows' labels, or of the teacher whose logits come with the rows."""
@@ -33,7 +33,7 @@ class Facts:
     next_sentence: bool = False
     """Whether every row is a pair of passages that follow each other or not."""
     teacher: OnlineTeacher | StoredStates | StoredLanguage | None = None
-    """The teacher that reads along, or what it said of the rows and comes with them."""
+    """The teacher that reads every batch too, or its stored outputs, which come with the rows."""
 
 
 def make_objective(stage: config_lib.TrainStage, shape: BertConfig, facts: Facts) -> Objective:
@@ -52,7 +52,7 @@ def make_objective(stage: config_lib.TrainStage, shape: BertConfig, facts: Facts
     if stage.data.logits and not isinstance(kind, config_lib.Distillation):
         raise ConfigError(
             f"objective.kind={kind.kind!r} does not learn from data.logits; leave data.logits out, "
-            "or name an objective that learns from it, as 'distill'"
+            "or set an objective that learns from it, such as 'distill'"
         )
     if isinstance(kind, config_lib.MaskedLanguageModel):
         return _mlm(kind, shape, facts)
@@ -64,7 +64,7 @@ def make_objective(stage: config_lib.TrainStage, shape: BertConfig, facts: Facts
         return _lm_distill(kind, shape, facts, longest=stage.data.lengths[-1])
     if facts.task is None or not facts.labelled:
         raise ConfigError(
-            f"objective.kind='classify' needs labels, and {facts.where} has none; "
+            f"objective.kind='classify' needs labels, but {facts.where} has none; "
             "build its records with examples.task and examples.labels"
         )
     return make_classify(shape, task=facts.task, labels=facts.labels)
@@ -73,8 +73,8 @@ def make_objective(stage: config_lib.TrainStage, shape: BertConfig, facts: Facts
 def _mlm(kind: config_lib.MaskedLanguageModel, shape: BertConfig, facts: Facts) -> Objective:
     if kind.next_sentence and not facts.next_sentence:
         raise ConfigError(
-            "objective.next_sentence needs records built with examples.next_sentence=True; "
-            f"{facts.where} has no sentence pairs"
+            f"objective.next_sentence needs sentence pairs, but {facts.where} has none; build its "
+            "records with examples.next_sentence=True"
         )
     assert facts.vocabulary is not None, "masking needs the vocabulary"
     return make_mlm(kind, shape, facts.vocabulary)
@@ -83,10 +83,10 @@ def _mlm(kind: config_lib.MaskedLanguageModel, shape: BertConfig, facts: Facts) 
 def _distill(
     kind: config_lib.Distill, shape: BertConfig, facts: Facts, *, stored: bool
 ) -> Objective:
-    """Returns the distillation of a task; `stored` tells whether logits come with the rows."""
+    """Returns the distillation of a task; `stored` is whether logits come with the rows."""
     if facts.task is None or not stored:
         raise ConfigError(
-            "objective.kind='distill' needs data.logits: name the label stage or logit store "
+            "objective.kind='distill' needs data.logits; name the label stage or logit store "
             "to learn from"
         )
     return make_distill(
@@ -97,7 +97,7 @@ def _distill(
 def _patient(kind: config_lib.Patient, shape: BertConfig, facts: Facts) -> Objective:
     if facts.task is None or not isinstance(facts.teacher, OnlineTeacher | StoredStates):
         raise ConfigError(
-            "objective.kind='patient' needs a teacher's states: name a model in "
+            "objective.kind='patient' needs a teacher's states; name a model in "
             "objective.teacher, or in data.logits the store of a label stage with states"
         )
     return make_patient(
@@ -118,14 +118,14 @@ def _lm_distill(
     teacher = facts.teacher
     if not isinstance(teacher, OnlineTeacher | StoredLanguage):
         raise ConfigError(
-            "objective.kind='lm_distill' needs a teacher whose shape is known: name a "
+            "objective.kind='lm_distill' needs a teacher whose shape is known; name a "
             "pre-trained model or stage in objective.teacher, or in data.logits the store of "
             "a label stage with language"
         )
     if isinstance(teacher, StoredLanguage) and teacher.length != longest:
         raise ConfigError(
-            f"data.lengths ends in {longest}, and the logit store was made of rows cut to "
-            f"{teacher.length} tokens; end both alike"
+            f"data.lengths ends in {longest}, but the logit store was made from rows cut to "
+            f"{teacher.length} tokens; end both in the same length"
         )
     return make_lm_distill(kind, shape, facts.vocabulary, teacher)
 
@@ -139,8 +139,8 @@ def useful_flops(
     rows: int,
     length: int,
 ) -> int:
-    """Returns the operations of a student in a training step over so many rows, by the head that
-    its objective trains; a teacher's are not among them.
+    """Returns the operations of a student in a training step over `rows` rows, with the head that
+    its objective trains; a teacher's are not counted.
     """
     if isinstance(kind, config_lib.Masked):
         everywhere = isinstance(kind, config_lib.LanguageDistill) and kind.positions == "all"

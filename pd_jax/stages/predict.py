@@ -1,7 +1,7 @@
-"""Rows of text to logits: windows of rows in, the same rows with their logits out, in order.
+"""From rows of text to logits: reads windows of rows, and yields them with their logits, in order.
 
-Texts are read in windows, batched by length within a window, and given back in the order they came:
-memory does not grow with the input.
+Texts are read in windows, batched by length within a window, and returned in input order: memory
+does not grow with the input.
 """
 
 import dataclasses
@@ -33,40 +33,40 @@ from pd_jax.training.arrays import place
 
 _WINDOW_BATCHES = 16
 _LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-"""Padded lengths: each is compiled once, and costs little more than the texts in it need."""
+"""Padded lengths: each is compiled once, and little of each is padding."""
 _UNNAMED_OUTPUTS = 2
-"""Outputs of a classifier whose config.json names none: transformers leaves two out."""
+"""Outputs of a classifier whose config.json names none: transformers omits the default of two."""
 
 _Batch = dict[str, np.ndarray]
 
 
 class Predicted(NamedTuple):
-    """Rows in the order they came, and the logits of each."""
+    """Rows in input order, and the logits of each."""
 
     rows: list[Row]
     logits: Float32[np.ndarray, "rows outputs"]
 
 
 class _Window(NamedTuple):
-    """Rows in the order they came, and the batches they are in: (numbers in the window, logits)."""
+    """Rows in input order, and the batches they are in: (row numbers in the window, logits)."""
 
     rows: list[Row]
     parts: list[tuple[np.ndarray, jax.Array]]
 
 
 def load_classifier(folder: str) -> tuple[hf.SavedModel, Tokenizer]:
-    """Returns a model and its tokenizer; task and labels are transformers' where it names none.
+    """Returns a model and its tokenizer, with transformers' default task and labels if unnamed.
 
     Raises:
-      WeightsError: the model has no classifier, or the tokenizer is another's.
+      WeightsError: the model has no classifier, or the tokenizer belongs to another model.
     """
     model, tokenizer = hf.load(folder), load_tokenizer(folder)
     if "classifier" not in model.params:
         raise WeightsError(f"{folder} has no classifier; name a fine-tuned or distilled model")
     if tokenizer.vocab_size > model.config.vocab_size:
         raise WeightsError(
-            f"{folder} holds a tokenizer of {tokenizer.vocab_size} entries and a model of "
-            f"{model.config.vocab_size}; take both from one source"
+            f"{folder} has a tokenizer with {tokenizer.vocab_size} entries and a model with "
+            f"{model.config.vocab_size}; take both from the same source"
         )
     outputs = model.params["classifier"]["bias"].shape[0]
     task, labels = _as_transformers(model.task, model.labels, outputs)
@@ -74,9 +74,9 @@ def load_classifier(folder: str) -> tuple[hf.SavedModel, Tokenizer]:
 
 
 def declared_task(folder: epath.Path) -> tuple[str, tuple[str, ...]]:
-    """Returns the task and labels of a classifier of any architecture, by its `config.json` alone.
+    """Returns the task and labels of a classifier of any architecture, from its `config.json`.
 
-    They are what `load_classifier` finds, but that a regression has no labels.
+    They are those of `load_classifier`, except that a regression has no labels.
 
     Raises:
       WeightsError: the file is damaged or names no such task or labels.
@@ -94,7 +94,7 @@ def declared_task(folder: epath.Path) -> tuple[str, tuple[str, ...]]:
 def _as_transformers(
     task: str | None, labels: tuple[str, ...], outputs: int
 ) -> tuple[str, tuple[str, ...]]:
-    """Returns task and labels, transformers' where a config names none."""
+    """Returns task and labels, with transformers' defaults where a config names none."""
     return (
         task or ("regression" if outputs == 1 else "classification"),
         labels or tuple(f"LABEL_{index}" for index in range(outputs)),
@@ -112,8 +112,8 @@ def make_predict(
 
     def forward(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         inputs = (batch["input_ids"], batch["segment_ids"], batch["input_mask"])
-        said: Any = model.apply({"params": params}, *inputs, method="logits_and_encoded")
-        logits, encoded = said
+        outputs: Any = model.apply({"params": params}, *inputs, method="logits_and_encoded")
+        logits, encoded = outputs
         found = {"logits": logits.astype(jnp.float32)}
         if states:
             found["states"] = first_states(encoded, states)
@@ -129,8 +129,8 @@ def on_mesh(
     """Returns placed batch -> what `forward(params, batch)` gives, on every device; the parameters
     `held` are placed by the rules.
 
-    What is computed in float32 is so on any hardware: by default a TPU multiplies float32 in one
-    pass of bfloat16 and a GPU in TF32, and what is stored would depend on it.
+    Float32 is computed as float32 on any hardware: by default a TPU multiplies float32 in one pass
+    of bfloat16 and a GPU in TF32, and the stored outputs would depend on it.
     """
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     precision = "float32" if dtype == "float32" and not on_cpu else None
@@ -158,7 +158,7 @@ def predict_rows(
     max_length: int | None = None,
     dtype: str = "float32",
 ) -> Iterator[Predicted]:
-    """Returns windows of the rows with their logits, as `make_predict_rows` gives them."""
+    """Returns windows of the rows with their logits, as `make_predict_rows` yields them."""
     predict = make_predict_rows(model, tokenizer, batch=batch, max_length=max_length, dtype=dtype)
     return predict(rows)
 
@@ -172,13 +172,13 @@ def make_predict_rows(
     dtype: str = "float32",
 ) -> Callable[[Iterable[Row]], Iterator[Predicted]]:
     """Returns rows -> windows of them with their logits; devices compute one while the host makes
-    the next. The model is placed and compiled once, however often it is asked.
+    the next. The model is placed and compiled once, however often it is called.
 
     Args:
-      model: what `load_classifier` gives.
+      model: what `load_classifier` returns.
       tokenizer: the model's.
       batch: texts at once, rounded up to a multiple of the devices.
-      max_length: texts are cut to so many tokens; by default to what the model can read.
+      max_length: texts are truncated to so many tokens; by default to the model's positions.
       dtype: float32 or bfloat16.
 
     The rows are texts, all with a second text or all without.
@@ -195,7 +195,7 @@ def make_predict_rows(
 
 
 def _windows(rows: Iterator[Row], batch: int) -> Iterator[list[Row]]:
-    """Yields lists of rows, as long as still fit in memory many times over."""
+    """Yields lists of rows, small enough to fit in memory many times over."""
     while window := list(itertools.islice(rows, batch * _WINDOW_BATCHES)):
         yield window
 
@@ -231,7 +231,7 @@ def _make_window_predict(
 def _framed(
     rows: list[Row], tokenizer: Tokenizer, longest: int
 ) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    """Returns ids and segments as the model was trained on them, cut to `longest` tokens."""
+    """Returns ids and segments as the model was trained on them, truncated to `longest` tokens."""
     firsts = tokenizer.encode([row.text for row in rows], limit=longest)
     seconds = [None] * len(rows)
     if rows[0].pair is not None:
@@ -248,7 +248,7 @@ def _pad(
     lengths: Sequence[int],
     pad_id: int,
 ) -> _Batch:
-    """Returns a batch of a fixed number of rows, as long as the shortest of `lengths` that fits."""
+    """Returns a batch of a fixed number of rows, padded to the shortest of `lengths` that fits."""
     longest = max(len(ids) for ids, _ in framed)
     length = next(length for length in lengths if length >= longest)
     ids = np.full((batch, length), pad_id, np.int32)
@@ -261,7 +261,7 @@ def _pad(
 
 
 def _ahead(windows: Iterator[_Window]) -> Iterator[_Window]:
-    """Yields each window after the next one was sent off, so that devices and host overlap."""
+    """Yields each window after the next one was dispatched, so that devices and host overlap."""
     before = next(windows, None)
     for window in windows:
         if before is not None:

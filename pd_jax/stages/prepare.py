@@ -31,8 +31,8 @@ def run_records(stage: config_lib.RecordsStage, context: Context) -> Done:
     manifest = build_records(
         stage, tokenizer, folder, name=context.name, workers=len(available_cores())
     )
-    if said := strange_text(Dataset.open(folder), tokenizer.unk_id):
-        context.warn(said)
+    if warning := strange_text(Dataset.open(folder), tokenizer.unk_id):
+        context.warn(warning)
     return Done(
         examples=manifest.rows,
         outputs={

@@ -22,12 +22,12 @@ RUNNERS: Mapping[str, Callable[[Any, Context], Done]] = {
 }
 
 _ALONE = ("synthetic", "tokenizer", "records", "export", "compare")
-"""Kinds of stage that process 0 does while the others wait; all others need every process."""
+"""Kinds of stage that process 0 runs while the others wait; all others need every process."""
 
 
 def carry_out(stages: Sequence[Any], contexts: Sequence[Context]) -> Sequence[Done | Exception]:
-    """Returns what a stage did, or several training stages of one program (`planning.vmap_groups`),
-    on process 0; the others know only of what all did together.
+    """Returns the result of a stage, or of several training stages in one program
+    (`planning.vmap_groups`); what process 0 does alone has a result only there.
     """
     if len(stages) > 1:
         return run_together(stages, contexts)

@@ -1,8 +1,8 @@
-"""A teacher that is asked about a dataset's rows: which kind it is, and how it answers.
+"""Teachers that label a dataset's rows: the kinds of teacher, and how each computes its outputs.
 
 A BERT with the records' own vocabulary reads their tokens, over any mesh; a masked language model
-must (`language_teacher.py`). Any other model reads the texts anew with its own tokenizer: a BERT in
-JAX, everything else through torch.
+must have it (`language_teacher.py`). Any other model reads the texts with its own tokenizer: a BERT
+in JAX, everything else through torch.
 """
 
 import dataclasses
@@ -38,55 +38,55 @@ _ROWS_OF_TEXT = 1 << 14
 
 
 class Asked(NamedTuple):
-    """What a teacher is, for the store's manifest, and how it answers."""
+    """A teacher's description for the store's manifest, and how its outputs are computed."""
 
     teacher: Teacher
     answers: Answers
 
 
 def open_teacher(stage: config_lib.LabelStage, dataset: Dataset, mesh: Mesh) -> Asked:
-    """Returns the teacher of a label stage, ready to be asked about the dataset.
+    """Returns the teacher of a label stage, ready to label the dataset.
 
     Raises:
       ConfigError: `stage.labels`, `stage.states`, `stage.lengths` or `stage.language` do not fit
         the teacher.
-      WeightsError: the folder holds no trained classifier.
+      WeightsError: the folder has no trained classifier.
       SourceError: the teacher needs the rows' texts, and they cannot be found.
     """
     if stage.language is not None:
-        speaker = load_language_model(stage, dataset)
-        predict = make_language_predict(speaker, dataset, stage, mesh)
-        return Asked(said(stage, speaker), _token_answers(predict, dataset, stage, mesh))
+        language_model = load_language_model(stage, dataset)
+        predict = make_language_predict(language_model, dataset, stage, mesh)
+        return Asked(said(stage, language_model), _token_answers(predict, dataset, stage, mesh))
     if not hf.is_bert(stage.teacher):
         foreign = load_torch(stage.teacher, dtype=stage.dtype, length=stage.lengths[-1])
-        classifier = _said(stage, foreign, layers=foreign.layers, width=foreign.width)
+        classifier = _described(stage, foreign, layers=foreign.layers, width=foreign.width)
         return Asked(classifier, _torch_answers(foreign, dataset, stage))
     model, tokenizer = load_classifier(stage.teacher)
     check_positions(stage, model)
-    classifier = _said(stage, model, layers=model.config.layers, width=model.config.hidden)
+    classifier = _described(stage, model, layers=model.config.layers, width=model.config.hidden)
     if tokenizer.fingerprint == dataset.manifest.tokenizer.fingerprint:
         predict = make_predict(model, mesh, dtype=stage.dtype, states=stage.states)
         return Asked(classifier, _token_answers(predict, dataset, stage, mesh))
-    # A model's fingerprint is of its weights, shape and labels: what its words are called is not in
-    # it, and decides what the same texts say to it.
+    # A model's fingerprint covers its weights, shape and labels, but not its tokenizer, which
+    # decides how it reads the same texts.
     settings = {**classifier.settings, "tokenizer": tokenizer.fingerprint}
     classifier = dataclasses.replace(classifier, settings=settings)
     if stage.states:
         raise ConfigError(
-            f"states of {stage.teacher} are stored for records with its own vocabulary only; "
+            f"states of {stage.teacher} are stored only for records with its own vocabulary; "
             f"build {dataset.folder} with its tokenizer"
         )
     return Asked(classifier, _text_answers(model, tokenizer, dataset, stage))
 
 
-def _said(
+def _described(
     stage: config_lib.LabelStage, model: hf.SavedModel | TorchTeacher, *, layers: int, width: int
 ) -> Teacher:
-    """Returns what the store's manifest will say of a teacher."""
+    """Returns the teacher's description for the store's manifest."""
     if stage.states and max(stage.states) >= layers:
         raise ConfigError(
-            f"states names layer {max(stage.states)}, and {stage.teacher} has {layers} layers, "
-            f"0 to {layers - 1}"
+            f"states names layer {max(stage.states)}, but {stage.teacher} has {layers} layers; "
+            f"name layers from 0 to {layers - 1}"
         )
     more = (Field("states", (len(stage.states), width)),) if stage.states else ()
     return Teacher(
@@ -105,19 +105,20 @@ def _labels(stage: config_lib.LabelStage, model: hf.SavedModel | TorchTeacher) -
     named = stage.labels or own
     if not all(isinstance(name, str) for name in named) or len(set(named)) < len(named):
         raise ConfigError(
-            f"the outputs of {stage.teacher} are called {named}, and outputs are told apart by "
-            "name; give each a name of its own, in their order, with labels"
+            f"the outputs of {stage.teacher} are called {named}, but outputs are distinguished by "
+            "name; give each its own name, in their order, with labels"
         )
     if named == own:
         return own
     if set(stage.labels) == set(own):
         raise ConfigError(
             f"labels={stage.labels}, but {stage.teacher} calls its outputs {own}; leave labels "
-            "out: outputs are brought into order by name"
+            "out, as outputs are put in order by name"
         )
     if len(stage.labels) != len(own):
         raise ConfigError(
-            f"labels names {len(stage.labels)} labels, and {stage.teacher} has {len(own)} outputs"
+            f"labels names {len(stage.labels)} labels, but {stage.teacher} has {len(own)} outputs; "
+            "name each output once"
         )
     return stage.labels
 
@@ -128,12 +129,12 @@ def _token_answers(
     stage: config_lib.LabelStage,
     mesh: Mesh,
 ) -> Answers:
-    """Returns how rows are answered: in batches over the mesh, one batch ahead of its reading."""
+    """Returns a function that labels rows in batches over the mesh, computing one batch ahead."""
     share, shares = row_share(mesh)
 
-    def read(batch: dict[str, jax.Array], said: dict[str, Any]) -> tuple[np.ndarray, Values]:
+    def read(batch: dict[str, jax.Array], outputs: dict[str, Any]) -> tuple[np.ndarray, Values]:
         real = whole(batch["weight"]) > 0
-        values = {name: np.asarray(array)[real] for name, array in said.items()}
+        values = {name: np.asarray(array)[real] for name, array in outputs.items()}
         return whole(batch["row"]).astype(np.int64)[real], values
 
     def answers(rows: np.ndarray) -> Iterator[tuple[np.ndarray, Values]]:
@@ -161,7 +162,7 @@ def _token_answers(
 def _text_answers(
     model: hf.SavedModel, tokenizer: Tokenizer, dataset: Dataset, stage: config_lib.LabelStage
 ) -> Answers:
-    """Returns how a BERT with another vocabulary answers: from the rows' texts."""
+    """Returns a function by which a BERT with another vocabulary labels the rows' texts."""
     texts = _texts(dataset, stage)
     predict = make_predict_rows(
         model, tokenizer, batch=stage.batch, max_length=stage.lengths[-1], dtype=stage.dtype
@@ -178,7 +179,7 @@ def _text_answers(
 
 
 def _torch_answers(model: TorchTeacher, dataset: Dataset, stage: config_lib.LabelStage) -> Answers:
-    """Returns how any other model answers: from the rows' texts, through torch."""
+    """Returns a function by which any other model labels the rows' texts, through torch."""
     texts = _texts(dataset, stage)
 
     def answers(rows: np.ndarray) -> Iterator[tuple[np.ndarray, Values]]:
@@ -195,8 +196,8 @@ def _torch_answers(model: TorchTeacher, dataset: Dataset, stage: config_lib.Labe
 def _texts(dataset: Dataset, stage: config_lib.LabelStage) -> RowTexts:
     if jax.process_count() > 1:
         raise ConfigError(
-            f"{stage.teacher} reads the rows' texts, which one process does; run this stage with "
-            "one, for example by tools.label"
+            f"{stage.teacher} reads the rows' texts, which only one process can do; run this stage "
+            "with one process, for example with tools.label"
         )
     return RowTexts(dataset, stage.source)
 

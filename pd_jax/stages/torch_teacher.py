@@ -1,6 +1,6 @@
 """A teacher of any architecture: a Hugging Face folder read by transformers, run by torch.
 
-Needs the extra `hf`. Nothing here is imported before such a teacher is met.
+Needs the extra `hf`. torch and transformers are imported only when such a teacher is used.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ _TASKS = {
     "regression": "regression",
 }
 _ANY_VOCABULARY = (vocabulary.JSON_FILE, "tekken.json")
-"""Vocabularies that transformers reads for a tokenizer of any class."""
+"""Vocabulary files that transformers reads for a tokenizer of any class."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +34,9 @@ class TorchTeacher:
     device: str
     task: str
     labels: tuple[Any, ...]
-    """What its config calls its outputs, names or not; empty for regression."""
+    """Its outputs as its config calls them, by names or otherwise; empty for regression."""
     fingerprint: str
-    """Of all that is in its folder, its tokenizer too."""
+    """Digest of all files in its folder, its tokenizer included."""
 
     @property
     def width(self) -> int:
@@ -45,7 +45,7 @@ class TorchTeacher:
 
     @property
     def layers(self) -> int:
-        """Layers whose states can be had."""
+        """The number of layers, each of which has states."""
         return self.model.config.num_hidden_layers
 
     def answers(
@@ -53,7 +53,7 @@ class TorchTeacher:
     ) -> Iterator[tuple[np.ndarray, Values]]:
         """Yields (places in `rows`, their logits and first tokens' states), shortest texts first.
 
-        Texts are cut to `length` tokens of the teacher's own; a batch is padded to its longest.
+        Texts are truncated to `length` of the teacher's tokens; a batch is padded to its longest.
         """
         import torch
 
@@ -71,10 +71,10 @@ class TorchTeacher:
             part = {name: [values[at] for at in places] for name, values in encoded.items()}
             inputs = self.tokenizer.pad(part, return_tensors="pt").to(self.device)
             with torch.inference_mode():
-                said = self.model(**inputs, output_hidden_states=bool(states))
-            values = {"logits": said.logits.float().cpu().numpy()}
+                outputs = self.model(**inputs, output_hidden_states=bool(states))
+            values = {"logits": outputs.logits.float().cpu().numpy()}
             if states:
-                kept = [said.hidden_states[layer + 1][:, 0] for layer in states]
+                kept = [outputs.hidden_states[layer + 1][:, 0] for layer in states]
                 values["states"] = torch.stack(kept, dim=1).float().cpu().numpy()
             yield places, values
 
@@ -83,8 +83,8 @@ def load_torch(folder: epath.PathLike, *, dtype: str, length: int) -> TorchTeach
     """Returns the classifier in a Hugging Face folder, on the first GPU if there is one.
 
     Raises:
-      WeightsError: torch or transformers is not installed, or the folder holds no trained
-        sequence classifier with its tokenizer.
+      WeightsError: torch or transformers is not installed, or the folder has no trained sequence
+        classifier with its tokenizer.
       ConfigError: it cannot read texts of `length` of its tokens.
     """
     try:
@@ -92,7 +92,7 @@ def load_torch(folder: epath.PathLike, *, dtype: str, length: int) -> TorchTeach
         from transformers import logging
     except ImportError as fault:
         raise WeightsError(
-            f"{folder} is no BERT, and reading it needs torch and transformers ({fault}); "
+            f"{folder} is not a BERT, and reading it needs torch and transformers ({fault}); "
             "pip install 'pd_jax[hf]'"
         ) from None
     logging.set_verbosity_error()
@@ -130,30 +130,30 @@ def _read(folder: epath.Path, dtype: str) -> tuple[Any, Any]:
     except (OSError, ValueError, KeyError, RuntimeError) as fault:
         reason = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
         raise WeightsError(
-            f"{folder} is no classifier that transformers can read ({reason})"
+            f"{folder} is not a classifier that transformers can read ({reason})"
         ) from None
     if missing := sorted(loaded["missing_keys"]):
         raise WeightsError(
             f"{folder} lacks {', '.join(missing[:4])}: its classifier was never trained; name a "
             "fine-tuned model as teacher"
         )
-    # Where no file holds a vocabulary, transformers makes a tokenizer of the special tokens alone,
-    # and every text reads the same. Those that split text into bytes or characters name no files.
+    # Without a vocabulary file, transformers makes a tokenizer of the special tokens only, and all
+    # texts look the same. Tokenizers that split text into bytes or characters name no files.
     names = set(tokenizer.vocab_files_names.values()) - {vocabulary.CONFIG_FILE}
     if names and not any((folder / name).exists() for name in {*names, *_ANY_VOCABULARY}):
         raise WeightsError(
-            f"{folder} holds no vocabulary ({', '.join(sorted(names))}); save the teacher's "
-            "tokenizer there too, by tokenizer.save_pretrained"
+            f"{folder} has no vocabulary ({', '.join(sorted(names))}); save the teacher's "
+            "tokenizer there too, with tokenizer.save_pretrained"
         )
     return model, tokenizer
 
 
 def _check_positions(folder: epath.Path, model: Any, tokenizer: Any, length: int) -> None:
-    """Raises ConfigError where a teacher cannot read texts of so many of its tokens.
+    """Raises ConfigError where a teacher cannot read texts of `length` of its tokens.
 
-    How many it can read no config says: RoBERTa numbers positions from behind its padding's id, and
-    relative or rotary positions have no end. So where `length` is more than the config's positions,
-    the model is asked, still on the CPU: there a position too many spoils no device.
+    No config states how many it can read: RoBERTa numbers positions from after its padding's id,
+    and relative or rotary positions have no limit. So where `length` exceeds the config's
+    positions, the model is tried, still on the CPU: there an invalid position breaks no device.
     """
     length = min(length, tokenizer.model_max_length)
     positions = getattr(model.config, "max_position_embeddings", None) or 0
@@ -164,13 +164,13 @@ def _check_positions(folder: epath.Path, model: Any, tokenizer: Any, length: int
     for count in counts:
         if _can_read(model, tokenizer, count):
             raise ConfigError(
-                f"{folder} can read {count} tokens, and rows are cut at {length}; cut them at "
+                f"{folder} can read {count} tokens, but rows are cut at {length}; cut them at "
                 f"{count} or fewer"
             )
 
 
 def _can_read(model: Any, tokenizer: Any, length: int) -> bool:
-    """Returns whether a model answers a text of so many of its tokens."""
+    """Returns whether a model can read a text of `length` of its tokens."""
     import torch
 
     inputs = tokenizer("a " * length, truncation=True, max_length=length, return_tensors="pt")

@@ -47,7 +47,7 @@ class Ahead:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What the compiler says of a step, for one device: bytes, FLOPs, and what it sends."""
+    """The compiler's figures for a step on one device: bytes, FLOPs, and traffic."""
 
     seconds: float
     argument_bytes: int
@@ -116,10 +116,10 @@ def batch_shapes(
 
 
 def compile_step(ahead: Ahead) -> Compiled:
-    """Returns what the compiler makes of a lowered step.
+    """Returns the compiler's figures for a lowered step.
 
     Raises:
-      DoesNotFit: with the compiler's figures, where memory does not suffice.
+      DoesNotFit: with the compiler's figures, where there is not enough memory.
     """
     started = time.monotonic()
     try:

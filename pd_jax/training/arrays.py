@@ -8,8 +8,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 
 def place(tree: Any, shardings: Any) -> Any:
-    """Returns host arrays laid out as asked; every process holds the whole tree on its host, but
-    for what lies as asked already.
+    """Returns host arrays with the given shardings; every process has the full tree on its host,
+    except for leaves that have their sharding already.
     """
 
     def one(leaf: Any, at: NamedSharding) -> jax.Array:

@@ -1,7 +1,7 @@
-"""Checkpoints: asynchronous, atomic, and checked by digests of our own when they are read.
+"""Checkpoints: asynchronous, atomic, and verified by our own digests when they are read.
 
-Orbax writes a step's folder under a temporary name and renames it when it is whole. It does not
-notice a flipped bit in the data; so every array's digest (`training/digest.py`) is stored beside it
+Orbax writes a step's folder under a temporary name and renames it when it is complete. It does not
+notice a flipped bit in the data, so every array's digest (`training/digest.py`) is stored with it
 and compared after a restore.
 """
 
@@ -23,13 +23,13 @@ from pd_jax.training.digest import leaf_digests
 from pd_jax.training.state import TrainState
 
 Note = Mapping[str, Any]
-"""What a checkpoint says beside the state, as JSON: step, seconds spent, best evaluation."""
+"""What a checkpoint stores besides the state, as JSON: step, seconds spent, best evaluation."""
 
 _NO_DAMAGE = (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM, errno.ENOMEM, errno.ENOSPC)
-_NO_DAMAGE_SAID = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
-"""How XLA and tensorstore put it in text."""
+_NO_DAMAGE_TEXTS = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+"""The words of XLA and tensorstore for faults of the machine."""
 _DAMAGE, _PASSING, _FINAL = 1, 2, 3
-"""What a process may meet as it reads; the worst of all processes decides."""
+"""The faults that a process may meet while reading; the worst of all processes decides."""
 
 
 def quiet_failed_saves() -> None:
@@ -102,7 +102,7 @@ class Checkpoints:
             raise self._failed(step, fault) from fault
 
     def wait(self) -> None:
-        """Waits until the last save is on disk; raises CheckpointError where it failed."""
+        """Waits until the last save is on disk; raises CheckpointError if it failed."""
         if self._pending is None:
             return
         step, response = self._pending
@@ -113,15 +113,15 @@ class Checkpoints:
             raise self._failed(step, fault) from fault
 
     def restore(self, like: TrainState) -> tuple[TrainState, Note] | None:
-        """Returns the newest checkpoint that is whole and true to its digests, laid out as `like`;
-        None without any. Every process returns that of the same step.
+        """Returns the newest checkpoint that is complete and matches its digests, with the layout
+        of `like`; None without any. Every process returns the checkpoint of the same step.
 
-        Once it is read, damaged ones after it are reported and moved to `damaged_checkpoints/`.
+        Once it is read, damaged newer ones are reported and moved to `damaged_checkpoints/`.
 
         Raises:
           CheckpointError: there are checkpoints, and none can be read; all stay in place.
           MeshError: another process met a fault of its machine.
-          Exception: a fault of this machine, such as want of memory; all stay in place.
+          Exception: a fault of this machine, such as a lack of memory; all stay in place.
         """
         damaged: dict[int, str] = {}
         for step in reversed([known.step for known in self._orbax.checkpoints]):
@@ -135,9 +135,9 @@ class Checkpoints:
         if damaged:
             reasons = "; ".join(f"{step}: {reason}" for step, reason in damaged.items())
             raise CheckpointError(
-                f"all {len(damaged)} checkpoints in {self._folder} are damaged or out of reach "
-                f"({reasons}) and stay where they are; mend that, or move the folder away to train "
-                "this stage from its start, and run the same command again"
+                f"all {len(damaged)} checkpoints in {self._folder} are damaged or unreadable "
+                f"({reasons}) and were left in place; fix that, or move the folder away to train "
+                "this stage from scratch, and run the same command again"
             )
         return None
 
@@ -148,16 +148,16 @@ class Checkpoints:
 
     def _load(self, step: int, like: TrainState) -> tuple[TrainState, Note]:
         """Returns a checkpoint; raises _Damaged, or a fault of the machine, on every process."""
-        with _alike():
+        with _same_everywhere():
             metadata: Any = self._orbax.metadata(step).custom_metadata
             sealed: dict[str, Any] = dict(metadata or {})
             if sealed.pop("digest", None) != files.digest_json(sealed):
                 raise CheckpointError("its metadata does not match its digest")
             if not isinstance(sealed.get("note"), dict):
-                raise CheckpointError("its metadata holds no note")
-        with _alike():
+                raise CheckpointError("its metadata has no note")
+        with _same_everywhere():
             state: Any = self._orbax.load(step, like)
-        with _alike():
+        with _same_everywhere():
             found = leaf_digests(state)
             for name, digest in sealed["digests"].items():
                 if found.get(name) != digest:
@@ -186,7 +186,7 @@ class Checkpoints:
         return CheckpointError(
             f"the checkpoint of step {step} could not be written to {self._folder} "
             f"({_first_line(fault)}); {kept}: "
-            "free space there and run the same command again"
+            "free some space there and run the same command again"
         )
 
 
@@ -195,8 +195,8 @@ class _Damaged(Exception):
 
 
 @contextlib.contextmanager
-def _alike() -> Iterator[None]:
-    """Ends the block alike on every process, whichever of them met a fault that may be damage.
+def _same_everywhere() -> Iterator[None]:
+    """Ends the block the same way on every process, whichever met a fault that may be damage.
 
     Raises:
       _Damaged: one did.
@@ -215,17 +215,17 @@ def _alike() -> Iterator[None]:
     if fault is not None and mine > _DAMAGE:
         raise fault
     if worst > _DAMAGE:
-        said = "reading a checkpoint failed in another process; its own message says why"
-        raise MeshError(said) if worst == _FINAL else PeerError(said)
+        message = "reading a checkpoint failed in another process; see that process's message"
+        raise MeshError(message) if worst == _FINAL else PeerError(message)
     if worst == _DAMAGE:
-        said = "another process cannot read it" if fault is None else _first_line(_cause(fault))
-        raise _Damaged(said) from fault
+        reason = "another process cannot read it" if fault is None else _first_line(_cause(fault))
+        raise _Damaged(reason) from fault
 
 
 def _may_be_damage(fault: BaseException | None) -> bool:
-    """Returns whether neither a fault nor what led to it says that the machine is to blame."""
+    """Returns whether neither a fault nor any of its causes shows that the machine is at fault."""
     while fault is not None:
-        if isinstance(fault, MemoryError) or any(said in str(fault) for said in _NO_DAMAGE_SAID):
+        if isinstance(fault, MemoryError) or any(text in str(fault) for text in _NO_DAMAGE_TEXTS):
             return False
         if isinstance(fault, OSError) and fault.errno in _NO_DAMAGE:
             return False
@@ -234,7 +234,7 @@ def _may_be_damage(fault: BaseException | None) -> bool:
 
 
 def _cause(fault: BaseException) -> BaseException:
-    """Returns what a fault was first: Orbax wraps it in words of its own."""
+    """Returns the first cause of a fault, which Orbax wraps in its own errors."""
     while fault.__cause__ is not None:
         fault = fault.__cause__
     return fault

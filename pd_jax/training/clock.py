@@ -1,4 +1,4 @@
-"""Where the time goes: every second of a stage belongs to a named span."""
+"""Accounts for a stage's time: every second belongs to a named span."""
 
 import contextlib
 import json
@@ -44,7 +44,7 @@ class Clock:
             self.sums[name] += spent
 
     def flush(self, path: epath.Path, step: int) -> None:
-        """Appends the spans since the last flush to a JSONL file, and starts them anew."""
+        """Appends the spans since the last flush to a JSONL file, and resets them."""
         lines = [
             json.dumps({"name": name, "seconds": round(seconds, 6), "step": step})
             for name, seconds in self.spans.items()

@@ -1,7 +1,7 @@
-"""Drives training loops: feeds their batches to the step on the devices, and gives them its sums.
+"""Drives training loops: feeds their batches to the step on the devices, and returns its sums.
 
-One run takes its own step; several that differ in seed, learning rate and first weights alone take
-theirs together, by one program (`training/many.py`).
+One run takes its own step; several that differ only in seed, learning rate and first weights take
+theirs together, in one program (`training/many.py`).
 """
 
 import faulthandler
@@ -41,15 +41,15 @@ class RunStates(Protocol):
 
 def train(members: Sequence[Member], run: config_lib.Run, mesh: Mesh) -> list[Outcome | Exception]:
     """Runs jobs from their newest checkpoints, or their start, to their end: one by its own step,
-    several by one program.
+    several in one program.
 
-    Jobs that go together differ in seed, learning rate and first weights alone. They need not stand
-    at the same step, and a fault of one is no other's. The clock of each counts its share of the
-    time of all; what the others do while its step is out counts as stepping.
+    Jobs that run together differ only in seed, learning rate and first weights. They need not be at
+    the same step, and a fault of one does not affect the others. The clock of each counts its share
+    of the time of all; what the others do while its step is running counts as stepping.
 
     Returns:
-      What each job left, or the fault that ended it: DivergenceError where a loss or gradient was
-      not finite (the state before it was saved), CheckpointError where a save failed or no
+      The outcome of each job, or the fault that ended it: DivergenceError where a loss or gradient
+      was not finite (the state before it was saved), CheckpointError where a save failed or no
       checkpoint can be trusted, and whatever else a job raised.
 
     Raises:
@@ -67,24 +67,24 @@ def train(members: Sequence[Member], run: config_lib.Run, mesh: Mesh) -> list[Ou
                     found[index] = fault
             if not states:
                 return list(found.values())
-            begun = {index: loops[index] for index in states}
-            newest = _run_states([loop.job for loop in begun.values()], list(states.values()), mesh)
+            ready = {index: loops[index] for index in states}
+            newest = _run_states([loop.job for loop in ready.values()], list(states.values()), mesh)
             states.clear()  # a stack holds copies
-            with StopRequest() as stop, _progress(list(begun.values())) as progress:
-                ended = _drive(list(begun.values()), newest, stop, progress)
-                found |= zip(begun, ended, strict=True)
-            if not _alone_at_fault(ended) and (asked := distributed.agree(stop.number)):
-                raise Stopped(asked)  # during the last steps: the stage is whole, the rest waits
+            with StopRequest() as stop, _progress(list(ready.values())) as progress:
+                ended = _drive(list(ready.values()), newest, stop, progress)
+                found |= zip(ready, ended, strict=True)
+            if not _alone_at_fault(ended) and (number := distributed.agree(stop.number)):
+                raise Stopped(number)  # in the last steps: the stage is complete, others wait
     finally:
         faulthandler.cancel_dump_traceback_later()
     return [outcome for _, outcome in sorted(found.items())]
 
 
 def _alone_at_fault(outcomes: Sequence[Outcome | Exception]) -> bool:
-    """Returns whether a process of several met a fault that need not be the others'. They are in
-    their next step and wait for this one, which must end, and not wait for them.
+    """Returns whether, of several processes, this one may be the only one with a fault. The others
+    are in their next step and wait for this one, which must end, not wait for them.
 
-    All see that a loss is not finite.
+    A loss that is not finite is seen by all.
     """
     return jax.process_count() > 1 and any(
         isinstance(outcome, Exception) and not isinstance(outcome, DivergenceError)
@@ -113,7 +113,7 @@ def _progress(loops: Sequence[Loop]) -> Progress:
 def _drive(
     loops: Sequence[Loop], states: RunStates, stop: StopRequest, progress: Progress
 ) -> list[Outcome | Exception]:
-    """Returns what became of every loop. One that has ended stays in the step, and is not read."""
+    """Returns the outcome of every loop. One that has ended stays in the step, and is not read."""
     running = {
         index: loop.run(functools.partial(states.state, index), stop, progress)
         for index, loop in enumerate(loops)
@@ -131,8 +131,8 @@ def _drive(
                 found[index] = end.value
             except Exception as fault:
                 found[index] = fault
-            except Stopped as asked:
-                stopped = asked  # the others see the same signal, and save as well
+            except Stopped as request:
+                stopped = request  # the others see the same signal, and save as well
             del running[index]
         if not running:
             break

@@ -1,4 +1,4 @@
-"""A training stage that is ready to run, and what it leaves."""
+"""A training stage that is ready to run, and its outcome."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -53,7 +53,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a finished loop leaves: the last state, last metrics, the step of the best weights
+    """The outcome of a finished loop: the last state, last metrics, the step of the best weights
     (None: the last), how many steps were left out because they were not finite, and what it cost:
     seconds in all and by span, and the model's operations.
     """

@@ -1,6 +1,6 @@
 """The training loop. Its order is the contract; do not change it.
 
-1. evaluate the state at hand, 2. save it, with clock and position, 3. only then take the next
+1. evaluate the current state, 2. save it, with clock and position, 3. only then take the next
 batch, 4. dispatch the step, 5. read the metrics of the step before, while this one runs. The step
 number is a Python int; the loop never waits for the step it has just dispatched.
 
@@ -42,7 +42,7 @@ _AGREE_STEPS = 10
 
 @dataclasses.dataclass
 class _Standing:
-    """What the loop carries besides the state, saved in a checkpoint's progress."""
+    """What the loop keeps besides the state, saved in a checkpoint's note."""
 
     totals: Totals
     metrics: dict[str, float]
@@ -54,7 +54,7 @@ class _Standing:
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """A job, the folder of its stage, and how to tell its user something."""
+    """A job, the folder of its stage, and how to warn its user."""
 
     job: Job
     folder: epath.Path
@@ -75,7 +75,7 @@ def _standing(saved: Note) -> _Standing:
         )
     except (AttributeError, TypeError, ValueError) as fault:
         raise CheckpointError(
-            f"the checkpoint of step {saved.get('step')} does not say how far its stage had come "
+            f"the checkpoint of step {saved.get('step')} does not state its stage's progress "
             f"({fault}); move it away and run the same command again"
         ) from fault
 
@@ -192,7 +192,7 @@ class Loop:
         return then
 
     def _nonfinite(self, number: int) -> None:
-        """Writes down a step whose loss or gradient is not finite, and leaves it out, or ends."""
+        """Records a step whose loss or gradient is not finite, and skips it or ends the run."""
         self.standing.skipped_steps += 1
         most = self.run_config.skip_nonfinite
         skipped = self.standing.skipped_steps <= most
@@ -215,12 +215,13 @@ class Loop:
             f"stage {self.job.name}: loss or gradient of step {number + 1} is not finite (examples "
             f"{shown}, ...: {path}); "
             + (
-                f"{most} such steps were left out before it, as run.skip_nonfinite={most} allows: "
+                f"{most} such steps were skipped before it, as run.skip_nonfinite={most} allows: "
                 if most
                 else "nothing was updated with it, and the state before it is saved: "
             )
-            + "lower optimizer.learning_rate or lengthen optimizer.warmup to start anew, or go on "
-            f"from there without such steps by --config.run.skip_nonfinite={max(10, 10 * most)}"
+            + "lower optimizer.learning_rate or lengthen optimizer.warmup to start again, or "
+            "continue from there and skip such steps with "
+            f"--config.run.skip_nonfinite={max(10, 10 * most)}"
         )
 
     def _log(self, done: int) -> None:
@@ -257,7 +258,7 @@ class Loop:
             return
         if self.job.best not in found:
             raise ConfigError(
-                f"best={self.job.best!r}, and the evaluation has {', '.join(sorted(found))}; "
+                f"best={self.job.best!r}, but the evaluation has {', '.join(sorted(found))}; "
                 "name one of these"
             )
         value = found[self.job.best]
@@ -291,8 +292,8 @@ class Loop:
         self.saved_at = time.monotonic()
 
     def _drop_candidates(self) -> None:
-        """Removes candidates for the best weights that had been outdone when the oldest checkpoint
-        was saved: none that a run may continue from names them.
+        """Removes candidates for the best weights that had been beaten when the oldest checkpoint
+        was saved: no checkpoint that a run may continue from names them.
         """
         oldest = self.checkpoints.oldest_step
         while oldest is not None and len(self.candidates) > 1 and self.candidates[1] <= oldest:
@@ -308,8 +309,8 @@ class Loop:
         return _Wish(bool(distributed.agree(int(late))), distributed.agree(self.stop.number))
 
     def _alive(self) -> None:
-        """Arms the watchdog anew: without another call in time, all stacks are dumped and the
-        process ends.
+        """Resets the watchdog: without another call in time, all stacks are dumped and the process
+        ends.
         """
         faulthandler.dump_traceback_later(
             self.run_config.watchdog_seconds, exit=True, file=sys.__stderr__ or sys.stderr

@@ -1,4 +1,4 @@
-"""Several runs trained by one program: the training step under `vmap` over states, batches, seeds
+"""Several runs trained in one program: the training step under `vmap` over states, batches, seeds
 and learning rates.
 
 Each run takes the very step that it would take alone (`step.pure_step`), with its own random keys
@@ -57,7 +57,7 @@ def make_many_step(
 ) -> ManyStep:
     """Returns the step of runs that differ in their state, batch, root key and learning rate.
 
-    Arrays have the runs in front. A run's state and batch lie on the mesh as they would alone;
+    The runs are the first axis of all arrays. A run's state and batch lie on the mesh as if alone;
     `optimizer.learning_rate` is not read.
     """
     step = _every_run(
@@ -117,7 +117,7 @@ def _every_run(
         roots: jax.Array,
         rates: Float[Array, " runs"],
     ) -> tuple[TrainState, Sums]:
-        # Runs need not stand at the same step, and one that has diverged does not go on.
+        # Runs need not be at the same step, and one that has diverged does not go on.
         due = (takes_norms(states.step) & states.healthy).any()
         every = jax.vmap(alone, in_axes=(None, 0, 0, 0, 0, None))
         return every(frozen, states, batches, roots, rates, due)

@@ -49,7 +49,7 @@ class Totals:
             self._pairs[name] = self._pairs.get(name, np.zeros(2)) + np.asarray(pair, np.float64)
 
     def take(self) -> dict[str, tuple[float, float]]:
-        """Returns the pairs so far and starts anew."""
+        """Returns the pairs so far and resets them."""
         pairs, self._pairs = self._pairs, {}
         return {name: (float(total), float(count)) for name, (total, count) in pairs.items()}
 
@@ -73,8 +73,8 @@ class MetricsFile:
 class _Board:
     """TensorBoard's file of one session, written by the caller's own thread.
 
-    The library's SummaryWriter has a thread that ends without a word where the disk is full; the
-    next calls then wait for it for ever.
+    The library's SummaryWriter has a thread that ends silently when the disk is full; the next
+    calls then wait for it forever.
     """
 
     def __init__(self, folder: epath.Path, first_step: int):
@@ -118,7 +118,7 @@ def _rounded(value: float) -> float | int | None:
 
 
 def drop_from(path: epath.Path, first_step: int) -> None:
-    """Removes a file's lines of steps after `first_step`, and a last line cut short by a kill."""
+    """Removes a file's lines of steps after `first_step`, and a last line truncated by a kill."""
     if not path.exists():
         return
     kept = []

@@ -1,4 +1,4 @@
-"""Asked to stop: SIGTERM (preemption) and the first SIGINT end a run after its next save; a second
+"""Stop requests: SIGTERM (preemption) and the first SIGINT end a run after its next save, a second
 SIGINT at once.
 """
 
@@ -18,8 +18,8 @@ _AGAIN_SECONDS = 0.1
 class Stopped(BaseException):
     """Work stopped because a signal asked for it; training saved its state before.
 
-    Like KeyboardInterrupt no Exception: it may be raised anywhere, also where whatever goes wrong
-    is told as a damaged file.
+    Like KeyboardInterrupt, not an Exception: it may be raised anywhere, including code that reports
+    any Exception as a damaged file.
     """
 
     def __init__(self, number: int):

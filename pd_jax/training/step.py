@@ -1,5 +1,5 @@
-"""The one training step: pure, jitted over a mesh, state donated. Jobs differ in the objective and
-nothing else.
+"""The one training step: pure, jitted over a mesh, state donated. Jobs differ only in the
+objective.
 """
 
 import dataclasses
@@ -66,10 +66,10 @@ def pure_step(
 
     The gradient is that of the whole batch's loss, whatever the number of micro-batches. A step
     whose loss or gradient is not finite changes nothing but `state.healthy`, and no later step
-    changes anything: the state before the fault stays at hand. With `skip_nonfinite` it changes
-    nothing but `state.step`, and later steps go on. Either way `sums["healthy"]` tells. Where it
-    runs under `vmap`, `due` says, for all runs in common, whether any of them takes its norms.
-    Without `branch` norms are worked out at every step, and counted at the same ones.
+    changes anything: the state before the fault is kept. With `skip_nonfinite` it changes nothing
+    but `state.step`, and later steps go on. Either way `sums["healthy"]` shows it. Under `vmap`,
+    `due` is shared by all runs: whether any of them takes its norms at this step. Without `branch`
+    norms are computed at every step, but counted at the same ones.
     """
 
     def step(
@@ -106,8 +106,8 @@ def pure_step(
 
 
 def branches(mesh: Mesh) -> bool:
-    """Returns whether leaving work out by a condition pays: before one, XLA makes the host of a GPU
-    wait for all that was asked of it.
+    """Returns whether skipping work by a condition pays: before a condition, XLA makes a GPU's host
+    wait for all work dispatched so far.
     """
     planned = not isinstance(mesh, Mesh)  # an abstract one, without devices
     return planned or mesh.devices.flat[0].platform != "gpu"
@@ -180,8 +180,8 @@ def make_evaluation_step(objective: Objective, *, mesh: Mesh, param_sharding: An
     """Returns `(params, batch, key) -> (sums, logits or None)`, without dropout; outputs are the
     same everywhere.
 
-    A float32 model computes so on any hardware, as the teachers did whose stored logits it is
-    scored against (`stages/predict.on_mesh`): TF32 alone would look like a difference.
+    A float32 model computes in float32 on any hardware, as did the teachers whose stored logits it
+    is scored against (`stages/predict.on_mesh`): TF32 alone would look like a difference.
     """
     precision = "float32" if objective.config.dtype == "float32" else None
 
@@ -225,7 +225,7 @@ def _gradients(
 ) -> tuple[Any, Sums]:
     """Returns the gradient of the batch's loss and its sums.
 
-    A teacher at hand reads one micro-batch after the other: what it says of every token of a whole
+    An online teacher reads one micro-batch after the other: its outputs for every token of a full
     batch would not fit.
     """
 

@@ -1,4 +1,4 @@
-"""A model card, written from what the run says of itself."""
+"""A model card, written from the run's own records."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ class _Kind(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A finished stage of a pipeline, as its folder tells of it."""
+    """A finished stage of a pipeline, as read from its folder."""
 
     folder: epath.Path
     config: Mapping[str, Any]
@@ -61,7 +61,7 @@ class Stage:
 def read_run(folder: epath.Path) -> Stage | None:
     """Returns the stage that trained the model in a `model` folder.
 
-    None where the folder stands by itself, as a downloaded or imported model does.
+    None where the folder is on its own, as a downloaded or imported model is.
     """
     return Stage.read(folder.parent) if folder.name == "model" else None
 
@@ -81,7 +81,7 @@ def write_card(
       model: the exported model.
       run: what `read_run` found.
       name: the card's title.
-      format: hf, onnx or stablehlo; decides what is said of its use.
+      format: hf, onnx or stablehlo; decides the instructions for use.
       licence: an SPDX name, or None where none was given.
       checks: one sentence for each comparison that was made.
     """
@@ -126,12 +126,12 @@ def _training(run: Stage | None) -> list[str]:
     lines = [
         f"* Method: {_method(config)}",
         f"* Steps: {done['steps']:,}, examples: {done['examples']:,}, seed: {config['seed']}",
-        f"* First weights: {_told(run, first) if first else 'from the seed'}",
-        f"* Data: {_told(run, config['data']['records'])}",
+        f"* First weights: {_described(run, first) if first else 'from the seed'}",
+        f"* Data: {_described(run, config['data']['records'])}",
     ]
     # A teacher answered beforehand, or reads every batch too.
     if teacher := config["data"]["logits"] or config["objective"].get("teacher"):
-        lines.append(f"* Teacher: {_told(run, teacher)}")
+        lines.append(f"* Teacher: {_described(run, teacher)}")
     versions = files.read_json(run.folder / "versions.json", WeightsError)
     named = ", ".join(f"{name} {value}" for name, value in versions.items() if value is not None)
     settings = json.dumps(config, indent=2, ensure_ascii=False)
@@ -148,7 +148,7 @@ def _results(run: Stage | None) -> list[str]:
 
 
 def _scores(run: Stage) -> dict[str, float]:
-    """Returns what was reached on evaluation sets; what was met in training says less."""
+    """Returns the scores on evaluation sets; training metrics are less informative."""
     sets = {**run.config["evaluation"]["sets"], **run.config["evaluation"]["final"]}
     return {
         name: value
@@ -164,10 +164,10 @@ def _method(config: Mapping[str, Any]) -> str:
     return _METHODS.get(kind, kind)
 
 
-def _told(run: Stage, references: str | Sequence[str]) -> str:
-    """Returns what references stand for, in words: a model, a dataset, a teacher, or a file."""
+def _described(run: Stage, references: str | Sequence[str]) -> str:
+    """Returns a description of what references name: a model, a dataset, a teacher, or a file."""
     if not isinstance(references, str):
-        return "; ".join(_told(run, reference) for reference in references)
+        return "; ".join(_described(run, reference) for reference in references)
     if not references.startswith("@"):
         return references.rsplit("/", 1)[-1]
     stage = run.input(references)
@@ -175,11 +175,11 @@ def _told(run: Stage, references: str | Sequence[str]) -> str:
         return references
     kind, name = stage.config["kind"], f"`{references[1:]}`"
     if kind == "label":
-        return _told(stage, stage.config["teacher"])
+        return _described(stage, stage.config["teacher"])
     if kind == "records":
         source = stage.config["source"]
         sources = source if isinstance(source, list) else [source]
-        paths = "; ".join(_told(stage, item["path"]) for item in sources)
+        paths = "; ".join(_described(stage, item["path"]) for item in sources)
         return f"{name}: {stage.done['examples']:,} rows of {paths}"
     if kind != "train":
         return name
@@ -189,7 +189,7 @@ def _told(run: Stage, references: str | Sequence[str]) -> str:
 
 
 def _kind(model: SavedModel) -> _Kind:
-    """Returns what a model is to its reader; without a head there are hidden states alone."""
+    """Returns what kind of model this is to a user; without a head it has hidden states only."""
     if "classifier" in model.params:
         return _Kind("text-classification", "AutoModelForSequenceClassification", "logits")
     if "mlm" in model.params:

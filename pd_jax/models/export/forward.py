@@ -1,4 +1,4 @@
-"""What an exported model computes, in our own words: the outputs that every format is held to."""
+"""What an exported model computes: the reference outputs that every format is compared with."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +24,9 @@ _PROBES = ((2, 1), (4, 40), (1, 128))
 
 
 class Difference(NamedTuple):
-    """How far another program's outputs lie from ours: the largest, and our largest output."""
+    """How far another program's outputs are from ours: the largest difference, and our largest
+    output.
+    """
 
     largest: float
     scale: float
@@ -51,8 +53,8 @@ def make_forward(
     """
     if set(params) not in _WHOLE or "pooler" not in params["bert"]:
         raise WeightsError(
-            f"a model of {', '.join(sorted(params))} cannot be exported: it needs its pooler, and "
-            "both heads of pre-training (mlm, nsp), a classifier, or none"
+            f"a model of {', '.join(sorted(params))} cannot be exported; it needs its pooler, and "
+            "both heads of pre-training (mlm, nsp), a classifier, or no head"
         )
     if "classifier" in params:
         task = TaskModel(config, params["classifier"]["bias"].shape[0])

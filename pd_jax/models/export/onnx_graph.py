@@ -18,7 +18,7 @@ from pd_jax.models.sizes import BertConfig
 
 OPSET = 20
 IR_VERSION = 9
-"""The oldest that knows OPSET's operators, so that runtimes of 2023 and later read the file."""
+"""The oldest version with OPSET's operators, so that runtimes of 2023 and later read the file."""
 
 _MASKED = -1e30
 
@@ -29,7 +29,7 @@ def require_onnx() -> Any:
         import onnx
     except ImportError:
         raise WeightsError(
-            "ONNX export needs the onnx package: pip install 'pd_jax[export]'"
+            "ONNX export needs the onnx package; pip install 'pd_jax[export]'"
         ) from None
     return onnx
 
@@ -117,7 +117,7 @@ def quantise(model: bytes) -> bytes:
     try:
         from onnxruntime import quantization
     except ImportError:
-        raise WeightsError("int8 needs onnxruntime: pip install 'pd_jax[export]'") from None
+        raise WeightsError("int8 needs onnxruntime; pip install 'pd_jax[export]'") from None
     # It logs a warning that the graph was not run through its optimiser, which changes operators.
     logging.disable(logging.WARNING)
     try:

@@ -1,6 +1,6 @@
-"""Exported models as other programs run them: each a function of a batch to outputs by name.
+"""Exported models as other programs run them: each a function from a batch to outputs by name.
 
-A program that is not installed gives None, and the caller says that nothing was compared with it.
+A program that is not installed is None, and the caller reports that nothing was compared with it.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ def transformers_program(folder: epath.Path) -> Program | None:
     """Returns the model in a Hugging Face folder, as transformers loads and runs it on the CPU.
 
     Raises:
-      WeightsError: transformers finds a tensor missing, left over or misshapen.
+      WeightsError: transformers finds a tensor missing, unexpected or misshapen.
     """
     try:
         torch, transformers = map(importlib.import_module, ("torch", "transformers"))
@@ -46,7 +46,7 @@ def transformers_program(folder: epath.Path) -> Program | None:
         (name,) = transformers.AutoConfig.from_pretrained(local).architectures
         model, found = getattr(transformers, name).from_pretrained(local, output_loading_info=True)
     if faults := {kind: names for kind, names in found.items() if names}:
-        raise WeightsError(f"transformers does not take {folder} as it is: {faults}")
+        raise WeightsError(f"transformers does not accept {folder} as it is: {faults}")
     names = {"prediction_logits": "logits", "seq_relationship_logits": "next_sentence_logits"}
 
     def run(*batch: np.ndarray) -> dict[Any, Any]:

@@ -86,7 +86,7 @@ def export(
     int8: bool = False,
     card: Callable[[Sequence[str]], str],
 ) -> list[Check]:
-    """Returns the checks of what is now whole in `folder`; an older folder is replaced.
+    """Writes an export to `folder`, replacing an older folder; returns the checks of its files.
 
     Args:
       model: what to export.
@@ -103,11 +103,11 @@ def export(
     """
     if tokenizer.vocab_size > model.config.vocab_size:
         raise WeightsError(
-            f"the tokenizer has {tokenizer.vocab_size} entries and the model "
+            f"the tokenizer has {tokenizer.vocab_size} entries, but the model has "
             f"{model.config.vocab_size}; take both from one folder"
         )
     if int8 and format != "onnx":
-        raise WeightsError(f"--int8 is known for onnx only, not for {format}; leave it out")
+        raise WeightsError(f"--int8 works with onnx only, not with {format}; leave it out")
     forward = programs.jax_program(model.config, model.params, programs.host_device())
     with files.whole_folder(folder, known_by=hf.CONFIG_FILE, error=WeightsError) as partial:
         tokenizer.save(partial)
@@ -123,7 +123,7 @@ def export(
 def _write_hf(model: hf.SavedModel, folder: epath.Path, forward: programs.Program) -> list[Check]:
     hf.write(folder, model.params, model.config, labels=model.labels, task=model.task)
     if hf.load(folder).fingerprint != model.fingerprint:
-        raise WeightsError(f"{folder} does not read back as it was written; check the disk")
+        raise WeightsError(f"{folder} reads back differently from what was written; check the disk")
     program = programs.transformers_program(folder)
     return [_check(model, folder / hf.WEIGHTS_FILE, "transformers", forward, program)]
 
@@ -178,7 +178,7 @@ def _check(
     found: Difference = difference(model.config, forward, program)
     if not found.fits(tolerance):
         raise WeightsError(
-            f"{path.name} computes something else than the model: {name}'s outputs differ by up to "
+            f"{path.name} does not compute what the model does: {name}'s outputs differ by up to "
             f"{found.largest:.3g} where ours reach {found.scale:.3g}; nothing was written"
         )
     theirs, ours = (programs.milliseconds(run, model.config) for run in (program, forward))
@@ -187,14 +187,14 @@ def _check(
 
 def _check_tokenizer(tokenizer: Tokenizer, folder: epath.Path) -> str:
     """Returns what a comparison with AutoTokenizer showed; raises WeightsError where ids differ."""
-    theirs = programs.transformers_token_ids(folder, _TEXTS)
-    if theirs is None:
+    found = programs.transformers_token_ids(folder, _TEXTS)
+    if found is None:
         return "tokenizer: not compared, because transformers is not installed"
-    for text, ours, other in zip(_TEXTS, tokenizer.encode(_TEXTS), theirs, strict=True):
+    for text, ours, other in zip(_TEXTS, tokenizer.encode(_TEXTS), found, strict=True):
         expected = [tokenizer.cls_id, *ours.tolist(), tokenizer.sep_id]
         if other != expected:
             raise WeightsError(
-                f"transformers splits {text!r} into {other} and we into {expected}; "
+                f"transformers splits {text!r} into {other}, but pd_jax into {expected}; "
                 "the tokenizer's files do not fit each other"
             )
     return f"tokenizer: transformers' ids equal ours on {len(_TEXTS)} probe texts"

@@ -53,18 +53,18 @@ def load(folder: epath.PathLike) -> SavedModel:
     """Returns the model in a Hugging Face folder.
 
     Raises:
-      WeightsError: the folder is incomplete or damaged, is no BERT of a kind known here, or holds a
+      WeightsError: the folder is incomplete or damaged, is not a BERT of a known kind, or has a
         tensor too many, too few, or of another shape.
     """
     folder = epath.Path(folder)
     config, values = _read_config(folder)
     architectures = values.get("architectures") or []
     if not isinstance(architectures, list) or not all(map(_is_text, architectures)):
-        raise WeightsError(f"{folder / CONFIG_FILE} has architectures that are no list of names")
+        raise WeightsError(f"{folder / CONFIG_FILE} has architectures that are not a list of names")
     if unknown := set(architectures) - set(hf_config.ARCHITECTURES.values()):
         raise WeightsError(
-            f"{folder / CONFIG_FILE} is of {', '.join(sorted(unknown))}; what is known here is "
-            f"{', '.join(hf_config.ARCHITECTURES.values())}"
+            f"{folder / CONFIG_FILE} is for {', '.join(sorted(unknown))}; only "
+            f"{', '.join(hf_config.ARCHITECTURES.values())} can be read"
         )
     where, tensors = _read_tensors(folder)
     tensors = _with_current_names(tensors, where)
@@ -94,11 +94,11 @@ def load_config(folder: epath.PathLike) -> BertConfig:
 
 
 def _read_config(folder: epath.Path) -> tuple[BertConfig, dict[str, Any]]:
-    """Returns the shape that a folder's config describes, and all that it says."""
+    """Returns the shape that a folder's config describes, and the config's values."""
     path = folder / CONFIG_FILE
     if not path.exists():
         raise WeightsError(
-            f"{folder} holds no {CONFIG_FILE}; name a folder with a BERT and its config"
+            f"{folder} has no {CONFIG_FILE}; name a folder with a BERT and its config"
         )
     values = files.read_object(path, WeightsError)
     return hf_config.shape_from(values, where=path), values
@@ -113,7 +113,7 @@ def save(
     task: str | None = None,
     add: Callable[[epath.Path], object] | None = None,
 ) -> str:
-    """Returns the fingerprint of the model now whole in `folder`, in place of an older folder.
+    """Saves a model in `folder`, replacing an older folder; returns its fingerprint.
 
     Args:
       folder: appears in one step, when everything is written.
@@ -125,8 +125,8 @@ def save(
         appears; the model's own come after, for its config tells of the tokenizer.
 
     Raises:
-      WeightsError: parameters that are missing, left over, or of another shape than the config
-        says; `folder` holds something else than a model.
+      WeightsError: parameters that are missing, unexpected, or of another shape than the config's;
+        `folder` contains something other than a model.
     """
     with files.whole_folder(folder, known_by=CONFIG_FILE, error=WeightsError) as partial:
         if add is not None:
@@ -152,8 +152,8 @@ def write_config(
     path = folder / vocabulary.CONFIG_FILE
     if path.exists():
         values["pad_token_id"] = load_tokenizer(folder).pad_id
-        told = files.read_object(path, WeightsError)
-        files.write_json(path, {**told, "model_max_length": config.positions})
+        settings = files.read_object(path, WeightsError)
+        files.write_json(path, {**settings, "model_max_length": config.positions})
     files.write_json(folder / CONFIG_FILE, values)
 
 
@@ -218,7 +218,7 @@ def _tensors_of(config: BertConfig, params: Mapping[str, Any]) -> list[layout.Te
 def _wanted(
     config: BertConfig, tensors: Mapping[str, np.ndarray], architectures: Sequence[str]
 ) -> list[layout.Tensor]:
-    """Returns what must be in a file: the heads its config names, and those it begins to hold."""
+    """Returns the tensors a file must have, with the heads its config names or it has a part of."""
     heads = {
         head
         for parts, name in hf_config.ARCHITECTURES.items()
@@ -249,12 +249,14 @@ def _read_tensors(folder: epath.Path) -> tuple[epath.Path, dict[str, np.ndarray]
         try:
             named = safetensors.deserialize(path.read_bytes())
         except (safetensors.SafetensorError, ValueError) as fault:
-            raise WeightsError(f"{path} is damaged ({fault}); fetch or export it again") from None
+            raise WeightsError(
+                f"{path} is damaged ({fault}); download or export it again"
+            ) from None
         return path, {name: _array(name, held, where=path) for name, held in named}
     if (path := folder / PICKLED_FILE).exists():
         return path, pickles.load(path)
     raise WeightsError(
-        f"{folder} holds neither {WEIGHTS_FILE} nor {PICKLED_FILE}; "
+        f"{folder} has neither {WEIGHTS_FILE} nor {PICKLED_FILE}; "
         "name a folder with a BERT's weights"
     )
 
@@ -262,8 +264,8 @@ def _read_tensors(folder: epath.Path) -> tuple[epath.Path, dict[str, np.ndarray]
 def _with_current_names(tensors: dict[str, np.ndarray], where: object) -> dict[str, np.ndarray]:
     """Returns the tensors under the names transformers gives them now, without what repeats others.
 
-    Older files say LayerNorm.gamma and .beta, files of a bare BertModel leave `bert.` out, and some
-    store the tied decoder or the position numbers, which are no parameters.
+    Older files use LayerNorm.gamma and .beta, files of a bare BertModel leave `bert.` out, and some
+    store the tied decoder or the position numbers, which are not parameters.
     """
     named = {}
     bare = "embeddings.word_embeddings.weight" in tensors
@@ -293,7 +295,7 @@ def _array(name: str, held: Mapping[str, Any], *, where: object) -> np.ndarray:
     """Returns a tensor of a safetensors file; numpy has no bfloat16, so that becomes float32."""
     if held["dtype"] not in _DTYPES:
         raise WeightsError(
-            f"{where} holds {name} as {held['dtype']}; weights must be floating-point numbers"
+            f"{where} has {name} as {held['dtype']}; weights must be floating-point numbers"
         )
     flat = np.frombuffer(held["data"], _DTYPES[held["dtype"]])
     if held["dtype"] == "BF16":
@@ -308,7 +310,7 @@ def _is_text(value: object) -> bool:
 def _float32(value: np.ndarray, name: str, where: object) -> np.ndarray:
     if value.dtype.kind != "f":
         raise WeightsError(
-            f"{where} holds {name} as {value.dtype}; weights must be floating-point numbers"
+            f"{where} has {name} as {value.dtype}; weights must be floating-point numbers"
         )
     layout.check_finite(value, name, where=where)
     return value.astype(np.float32, copy=False)

@@ -53,7 +53,7 @@ def shape_from(values: Mapping[str, Any], *, where: object) -> BertConfig:
     """Returns the shape that a config describes; raises WeightsError naming the key at fault."""
     if values.get("model_type", "bert") != "bert":
         raise WeightsError(
-            f"{where} is of a {values['model_type']!r}; only models of type 'bert' can be read"
+            f"{where} is for a {values['model_type']!r}; only models of type 'bert' can be read"
         )
     for key, fine in (
         ("position_embedding_type", "absolute"),
@@ -90,7 +90,7 @@ def shape_from(values: Mapping[str, Any], *, where: object) -> BertConfig:
     try:
         return BertConfig(**given, gelu=_GELU[activation])
     except (ConfigError, TypeError) as fault:
-        raise WeightsError(f"{where} describes no BERT: {fault}") from None
+        raise WeightsError(f"{where} does not describe a BERT: {fault}") from None
 
 
 def values_of(
@@ -143,12 +143,14 @@ def labels_from(
         for index, name in given.items()
     )
     if not fine:
-        raise WeightsError(f"{where} has an id2label that does not map numbers to names; mend it")
+        raise WeightsError(
+            f"{where} has an id2label that does not map numbers to names; correct it"
+        )
     named = {int(index): name for index, name in given.items()}
     if named and sorted(named) != list(range(outputs)):
         raise WeightsError(
             f"{where} names {len(named)} labels for a classifier of {outputs} outputs; "
-            "mend its id2label"
+            "correct its id2label"
         )
     labels = [named[index] for index in sorted(named)]
     if labels == _unnamed(outputs):

@@ -17,7 +17,7 @@ _SHOWN = 8
 
 
 class Tensor(NamedTuple):
-    """One tensor: its path here, its foreign names, its shape here, where it lies transposed."""
+    """One tensor: its path here, its other names, its shape here, and where it is transposed."""
 
     path: str
     hf: str
@@ -139,10 +139,10 @@ def flatten(tree: dict, prefix: str = "") -> dict:
 def check(
     found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], *, where: object
 ) -> None:
-    """Returns where both name equal tensors and shapes; raises WeightsError naming the others."""
+    """Raises WeightsError, naming the differences, unless both have the same tensors and shapes."""
     faults = []
     if missing := [name for name in wanted if name not in found]:
-        faults.append(f"misses {listed(missing)}")
+        faults.append(f"lacks {listed(missing)}")
     if extra := [name for name in found if name not in wanted]:
         faults.append(f"has unknown {listed(extra)}")
     if other := [name for name in wanted if name in found and tuple(found[name]) != wanted[name]]:
@@ -155,7 +155,7 @@ def check(
     if faults:
         raise WeightsError(
             f"{where} {' and '.join(faults)}; "
-            "config and weights must be of one BERT: take both from one source"
+            "config and weights must be of one BERT: take both from the same source"
         )
 
 
@@ -163,8 +163,8 @@ def check_finite(value: np.ndarray, name: str, *, where: object) -> None:
     """Raises WeightsError where a tensor holds NaN or infinity, which no output survives."""
     if not np.isfinite(value).all():
         raise WeightsError(
-            f"{where} holds {name} with NaN or infinity in it; take weights from before training "
-            "left the finite numbers, or fetch the file again"
+            f"{where} has NaN or infinity in {name}; use weights from before training diverged, or "
+            "download the file again"
         )
 
 

@@ -61,7 +61,7 @@ def load(path: epath.PathLike) -> dict[str, np.ndarray]:
 
     Raises:
       WeightsError: the pickle names anything but tensors and dicts, the file is damaged, or it
-        holds something else than a table of tensors.
+        contains something other than a table of tensors.
     """
     path = epath.Path(path)
     content = path.read_bytes()
@@ -74,10 +74,10 @@ def load(path: epath.PathLike) -> dict[str, np.ndarray]:
         raise WeightsError(
             f"{path} {fault}; use a model.safetensors from a source you trust"
         ) from None
-    # A hostile or cut pickle can raise anything, and all of it means the same to the user.
+    # A hostile or truncated pickle can raise anything, and all of it means the same to the user.
     except Exception as fault:
         raise WeightsError(
-            f"{path} is damaged ({type(fault).__name__}: {fault}); fetch it again, or use a "
+            f"{path} is damaged ({type(fault).__name__}: {fault}); download it again, or use a "
             "model.safetensors"
         ) from None
 
@@ -101,7 +101,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Returns what a global of the pickle stands for here: a name is never imported."""
 
-        # Made anew for each lookup: a pickle that edits what it is given edits nothing of ours.
+        # Made for each lookup: a pickle that edits what it is given edits nothing of ours.
         def tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Tensor:
             return _Tensor(storage, offset, tuple(size), tuple(stride))
 
@@ -117,15 +117,13 @@ class _Unpickler(pickle.Unpickler):
             return allowed[module, name]
         if module == "torch" and name in _DTYPES:
             return name
-        raise _Refused(
-            f"asks to run {module}.{name}, which is none of the things that tensors need"
-        )
+        raise _Refused(f"asks to run {module}.{name}, which tensors do not need")
 
     def persistent_load(self, pid: Any) -> _Storage:
         """Returns the storage that the pickle refers to."""
         kind, dtype, key, *_ = pid
         if kind != "storage" or dtype not in _DTYPES or not isinstance(key, str):
-            raise _Refused(f"refers to {pid!r:.80}, which is no storage of numbers")
+            raise _Refused(f"refers to {pid!r:.80}, which is not a storage of numbers")
         return self._storage_of(key, _DTYPES[dtype])
 
 
@@ -161,7 +159,7 @@ def _read_legacy(content: bytes) -> Any:
 
     magic, protocol, _, value, keys = (_Unpickler(stream, storage_of).load() for _ in range(5))
     if magic != _LEGACY_MAGIC or protocol != _LEGACY_PROTOCOL:
-        raise _Refused("is no torch file")
+        raise _Refused("is not a torch file")
     for key in keys:
         storage = storages[key]
         length = int.from_bytes(stream.read(8), "little") * _item_size(storage.dtype)
@@ -176,7 +174,7 @@ def _arrays(value: Any) -> dict[str, np.ndarray]:
     if not isinstance(value, dict) or not all(
         isinstance(name, str) and isinstance(tensor, _Tensor) for name, tensor in value.items()
     ):
-        raise _Refused("holds something else than a table of tensors by name")
+        raise _Refused("contains something other than a table of tensors by name")
     return {name: _array(name, tensor) for name, tensor in value.items()}
 
 

@@ -45,7 +45,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """What an `.index` file says: the number of data files, and the tensors by name, sorted."""
+    """The content of an `.index` file: the number of data files, and the tensors sorted by name."""
 
     shards: int
     entries: Mapping[str, Entry]
@@ -115,7 +115,7 @@ def read_index(path: epath.PathLike) -> Index:
         entries = {name.decode(): _entry(value) for name, value in table.items()}
         return Index(shards=_integer(header, 1), entries=entries)
     except (ValueError, IndexError, KeyError, struct.error) as fault:
-        raise WeightsError(f"{path} is damaged ({fault}); fetch the checkpoint again") from None
+        raise WeightsError(f"{path} is damaged ({fault}); download the checkpoint again") from None
 
 
 def _prefix(path: epath.Path) -> epath.Path:
@@ -124,7 +124,7 @@ def _prefix(path: epath.Path) -> epath.Path:
         found = sorted(path.glob("*.index"))
         if len(found) != 1:
             names = ", ".join(item.name for item in found) or "none"
-            raise WeightsError(f"{path} must hold one *.index and holds {names}; name it")
+            raise WeightsError(f"{path} must have one *.index file, but has {names}; name the file")
         path = found[0]
     return path.parent / path.name.removesuffix(".index")
 
@@ -133,17 +133,17 @@ def _read(prefix: epath.Path, shards: int, name: str, entry: Entry) -> np.ndarra
     """Returns one tensor, its bytes checked."""
     path = prefix.parent / f"{prefix.name}.data-{entry.shard:05d}-of-{shards:05d}"
     if entry.dtype != _FLOAT32:
-        raise WeightsError(f"{prefix} holds {name} as TensorFlow type {entry.dtype}, not as floats")
+        raise WeightsError(f"{prefix} has {name} as TensorFlow type {entry.dtype}, not as float32")
     if not path.exists():
-        raise WeightsError(f"{path} does not exist; fetch the whole checkpoint")
+        raise WeightsError(f"{path} does not exist; download the complete checkpoint")
     with path.open("rb") as stream:
         stream.seek(entry.offset)
         content = stream.read(entry.size)
     shape_bytes = 4 * int(np.prod(entry.shape, dtype=np.int64))
     if len(content) != entry.size or entry.size != shape_bytes:
-        raise WeightsError(f"{path} ends before {name} does; fetch the checkpoint again")
+        raise WeightsError(f"{path} ends before {name} does; download the checkpoint again")
     if _masked(content) != entry.crc32c:
-        raise WeightsError(f"{path} is damaged in {name} (its CRC32C differs); fetch it again")
+        raise WeightsError(f"{path} is damaged in {name} (its CRC32C differs); download it again")
     value = np.frombuffer(content, "<f4").reshape(entry.shape)
     layout.check_finite(value, name, where=path)
     return value
@@ -227,7 +227,7 @@ def _message(content: bytes) -> dict[int, list[int | bytes]]:
 def _integer(fields: dict[int, list[int | bytes]], number: int) -> int:
     value = fields.get(number, [0])[-1]
     if not isinstance(value, int):
-        raise ValueError(f"field {number} is no number")
+        raise ValueError(f"field {number} is not a number")
     return value
 
 
@@ -235,7 +235,7 @@ def _entry(content: bytes) -> Entry:
     """Returns a BundleEntryProto: dtype 1, shape 2, shard 3, offset 4, size 5, crc32c 6."""
     fields = _message(content)
     if 7 in fields:
-        raise ValueError("it holds a partitioned variable")
+        raise ValueError("it contains a partitioned variable")
     shape = _message(_bytes(fields.get(2, [b""])[-1]))
     sizes = tuple(_integer(_message(_bytes(dimension)), 1) for dimension in shape.get(2, []))
     dtype, shard, offset, size, crc32c = (_integer(fields, number) for number in (1, 3, 4, 5, 6))
@@ -244,5 +244,5 @@ def _entry(content: bytes) -> Entry:
 
 def _bytes(value: int | bytes) -> bytes:
     if not isinstance(value, bytes):
-        raise ValueError("a shape is no message")
+        raise ValueError("a shape is not a message")
     return value

@@ -42,7 +42,10 @@ def test_tpu_run_returns_at_once_a_second_is_told_and_stop_lets_it_save(
         wait_for(host / "said", "begun\n")
         again = tpu_vm("run", path)
         assert again.returncode == 2
-        assert "error: a run is already in progress here; see logs, or end it with stop" in again.stderr
+        assert (
+            "error: a run is already in progress here; see logs, or end it with stop"
+            in again.stderr
+        )
     finally:
         stopped = tpu_vm("stop", path)
     assert stopped.returncode == 0, stopped.stderr

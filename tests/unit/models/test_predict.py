@@ -188,7 +188,7 @@ def test_faults_are_named_and_leave_no_output(model: pathlib.Path, tmp_path: pat
     (model / "tokenizer.json").unlink()
     with (model / "vocab.txt").open("a") as stream:
         stream.write("one\nmore\n")
-    with pytest.raises(WeightsError, match="tokenizer of 59 entries and a model of 57"):
+    with pytest.raises(WeightsError, match="tokenizer with 59 entries and a model with 57"):
         predict.main(["--model", str(model), *output])
 
 

@@ -135,7 +135,7 @@ def test_an_unknown_pipeline_names_those_that_are_there(workdir: Any) -> None:
 
 def test_a_row_of_an_unknown_stage_is_refused(workdir: Any) -> None:
     workdir.write({"PD": "pdd"})
-    with pytest.raises(ReportError, match="'pdd', which is no stage"):
+    with pytest.raises(ReportError, match="'pdd', which is not a stage"):
         load_it(workdir)
 
 

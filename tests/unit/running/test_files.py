@@ -154,7 +154,7 @@ def test_a_folder_takes_the_place_of_its_like_alone(tmp_path):
     write("2")
     assert (place / "config.json").read_text() == "2"
     (place / "other").mkdir()
-    with pytest.raises(StageError, match=r"models holds \w+.* name a folder of its own"):
+    with pytest.raises(StageError, match=r"models contains \w+.* choose an empty or new"):
         write("3")
     (place / "other").rmdir()
     (place / "config.json").rename(place / "notes.txt")

@@ -124,7 +124,7 @@ def test_stores_with_other_states_are_refused_by_name(tmp_path):
         return material.teacher
 
     assert opened("first") == StoredStates(4, 32, (0, 1))
-    first = r"and .*first-store states of 32 numbers after layers \[0, 1\] of 4; give both label"
+    first = r"but .*first-store has states of 32 numbers after layers \[0, 1\] of 4; give both"
     with pytest.raises(ConfigError, match=f"data.logits: .*none-store has no states, {first}"):
         opened("first", "none")
     second = r"other-store has states of 32 numbers after layers \[1, 2\] of 4"
