@@ -174,7 +174,7 @@ def all_or_none(what: str) -> Iterator[None]:
         message = f"{what} failed in process {failed}; see that process's message"
         if (ends == _FINAL).any():
             raise MeshError(message)
-        raise PeerError(f"{message}: run the same command again, on all hosts")
+        raise PeerError(f"{message}, and run the same command again, on all hosts")
 
 
 def _end_by(fault: Exception | None) -> int:

@@ -85,7 +85,7 @@ def test_one_of_several_checkpoints_is_named_by_its_step(
             assert hf.load(output).config.gelu == "tanh"
     assert found == [EXIT_CODE, 0, 0]
     refused = capsys.readouterr().err
-    assert "holds model.ckpt-0.index, model.ckpt-343.index; name it" in refused
+    assert "but has model.ckpt-0.index, model.ckpt-343.index; name the file" in refused
 
 
 def test_a_torch_file_becomes_a_model_folder(release: pathlib.Path, tmp_path: pathlib.Path) -> None:
