@@ -95,8 +95,8 @@ def test_processes_agree_and_compare(count: int) -> None:
         assert f"writer {index == 0}\n" in out
         assert any(line.startswith("dataset of process 1 differs from") for line in lines)
         assert "first says [5]" in lines
-        failed = "reading failed in process 1; see that process's message, and run the same command again"
-        assert ("mine" if index == 1 else f"{failed}, on all hosts") in lines
+        failed = "reading failed in process 1; see that process's message, and run the same command"
+        assert ("mine" if index == 1 else f"{failed} again, on all hosts") in lines
         assert f"made {'it' if index == 0 else None}" in lines
         # 0 + 1 + ... + 15 = 120, and each process has its own contiguous rows.
         share = 16 // count
