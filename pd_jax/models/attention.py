@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pd_jax.models.dropout import dropout
+from pd_jax.models.products import project
 from pd_jax.models.sizes import BertConfig
 
 _MASKED = -1e30
@@ -63,7 +64,7 @@ class Dense(nn.Module):
         shape = (states.shape[-1], self.features)
         kernel = self.param("kernel", initializer(self.config), shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
-        return states.astype(dtype) @ kernel.astype(dtype) + bias.astype(dtype)
+        return project(states.astype(dtype), kernel.astype(dtype)) + bias.astype(dtype)
 
 
 def dense(config: BertConfig, features: int, name: str | None = None) -> Dense:

@@ -14,6 +14,7 @@ from pd_jax.models.attention import Dense, dense, dropout_key
 from pd_jax.models.bert import Bert, Encoded, gather_positions, no_positions, norm
 from pd_jax.models.dropout import dropout
 from pd_jax.models.gelu import gelu
+from pd_jax.models.products import add_bias
 from pd_jax.models.sizes import BertConfig
 
 
@@ -33,7 +34,7 @@ class MlmHead(nn.Module):
         logits = jnp.einsum(
             "rh,vh->rv", states, embedding.astype(config.dtype), preferred_element_type=jnp.float32
         )
-        return logits + bias
+        return add_bias(logits, bias)
 
 
 class PretrainingModel(nn.Module):
