@@ -4,7 +4,7 @@
 
 The text is repeated with variations (the words of each sentence rotate) in one file of the
 requested size. It is built by --workers processes: --kills times, one of them, chosen at random,
-gets SIGKILL and the same command is run again. It is then built by one process, undisturbed,
+gets SIGKILL and the same command is run again. It is then built by one process, left alone,
 elsewhere. The manifests must agree in the digest of every shard and index. The results are MB of
 text per second of processor time, which a busy machine changes little, and the largest memory of
 any process.
@@ -141,21 +141,21 @@ def prove(arguments: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]
 
     chance = random.Random(arguments.seed)
     moments = sorted(chance.randrange(shards - 1) for _ in range(arguments.kills))
-    disturbed = [attempt("disturbed", arguments.workers, moment) for moment in moments]
-    disturbed.append(attempt("disturbed", arguments.workers))
+    killed = [attempt("killed", arguments.workers, moment) for moment in moments]
+    killed.append(attempt("killed", arguments.workers))
     alone = attempt("alone", 1)
-    seconds = sum(one["processor_seconds"] for one in disturbed)
+    seconds = sum(one["processor_seconds"] for one in killed)
     return {
         "text_mb": round(size / 1e6, 1),
         "examples": manifest.read(folder / "alone").rows,
-        "disturbed": disturbed,
+        "killed": killed,
         "alone": alone,
         "mb_per_processor_second": {
-            "disturbed, work that was lost included": round(size / 1e6 / seconds, 2),
+            "killed, work that was lost included": round(size / 1e6 / seconds, 2),
             "alone": round(size / 1e6 / alone["processor_seconds"], 2),
         },
-        "largest_process_mb": max(peak for one in (*disturbed, alone) for peak in one["peak_mb"]),
-        "equal": digests(folder / "disturbed") == digests(folder / "alone"),
+        "largest_process_mb": max(peak for one in (*killed, alone) for peak in one["peak_mb"]),
+        "equal": digests(folder / "killed") == digests(folder / "alone"),
     }
 
 
@@ -187,9 +187,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         shutil.rmtree(arguments.folder)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     files.write_json(arguments.output, {"machine": side_by_side.machine(), **found})
-    said = "the same bytes" if found["equal"] else "OTHER BYTES"
-    print(f"{found['text_mb']:,.1f} MB of text, killed {arguments.kills} times: {said};"
-          f" {found['mb_per_processor_second']} MB a processor second, at most"
+    verdict = "the same bytes" if found["equal"] else "OTHER BYTES"
+    print(f"{found['text_mb']:,.1f} MB of text, killed {arguments.kills} times: {verdict};"
+          f" {found['mb_per_processor_second']} MB per second of processor time, at most"
           f" {found['largest_process_mb']} MB a process: {arguments.output}")  # fmt: skip
     return 0 if found["equal"] else 1
 

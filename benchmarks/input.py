@@ -305,15 +305,17 @@ def _peak_of(command: Sequence[str]) -> float:
     """Returns the most memory (MB) of a Python process that ran to its end."""
     # Polled: the peak that wait4 reports starts from that of the process that forked.
     peak = 0.0
-    with tempfile.TemporaryFile() as said:
-        child = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=said)
+    with tempfile.TemporaryFile() as errors:
+        child = subprocess.Popen(
+            [sys.executable, *command], stdout=subprocess.DEVNULL, stderr=errors
+        )
         while child.poll() is None:
             peak = max(peak, side_by_side.peak_bytes(child.pid) / 1e6)
             time.sleep(_POLL_SECONDS)
         if child.returncode:
-            said.seek(0)
-            told = said.read().decode(errors="replace")
-            raise RuntimeError(f"exit {child.returncode}: {told[-500:]}")
+            errors.seek(0)
+            message = errors.read().decode(errors="replace")
+            raise RuntimeError(f"exit {child.returncode}: {message[-500:]}")
     return round(peak, 1)
 
 

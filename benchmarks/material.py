@@ -56,9 +56,9 @@ def fixed_batch(rows: int, *, seed: int) -> dict[str, np.ndarray]:
 
 def real_dataset(text: str, rows: int, *, folder: pathlib.Path, data: pathlib.Path) -> Dataset:
     """Returns the records of the first rows of a real text, built under `folder`."""
-    said = dict(TEXTS[text])
-    labelled = "label" in said
-    source = config_lib.Source(**{**said, "path": str(data / said["path"]), "rows": rows})
+    columns = dict(TEXTS[text])
+    labelled = "label" in columns
+    source = config_lib.Source(**{**columns, "path": str(data / columns["path"]), "rows": rows})
     task = {"task": "classification", "labels": LABELS} if labelled else {}
     stage = config_lib.RecordsStage(
         source=source,

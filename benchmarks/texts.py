@@ -54,8 +54,8 @@ def sentences(name: str, count: int) -> list[Row]:
     """
     data = material.data_folder()
     assert data is not None, "cases are made only if there is data"
-    said = material.TEXTS[name]
-    source = config_lib.Source(**{**said, "path": str(data / said["path"]), "rows": count})
+    columns = material.TEXTS[name]
+    source = config_lib.Source(**{**columns, "path": str(data / columns["path"]), "rows": count})
     found = list(corpora.rows(source))
     if len(found) < count:
         raise ValueError(

@@ -35,6 +35,23 @@ class SourceError(PdError):
     """
 
 
+class BrokenRowError(SourceError):
+    """A row with too few or too many columns, or whose text is null or not text. Correct it, or
+    leave such rows out: `broken_rows='skip'` in a config, `--skip-broken-rows` where a tool takes
+    it.
+    """
+
+    problem: str
+    """The message without its remedies."""
+
+    def __init__(self, problem: str, remedy: str):
+        self.problem = problem
+        super().__init__(
+            f"{problem}; {remedy}, or leave such rows out (broken_rows='skip' in a config,"
+            " --skip-broken-rows where a tool takes it)"
+        )
+
+
 class TokenizerError(PdError):
     """A vocabulary or tokenizer file that is damaged, or does not fit the model or records it is
     used with.
@@ -43,6 +60,10 @@ class TokenizerError(PdError):
 
 class RecordsError(PdError):
     """A dataset folder that is incomplete, damaged, edited, or made for something else."""
+
+
+class WorkerError(PdError):
+    """A process of this machine that was killed while it worked for this one."""
 
 
 class LogitsError(PdError):

@@ -56,10 +56,10 @@ def estimate(
     pipeline: config_lib.Pipeline,
     planned: Mapping[str, Planned],
     *,
-    said: Callable[[str], None],
+    say: Callable[[str], None],
 ) -> list[Estimate]:
     """Returns an estimate of every training or labelling stage that is not done."""
-    steps = _Steps(pipeline, planned, said)
+    steps = _Steps(pipeline, planned, say)
     found = []
     for item in planned.values():
         if item.done:
@@ -96,9 +96,9 @@ class _Steps:
         self,
         pipeline: config_lib.Pipeline,
         planned: Mapping[str, Planned],
-        said: Callable[[str], None],
+        say: Callable[[str], None],
     ):
-        self._pipeline, self._planned, self._say = pipeline, planned, said
+        self._pipeline, self._planned, self._say = pipeline, planned, say
         self._known: dict[str, tuple[float, str]] = {}
         self._counted: dict[str, int | None] = {}
         folders = {item.folder.parent for item in planned.values()}

@@ -99,7 +99,7 @@ def _run(workdir: epath.Path) -> None:
     config = pipeline_from(_CONFIG.value)
     _set_up()
     if _ESTIMATE.value:
-        found = estimate.estimate(config, planning.plan(config, workdir), said=say)
+        found = estimate.estimate(config, planning.plan(config, workdir), say=say)
         _tell(estimate.as_text(found))
         return
     try:

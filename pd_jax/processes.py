@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from pd_jax.errors import RecordsError
+from pd_jax.errors import WorkerError
 
 _POLL_SECONDS = 0.5
 
@@ -36,7 +36,7 @@ def run(
     all jobs. With one worker everything happens in this process.
 
     Raises:
-      RecordsError: where a process was killed. What a job raises is raised here.
+      WorkerError: where a process was killed. What a job raises is raised here.
     """
     workers = min(workers, len(tasks))
     if workers <= 1:
@@ -58,7 +58,7 @@ def run(
             for future in done:
                 yield running.pop(future), future.result()
     except BrokenProcessPool:
-        raise RecordsError(
+        raise WorkerError(
             "a worker process was killed, perhaps because memory ran out; run the same command"
             " again with fewer workers"
         ) from None

@@ -51,7 +51,8 @@ def found() -> list[tuple[str, str, str]]:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and node.args and isinstance(node.func, ast.Name):
                 if node.func.id in known:
-                    message = re.sub(r"(\.{3})+", "...", " ".join(sentences(node.args[0]).split()))
+                    message = "; ".join(map(sentences, node.args))
+                    message = re.sub(r"(\.{3})+", "...", " ".join(message.split()))
                     name = path.relative_to(ROOT / "pd_jax").as_posix()
                     if message != "...":  # another's sentence, passed on
                         rows.add((node.func.id, message, name))

@@ -47,7 +47,7 @@ def get_config(arg: str = ""):
     student, teacher = (common.fresh(args[size]) for size in ("size", "teacher"))
     data = common.data("@train", 64, LENGTHS)
     evaluation = {"sets": {"dev": "@dev"}, "final": {"test": "@test"}, "batch": 256}
-    said = {**evaluation, "logits": {"dev": "@dev_labels"}}
+    with_logits = {**evaluation, "logits": {"dev": "@dev_labels"}}
     begin = common.start_from(args["pretrained"] or "@teacher", layers="bottom")
     layers, _ = common.shape(args["teacher"])
     held = tuple(range(layers - 1))
@@ -74,7 +74,7 @@ def get_config(arg: str = ""):
             common.adamw(3e-4),
             objective=objective,
             init=begin,
-            evaluation=said,
+            evaluation=with_logits,
             seed=args["seed"],
         )
     return common.locked(

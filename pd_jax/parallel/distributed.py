@@ -310,9 +310,9 @@ def _hint(explicit: Explicit | None, cluster: str | None, seconds: int) -> str:
     return f"{who} did not meet the others within {seconds} s; {remedy}"
 
 
-def _give_up(said: str) -> NoReturn:
+def _give_up(message: str) -> NoReturn:
     """Ends this process at once, as one that launchers start again."""
-    print(f"error: {said}", file=sys.stderr, flush=True)
+    print(f"error: {message}", file=sys.stderr, flush=True)
     os._exit(PREEMPTED_EXIT_CODE)
 
 

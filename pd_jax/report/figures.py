@@ -70,8 +70,8 @@ def method_figures(table: Table, metric: str, colour: Mapping[str, int], task: s
     bars = [_bar(row, metric, colour[row.stage], task) for row in table.rows]
     if all(bar.value is None for bar in bars):
         return []
-    said = "; ".join(f"{bar.label} {bar.text}" for bar in bars)
-    arguments = {"description": said, "unit": notation.unit(metric)}
+    description = "; ".join(f"{bar.label} {bar.text}" for bar in bars)
+    arguments = {"description": description, "unit": notation.unit(metric)}
     title = f"{notation.readable(metric).capitalize()} by method"
     figures = [
         Figure(
@@ -163,13 +163,13 @@ def size_figure(table: Table, metric: str, colour: Mapping[str, int]) -> Figure 
             )
         )
     title = "Score and size"
-    said = "; ".join(spot.tooltip for spot in spots)
+    description = "; ".join(spot.tooltip for spot in spots)
     views = [
         curves.scatter_chart(
             f"sizes-{kind}",
             spots,
             title=title,
-            description=said,
+            description=description,
             x_label="parameters",
             y_label=notation.readable(metric) + notation.unit(metric),
             width=width,
@@ -203,14 +203,14 @@ def curve_figures(pipeline: load.Pipeline, table: Table, colour: Mapping[str, in
         if any(_points(stage, metric) > 1 for stage in stages.values()):
             title = f"{notation.readable(metric).capitalize()} while training"
             figures.append(_overlay(f"metric-{number}", title, metric, stages, colour))
-    for kind, said in _OBJECTIVES.items():
+    for kind, objective in _OBJECTIVES.items():
         stages = {
             labels.get(name, name): stage
             for name, stage in pipeline.stages.items()
             if _objective(stage) == kind and _points(stage, "train/loss")
         }
         if any(_points(stage, "train/loss") > 1 for stage in stages.values()):
-            title = f"Training loss on {said}"
+            title = f"Training loss on {objective}"
             figures.append(_overlay(f"loss-{kind}", title, "train/loss", stages, colour))
     return figures
 
@@ -253,7 +253,7 @@ def _curves_figure(
     """Returns one metric of some stages as curves; a positive loss also on a logarithmic axis."""
     lines, x_label = _lines(metric, stages, colour)
     drawn = [_drawn(lines, width) for width, _ in sizes]
-    said = "; ".join(
+    description = "; ".join(
         f"{c.label} from {c.points[0].y:.4g} to {c.points[-1].y:.4g}" for c in drawn[0]
     )
     broken = [
@@ -270,7 +270,7 @@ def _curves_figure(
                 f"{key}-{scale}-{index}",
                 drawn[index],
                 title=title,
-                description=f"{said} over {x_label}",
+                description=f"{description} over {x_label}",
                 x_label=x_label,
                 y_label=notation.readable(metric) + notation.unit(metric) if named else "",
                 logarithmic=scale == "log",
@@ -346,10 +346,10 @@ def timeline_figure(pipeline: load.Pipeline) -> Figure | None:
         for stage in finished
     ]
     title = "The chain, one stage after another"
-    said = "; ".join(f"{task.label} {task.text}" for task in tasks)
+    description = "; ".join(f"{task.label} {task.text}" for task in tasks)
     views = [
         charts.timeline_chart(
-            f"chain-{kind}", tasks, title=title, description=said, colours=names, width=width
+            f"chain-{kind}", tasks, title=title, description=description, colours=names, width=width
         )
         for kind, width in (("wide", WIDE), ("narrow", NARROW))
     ]

@@ -160,8 +160,7 @@ def _study(content: _PipelineFile, path: epath.Path) -> config_lib.Study | None:
         study = pydantic.TypeAdapter(config_lib.Study).validate_python(asked)
     except pydantic.ValidationError as fault:
         raise ReportError(
-            f"{path}: its study does not read as it should ({fault.errors()[0]['msg']}); run the "
-            "pipeline again"
+            f"{path}: its study is not valid ({fault.errors()[0]['msg']}); run the pipeline again"
         ) from None
     for cell in study.cells:
         if cell.stage not in content.stages:
@@ -325,7 +324,7 @@ def _checked(kind: type[_Kind], value: Any, path: epath.Path) -> _Kind:
         error = fault.errors()[0]
         key = ".".join(str(part) for part in error["loc"]) or "its content"
         raise ReportError(
-            f"{path}: {key} does not read as it should ({error['msg']}); run the pipeline again"
+            f"{path}: {key} is not valid ({error['msg']}); run the pipeline again"
         ) from None
 
 

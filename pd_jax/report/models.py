@@ -185,6 +185,6 @@ def _read(kind: type[_Kind], name: str, stage: load.Stage, key: str) -> list[_Ki
     except (pydantic.ValidationError, TypeError) as fault:
         reason = str(fault).splitlines()[0]
         raise ReportError(
-            f"{stage.folder}/done.json: outputs.{key} of stage {name!r} does not read as it should "
+            f"{stage.folder}/done.json: outputs.{key} of stage {name!r} is not valid "
             f"({reason}); remove the stage's folder and run the pipeline again"
         ) from None

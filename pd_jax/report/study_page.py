@@ -132,12 +132,12 @@ def _drawing(
     *,
     grey: bool = False,
 ) -> str:
-    said = "; ".join(spot.tooltip for line in drawn for spot in line.spots)
+    description = "; ".join(spot.tooltip for line in drawn for spot in line.spots)
     return lines.lines_chart(
         key,
         drawn,
         title=title,
-        description=said,
+        description=description,
         scale=wish.scale,
         x_label=wish.x,
         y_label="%" if "%" in title else title.rpartition(" ")[2],

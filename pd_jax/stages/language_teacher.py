@@ -66,7 +66,7 @@ def with_head(saved: hf.SavedModel, head: str, *, name: str) -> dict[str, Any]:
     return {"bert": bert, head: saved.params[head]}
 
 
-def said(stage: config_lib.LabelStage, model: hf.SavedModel) -> Teacher:
+def describe_teacher(stage: config_lib.LabelStage, model: hf.SavedModel) -> Teacher:
     """Returns the teacher's description for the store's manifest."""
     stored = to_be_stored(stage, model.config.vocab_size)
     return Teacher(
@@ -92,7 +92,7 @@ def to_be_stored(stage: config_lib.LabelStage, vocab_size: int) -> StoredLanguag
     )
 
 
-def asked_of(store: LogitStore) -> config_lib.LabelStage | None:
+def stage_of(store: LogitStore) -> config_lib.LabelStage | None:
     """Returns the label stage that made a store of masked language model outputs, without teacher
     and records; None for other stores.
 
@@ -118,7 +118,7 @@ def stored_language(store: LogitStore) -> StoredLanguage | None:
     Raises:
       LogitsError: the manifest contradicts itself.
     """
-    stage, fields = asked_of(store), store.manifest.fields
+    stage, fields = stage_of(store), store.manifest.fields
     if stage is None:
         return None
     kept = next((field.shape[-1] for field in fields if field.name == "tokens"), 1)

@@ -26,9 +26,9 @@ from pd_jax.parallel import sharding
 from pd_jax.parallel.mesh import row_share
 from pd_jax.stages.language_teacher import (
     check_positions,
+    describe_teacher,
     load_language_model,
     make_language_predict,
-    said,
 )
 from pd_jax.stages.predict import load_classifier, make_predict, make_predict_rows
 from pd_jax.stages.torch_teacher import TorchTeacher, load_torch
@@ -37,14 +37,14 @@ from pd_jax.training.arrays import whole
 _ROWS_OF_TEXT = 1 << 14
 
 
-class Asked(NamedTuple):
+class OpenedTeacher(NamedTuple):
     """A teacher's description for the store's manifest, and how its outputs are computed."""
 
     teacher: Teacher
     answers: Answers
 
 
-def open_teacher(stage: config_lib.LabelStage, dataset: Dataset, mesh: Mesh) -> Asked:
+def open_teacher(stage: config_lib.LabelStage, dataset: Dataset, mesh: Mesh) -> OpenedTeacher:
     """Returns the teacher of a label stage, ready to label the dataset.
 
     Raises:
@@ -56,17 +56,19 @@ def open_teacher(stage: config_lib.LabelStage, dataset: Dataset, mesh: Mesh) -> 
     if stage.language is not None:
         language_model = load_language_model(stage, dataset)
         predict = make_language_predict(language_model, dataset, stage, mesh)
-        return Asked(said(stage, language_model), _token_answers(predict, dataset, stage, mesh))
+        return OpenedTeacher(
+            describe_teacher(stage, language_model), _token_answers(predict, dataset, stage, mesh)
+        )
     if not hf.is_bert(stage.teacher):
         foreign = load_torch(stage.teacher, dtype=stage.dtype, length=stage.lengths[-1])
         classifier = _described(stage, foreign, layers=foreign.layers, width=foreign.width)
-        return Asked(classifier, _torch_answers(foreign, dataset, stage))
+        return OpenedTeacher(classifier, _torch_answers(foreign, dataset, stage))
     model, tokenizer = load_classifier(stage.teacher)
     check_positions(stage, model)
     classifier = _described(stage, model, layers=model.config.layers, width=model.config.hidden)
     if tokenizer.fingerprint == dataset.manifest.tokenizer.fingerprint:
         predict = make_predict(model, mesh, dtype=stage.dtype, states=stage.states)
-        return Asked(classifier, _token_answers(predict, dataset, stage, mesh))
+        return OpenedTeacher(classifier, _token_answers(predict, dataset, stage, mesh))
     # A model's fingerprint covers its weights, shape and labels, but not its tokenizer, which
     # decides how it reads the same texts.
     settings = {**classifier.settings, "tokenizer": tokenizer.fingerprint}
@@ -76,7 +78,7 @@ def open_teacher(stage: config_lib.LabelStage, dataset: Dataset, mesh: Mesh) -> 
             f"states of {stage.teacher} are stored only for records with its own vocabulary; "
             f"build {dataset.folder} with its tokenizer"
         )
-    return Asked(classifier, _text_answers(model, tokenizer, dataset, stage))
+    return OpenedTeacher(classifier, _text_answers(model, tokenizer, dataset, stage))
 
 
 def _described(

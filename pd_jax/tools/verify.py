@@ -199,9 +199,9 @@ def _stage_again(
     store: LogitStore, dataset: Dataset, arguments: argparse.Namespace, *, longest: int
 ) -> config.LabelStage:
     """Returns the stage that a store's teacher was run with, except for the batches."""
-    from pd_jax.stages.language_teacher import asked_of
+    from pd_jax.stages.language_teacher import stage_of
 
-    declared, language = store.manifest, asked_of(store)
+    declared, language = store.manifest, stage_of(store)
     lengths = language.lengths if language else tuple(declared.settings.get("lengths", (longest,)))
     return config.LabelStage(
         teacher=arguments.teacher,

@@ -94,8 +94,8 @@ def _train(kind: str, data: dict, **more) -> dict:
 
 def run(folder, config, **options) -> list[str]:
     """Runs a config in the folder's `work`, and returns its output."""
-    said: list[str] = []
+    printed: list[str] = []
     pipeline.run(
-        reading.pipeline_from(config), epath.Path(folder / "work"), say=said.append, **options
+        reading.pipeline_from(config), epath.Path(folder / "work"), say=printed.append, **options
     )
-    return said
+    return printed

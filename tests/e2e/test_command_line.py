@@ -112,8 +112,8 @@ def test_a_run_that_nobody_reads_goes_on_to_its_report(tmp_path):
     ) as running:
         assert running.stdout is not None and running.stderr is not None
         running.stdout.close()
-        said = running.stderr.read()
-    assert running.returncode == 0, said
-    assert "BrokenPipe" not in said and "Traceback" not in said
+        printed = running.stderr.read()
+    assert running.returncode == 0, printed
+    assert "BrokenPipe" not in printed and "Traceback" not in printed
     assert list((tmp_path / "runs" / "stages").glob("teacher-*/done.json"))
     assert list((tmp_path / "runs").rglob("*.html"))

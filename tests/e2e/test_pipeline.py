@@ -26,8 +26,8 @@ def finished(tmp_path_factory):
     """A workdir in which the chain has run, and its output."""
     folder = tmp_path_factory.mktemp("chain")
     write_text(folder / "text")
-    said = run(folder, small_chain(folder / "text"))
-    return folder, said
+    printed = run(folder, small_chain(folder / "text"))
+    return folder, printed
 
 
 def stage_folder(folder, name):
@@ -91,8 +91,8 @@ def test_a_masked_language_model_teaches_through_a_store(finished):
         },
     }
     report = {"rows": (("Pupil", "pupil"),), "metrics": ("dev/agreement", "dev/kl")}
-    said = run(folder, {**config, "name": "language", "stages": stages, "report": report})
-    assert said[0] == "pipeline language: 5 stages, 2 done, 3 to run"
+    printed = run(folder, {**config, "name": "language", "stages": stages, "report": report})
+    assert printed[0] == "pipeline language: 5 stages, 2 done, 3 to run"
     record = json.loads((folder / "work" / "pipelines" / "language.json").read_text())
     pupil = folder / "work" / record["stages"]["pupil"]
     lines = [json.loads(line) for line in (pupil / "metrics.jsonl").read_text().splitlines()]
@@ -119,8 +119,8 @@ def test_an_export_is_a_stage_and_says_how_near_it_is(finished):
 def test_a_second_run_does_nothing_and_says_so(finished):
     folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in (folder / "work" / "stages").rglob("*")}
-    said = run(folder, small_chain(folder / "text"))
-    assert said == ["pipeline chain: 7 stages, 7 done, 0 to run"]
+    printed = run(folder, small_chain(folder / "text"))
+    assert printed == ["pipeline chain: 7 stages, 7 done, 0 to run"]
     assert before == {
         path: path.stat().st_mtime_ns for path in (folder / "work" / "stages").rglob("*")
     }
@@ -145,9 +145,9 @@ def test_another_config_is_refused_and_then_reuses_equal_stages(finished):
     config["stages"]["student"]["length"] = {"steps": 20}
     with pytest.raises(StageError, match="stages.student.length.steps was 60, is 20.*--changed"):
         run(folder, config)
-    said = run(folder, config, changed=True)
-    assert said[0] == "pipeline chain: 7 stages, 6 done, 1 to run"
-    assert "length.steps was 60, is 20" in said[1]
+    printed = run(folder, config, changed=True)
+    assert printed[0] == "pipeline chain: 7 stages, 6 done, 1 to run"
+    assert "length.steps was 60, is 20" in printed[1]
     run(folder, small_chain(folder / "text"), changed=True)
 
 
@@ -344,11 +344,11 @@ def test_a_stage_that_another_process_runs_is_refused_and_stays_waiting(tmp_path
 def test_a_stage_that_another_process_ran_meanwhile_is_taken(tmp_path):
     config = vocabulary_alone(tmp_path)
     _, lock = lock_of(tmp_path, config)
-    said: list[str] = []
+    printed: list[str] = []
     with holder(lock) as other:
 
         def meanwhile(line: str) -> None:
-            said.append(line)
+            printed.append(line)
             if "waiting for it" in line:  # the other's pipeline names the stage otherwise
                 elsewhere = tmp_path / "elsewhere"
                 elsewhere.mkdir()
@@ -365,7 +365,7 @@ def test_a_stage_that_another_process_ran_meanwhile_is_taken(tmp_path):
             wait=True,
             say=meanwhile,
         )
-    assert any(f"process {other.pid} on" in line for line in said)
+    assert any(f"process {other.pid} on" in line for line in printed)
     (made,) = lock.parent.glob("*-*")
     assert made.name.startswith("words-")
     record = json.loads((tmp_path / "work" / "pipelines" / "chain.json").read_text())

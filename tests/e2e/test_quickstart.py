@@ -65,13 +65,13 @@ def workdir(tmp_path_factory):
 
 
 def test_the_table_has_all_five_methods_and_the_page_is_there(workdir):
-    folder, said = workdir
+    folder, printed = workdir
     record = json.loads((folder / "pipelines" / "quickstart.json").read_text())
     assert METHODS <= set(record["status"])
     assert set(record["status"].values()) == {"done"}
     for label in record["report"]["rows"]:
-        assert label in said
-    page = folder.parent / pathlib.Path(said.strip().splitlines()[-1].removeprefix("report: "))
+        assert label in printed
+    page = folder.parent / pathlib.Path(printed.strip().splitlines()[-1].removeprefix("report: "))
     assert page.read_text().startswith("<!doctype html>")
 
 
@@ -94,7 +94,7 @@ def test_the_student_labels_lines(workdir):
 
 
 def test_no_file_and_no_line_holds_what_is_secret_in_the_environment(workdir, tmp_path):
-    folder, said = workdir
+    folder, printed = workdir
     record = json.loads((folder / "pipelines" / "quickstart.json").read_text())
     model = str(folder / record["stages"]["pd"] / "model")
     words = [sys.executable, "-m", "pd_jax.tools.export", "--model", model, "--format=hf"]
@@ -103,5 +103,5 @@ def test_no_file_and_no_line_holds_what_is_secret_in_the_environment(workdir, tm
     files = [path for root in (folder, tmp_path) for path in root.rglob("*") if path.is_file()]
     assert {"README.md", "report-quickstart.html", "metrics.jsonl"} <= {path.name for path in files}
     for secret in SECRETS.values():
-        assert secret not in said + exported.stdout + exported.stderr
+        assert secret not in printed + exported.stdout + exported.stderr
         assert [str(path) for path in files if secret.encode() in path.read_bytes()] == []

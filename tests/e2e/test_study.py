@@ -66,23 +66,23 @@ def metrics(folder, stage: str) -> dict:
 
 
 def test_a_diverged_cell_is_left_out_and_the_rest_goes_on(folder):
-    said = record(folder)
-    assert said["status"]["bad"] == "failed"
-    assert "is not finite" in said["faults"]["bad"]
-    assert {name for name, status in said["status"].items() if status != "done"} == {"bad"}
-    assert said["stages"]["twin"] == said["stages"]["student-0"]
+    printed = record(folder)
+    assert printed["status"]["bad"] == "failed"
+    assert "is not finite" in printed["faults"]["bad"]
+    assert {name for name, status in printed["status"].items() if status != "done"} == {"bad"}
+    assert printed["stages"]["twin"] == printed["stages"]["student-0"]
 
 
 def test_a_grown_study_runs_only_what_is_new_and_a_changed_one_is_refused(folder):
-    said = run(folder, study(folder / "text", seeds=2, bad=False), changed=True)
-    assert said[0].endswith("8 done, 1 to run")
+    printed = run(folder, study(folder / "text", seeds=2, bad=False), changed=True)
+    assert printed[0].endswith("8 done, 1 to run")
     with pytest.raises(StageError, match="stages.student-0.length.steps was 30, is 20"):
         run(folder, study(folder / "text", seeds=2, bad=False, steps=20))
     planned = planning.plan(
         reading.pipeline_from(study(folder / "text", seeds=4, bad=False)), folder / "work"
     )
     config = reading.pipeline_from(study(folder / "text", seeds=4, bad=False))
-    found = estimate.estimate(config, planned, said=lambda line: pytest.fail(line))
+    found = estimate.estimate(config, planned, say=lambda line: pytest.fail(line))
     assert [one.name for one in found] == ["student-2", "student-3"]
     assert all(one.seconds > 0 and one.basis.startswith("as done") for one in found)
 
@@ -91,12 +91,12 @@ def test_before_anything_is_done_an_estimate_measures_a_step_of_each_kind(tmp_pa
     write_text(tmp_path / "text")
     config = reading.pipeline_from(study(tmp_path / "text", seeds=2, bad=False))
     planned = planning.plan(config, tmp_path / "work")
-    said = []
-    found = estimate.estimate(config, planned, said=said.append)
+    printed = []
+    found = estimate.estimate(config, planned, say=printed.append)
     trained = [one for one in found if one.basis.startswith("measured here")]
     assert {"student-0", "student-1"} < {one.name for one in trained}
     assert all(one.seconds > 0 for one in trained)
-    assert 0 < len(said) < len(trained)  # equal steps are measured once
+    assert 0 < len(printed) < len(trained)  # equal steps are measured once
     assert "in all" in estimate.as_text(found)
 
 
@@ -116,8 +116,8 @@ def test_seeds_trained_by_one_program_give_the_same_metrics(tmp_path, monkeypatc
     config = study(tmp_path / "text", seeds=2, bad=False)
     alone, together = tmp_path / "alone", tmp_path / "together"
     run(alone, config)
-    said = run(together, config, vmap=4)
-    assert "trained in one program: student-0, student-1" in said
+    printed = run(together, config, vmap=4)
+    assert "trained in one program: student-0, student-1" in printed
     assert set(record(together)["status"].values()) == {"done"}
     for stage in ("student-0", "student-1", "twin"):
         assert metrics(together, stage) == pytest.approx(metrics(alone, stage), abs=1e-5, rel=1e-5)

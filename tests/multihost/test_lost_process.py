@@ -94,17 +94,17 @@ class Together:
                     )
                 )
 
-    def said(self, index: int) -> str:
+    def printed(self, index: int) -> str:
         return self.logs[index].read_text()
 
     def end_well(self) -> None:
         for index, process in enumerate(self.processes):
-            assert process.wait(timeout=500) == 0, self.said(index)
+            assert process.wait(timeout=500) == 0, self.printed(index)
 
     def until_saved(self, pattern: str, before: Sequence[pathlib.Path] = ()) -> None:
         """Returns when a file is there of a pattern, that is none of those before."""
         while not set(self.logs[0].parent.glob(pattern)) - set(before):
-            assert all(process.poll() is None for process in self.processes), self.said(0)
+            assert all(process.poll() is None for process in self.processes), self.printed(0)
             time.sleep(0.02)
 
 
@@ -176,14 +176,14 @@ def test_a_process_at_fault_waits_for_the_others_only_where_all_are(fault, monke
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("fault", [OSError("the disk went away"), DivergenceError("not finite")])
 def test_a_study_over_processes_goes_on_only_after_a_fault_of_all(count, fault, monkeypatch):
-    said: list[str] = []
+    printed: list[str] = []
     outcomes = iter([jobs.Outcome("a", fault=fault), jobs.Outcome("b", lacks="a")])
     kept = mock.Mock(faults=["a", "b"])
     ends = count == 2 and isinstance(fault, OSError)
     monkeypatch.setattr(jax, "process_count", lambda: count)
     with pytest.raises(OSError if ends else StageError):
-        pipeline._follow(outcomes, {}, kept, study=True, count=2, say=said.append)
-    assert len(said) == (0 if ends else 1)
+        pipeline._follow(outcomes, {}, kept, study=True, count=2, say=printed.append)
+    assert len(printed) == (0 if ends else 1)
     assert len(list(outcomes)) == (1 if ends else 0)
 
 
@@ -238,8 +238,8 @@ def test_one_killed_the_other_ends_and_the_same_command_continues(victim, device
     pair.processes[victim].wait()
     status = pair.processes[1 - victim].wait(timeout=120)
     assert time.monotonic() - began < 120
-    assert status not in (0, 2, 130), pair.said(1 - victim)
-    last = pair.said(1 - victim).splitlines()[-1]
+    assert status not in (0, 2, 130), pair.printed(1 - victim)
+    last = pair.printed(1 - victim).splitlines()[-1]
     assert re.fullmatch(
         f"error: process {1 - victim} of 2 was ended from outside: .*run the same command again.*",
         last,
@@ -248,9 +248,9 @@ def test_one_killed_the_other_ends_and_the_same_command_continues(victim, device
 
     again = Together(tmp_path, "killed", devices=devices, save_seconds=300.0)
     again.end_well()
-    assert "continuing in" in again.said(0)
+    assert "continuing in" in again.printed(0)
     # Only process 0 speaks of the work.
-    assert "teacher: " in again.said(0) and "teacher: " not in again.said(1)
+    assert "teacher: " in again.printed(0) and "teacher: " not in again.printed(1)
     assert model(tmp_path / "killed").fingerprint == model(tmp_path / "whole").fingerprint
 
 
@@ -267,11 +267,11 @@ def test_a_run_over_one_then_two_then_one_process_is_the_undisturbed_one(tmp_pat
         for process in together.processes:
             process.send_signal(signal.SIGTERM)
         ends = [process.wait(timeout=120) for process in together.processes]
-        assert ends == [PREEMPTED_EXIT_CODE] * count, together.said(0)
+        assert ends == [PREEMPTED_EXIT_CODE] * count, together.printed(0)
         assert not list(tmp_path.glob("killed/stages/teacher-*/done.json"))
     last = Together(tmp_path, "killed", save_seconds=300.0, count=1)
     last.end_well()
-    assert "continuing in" in last.said(0)
+    assert "continuing in" in last.printed(0)
 
     losses = [metrics(tmp_path / name, "train/loss") for name in RUNS]
     assert len(losses[0]) > 2

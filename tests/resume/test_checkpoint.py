@@ -28,12 +28,12 @@ LIKE = jax.tree.map(
 @pytest.fixture
 def kept(tmp_path):
     """Checkpoints of steps 5 and 6, and what they warn of."""
-    said: list[str] = []
-    found = Checkpoints(epath.Path(tmp_path / "checkpoints"), keep=2, warn=said.append)
+    warnings: list[str] = []
+    found = Checkpoints(epath.Path(tmp_path / "checkpoints"), keep=2, warn=warnings.append)
     for step in (5, 6):
         found.save(step, state(step), {"step": step})
     found.wait()
-    yield found, said
+    yield found, warnings
     found.close()
 
 
@@ -73,37 +73,37 @@ def wrapped(inner: Exception) -> Exception:
     ids=["open files", "permission", "permission in text", "device memory", "memory"],
 )
 def test_a_fault_of_the_machine_is_raised_and_moves_nothing(kept, fault, monkeypatch, tmp_path):
-    found, said = kept
+    found, warnings = kept
     failing(monkeypatch, found, fault)
     with pytest.raises(type(fault)) as raised:
         found.restore(LIKE)
     assert raised.value is fault
-    assert (steps(tmp_path), said) == (["5", "6"], [])
+    assert (steps(tmp_path), warnings) == (["5", "6"], [])
     assert found.restore(LIKE)[1] == {"step": 6}
 
 
 def test_a_damaged_one_is_moved_once_an_older_one_was_read(kept, tmp_path):
-    found, said = kept
+    found, warnings = kept
     harm(tmp_path / "checkpoints" / "6", flip)
     restored, note = found.restore(LIKE)
     assert note == {"step": 5}
     assert int(restored.step) == 5
     assert (steps(tmp_path), steps(tmp_path, "damaged_checkpoints")) == (["5"], ["6"])
-    assert "checkpoints/6 is damaged (" in said[0]
+    assert "checkpoints/6 is damaged (" in warnings[0]
     assert found.latest_step == 5
 
 
 def test_where_none_can_be_read_all_stay_and_each_reason_is_told(kept, monkeypatch, tmp_path):
-    found, said = kept
+    found, warnings = kept
     failing(monkeypatch, found, wrapped(ValueError("the sixth")), ValueError("the fifth"))
     with pytest.raises(CheckpointError, match=r"\(6: the sixth; 5: the fifth\) and were left in"):
         found.restore(LIKE)
-    assert (steps(tmp_path), said) == (["5", "6"], [])
+    assert (steps(tmp_path), warnings) == (["5", "6"], [])
     assert found.restore(LIKE)[1] == {"step": 6}
 
 
 def test_processes_read_the_same_step(kept, monkeypatch, tmp_path):
-    found, said = kept
+    found, warnings = kept
     others = iter([0, 1])  # another process finds the data of step 6 damaged
 
     def agree(value: int) -> int:
@@ -111,13 +111,13 @@ def test_processes_read_the_same_step(kept, monkeypatch, tmp_path):
 
     monkeypatch.setattr(distributed, "agree", agree)
     assert found.restore(LIKE)[1] == {"step": 5}
-    assert "6 is damaged (another process cannot read it); not used" in said[0]
+    assert "6 is damaged (another process cannot read it); not used" in warnings[0]
     assert steps(tmp_path, "damaged_checkpoints") == ["6"]
 
 
 def test_a_fault_of_another_machine_ends_this_process_too(kept, monkeypatch, tmp_path):
-    found, said = kept
+    found, warnings = kept
     monkeypatch.setattr(checkpoint.distributed, "agree", lambda value: 2)
     with pytest.raises(MeshError, match="failed in another process; see that process's message"):
         found.restore(LIKE)
-    assert (steps(tmp_path), said) == (["5", "6"], [])
+    assert (steps(tmp_path), warnings) == (["5", "6"], [])

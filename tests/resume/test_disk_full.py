@@ -148,11 +148,18 @@ def test_a_build_that_meets_a_full_disk_keeps_its_whole_shards_and_goes_on_later
         " ".join(tiny.WORDS[(7 * row + word) % 59] for word in range(20)) for row in range(2_000)
     ]
     (tmp_path / "a.txt").write_text("\n".join(rows) + "\n")
-    said = ["--input", str(tmp_path / "a.txt"), "--tokenizer", str(vocabulary), "--shards", "8"]
-    said += ["--workers", workers, "--output"]
+    arguments = [
+        "--input",
+        str(tmp_path / "a.txt"),
+        "--tokenizer",
+        str(vocabulary),
+        "--shards",
+        "8",
+    ]
+    arguments += ["--workers", workers, "--output"]
 
     def build(folder: pathlib.Path) -> int:
-        return command.run(build_records.main, [*said, str(folder)])
+        return command.run(build_records.main, [*arguments, str(folder)])
 
     assert build(tmp_path / "set") == 0
     ballast = fill(disk, but=200_000)
@@ -253,7 +260,7 @@ def test_the_chain_on_a_disk_that_fills_up_goes_on_where_there_is_room(disk, tmp
     json.loads(record.read_text())
     assert [path for path in disk.rglob(".*") if ".partial-" in path.name] == []
     (disk / "ballast").unlink()
-    said: list[str] = []
-    pipeline.run(config, workdir, only=("transfer",), say=said.append)
-    assert said[0] == "pipeline chain: 1 stages, 0 done, 1 to run"
+    printed: list[str] = []
+    pipeline.run(config, workdir, only=("transfer",), say=printed.append)
+    assert printed[0] == "pipeline chain: 1 stages, 0 done, 1 to run"
     assert json.loads(record.read_text())["status"]["transfer"] == "done"

@@ -63,11 +63,11 @@ def test_the_stage_stops_with_the_examples_and_can_go_on_from_before(data, tmp_p
     words = [set(row[row > 0].tolist()) for row in seen[7]]
     found = [set(dataset.gather(rows[at : at + 1]).tokens.tolist()) for at in range(BATCH)]
     assert sorted(map(sorted, words)) == sorted(map(sorted, found))
-    said = str(refusal.value)
-    assert said.startswith("stage job: loss or gradient of step 7 is not finite (examples ")
-    assert note["examples"][0]["id"][:8] in said
-    assert "the state before it is saved" in said
-    assert "--config.run.skip_nonfinite=10" in said
+    message = str(refusal.value)
+    assert message.startswith("stage job: loss or gradient of step 7 is not finite (examples ")
+    assert note["examples"][0]["id"][:8] in message
+    assert "the state before it is saved" in message
+    assert "--config.run.skip_nonfinite=10" in message
     assert (folder / "checkpoints" / "6").exists()
 
     run_train(tiny.stage(data), context(folder))

@@ -42,7 +42,9 @@ def run(
     try:
         pipeline = beam.Pipeline(options=known)
     except ValueError as fault:
-        raise ConfigError(f"Beam rejects --beam {' '.join(options)}: {fault}") from None
+        raise ConfigError(
+            f"Beam rejects --beam {' '.join(options)} ({fault}); correct these options"
+        ) from None
     spread = pipeline | "tasks" >> beam.Create(tasks) | "spread" >> beam.Reshuffle()
     _ = spread | "jobs" >> beam.Map(_do, job)
     try:

@@ -240,7 +240,10 @@ def _finish(
     if not any(shard.rows for shard in found):
         names = ", ".join(plan.sources)
         if any(arguments.get(_LEFT_OUT, {}).values()):
-            raise SourceError(f"{names}: all of the text was left out ({arguments[_LEFT_OUT]})")
+            raise SourceError(
+                f"{names}: all of the text was left out ({arguments[_LEFT_OUT]}); relax the "
+                "filters, or give more text"
+            )
         raise SourceError(f"{names}: there is no text; give text that is not blank")
     layout = stage.examples
     rows = layout if isinstance(layout, config.Rows) else config.Rows()

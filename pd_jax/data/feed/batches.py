@@ -87,7 +87,8 @@ def make_feed(
     """
     if data.batch % process_count:
         raise ConfigError(
-            f"data.batch={data.batch} cannot be divided among {process_count} processes"
+            f"data.batch={data.batch} cannot be divided among {process_count} processes; make it "
+            f"a multiple of {process_count}"
         )
     reader = _Reader(datasets, _teachers(datasets, stores, data), packing=data.packing)
     order = _order(datasets, data, seed)
@@ -144,7 +145,10 @@ def evaluation_batches(
     `rows` restricts them to some rows. The last batch is filled up with its last row at weight 0.
     """
     if batch % process_count:
-        raise ConfigError(f"a batch of {batch} cannot be divided among {process_count} processes")
+        raise ConfigError(
+            f"a batch of {batch} cannot be divided among {process_count} processes; make it a "
+            f"multiple of {process_count}"
+        )
     reader = _Reader([dataset], [teachers] if teachers else ())
     chosen = np.arange(len(dataset)) if rows is None else rows
     ordered = chosen[np.argsort(dataset.lengths[chosen], kind="stable")]

@@ -224,5 +224,8 @@ def _shares(weights: Sequence[float], datasets: int) -> np.ndarray:
     order = np.argsort(shares - exact, kind="stable")
     shares[order[: MIXTURE_BLOCK - shares.sum()]] += 1
     if np.any((shares == 0) & (exact > 0)):
-        raise ConfigError(f"data.weights={tuple(weights)}: a share is below 1 in {MIXTURE_BLOCK}")
+        raise ConfigError(
+            f"data.weights={tuple(weights)}: a share is below 1 in {MIXTURE_BLOCK}; raise it, or "
+            "set it to 0"
+        )
     return shares

@@ -129,7 +129,8 @@ def finish_logits(
     )
     if task != LANGUAGE and unsigned.outputs != (1 if task == "regression" else len(labels)):
         raise LogitsError(
-            f"{folder}: {unsigned.outputs} outputs do not match {task} with labels {labels}"
+            f"{folder}: {unsigned.outputs} outputs do not match {task} with labels {labels}; name "
+            "each output once"
         )
     whole = dataclasses.replace(unsigned, fingerprint=_fingerprint(unsigned))
     manifest.write_sealed(folder / manifest.FILE, {"format": _FORMAT, **dataclasses.asdict(whole)})

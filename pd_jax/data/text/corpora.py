@@ -20,7 +20,7 @@ from pd_jax import files
 from pd_jax.config import Source, several
 from pd_jax.data.text import lines, tables, tfds
 from pd_jax.data.text.tables import Item, Row
-from pd_jax.errors import SourceError
+from pd_jax.errors import BrokenRowError, SourceError
 
 _FORMATS = {".txt": "text", ".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
 _DIVISIBLE = ("text", "tsv", "jsonl", "parquet", "tfds")
@@ -279,15 +279,16 @@ def _made(piece: Piece, readers: Iterable[_Reader[T]]) -> Iterator[T]:
             continue
         try:
             made = reader.make(item)
-        except tables.BrokenRowError as fault:
+        except BrokenRowError as fault:
             if piece.source.broken_rows == "refuse":
                 raise
-            broken.append(str(fault))
+            broken.append(fault.problem)
             continue
         if made is not None:
             yield made
     if broken:
-        warning = f"warning: {len(broken)} rows were skipped, the first because {broken[0]}"
+        rows = "1 row was" if len(broken) == 1 else f"{len(broken):,} rows were"
+        warning = f"warning: {rows} skipped, the first because {broken[0]}"
         print(warning, file=sys.stderr, flush=True)
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from pd_jax.config import Source
 from pd_jax.data.text import lines
-from pd_jax.errors import SourceError
+from pd_jax.errors import BrokenRowError, SourceError
 
 LABEL_SEPARATOR = "|"
 """Separates the labels of a row that has several."""
@@ -22,10 +22,6 @@ LABEL_SEPARATOR = "|"
 _PARQUET_ROWS = 1024
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """Half of a surrogate pair of UTF-16, which JSON can write alone and UTF-8 cannot."""
-
-
-class BrokenRowError(SourceError):
-    """A row with too few or too many columns, or whose text is null or not text."""
 
 
 class Row(NamedTuple):
@@ -323,8 +319,8 @@ def named_row(value: Mapping[str, Any], source: Source, origin: lines.Origin, nu
         if name is not None and not isinstance(text, str):
             kind = "null" if text is None else type(text).__name__
             raise BrokenRowError(
-                f"{origin.name(number)} has {kind} in column {name!r}, which must be text;"
-                f" correct the row, name another column, or set broken_rows='skip' on the source"
+                f"{origin.name(number)} has {kind} in column {name!r}, which must be text",
+                "correct the row or name another column",
             )
         if text is not None and (half := _SURROGATE.search(text)):
             raise SourceError(
@@ -387,8 +383,8 @@ class _Columns:
             much = "few" if len(cells) < len(self._names) else "many"
             raise BrokenRowError(
                 f"{origin.name(number)} has too {much} columns: {len(cells)} instead of"
-                f" {len(self._names)} ({', '.join(self._names)});"
-                f" look for a missing or stray {separator}, or set broken_rows='skip'"
+                f" {len(self._names)} ({', '.join(self._names)})",
+                f"look for a missing or stray {separator}",
             )
 
 

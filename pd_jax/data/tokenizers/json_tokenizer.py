@@ -79,5 +79,6 @@ def _from_definition(definition: Mapping[str, Any], where: str) -> hf.Tokenizer:
         return hf.Tokenizer.from_str(json.dumps(definition))
     except Exception as fault:  # the library raises nothing more precise
         raise TokenizerError(
-            f"{where} cannot be read by the tokenizers library ({fault})"
+            f"{where} cannot be read by the tokenizers library ({fault}); use the file as it was "
+            "released, or save it again with this library's version"
         ) from None

@@ -25,7 +25,9 @@ class SentencePiece:
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except (RuntimeError, ValueError) as fault:
-            raise TokenizerError(f"{where} is not a SentencePiece model ({fault})") from None
+            raise TokenizerError(
+                f"{where} is not a SentencePiece model ({fault}); use the file as it was released"
+            ) from None
         self._content = model
         self.vocab_size = self._processor.get_piece_size()
         self._pieces = [self._processor.id_to_piece(number) for number in range(self.vocab_size)]

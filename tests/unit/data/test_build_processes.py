@@ -17,7 +17,7 @@ from pd_jax.data.building import build, plans
 from pd_jax.data.building.build import build_records
 from pd_jax.data.records.dataset import Dataset
 from pd_jax.data.tokenizers import tokenizer as tokenizer_lib
-from pd_jax.errors import ConfigError, RecordsError, SourceError, TokenizerError
+from pd_jax.errors import ConfigError, RecordsError, SourceError, TokenizerError, WorkerError
 from tests.building import PIECES, rows_of, stage, wordpiece, write_corpus
 
 
@@ -198,7 +198,7 @@ def _die(task, count):
 def test_a_killed_worker_is_no_hang(tmp_path, tokenizer, monkeypatch):
     path = write_corpus(tmp_path / "a.txt")
     monkeypatch.setattr(build, "build_shard", _die)
-    with pytest.raises(RecordsError, match="a worker process was killed.*fewer workers"):
+    with pytest.raises(WorkerError, match="a worker process was killed.*fewer workers"):
         build_records(
             stage(path, Rows(), shards=4), tokenizer, tmp_path / "set", name="a", workers=2
         )

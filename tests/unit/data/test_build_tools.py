@@ -36,9 +36,11 @@ def build(folder, *arguments):
 def test_a_vocabulary_is_trained_and_said_so(folder, capsys):
     options = ["--input", folder / "a.txt", "--output", folder / "v2", "--vocab-size", "60"]
     assert run(train_tokenizer, [*options, "--algorithm", "bpe"]) == 0
-    said = capsys.readouterr()
-    assert said.out.startswith("60 pieces, trained in ") and said.out.endswith(f"{folder}/v2\n")
-    assert "training 60 pieces (bpe) on at most 1,000,000 sentences" in said.err
+    printed = capsys.readouterr()
+    assert printed.out.startswith("60 pieces, trained in ") and printed.out.endswith(
+        f"{folder}/v2\n"
+    )
+    assert "training 60 pieces (bpe) on at most 1,000,000 sentences" in printed.err
     assert tokenizer.load_tokenizer(folder / "v2").vocab_size == 60
 
 
@@ -46,12 +48,12 @@ def test_much_unknown_text_is_said_so_with_what_helps(folder, capsys):
     (folder / "long.txt").write_text("known words\n" + "unbroken" * 20 + "\n")  # 160 letters
     options = ["--input", folder / "long.txt", "--output", folder / "v3", "--vocab-size", "60"]
     assert run(train_tokenizer, options) == 0
-    said = capsys.readouterr()
-    assert "% of the text's tokens unknown" in said.out
-    assert "of the text's tokens are [UNK]; train with --algorithm unigram, or with" in said.err
+    printed = capsys.readouterr()
+    assert "% of the text's tokens unknown" in printed.out
+    assert "of the text's tokens are [UNK]; train with --algorithm unigram, or with" in printed.err
     run(train_tokenizer, ["--input", folder / "a.txt", "--output", folder / "v4"])
-    said = capsys.readouterr()
-    assert "0.00% of the text's tokens unknown" in said.out and "[UNK]" not in said.err
+    printed = capsys.readouterr()
+    assert "0.00% of the text's tokens unknown" in printed.out and "[UNK]" not in printed.err
 
 
 def test_text_that_the_tokenizer_does_not_know_is_said_so(folder, capsys):
@@ -60,8 +62,8 @@ def test_text_that_the_tokenizer_does_not_know_is_said_so(folder, capsys):
     # Nine words of Greek are [UNK]; each row has [CLS] and [SEP], too.
     pieces = len(tokenizer.load_tokenizer(folder / "vocab").encode(["one sentence"])[0])
     share = f"{9 / (3 * 5 + pieces + 2):.1%}"
-    said = capsys.readouterr().err
-    assert f"warning: {share} of the tokens in {folder / 'set'} are [UNK]: its tokenizer" in said
+    printed = capsys.readouterr().err
+    assert f"warning: {share} of the tokens in {folder / 'set'} are [UNK]: its tokenizer" in printed
     folder.joinpath("set").rename(folder / "other")
     assert build(folder, "--input", folder / "a.txt") == 0
     assert "[UNK]" not in capsys.readouterr().err
@@ -70,13 +72,13 @@ def test_text_that_the_tokenizer_does_not_know_is_said_so(folder, capsys):
 def test_a_labelled_set_is_built_and_said_so(folder, capsys):
     labels = ["--task", "classification", "--label-column", "label", "--labels", "bad, good"]
     assert build(folder, "--input", folder / "a.tsv", *labels, "--shards", 3) == 0
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     dataset = dataset_lib.Dataset.open(folder / "set")
     assert dataset.manifest.labels == ("bad", "good") and len(dataset) == 400
     tokens = f"{dataset.manifest.tokens:,}"
-    assert said.out.startswith(f"400 examples, {tokens} tokens in 3 shards, in ")
-    assert said.out.endswith(f": {folder}/set (fingerprint {dataset.fingerprint})\n")
-    assert "at most 128 tokens, 90 pieces" in said.err
+    assert printed.out.startswith(f"400 examples, {tokens} tokens in 3 shards, in ")
+    assert printed.out.endswith(f": {folder}/set (fingerprint {dataset.fingerprint})\n")
+    assert "at most 128 tokens, 90 pieces" in printed.err
 
 
 def test_a_corpus_without_what_is_in_an_evaluation_set(folder, capsys):
@@ -91,12 +93,12 @@ def test_a_corpus_without_what_is_in_an_evaluation_set(folder, capsys):
 def test_an_estimate_is_near_and_makes_nothing(folder, capsys):
     arguments = ["--input", folder / "a.txt", "--layout", "corpus", "--max-length", 32]
     assert build(folder, *arguments, "--estimate") == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert not (folder / "set").exists()
     assert build(folder, *arguments) == 0
     made = capsys.readouterr().out
-    assert said.split()[1] == made.split()[0], "a small text is sampled whole"
-    assert "nothing was made" in said
+    assert printed.split()[1] == made.split()[0], "a small text is sampled whole"
+    assert "nothing was made" in printed
 
 
 def test_shares_end_with_the_whole(folder, capsys):
@@ -125,9 +127,9 @@ def test_shares_end_with_the_whole(folder, capsys):
 )
 def test_what_does_not_fit_is_one_sentence_and_status_2(folder, capsys, arguments, message):
     assert build(folder, "--input", folder / "a.tsv", *arguments) == 2
-    said = capsys.readouterr()
-    assert not said.out
-    error = said.err.splitlines()[-1]
+    printed = capsys.readouterr()
+    assert not printed.out
+    error = printed.err.splitlines()[-1]
     assert error.startswith("error: ") and message in error
     assert not (folder / "set" / "manifest.json").exists()
 
@@ -194,9 +196,9 @@ def test_what_a_job_raises_on_beam_is_told(folder):
     (folder / "a.txt").write_bytes(b"a sentence.\n\xff\xfe\n")
     found = beam_command(folder)
     assert found.returncode == 2
-    said = found.stderr.splitlines()[-1]
-    assert said.startswith("error: the Beam pipeline failed: ") and "a.txt:2" in said
-    assert "finished shards are kept" in said
+    printed = found.stderr.splitlines()[-1]
+    assert printed.startswith("error: the Beam pipeline failed: ") and "a.txt:2" in printed
+    assert "finished shards are kept" in printed
 
 
 @pytest.mark.skipif(not WITHOUT_BEAM, reason="apache-beam is installed")

@@ -216,8 +216,8 @@ def test_the_command(tmp_path):
 def test_a_name_that_no_file_can_have_is_refused_before_any_work(tmp_path, capsys, name):
     arguments = [str(tmp_path / "a"), "--tokenizer", "none", "--output", str(tmp_path / "out")]
     assert command.run(import_records.main, [*arguments, "--name", name]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"error: a dataset cannot have the name {name!r}")
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: a dataset cannot have the name {name!r}")
     assert not (tmp_path / "out").exists()
 
 

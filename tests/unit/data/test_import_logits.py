@@ -86,8 +86,8 @@ def test_every_format_gives_the_same_store(dataset, tmp_path, capsys):
         np.testing.assert_array_equal(
             stored(run(tmp_path, *arguments, output=name), dataset), LOGITS
         )
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("logits of 12 of 12 rows x 2 outputs, from 12 rows with 0 repet")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("logits of 12 of 12 rows x 2 outputs, from 12 rows with 0 repet")
 
 
 def test_pairs_are_joined_by_both_texts(tmp_path):
@@ -121,10 +121,10 @@ def test_labels_are_mapped_by_name(dataset, tmp_path):
 
 
 def test_probabilities_by_hand(dataset, tmp_path):
-    said = np.tile([0.25, 0.75], (12, 1))
-    said[3] = [0.0, 1.0]
-    said[4] = [0.2502, 0.7503]  # as rounded output would have it: divided by 1.0005
-    rows = rows_of(said, "p")
+    outputs = np.tile([0.25, 0.75], (12, 1))
+    outputs[3] = [0.0, 1.0]
+    outputs[4] = [0.2502, 0.7503]  # as rounded output would have it: divided by 1.0005
+    rows = rows_of(outputs, "p")
     path, kind = jsonl(tmp_path / "a.jsonl", rows), ("--kind", "probabilities", "--values", "p")
     found = stored(run(tmp_path, "--input", path, *LABELLED, *kind), dataset)
     np.testing.assert_allclose(np.exp(found[0]), [0.25, 0.75], rtol=1e-6)

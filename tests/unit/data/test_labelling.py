@@ -31,8 +31,8 @@ def dataset(tmp_path):
 
 
 def teacher(**changes):
-    said = {"fingerprint": "a", "task": "classification", "labels": tiny.LABELS}
-    return labelling.Teacher(**{**said, **changes})
+    settings = {"fingerprint": "a", "task": "classification", "labels": tiny.LABELS}
+    return labelling.Teacher(**{**settings, **changes})
 
 
 def run(folder, dataset, *, asked=None, answers=None, **changes):

@@ -239,9 +239,9 @@ def test_swapped_rows_and_other_sets_are_refused(made, tmp_path):
 def test_a_manifest_that_says_what_no_teacher_says_is_refused(made):
     store = LogitStore.open(made / "top8")
     for about in ({"length": 16, "top_k": "many"}, {}, {**store.manifest.about, "mask_rate": 0.5}):
-        said = dataclasses.replace(store.manifest, about=about)
+        manifest = dataclasses.replace(store.manifest, about=about)
         with pytest.raises(LogitsError, match="has a manifest that no masked language model"):
-            stored_language(LogitStore(store.folder, said))
+            stored_language(LogitStore(store.folder, manifest))
 
 
 def test_what_a_pipeline_declares_is_what_a_batch_will_hold(made):
@@ -341,10 +341,10 @@ def test_the_commands_label_and_verify(made, tmp_path, capsys):
     arguments = ["--teacher", known[0], "--records", known[1], "--output", output, "--batch", "8"]
     assert label_tool.main([*arguments, "--lengths", "16", "--top-k", "8"]) == 0
     assert f"{ROWS} rows x 24 outputs in {output}" in capsys.readouterr().out
-    said = [
+    kept = [
         json.loads((folder / manifest.FILE).read_text())
         for folder in (tmp_path / "store", made / "top8")
     ]
-    assert said[0] == said[1]
+    assert kept[0] == kept[1]
     checked = [known[1], "--logits", output, "--teacher", known[0], "--workers", "1"]
     assert verify.main(checked) == 0

@@ -239,12 +239,12 @@ def test_truncated_missing_and_edited_stores(store):
     with pytest.raises(LogitsError, match="set-00001-of-00002.tfrecord is missing or cut short"):
         store_lib.LogitStore.open(store)
     path.write_bytes(whole)
-    said = store / "manifest.json"
-    value = json.loads(said.read_text())
-    said.write_text(json.dumps(value | {"labels": ["positive", "neutral", "negative"]}))
+    manifest = store / "manifest.json"
+    value = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(value | {"labels": ["positive", "neutral", "negative"]}))
     with pytest.raises(LogitsError, match="manifest.json was changed after it was written"):
         store_lib.LogitStore.open(store)
-    said.unlink()
+    manifest.unlink()
     with pytest.raises(LogitsError, match="not a logit store, or its labelling has not finished"):
         store_lib.LogitStore.open(store)
 
@@ -269,14 +269,14 @@ def test_what_does_not_fit_is_not_written(dataset, values, tmp_path):
             fields=FIELDS,
         )
 
-    said = {"dataset": dataset, "teacher": "t", "task": "classification", "fields": FIELDS}
+    settings = {"dataset": dataset, "teacher": "t", "task": "classification", "fields": FIELDS}
     with pytest.raises(LogitsError, match="do not match row for row"):
         shard(7, ids=2)
     with pytest.raises(LogitsError, match="its shards do not match those of"):
-        store_lib.finish_logits(tmp_path, [shard(2)], labels=LABELS, **said)
+        store_lib.finish_logits(tmp_path, [shard(2)], labels=LABELS, **settings)
     both = [shard(size, index, of=2) for index, size in enumerate((3, 4))]
     with pytest.raises(LogitsError, match="3 outputs do not match classification with labels"):
-        store_lib.finish_logits(tmp_path, both, labels=("a", "b"), **said)
+        store_lib.finish_logits(tmp_path, both, labels=("a", "b"), **settings)
 
 
 # ---- in the feed -------------------------------------------------------------------------------
@@ -336,12 +336,12 @@ def test_each_dataset_needs_every_teacher(store, dataset):
 def test_probabilities_are_averaged_by_option():
     # By hand: teachers at (1/4, 3/4) and (1/2, 1/2); weights 3:1 give (5/16, 11/16).
     first, second = np.log([[0.25, 0.75]]) + 2.0, np.log([[0.5, 0.5]])
-    said = np.stack([first, second]).astype(np.float32)
-    found = teachers.probability_mean(said, [0.75, 0.25], task="classification")
+    logits = np.stack([first, second]).astype(np.float32)
+    found = teachers.probability_mean(logits, [0.75, 0.25], task="classification")
     np.testing.assert_allclose(np.exp(found), [[5 / 16, 11 / 16]], rtol=1e-6)
     # Odds 1:3 and 1:1 of a label that stands alone: the same mean, as log-odds.
-    said = np.array([[[np.log(1 / 3), 0.0]], [[0.0, 0.0]]], np.float32)
-    found = teachers.probability_mean(said, [0.75, 0.25], task="multilabel")
+    logits = np.array([[[np.log(1 / 3), 0.0]], [[0.0, 0.0]]], np.float32)
+    found = teachers.probability_mean(logits, [0.75, 0.25], task="multilabel")
     np.testing.assert_allclose(found, [[np.log(5 / 11), 0.0]], rtol=1e-6, atol=1e-7)
     extreme = np.array([[[800.0, -800.0]], [[-800.0, 800.0]]], np.float32)
     found = teachers.probability_mean(extreme, [1.0, 0.0], task="classification")

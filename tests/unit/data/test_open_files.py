@@ -26,7 +26,7 @@ def limit(more, *, hard):
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs Linux's /proc")
 
 
-def said(program, *arguments):
+def printed(program, *arguments):
     """Returns what a program prints that limits its own open files."""
     done = subprocess.run(
         [sys.executable, "-c", LIMIT + program, *map(str, arguments)],
@@ -53,7 +53,7 @@ rows = np.arange(len(dataset))
 ids = dataset.gather(rows).example_ids
 print(store.LogitStore.open(sys.argv[2]).read(rows, ids)['logits'].shape)
 """
-    assert said(program, dataset.folder, tmp_path / "store") == f"({SHARDS}, 2)\n"
+    assert printed(program, dataset.folder, tmp_path / "store") == f"({SHARDS}, 2)\n"
 
 
 def test_where_the_system_allows_no_more_the_remedy_is_named(dataset):
@@ -79,7 +79,7 @@ try:
 except records.RecordsError as fault:
     print(fault)
 """
-    rows, gathered, opened = said(program, dataset.folder).splitlines()
+    rows, gathered, opened = printed(program, dataset.folder).splitlines()
     assert rows == str(SHARDS)
     assert opened.startswith(f"{dataset.folder} cannot be opened, since this process has as many")
     assert ".tfrecord cannot be opened, since this process has as many files open as" in gathered
@@ -96,4 +96,4 @@ for shard in shards:
 everything = filters.match(shards)
 print(sum(len(np.load(shard.duplicates_file(everything))) for shard in shards))
 """
-    assert said(program, tmp_path) == f"{SHARDS // 2}\n"
+    assert printed(program, tmp_path) == f"{SHARDS // 2}\n"

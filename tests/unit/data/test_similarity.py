@@ -130,12 +130,12 @@ def sets(tmp_path):
 def test_the_command_compares_sets(sets, capsys):
     labelled = ("--labelled", sets / "train.tsv", "--labelled-text-column", "sentence")
     assert run(*labelled, "--transfer", sets / "films.txt", sets / "films.txt") == 0
-    said = capsys.readouterr()
-    lines = said.out.splitlines()
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
     assert lines[0].split() == ["transfer", "set", "words", "bigrams", "trigrams"]
     assert lines[1] == lines[2] and lines[1].startswith(str(sets / "films.txt"))
     assert "frequency 0" in lines[3]
-    assert "the labelled set's 10,000 most frequent words" in said.err
+    assert "the labelled set's 10,000 most frequent words" in printed.err
 
 
 def test_the_command_writes_the_nearest_rows(sets, capsys):
@@ -145,8 +145,8 @@ def test_the_command_writes_the_nearest_rows(sets, capsys):
     out = sets / "near.tsv"
     assert run(*labelled, *transfer, "--select", 1, "--output", out) == 0
     assert out.read_text() == "text\tpair\nthe film was bad\ta good film\n"
-    said = capsys.readouterr().out
-    assert said.endswith(f"1 nearest rows: {out}\n") and "upwards" in said
+    printed = capsys.readouterr().out
+    assert printed.endswith(f"1 nearest rows: {out}\n") and "upwards" in printed
 
 
 @pytest.mark.parametrize(

@@ -61,8 +61,13 @@ def foreign(tmp_path_factory):
 
 
 def stage(teacher, dataset, **changes) -> config_lib.LabelStage:
-    said = {"teacher": str(teacher), "records": str(dataset.folder), "batch": 5, "lengths": (16,)}
-    return config_lib.LabelStage(**{**said, "labels": tiny.LABELS, **changes})
+    settings = {
+        "teacher": str(teacher),
+        "records": str(dataset.folder),
+        "batch": 5,
+        "lengths": (16,),
+    }
+    return config_lib.LabelStage(**{**settings, "labels": tiny.LABELS, **changes})
 
 
 def labelled(folder, of: config_lib.LabelStage):
@@ -76,9 +81,9 @@ def one_by_one(folder, texts, states=()) -> tuple[np.ndarray, np.ndarray]:
     logits, firsts = [], []
     for written in texts:
         with torch.inference_mode():
-            said = model(**tokenizer(written, return_tensors="pt"), output_hidden_states=True)
-        logits.append(said.logits[0].numpy())
-        firsts.append([said.hidden_states[layer + 1][0, 0].numpy() for layer in states])
+            outputs = model(**tokenizer(written, return_tensors="pt"), output_hidden_states=True)
+        logits.append(outputs.logits[0].numpy())
+        firsts.append([outputs.hidden_states[layer + 1][0, 0].numpy() for layer in states])
     return np.array(logits), np.array(firsts)
 
 
@@ -86,10 +91,10 @@ def test_a_foreign_teacher_is_asked_with_its_own_tokenizer(dataset, foreign, tmp
     made = labelled(tmp_path / "store", stage(foreign, dataset, states=(0, 2)))
     assert (made.rows, made.outputs, made.labels) == (24, 2, tiny.LABELS)
     rows = np.arange(24)
-    said = LogitStore.open(tmp_path / "store").read(rows, dataset.gather(rows).example_ids)
+    stored = LogitStore.open(tmp_path / "store").read(rows, dataset.gather(rows).example_ids)
     logits, states = one_by_one(foreign, TEXTS, (0, 2))
-    np.testing.assert_allclose(said["logits"], logits, rtol=1e-5, atol=2e-5)
-    np.testing.assert_allclose(said["states"], states, rtol=1e-5, atol=2e-5)
+    np.testing.assert_allclose(stored["logits"], logits, rtol=1e-5, atol=2e-5)
+    np.testing.assert_allclose(stored["states"], states, rtol=1e-5, atol=2e-5)
     assert made.about["state_layers"] == [0, 2] and made.about["layers"] == 3
     arguments = [str(dataset.folder), "--workers", "1", "--logits", str(tmp_path / "store")]
     assert verify.main([*arguments, "--teacher", str(foreign)]) == 0
@@ -130,12 +135,12 @@ def test_a_bert_with_another_vocabulary_reads_the_text(dataset, tmp_path, monkey
     labelled(tmp_path / "store", stage(tmp_path / "bert", dataset, labels=()))
     assert len(traced) == 1  # of 3 shards with 3 parts each, all padded to one length
     rows = np.arange(24)
-    said = LogitStore.open(tmp_path / "store").read(rows, dataset.gather(rows).example_ids)[
+    stored = LogitStore.open(tmp_path / "store").read(rows, dataset.gather(rows).example_ids)[
         "logits"
     ]
     source = config_lib.Source(path=str(tmp_path / "set.tsv"))
     (window,) = predict_rows(*load_classifier(str(tmp_path / "bert")), corpora.rows(source))
-    np.testing.assert_allclose(said, window.logits, atol=1e-6)
+    np.testing.assert_allclose(stored, window.logits, atol=1e-6)
     with pytest.raises(ConfigError, match="labels=.*calls its outputs .'a', 'b'.*by name"):
         labelled(tmp_path / "other", stage(tmp_path / "bert", dataset, labels=("b", "a")))
     made = labelled(tmp_path / "renamed", stage(tmp_path / "bert", dataset))
@@ -167,8 +172,8 @@ def test_a_teacher_that_reads_texts_is_known_by_its_tokenizer(dataset, tmp_path)
 @pytest.mark.parametrize("named", [{"0": 0, "1": 1}, {"0": "x", "1": "x"}, {"0": "x", "1": None}])
 def test_outputs_without_a_name_each_are_refused_before_any_row(dataset, foreign, tmp_path, named):
     copy = shutil.copytree(foreign, tmp_path / "copy")
-    said = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**said, "id2label": named}))
+    description = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**description, "id2label": named}))
     with pytest.raises(ConfigError, match="copy are called .*its own name, in their order"):
         labelled(tmp_path / "store", stage(copy, dataset, labels=()))
     assert not (tmp_path / "store").exists()
@@ -264,21 +269,21 @@ def test_an_estimate_asks_a_teacher_in_a_folder(dataset, foreign, tmp_path, monk
         "of_tokens": stage(bert, dataset, batch=8, labels=(), language=config_lib.MaskedTokens()),
     }
     pipeline = config_lib.Pipeline(name="own", stages=stages)
-    said: list[str] = []
+    printed: list[str] = []
     found = estimate.estimate(
-        pipeline, planning.plan(pipeline, tmp_path / "work"), said=said.append
+        pipeline, planning.plan(pipeline, tmp_path / "work"), say=printed.append
     )
-    assert said == ["measuring batches of by_bert", "measuring batches of by_another"]
+    assert printed == ["measuring batches of by_bert", "measuring batches of by_another"]
     first, second, third, last = found
     assert first.seconds > 0 and second.seconds > 0 and third.seconds == second.seconds
     assert (last.seconds, last.basis) == (None, "teacher unknown")
     assert estimate.as_text(found).splitlines()[-2].endswith("not known yet: of_tokens")
     monkeypatch.setitem(sys.modules, "transformers", None)
     found = estimate.estimate(
-        pipeline, planning.plan(pipeline, tmp_path / "work"), said=said.append
+        pipeline, planning.plan(pipeline, tmp_path / "work"), say=printed.append
     )
     assert [one.seconds is None for one in found] == [False, True, True, True]
-    assert said[-3].startswith("by_another is not counted: ") and "pip install" in said[-1]
+    assert printed[-3].startswith("by_another is not counted: ") and "pip install" in printed[-1]
 
 
 def test_without_the_extra_one_line_says_what_to_install(dataset, foreign, tmp_path, monkeypatch):
@@ -316,9 +321,11 @@ def test_a_foreign_teacher_gives_the_same_run_from_parquet_jsonl_and_torch(
         )
     }
     order = np.random.default_rng(3).permutation(24)
-    told = [{"text": TEXTS[n], "score": by_id[example_id(TEXTS[n])].tolist()} for n in order]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
-    parquet.write_table(pyarrow.Table.from_pylist(told[::-1]), tmp_path / "a.parquet")
+    rows_as_text = [
+        {"text": TEXTS[n], "score": by_id[example_id(TEXTS[n])].tolist()} for n in order
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_as_text))
+    parquet.write_table(pyarrow.Table.from_pylist(rows_as_text[::-1]), tmp_path / "a.parquet")
     for kind in ("jsonl", "parquet"):
         arguments = ["--records", str(tmp_path / "set"), "--output", str(tmp_path / kind)]
         arguments += ["--input", str(tmp_path / f"a.{kind}"), "--values", "score"]

@@ -204,7 +204,7 @@ def test_rows_without_text_are_skipped_where_the_source_says_so(tmp_path, capsys
         list(corpora.rows(Source(path=str(path))))
     found = corpora.rows(Source(path=str(path), broken_rows="skip"))
     assert [row.text for row in found] == ["a", "b"]
-    assert "warning: 1 rows were skipped" in capsys.readouterr().err
+    assert "warning: 1 row was skipped, the first because" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

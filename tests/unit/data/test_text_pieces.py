@@ -75,8 +75,8 @@ def test_broken_rows_beside_text_are_counted_over_all_files(tmp_path, capsys):
     paths = (broken, write(tmp_path / "b.txt", "c\n\nd\n"), broken)
     source = Source(path=paths, broken_rows="skip")
     assert list(corpora.sentences(source)) == ["a", "c", "d", "a"]
-    told = capsys.readouterr().err
-    assert told.startswith(
+    printed = capsys.readouterr().err
+    assert printed.startswith(
         f"warning: 2 rows were skipped, the first because {broken}:3 has too few"
     )
     with pytest.raises(SourceError, match=r"a\.tsv:3 has too few columns"):

@@ -217,11 +217,11 @@ def test_a_sample_is_computed_again_with_the_teacher(tmp_path, capsys):
     found = dataset.gather(np.arange(12))
     batch = put_batch(batches.pad(found, length=16, pad_id=0, sep_id=3), mesh)
     values = {name: np.array(array) for name, array in predict(batch).items()}
-    said = {"teacher": teacher.fingerprint, "states": (0,)}
-    tiny.logit_store(tmp_path / "good", dataset, values, **said)
+    settings = {"teacher": teacher.fingerprint, "states": (0,)}
+    tiny.logit_store(tmp_path / "good", dataset, values, **settings)
     values["logits"][5] += 0.01
     values["states"][9, 0, 7] += 0.02
-    tiny.logit_store(tmp_path / "bad", dataset, values, **said)
+    tiny.logit_store(tmp_path / "bad", dataset, values, **settings)
     arguments = [str(dataset.folder), "--workers", "1", "--teacher", str(tmp_path / "teacher")]
     assert verify.main([*arguments, "--logits", str(tmp_path / "good")]) == 0
     capsys.readouterr()
@@ -265,8 +265,8 @@ def tiny_teacher(folder, seed, shift=0.0):
     one = np.ones((1, 4), np.int32)
     params = TaskModel(shape, 2).init(jax.random.key(seed), one, one, one)["params"]
     params = jax.tree.map(lambda leaf: leaf + shift, params)
-    said = {"labels": tiny.LABELS, "task": "classification", "add": tiny.tokenizer}
-    hf.save(folder, params, shape, **said)
+    settings = {"labels": tiny.LABELS, "task": "classification", "add": tiny.tokenizer}
+    hf.save(folder, params, shape, **settings)
     return hf.load(folder)
 
 

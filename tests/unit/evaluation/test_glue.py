@@ -188,8 +188,8 @@ def test_the_tool_writes_the_eleven_files_that_the_server_wants(
     for name in ("a.zip", "b.zip"):
         assert tool.main([*arguments, "--output", str(tmp_path / name)]) == 0
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
-    told = capsys.readouterr().out.splitlines()[-1]
-    assert told.startswith("submission of 11 files in ") and "AX.tsv" in told
+    printed = capsys.readouterr().out.splitlines()[-1]
+    assert printed.startswith("submission of 11 files in ") and "AX.tsv" in printed
     with zipfile.ZipFile(tmp_path / "a.zip") as packed:
         found = {name: packed.read(name).decode().splitlines() for name in packed.namelist()}
     assert set(found) == {

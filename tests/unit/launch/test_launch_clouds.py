@@ -90,7 +90,7 @@ def test_tpu_says_what_the_shipped_commit_lacks(verb: str, tmp_path: pathlib.Pat
         who = ("-c", "user.name=a", "-c", "user.email=b")
         subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
 
-    def said() -> subprocess.CompletedProcess[str]:
+    def dry_run() -> subprocess.CompletedProcess[str]:
         flags = ("--config=mine.py:seeds=5", JOB[1], "--dry-run")
         return bash(str(tmp_path / "launch/tpu_vm.sh"), verb, *TPU, *flags)
 
@@ -99,15 +99,15 @@ def test_tpu_says_what_the_shipped_commit_lacks(verb: str, tmp_path: pathlib.Pat
     git("init")
     git("add", "launch")
     git("commit", "-m", "one")
-    assert said().returncode == 2
-    assert "error: --config=mine.py is not in the commit that hosts get" in said().stderr
+    assert dry_run().returncode == 2
+    assert "error: --config=mine.py is not in the commit that hosts get" in dry_run().stderr
     git("add", "mine.py")
     git("commit", "-m", "two")
-    assert "warning" not in said().stderr
-    assert said().returncode == 0
+    assert "warning" not in dry_run().stderr
+    assert dry_run().returncode == 0
     (tmp_path / "mine.py").write_text("changed")
-    assert "warning: hosts get the last commit, without the changes" in said().stderr
-    assert said().returncode == 0
+    assert "warning: hosts get the last commit, without the changes" in dry_run().stderr
+    assert dry_run().returncode == 0
 
 
 def test_tpu_wait_ends_when_the_slice_is_there_or_lost(tmp_path: pathlib.Path) -> None:

@@ -195,9 +195,9 @@ def test_the_command_writes_compares_and_tells(
     output = folder.parents[2] / "out"
     arguments = ["--model", str(folder), "--output", str(output), "--format", format]
     assert export.main([*arguments, "--license", "apache-2.0", "--name", "My model"]) == 0
-    told = capsys.readouterr().out
-    assert "differ from ours by at most" in told
-    assert told.splitlines()[-1].startswith(f"exported to {output}: ")
+    printed = capsys.readouterr().out
+    assert "differ from ours by at most" in printed
+    assert printed.splitlines()[-1].startswith(f"exported to {output}: ")
     text = (output / "README.md").read_text()
     for part in (
         "license: apache-2.0",

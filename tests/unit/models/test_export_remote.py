@@ -58,7 +58,7 @@ def test_an_export_to_a_bucket_is_compared_as_a_local_one(
     tokenizer = load_tokenizer(tmp_path / "vocab.txt")
     (check,) = write.export(model, tokenizer, bucket, format=format, card="\n".join)
     assert check.difference is not None and check.difference < 1e-5
-    said = (bucket / "README.md").read_text()
-    assert "transformers' ids equal ours" in said and check.sentence() in said
+    card = (bucket / "README.md").read_text()
+    assert "transformers' ids equal ours" in card and check.sentence() in card
     assert [path.name for path in bucket.parent.iterdir()] == ["models"]
     assert programs.transformers_token_ids(bucket, ["ab"]) is not None

@@ -43,13 +43,13 @@ def test_a_release_becomes_a_model_folder(
 ) -> None:
     output = tmp_path / "model"
     assert import_weights.main(["--source", str(release), "--output", str(output)]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("loaded  ") for line in told) == len(TENSORS)
-    assert "loaded  bert/layer_1/mlp_in/kernel  (8, 12)" in told
-    assert "absent  classifier (a model that starts from this one gets a new one)" in told
-    assert "unused  bert/pooler/dense/bias/adam_m (of the optimiser)" in told
+    printed = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("loaded  ") for line in printed) == len(TENSORS)
+    assert "loaded  bert/layer_1/mlp_in/kernel  (8, 12)" in printed
+    assert "absent  classifier (a model that starts from this one gets a new one)" in printed
+    assert "unused  bert/pooler/dense/bias/adam_m (of the optimiser)" in printed
     model = hf.load(output)
-    assert told[-1] == f"imported to {output}: fingerprint {model.fingerprint}"
+    assert printed[-1] == f"imported to {output}: fingerprint {model.fingerprint}"
     assert model.config.gelu == "tanh"
     assert load_tokenizer(output).vocab_size == len(PIECES)
     (tmp_path / "done.json").write_text("{}")

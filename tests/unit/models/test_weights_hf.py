@@ -56,8 +56,8 @@ def test_the_tokenizer_beside_a_model_tells_how_many_tokens_it_takes(tmp_path):
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]
     made = WordPiece(pieces, lowercase=True)
     hf.save(tmp_path / "m", make_params("classifier"), CONFIG, add=made.save)
-    told = json.loads((tmp_path / "m" / "tokenizer_config.json").read_text())
-    assert told["model_max_length"] == CONFIG.positions
+    settings = json.loads((tmp_path / "m" / "tokenizer_config.json").read_text())
+    assert settings["model_max_length"] == CONFIG.positions
     transformers = pytest.importorskip("transformers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "m")
     assert tokenizer.model_max_length == CONFIG.positions

@@ -109,10 +109,10 @@ def assert_same_there_and_back(
     )
     assert set(theirs) == set(ours)
     assert all(theirs[name].tobytes() == ours[name].tobytes() for name in theirs)
-    again, told = transformers.BertForPreTraining.from_pretrained(
+    again, info = transformers.BertForPreTraining.from_pretrained(
         folder / "ours", output_loading_info=True
     )
-    assert not any(told.values()), told
+    assert not any(info.values()), info
     before = model.state_dict()
     assert all(torch.equal(value, before[name]) for name, value in again.state_dict().items())
     return max(found.values())

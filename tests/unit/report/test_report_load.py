@@ -97,18 +97,18 @@ def test_steps_written_twice_count_once_as_last_written(empty: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "reason"),
     [
         ("{", "is not valid JSON"),
-        ("[]", "its content does not read"),
-        ('{"kind": "train"}', "seconds does not read"),
-        ('{"kind": "train", "seconds": NaN}', "seconds does not read"),
+        ("[]", "its content is not valid"),
+        ('{"kind": "train"}', "seconds is not valid"),
+        ('{"kind": "train", "seconds": NaN}', "seconds is not valid"),
         ('{"kind": "train", "seconds": 1, "metrics": {"dev/accuracy": "high"}}', "dev/accuracy"),
     ],
 )
-def test_a_damaged_done_json_is_refused(workdir: Any, content: str, said: str) -> None:
+def test_a_damaged_done_json_is_refused(workdir: Any, content: str, reason: str) -> None:
     (workdir.folder("pd") / "done.json").write_text(content)
-    with pytest.raises(ReportError, match=rf"done\.json.*{said}"):
+    with pytest.raises(ReportError, match=rf"done\.json.*{reason}"):
         load_it(workdir)
 
 

@@ -242,16 +242,16 @@ def test_the_lead_says_when_methods_are_equal(empty: Any) -> None:
             name, objective="distill", needs=("x",), final=final, loss=(1, 0.5), steps=9, seconds=1
         )
     empty.write({"A": "a", "B": "b", "C": "c"}, metrics=("dev/accuracy",))
-    said = report(empty).text
+    text = report(empty).text
     assert (
-        "A and B are equally the best of the 3 methods: 80.0 % dev accuracy. Last comes C" in said
+        "A and B are equally the best of the 3 methods: 80.0 % dev accuracy. Last comes C" in text
     )
     empty.write({"A": "a", "B": "b"}, metrics=("dev/accuracy",))
     assert "No method stands out: all have 80.0 % dev accuracy." in report(empty).text
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "said"),
+    ("first", "second", "sentence"),
     [
         (0.900, 0.895, "0.5 points behind: their 95 % intervals overlap"),
         (0.900, 0.800, "10.0 points behind: their 95 % intervals over the examples lie apart"),
@@ -259,7 +259,7 @@ def test_the_lead_says_when_methods_are_equal(empty: Any) -> None:
     ],
 )
 def test_the_lead_says_how_sure_an_order_is(
-    empty: Any, first: float, second: float, said: str
+    empty: Any, first: float, second: float, sentence: str
 ) -> None:
     from pd_jax.report import load
 
@@ -268,4 +268,4 @@ def test_the_lead_says_how_sure_an_order_is(
             name, objective="distill", needs=("x",), final=final, loss=(1, 0.5), steps=9, seconds=1
         )
     empty.write({"A": "a", "B": "b"}, metrics=("dev/accuracy",))
-    assert said in " ".join(lead(make_table(load.load_pipeline(empty.root, empty.name))))
+    assert sentence in " ".join(lead(make_table(load.load_pipeline(empty.root, empty.name))))

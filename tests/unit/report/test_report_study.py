@@ -292,5 +292,10 @@ def test_a_bit_that_turned_in_predictions_is_found(tmp_path):
             refused.add(str(fault).partition("(")[2][:24])
         else:
             assert found is not None and (found.logits == kept.logits).all()
-    for said in ("Error -3", "zip file version", "That compression method", "File 'label.npy' is"):
-        assert any(reason.startswith(said) for reason in refused), said
+    for start in (
+        "Error -3",
+        "zip file version",
+        "That compression method",
+        "File 'label.npy' is",
+    ):
+        assert any(reason.startswith(start) for reason in refused), start

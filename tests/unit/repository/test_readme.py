@@ -52,8 +52,8 @@ def test_a_command_parses(command):
         parser.parse_args(words[3:])
     elif words[0] == "python" and words[1].endswith(".py"):
         known = [sys.executable, ROOT / words[1], "--help"]
-        said = subprocess.run(known, capture_output=True, text=True, check=True, cwd=ROOT).stdout
-        assert all(word in said for word in words[2:] if word.startswith("--"))
+        printed = subprocess.run(known, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+        assert all(word in printed for word in words[2:] if word.startswith("--"))
     else:
         pytest.fail(f"this test does not know how to check {command!r}")
 

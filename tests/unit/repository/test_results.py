@@ -29,7 +29,7 @@ def test_every_study_has_its_report_beside():
 def test_differences_have_their_interval_and_verdict():
     page = load_page()
     summary = {"mean": 0.0321, "interval": [0.021, 0.044], "seeds": 3}
-    said = {"over_seeds": summary, "verdict": "holds"}
-    assert page._difference("test/accuracy", said) == "+3.21 [+2.10, +4.40] holds"
-    said = {"over_seeds": {"mean": 0.041, "interval": None}, "verdict": "undecided"}
-    assert page._difference("unseen/kl", said) == "+0.0410 undecided"
+    claim = {"over_seeds": summary, "verdict": "holds"}
+    assert page._difference("test/accuracy", claim) == "+3.21 [+2.10, +4.40] holds"
+    claim = {"over_seeds": {"mean": 0.041, "interval": None}, "verdict": "undecided"}
+    assert page._difference("unseen/kl", claim) == "+0.0410 undecided"

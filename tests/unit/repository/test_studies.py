@@ -21,15 +21,15 @@ def test_long_changes_what_is_not_named_and_smoke_makes_it_small():
 
 
 @pytest.mark.parametrize(
-    ("said", "meant"),
+    ("written", "meant"),
     [("smoke", True), ("smoke=On", True), ("smoke=1", True), ("smoke=no", False), ("", False)],
 )
-def test_truths_have_many_spellings(said, meant):
-    assert common.parse(said, smoke=False)["smoke"] is meant
+def test_truths_have_many_spellings(written, meant):
+    assert common.parse(written, smoke=False)["smoke"] is meant
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("written", "message"),
     [
         ("long=ture", "config argument long='ture': give true or false"),
         ("smoke=", "config argument smoke='': give true or false"),
@@ -39,9 +39,9 @@ def test_truths_have_many_spellings(said, meant):
         ("teachers=-1", "config argument teachers=-1: give 1 or more"),
     ],
 )
-def test_a_value_that_is_none_is_named_with_its_key(said, message):
+def test_a_value_that_is_none_is_named_with_its_key(written, message):
     with pytest.raises(ValueError, match=message):
-        arguments.read(said, seeds=3)
+        arguments.read(written, seeds=3)
 
 
 def test_rates_are_those_of_the_steps():

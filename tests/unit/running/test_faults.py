@@ -33,17 +33,17 @@ def test_want_of_memory_is_recognised_from_what_a_device_says():
 )
 def test_a_stage_that_does_not_fit_says_what_to_lower(stage, remedy):
     fault = RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
-    told = with_remedy(fault, "big", stage, epath.Path("folder"))
-    assert isinstance(told, StageError) and told.__cause__ is fault
-    assert "'big' does not fit" in str(told) and "9 bytes" in str(told) and remedy in str(told)
+    shown = with_remedy(fault, "big", stage, epath.Path("folder"))
+    assert isinstance(shown, StageError) and shown.__cause__ is fault
+    assert "'big' does not fit" in str(shown) and "9 bytes" in str(shown) and remedy in str(shown)
 
 
 def test_a_damaged_file_of_a_stage_before_names_the_folder_to_remove():
     stage, inputs = tiny.stage(pathlib.Path("train")), [epath.Path("w/rows-1"), epath.Path("w/a-2")]
     damaged = RecordsError("w/a-2/records/x.tfrecord row 3 is damaged; build the dataset again")
-    told = with_remedy(damaged, "big", stage, epath.Path("w/big-3"), inputs=inputs)
-    assert isinstance(told, RecordsError)
-    assert "row 3 is damaged" in str(told) and "remove w/a-2 and run the same" in str(told)
+    shown = with_remedy(damaged, "big", stage, epath.Path("w/big-3"), inputs=inputs)
+    assert isinstance(shown, RecordsError)
+    assert "row 3 is damaged" in str(shown) and "remove w/a-2 and run the same" in str(shown)
     elsewhere = RecordsError("own/x.tfrecord row 3 is damaged; build the dataset again")
     assert with_remedy(elsewhere, "big", stage, epath.Path("w/big-3"), inputs=inputs) is elsewhere
 

@@ -46,12 +46,12 @@ def page_faults() -> int:
     return before[-1] - before[-2]
 
 
-def outcomes(needs, *, count: int, said: list[str], groups=()) -> dict:
+def outcomes(needs, *, count: int, printed: list[str], groups=()) -> dict:
     found = jobs.run(
         needs,
         lambda group: functools.partial(work, group),
         jobs=count,
-        say=said.append,
+        say=printed.append,
         groups=groups,
     )
     return {outcome.name: outcome for outcome in found}
@@ -67,9 +67,9 @@ NEEDS = {
 
 
 def test_one_process_takes_the_first_that_is_ready_and_leaves_out_what_needs_a_failed_one():
-    said: list[str] = []
-    found = outcomes(NEEDS, count=1, said=said)
-    assert said == ["began first", "began bad", "began second"]
+    printed: list[str] = []
+    found = outcomes(NEEDS, count=1, printed=printed)
+    assert printed == ["began first", "began bad", "began second"]
     assert list(found) == ["first", "bad", "last", "second", "after last"]
     assert str(found["bad"].fault) == "bad is bad"
     assert found["last"].lacks == "bad"
@@ -79,11 +79,11 @@ def test_one_process_takes_the_first_that_is_ready_and_leaves_out_what_needs_a_f
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_group_is_done_at_once_and_outlives_one_of_its_jobs(count):
-    said: list[str] = []
+    printed: list[str] = []
     needs = {"first": (), "bad": ("first",), "b": ("first",), "c": ("bad",), "d": ("b",), "e": ()}
     groups = (("bad", "b"), ("c", "d", "e"))
-    found = outcomes(needs, count=count, said=said, groups=groups)
-    assert said == ["began first", "began bad and b", "began d and e"]
+    found = outcomes(needs, count=count, printed=printed, groups=groups)
+    assert printed == ["began first", "began bad and b", "began d and e"]
     assert str(found["bad"].fault) == "bad is bad"
     assert found["c"].lacks == "bad"
     assert [found[name].result for name in ("b", "d", "e")] == [("b", 0), ("d", 0), ("e", 0)]
@@ -98,9 +98,9 @@ def test_a_stop_is_no_fault_of_the_job():
 
 
 def test_processes_share_the_cores_and_outlive_failed_and_killed_jobs():
-    said: list[str] = []
+    printed: list[str] = []
     needs = {**NEEDS, "killed": (), "bug": (), "after killed": ("killed",)}
-    found = outcomes(needs, count=2, said=said)
+    found = outcomes(needs, count=2, printed=printed)
     assert set(found) == set(needs)
     assert str(found["bad"].fault) == "bad is bad"
     assert "its process was ended by SIGKILL, perhaps because memory ran out" in str(
@@ -110,7 +110,7 @@ def test_processes_share_the_cores_and_outlive_failed_and_killed_jobs():
     assert found["after killed"].lacks == "killed"
     assert found["after last"].lacks == "last"
     assert found["second"].result == ("second", max(1, len(available_cores()) // 2))
-    assert "began first" in said
+    assert "began first" in printed
 
 
 def test_processes_divide_the_memory_of_a_gpu_that_one_was_granted(monkeypatch):
@@ -121,14 +121,14 @@ def test_processes_divide_the_memory_of_a_gpu_that_one_was_granted(monkeypatch):
     for name in names:
         monkeypatch.setenv(name, "0.92")  # launch/env/gpu.sh sets the first
         assert jobs.gpu_memory(4) == "0.230"
-        told = outcomes({"memory": ()}, count=2, said=[])
-        assert told["memory"].result == ("memory", "0.460")
+        found = outcomes({"memory": ()}, count=2, printed=[])
+        assert found["memory"].result == ("memory", "0.460")
         monkeypatch.delenv(name)
 
 
 def test_every_process_keeps_its_memory(monkeypatch):
-    told = outcomes({"pages": ()}, count=2, said=[])
-    assert told["pages"].result[1] < 1_000  # 16,384 where the 64 MB are mapped anew
+    found = outcomes({"pages": ()}, count=2, printed=[])
+    assert found["pages"].result[1] < 1_000  # 16,384 where the 64 MB are mapped anew
 
 
 def test_a_share_of_memory_that_is_no_number_is_refused_before_anything_runs(monkeypatch):
@@ -167,17 +167,19 @@ def test_a_process_killed_as_its_job_begins_is_an_outcome(monkeypatch):
         return worker
 
     monkeypatch.setattr(jobs._Processes, "_take", killed)
-    found = outcomes({"first": (), "second": ("first",)}, count=2, said=[])
+    found = outcomes({"first": (), "second": ("first",)}, count=2, printed=[])
     assert "its process was ended by SIGKILL" in str(found["first"].fault)
     assert found["second"].lacks == "first"
 
 
 def test_closing_stops_the_processes_at_once():
-    said: list[str] = []
+    printed: list[str] = []
     needs = {"first": (), "long": ()}
-    found = jobs.run(needs, lambda group: functools.partial(work, group), jobs=2, say=said.append)
+    found = jobs.run(
+        needs, lambda group: functools.partial(work, group), jobs=2, say=printed.append
+    )
     assert next(found).name == "first"
     began = time.monotonic()
     found.close()
     assert time.monotonic() - began < 40
-    assert "stopping 1 running stage, which save first" in said
+    assert "stopping 1 running stage, which save first" in printed

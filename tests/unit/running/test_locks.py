@@ -96,18 +96,18 @@ def test_a_stopped_process_still_holds(path):
 
 
 def test_waiting_ends_when_the_other_releases(path):
-    said: list[str] = []
+    printed: list[str] = []
     with holder(path) as first:
 
         def release(line: str) -> None:
-            said.append(line)
+            printed.append(line)
             assert first.stdin is not None
             first.stdin.write("\n")
             first.stdin.flush()
 
         with locks.held(path, "stage 'pd'", wait=release):
             assert first.wait(timeout=10) == 0
-    (line,) = said
+    (line,) = printed
     assert line.startswith(f"stage 'pd' is being written by process {first.pid} on ")
     assert line.endswith("; waiting for it")
 
@@ -187,10 +187,10 @@ def test_of_many_at_once_exactly_one_gets_it(path):
         )
         for _ in range(8)
     ]
-    said = [process.stdout.readline() for process in processes]
+    printed = [process.stdout.readline() for process in processes]
     for process in processes:
         process.communicate("\n")
-    assert sorted(said) == ["held\n"] + ["refused\n"] * 7
+    assert sorted(printed) == ["held\n"] + ["refused\n"] * 7
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

@@ -326,11 +326,11 @@ def test_a_dataset_and_a_store_in_folders_say_what_they_hold(tmp_path: pathlib.P
         assert facts.vocabulary is not None and facts.vocabulary.size == 64
         assert (facts.task, facts.labels, facts.labelled) == ("classification", tiny.LABELS, True)
         assert not facts.next_sentence
-    said: list[str] = []
+    printed: list[str] = []
     planned = planning.plan(pipeline, epath.Path(tmp_path / "work"))
-    left = estimate.estimate(pipeline, planned, said=said.append)
+    left = estimate.estimate(pipeline, planned, say=printed.append)
     assert all(one.seconds is not None for one in left)
-    assert said == ["measuring a step of pupil"]  # the other's costs the same
+    assert printed == ["measuring a step of pupil"]  # the other's costs the same
 
 
 def test_an_estimate_says_what_it_lacks(tmp_path: pathlib.Path) -> None:

@@ -8,10 +8,10 @@ from pd_jax.errors import StageError
 
 
 def check(folder, *, changed: bool = False, **before: str) -> list[str]:
-    said: list[str] = []
+    printed: list[str] = []
     files.write_json(folder / versions.FILE, versions.versions() | before)
-    versions.check(epath.Path(folder), "pd", changed=changed, say=said.append)
-    return said
+    versions.check(epath.Path(folder), "pd", changed=changed, say=printed.append)
+    return printed
 
 
 def test_the_same_versions_need_no_word(tmp_path):
@@ -23,9 +23,9 @@ def test_another_minor_version_is_refused_unless_the_user_goes_on(tmp_path):
     now = versions.versions()["jax"]
     with pytest.raises(StageError) as refusal:
         check(tmp_path, jax="0.9.4", device="abacus")
-    said = str(refusal.value)
-    assert f"stage 'pd' was started with other versions (jax was 0.9.4, is {now}; device" in said
-    assert f"remove {tmp_path} to start again" in said
+    message = str(refusal.value)
+    assert f"stage 'pd' was started with other versions (jax was 0.9.4, is {now}; device" in message
+    assert f"remove {tmp_path} to start again" in message
     (line,) = check(tmp_path, changed=True, jax="0.9.4")
     assert line == f"stage pd: continuing with other versions (jax was 0.9.4, is {now})"
 
