@@ -45,10 +45,14 @@ class BrokenRowError(SourceError):
     """The message without its remedies."""
 
     def __init__(self, problem: str, remedy: str):
-        self.problem = problem
-        super().__init__(
-            f"{problem}; {remedy}, or leave such rows out (broken_rows='skip' in a config,"
-            " --skip-broken-rows where a tool takes it)"
+        # Both are its arguments, by which a worker process hands it to its parent.
+        super().__init__(problem, remedy)
+        self.problem, self._remedy = problem, remedy
+
+    def __str__(self) -> str:
+        return (
+            f"{self.problem}; {self._remedy}, or leave such rows out (broken_rows='skip' in a "
+            "config, --skip-broken-rows where a tool takes it)"
         )
 
 

@@ -17,7 +17,14 @@ from pd_jax.data.building import build, plans
 from pd_jax.data.building.build import build_records
 from pd_jax.data.records.dataset import Dataset
 from pd_jax.data.tokenizers import tokenizer as tokenizer_lib
-from pd_jax.errors import ConfigError, RecordsError, SourceError, TokenizerError, WorkerError
+from pd_jax.errors import (
+    BrokenRowError,
+    ConfigError,
+    RecordsError,
+    SourceError,
+    TokenizerError,
+    WorkerError,
+)
 from tests.building import PIECES, rows_of, stage, wordpiece, write_corpus
 
 
@@ -186,6 +193,17 @@ def test_a_fault_in_a_worker_is_told_as_it_is(tmp_path, tokenizer):
     path = tmp_path / "a.txt"
     path.write_bytes(b"fine\n" * 2_000 + b"\xff\n" + b"fine\n" * 2_000)
     with pytest.raises(SourceError, match=r"a\.txt:2001 is not UTF-8"):
+        build_records(
+            stage(path, Rows(), shards=4), tokenizer, tmp_path / "set", name="a", workers=2
+        )
+
+
+def test_a_broken_row_in_a_worker_is_refused_with_its_remedies(tmp_path, tokenizer):
+    path = tmp_path / "a.jsonl"
+    whole = '{"text": "fine"}\n' * 2_000
+    path.write_text(f'{whole}{{"text": null}}\n{whole}')
+    expected = r"a\.jsonl:2001 has null in column 'text'.*; correct the row.*broken_rows='skip'"
+    with pytest.raises(BrokenRowError, match=expected):
         build_records(
             stage(path, Rows(), shards=4), tokenizer, tmp_path / "set", name="a", workers=2
         )
