@@ -34,6 +34,10 @@ class RunStates(Protocol):
         """Returns a run's state; it is gone with the next step."""
         ...
 
+    def norms(self, run: int, /) -> dict[str, jax.Array]:
+        """Returns the norms of a run's state, dispatched before its next step."""
+        ...
+
     def step(self, batches: Sequence[Mapping[str, np.ndarray]], /) -> Callable[[int], Sums]:
         """Dispatches a step of every run on its batch; returns what waits for a run's sums."""
         ...
@@ -115,7 +119,12 @@ def _drive(
 ) -> list[Outcome | Exception]:
     """Returns the outcome of every loop. One that has ended stays in the step, and is not read."""
     running = {
-        index: loop.run(functools.partial(states.state, index), stop, progress)
+        index: loop.run(
+            functools.partial(states.state, index),
+            functools.partial(states.norms, index),
+            stop,
+            progress,
+        )
         for index, loop in enumerate(loops)
     }
     found: dict[int, Outcome | Exception] = {}
@@ -153,6 +162,10 @@ class _OneRun:
     def state(self, run: int) -> TrainState:
         del run
         return self._state
+
+    def norms(self, run: int) -> dict[str, jax.Array]:
+        del run
+        return self._job.step.norms(self._state)
 
     def step(self, batches: Sequence[Mapping[str, np.ndarray]]) -> Callable[[int], Sums]:
         batch = put_batch(batches[0], self._mesh)

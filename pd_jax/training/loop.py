@@ -15,6 +15,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -83,7 +84,17 @@ def _standing(saved: Note) -> _Standing:
 Read = Callable[[], Sums]
 """Waits for a step's sums, and returns them on the host."""
 
+Norms = dict[str, jax.Array]
+
 _Steps = Generator[Mapping[str, np.ndarray], Read, Outcome]
+
+
+class _Pending(NamedTuple):
+    """A step that was dispatched, and the norms after it where a line of metrics is due."""
+
+    number: int
+    read: Read
+    norms: Norms | None
 
 
 class Loop:
@@ -118,7 +129,13 @@ class Loop:
         self.saved_at = time.monotonic()
         return state
 
-    def run(self, state: Callable[[], TrainState], stop: StopRequest, progress: Progress) -> _Steps:
+    def run(
+        self,
+        state: Callable[[], TrainState],
+        norms: Callable[[], Norms],
+        stop: StopRequest,
+        progress: Progress,
+    ) -> _Steps:
         """Yields a batch for every step, takes what reads its sums, and returns the outcome."""
         self.state, self.stop, self.progress = state, stop, progress
         job, first, pending = self.job, self.first, None
@@ -145,9 +162,10 @@ class Loop:
             shape = batch["input_ids"].shape
             with self.clock.span("step" if shape in compiled else "compile"):
                 read = yield batch
+                newest = norms() if self._due_to_log(number + 1) else None
             compiled.add(shape)
             self.standing.flops += job.flops(*shape)
-            pending = self._read(pending, then=(number, read))
+            pending = self._read(pending, then=_Pending(number, read, newest))
         self._read(pending)
         return self._finish(first)
 
@@ -171,24 +189,20 @@ class Loop:
             flops=standing.flops,
         )
 
-    def _read(
-        self, pending: tuple[int, Read] | None, then: tuple[int, Read] | None = None
-    ) -> tuple[int, Read] | None:
+    def _read(self, pending: _Pending | None, then: _Pending | None = None) -> _Pending | None:
         """Adds up the pending step's metrics, writes a line when one is due, and returns what is
         pending next.
         """
         if pending is None:
             return then
-        number, read = pending
         with self.clock.span("step"):
-            sums = read()
+            sums = pending.read()
         if sums["healthy"][0]:
             self.standing.totals.add(sums)
         else:
-            self._nonfinite(number)
-        done = number + 1
-        if done % self.run_config.log_steps == 0 or done == self.job.steps:
-            self._log(done)
+            self._nonfinite(pending.number)
+        if pending.norms is not None:
+            self._log(pending.number + 1, jax.device_get(pending.norms))
         return then
 
     def _nonfinite(self, number: int) -> None:
@@ -224,9 +238,14 @@ class Loop:
             f"--config.run.skip_nonfinite={max(10, 10 * most)}"
         )
 
-    def _log(self, done: int) -> None:
+    def _due_to_log(self, done: int) -> bool:
+        return done % self.run_config.log_steps == 0 or done == self.job.steps
+
+    def _log(self, done: int, norms: Mapping[str, np.ndarray]) -> None:
         means = ratios(self.standing.totals.take(), self.job.terms)
         means.pop("healthy", None)  # without an entry where every step since was left out
+        # A norm may be beyond float32: training goes on or not by its losses and gradients.
+        means |= {name: float(norm) for name, norm in norms.items() if math.isfinite(norm)}
         line = {f"train/{name}": value for name, value in means.items()}
         if self.run_config.skip_nonfinite:
             line["train/skipped_steps"] = self.standing.skipped_steps

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from pd_jax import config as config_lib
 from pd_jax.objectives.objective import Batch, Objective, Params, Sums
@@ -23,7 +23,7 @@ from pd_jax.parallel.sharding import batch_sharding
 from pd_jax.training import rng
 from pd_jax.training.optim import make_optimizer
 from pd_jax.training.state import TrainState
-from pd_jax.training.step import branches, pure_step, takes_norms
+from pd_jax.training.step import norms, pure_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,8 @@ class ManyStep:
     frozen: Any
     stack: Callable[[Sequence[TrainState]], TrainState]
     take: Callable[[TrainState, int], TrainState]
+    norms: Callable[[TrainState, Float[Array, ""]], dict[str, jax.Array]]
+    """Of one run's state and learning rate what `step.norms` returns."""
     batch_at: NamedSharding
 
     def __call__(
@@ -66,7 +68,6 @@ def make_many_step(
         steps=steps,
         micro_batches=micro_batches,
         skip_nonfinite=skip_nonfinite,
-        branch=branches(mesh),
     )
     everywhere = NamedSharding(mesh, PartitionSpec())
     frozen_at = sharding.assign(objective.frozen, sharding.RULES, mesh)
@@ -85,11 +86,15 @@ def make_many_step(
     def take(states: TrainState, index: jax.Array) -> TrainState:
         return jax.tree.map(lambda leaves: leaves[index], states)
 
+    def newest(state: TrainState, rate: Float[Array, ""]) -> dict[str, jax.Array]:
+        return norms(make_optimizer(optimizer, steps, peak=rate), state)
+
     return ManyStep(
         jitted,
         objective.frozen,
         jax.jit(stack, out_shardings=states_at),
         jax.jit(take, in_shardings=(states_at, everywhere), out_shardings=state_sharding),
+        jax.jit(newest, in_shardings=(state_sharding, everywhere), out_shardings=everywhere),
         batch_at,
     )
 
@@ -100,29 +105,12 @@ def _every_run(
     """Returns `step(frozen, states, batches, roots, rates) -> (states, sums)`, pure."""
 
     def alone(
-        frozen: Params,
-        state: TrainState,
-        batch: Batch,
-        root: jax.Array,
-        rate: Float[Array, ""],
-        due: Bool[Array, ""],
+        frozen: Params, state: TrainState, batch: Batch, root: jax.Array, rate: Float[Array, ""]
     ) -> tuple[TrainState, Sums]:
         step = pure_step(objective, make_optimizer(optimizer, steps, peak=rate), **options)
-        return step(frozen, state, batch, root, due)
+        return step(frozen, state, batch, root)
 
-    def step(
-        frozen: Params,
-        states: TrainState,
-        batches: Batch,
-        roots: jax.Array,
-        rates: Float[Array, " runs"],
-    ) -> tuple[TrainState, Sums]:
-        # Runs need not be at the same step, and one that has diverged does not go on.
-        due = (takes_norms(states.step) & states.healthy).any()
-        every = jax.vmap(alone, in_axes=(None, 0, 0, 0, 0, None))
-        return every(frozen, states, batches, roots, rates, due)
-
-    return step
+    return jax.vmap(alone, in_axes=(None, 0, 0, 0, 0))
 
 
 class StackedRuns:
@@ -144,6 +132,10 @@ class StackedRuns:
     def state(self, run: int) -> TrainState:
         """Returns a copy of one run's newest state, laid out as it would be alone."""
         return self._step.take(self._states, run)
+
+    def norms(self, run: int) -> dict[str, jax.Array]:
+        """Returns the norms of one run's newest state."""
+        return self._step.norms(self.state(run), self._rates[run])
 
     def step(self, batches: Sequence[Mapping[str, np.ndarray]]) -> Callable[[int], Sums]:
         """Dispatches a step of every run, each on its batch; returns what waits for it, and gives

@@ -21,11 +21,6 @@ from pd_jax.training import rng
 from pd_jax.training.optim import AdamW
 from pd_jax.training.state import TrainState
 
-NORM_STEPS = 10
-"""Every so many steps the norms of parameters and of their update are taken: on a CPU they cost as
-much as the optimiser itself.
-"""
-
 
 @dataclasses.dataclass(frozen=True)
 class Step:
@@ -33,6 +28,8 @@ class Step:
 
     jitted: Any
     frozen: Any
+    norms: Callable[[TrainState], dict[str, jax.Array]]
+    """What `norms` returns of a state, in a program of its own."""
 
     def __call__(self, state: TrainState, batch: Batch, root: jax.Array) -> tuple[TrainState, Sums]:
         """Returns the state after the step, and the batch's sums."""
@@ -60,24 +57,17 @@ def pure_step(
     *,
     micro_batches: int = 1,
     skip_nonfinite: bool = False,
-    branch: bool = True,
-) -> Callable[..., tuple[TrainState, Sums]]:
-    """Returns `step(frozen, state, batch, root, due=None) -> (state, sums)`.
+) -> Callable[[Params, TrainState, Batch, jax.Array], tuple[TrainState, Sums]]:
+    """Returns `step(frozen, state, batch, root) -> (state, sums)`.
 
     The gradient is that of the whole batch's loss, whatever the number of micro-batches. A step
     whose loss or gradient is not finite changes nothing but `state.healthy`, and no later step
     changes anything: the state before the fault is kept. With `skip_nonfinite` it changes nothing
-    but `state.step`, and later steps go on. Either way `sums["healthy"]` shows it. Under `vmap`,
-    `due` is shared by all runs: whether any of them takes its norms at this step. Without `branch`
-    norms are computed at every step, but counted at the same ones.
+    but `state.step`, and later steps go on. Either way `sums["healthy"]` shows it.
     """
 
     def step(
-        frozen: Params,
-        state: TrainState,
-        batch: Batch,
-        root: jax.Array,
-        due: jax.Array | None = None,
+        frozen: Params, state: TrainState, batch: Batch, root: jax.Array
     ) -> tuple[TrainState, Sums]:
         batch = objective.prepare(batch, rng.stream(root, "prepare", state.step))
         key = rng.stream(root, "dropout", state.step)
@@ -89,14 +79,10 @@ def pure_step(
         params, moments = optimizer.update(
             grads, state.optimizer, state.params, norm=norm, healthy=healthy
         )
-        taken = takes_norms(state.step)
-        due = taken if due is None else due
-        norms = _norms(optimizer, moments, params, taken=taken, due=due, branch=branch)
         sums |= {
             "gradient_norm": _single(norm),
             "learning_rate": _single(optimizer.schedule(state.optimizer.count)),
             "healthy": _single(healthy),
-            **norms,
         }
         if skip_nonfinite:
             return TrainState(state.step + 1, params, moments, state.healthy), sums
@@ -105,45 +91,17 @@ def pure_step(
     return step
 
 
-def branches(mesh: Mesh) -> bool:
-    """Returns whether skipping work by a condition pays: before a condition, XLA makes a GPU's host
-    wait for all work dispatched so far.
+def norms(optimizer: AdamW, state: TrainState) -> dict[str, jax.Array]:
+    """Returns the norms of the parameters and of their newest update.
+
+    Of every step they would cost as much memory traffic as the optimiser, and in the step's own
+    program, a kernel for each parameter, or a condition, for which a GPU's host has to wait.
     """
-    planned = not isinstance(mesh, Mesh)  # an abstract one, without devices
-    return planned or mesh.devices.flat[0].platform != "gpu"
-
-
-def takes_norms(step: jax.Array) -> jax.Array:
-    """Returns whether the norms are taken at a step."""
-    return step % NORM_STEPS == 0
-
-
-def _norms(
-    optimizer: AdamW,
-    moments: Any,
-    params: Params,
-    *,
-    taken: jax.Array,
-    due: jax.Array,
-    branch: bool,
-) -> Sums:
-    """Returns the norms of the parameters and of their newest update, of nothing where not `taken`
-    and where one is beyond float32: training goes on or not by its losses and gradients.
-
-    With `branch` nothing is worked out where not `due`, a scalar also under `vmap`: of a condition
-    that differs from run to run it would make a choice between two results.
-    """
-
-    def take() -> tuple[jax.Array, jax.Array]:
-        return optax.tree.norm(params), optax.tree.norm(optimizer.last_update(moments, params))
-
-    none = jnp.zeros((), jnp.float32)
-    found = jax.lax.cond(due, take, lambda: (none, none)) if branch else take()
-    sums = {}
-    for name, norm in zip(("parameter_norm", "update_norm"), found, strict=True):
-        counted = taken & jnp.isfinite(norm)
-        sums[name] = jnp.where(counted, norm, 0.0), counted.astype(jnp.float32)
-    return sums
+    update = optimizer.last_update(state.optimizer, state.params)
+    return {
+        "parameter_norm": optax.tree.norm(state.params),
+        "update_norm": optax.tree.norm(update),
+    }
 
 
 def make_train_step(
@@ -163,7 +121,6 @@ def make_train_step(
         optimizer,
         micro_batches=micro_batches,
         skip_nonfinite=skip_nonfinite,
-        branch=branches(mesh),
     )
     everywhere = NamedSharding(mesh, PartitionSpec())
     frozen_at = sharding.assign(objective.frozen, sharding.RULES, mesh)
@@ -173,7 +130,12 @@ def make_train_step(
         out_shardings=(state_sharding, everywhere),
         donate_argnums=1,
     )
-    return Step(jitted, objective.frozen)
+    newest = jax.jit(
+        functools.partial(norms, optimizer),
+        in_shardings=(state_sharding,),
+        out_shardings=everywhere,
+    )
+    return Step(jitted, objective.frozen, newest)
 
 
 def make_evaluation_step(objective: Objective, *, mesh: Mesh, param_sharding: Any) -> Callable:

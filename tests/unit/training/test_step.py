@@ -1,13 +1,13 @@
 """The step by itself, of a model of one matrix: what it reports, and what it does when."""
 
 import dataclasses
-import re
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from pd_jax import config as config_lib
 from pd_jax.models.sizes import BertConfig
@@ -15,9 +15,9 @@ from pd_jax.objectives.objective import Objective, as_is, weighted
 from pd_jax.parallel import sharding
 from pd_jax.parallel.mesh import make_mesh
 from pd_jax.training import rng
-from pd_jax.training.many import make_many_step
+from pd_jax.training.many import StackedRuns, make_many_step
 from pd_jax.training.optim import make_optimizer
-from pd_jax.training.step import make_evaluation_step, make_init, pure_step
+from pd_jax.training.step import make_evaluation_step, make_init, make_train_step, pure_step
 
 SHAPE = BertConfig(8, layers=1, hidden=4, heads=1, intermediate=8)
 SETTINGS = config_lib.Optimizer(learning_rate=0.1, warmup=0.0)
@@ -63,47 +63,39 @@ def test_the_rate_that_is_reported_is_the_one_applied_also_after_skipped_steps()
     np.testing.assert_allclose(reported, applied, rtol=1e-6)
 
 
-def test_runs_of_one_program_take_norms_behind_a_branch_each_at_its_own_steps():
-    made, optimizer = objective(), make_optimizer(SETTINGS, STEPS)
+def test_runs_of_one_program_have_the_sums_and_norms_that_they_have_alone():
+    made = objective()
     mesh = make_mesh(config_lib.Mesh(), jax.devices()[:1])
     states = [first(made, seed) for seed in (0, 1)]
     at = sharding.assign(states[0], sharding.RULES, mesh)
     many = make_many_step(made, SETTINGS, steps=STEPS, mesh=mesh, state_sharding=at)
-    alone = jax.jit(pure_step(made, optimizer))
-    # The second run is one step ahead: the norms of each are those of its own tenth step.
-    states[1], _ = alone({}, states[1], batch(7), rng.root_key(1))
-    roots, rates = jnp.stack([rng.root_key(seed) for seed in (0, 1)]), jnp.full(2, 0.1)
-    batches = jax.tree.map(lambda *rows: jnp.stack(rows), batch(0), batch(1))
-    stacked = many.stack(states)
-    traced = str(jax.make_jaxpr(many.jitted)({}, stacked, batches, roots, rates))
-    assert len(re.findall(r"\bcond\[", traced)) == 1
-    taken = []
-    for _ in range(11):
-        stacked, sums = many(stacked, batches, roots, rates)
+    rates = (0.1, 0.3)
+    alone = [
+        make_train_step(
+            made,
+            make_optimizer(dataclasses.replace(SETTINGS, learning_rate=rate), STEPS),
+            mesh=mesh,
+            state_sharding=at,
+        )
+        for rate in rates
+    ]
+    # The second run is one step ahead.
+    states[1], _ = alone[1](states[1], batch(7), rng.root_key(1))
+    runs = StackedRuns(many, states, seeds=(0, 1), learning_rates=rates)
+    for number in range(3):
+        read = runs.step([batch(number + run) for run in (0, 1)])
         for run in (0, 1):
-            states[run], expected = alone({}, states[run], batch(run), rng.root_key(run))
-            mine = jax.tree.map(lambda values, run=run: values[run], sums)
-            jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5), mine, expected)
-        taken.append(sums["update_norm"][1].tolist())
-    assert taken == [[1, 0], *[[0, 0]] * 8, [0, 1], [1, 0]]
-    diverged = {"step": jnp.array([10, 11]), "healthy": jnp.array([False, True])}
-    _, sums = many(dataclasses.replace(stacked, **diverged), batches, roots, rates)
-    assert sums["parameter_norm"][0].tolist() == [0, 0]
-
-
-def test_without_a_branch_norms_are_counted_at_the_same_steps():
-    made, optimizer = objective(), make_optimizer(SETTINGS, STEPS)
-    found = []
-    for branch in (True, False):
-        step, state, norms = jax.jit(pure_step(made, optimizer, branch=branch)), first(made, 0), []
-        for number in range(11):
-            state, sums = step({}, state, batch(number), rng.root_key(0))
-            norms.append([np.asarray(sums[name]) for name in ("parameter_norm", "update_norm")])
-        traced = str(jax.make_jaxpr(step)({}, state, batch(0), rng.root_key(0)))
-        assert ("cond[" in traced) == branch
-        found.append(np.array(norms))
-    np.testing.assert_allclose(found[0], found[1], rtol=1e-6)
-    assert found[0][:, 0, 1].tolist() == [1, *[0] * 9, 1]
+            before = states[run].params["classifier"]["kernel"].copy()
+            states[run], sums = alone[run](states[run], batch(number + run), rng.root_key(run))
+            jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5), read(run), sums)
+            newest = alone[run].norms(states[run])
+            jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5), runs.norms(run), newest)
+            kernel = states[run].params["classifier"]["kernel"]
+            assert float(newest["parameter_norm"]) == pytest.approx(
+                np.linalg.norm(kernel), rel=1e-6
+            )
+            moved = np.linalg.norm(kernel - before)
+            assert float(newest["update_norm"]) == pytest.approx(moved, rel=1e-4)
 
 
 def taught(width: int) -> Objective:
