@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, read from its text."""
+"""What a compiled program runs and sends between devices, read from its text."""
 
 import math
 import re
@@ -8,6 +8,10 @@ _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collectiv
 _INSTRUCTION = re.compile(rf"= (\(.*?\)|\S+) ({'|'.join(_KINDS)})(-start)?\(")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _ARRAY = re.compile(r"(pred|bf16|[a-z]+?(\d+)\w*)\[([\d,]*)\]")
+
+
+_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast"}
+_OPERATION = re.compile(r"^ +(?:ROOT )?%\S+ = (?:\(.*?\)|\S+) ([\w-]+)\(", re.MULTILINE)
 
 
 class Traffic(NamedTuple):
@@ -38,6 +42,12 @@ def collectives(text: str) -> dict[str, Traffic]:
         before = found.get(kind, Traffic(0, 0))
         found[kind] = Traffic(before.count + 1, before.bytes + size)
     return found
+
+
+def kernels(text: str) -> int:
+    """Returns how many operations of a program's main sequence do work; a loop counts as one."""
+    operations = _OPERATION.findall(text, text.find("\nENTRY "))
+    return sum(operation not in _FREE for operation in operations)
 
 
 def seconds(traffic: dict[str, Traffic], interconnect: float) -> float:

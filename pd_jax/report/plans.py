@@ -49,7 +49,7 @@ class Plan:
 
     @property
     def step_seconds(self) -> float | None:
-        """The roofline: the slowest of the three, as if it hid the others."""
+        """The roofline: the slowest of the three, as if it hid the others; launching is free."""
         return max(self.seconds.values(), default=None)
 
     @property
@@ -102,12 +102,14 @@ def as_text(plan: Plan) -> str:
 def _compiled_rows(plan: Plan, compiled: Compiled) -> list[tuple[str, str]]:
     limit = f" of {_megabytes(plan.memory_limit)}" if plan.memory_limit else ""
     share = compiled.flops / plan.useful_flops
+    counted = [("compiled FLOPs", f"{compiled.flops:.4g} ({share:.3f} of the useful ones)")]
     return [
         ("arguments", _megabytes(compiled.argument_bytes)),
         ("temporaries", _megabytes(compiled.temporary_bytes)),
         ("code", _megabytes(compiled.code_bytes)),
         ("fits", f"{'yes' if plan.fits else 'no'}: {_megabytes(compiled.peak_bytes)}{limit}"),
-        ("compiled FLOPs", f"{compiled.flops:.4g} ({share:.3f} of the useful ones)"),
+        *(counted if compiled.flops else []),  # XLA counts none for a GPU that is not here
+        ("kernels", f"{compiled.kernels:,} a step; launching them is in none of the times"),
         *(
             (kind, f"{traffic.count} a step, {_megabytes(traffic.bytes)}")
             for kind, traffic in sorted(compiled.collectives.items())
@@ -120,7 +122,7 @@ def as_markdown(plans: Sequence[Plan]) -> str:
     """Returns several plans, a line each, as a Markdown table."""
     names = (
         "step", "parameters", "state MB", "temporary MB", "fits", "GFLOP", "compiled/useful",
-        "collectives", "MB sent", "ms a step", "examples/s", "hours",
+        "kernels", "collectives", "MB sent", "ms a step", "examples/s", "hours",
     )  # fmt: skip
     lines = [names, ("-",) * len(names)]
     for plan in plans:
@@ -134,7 +136,8 @@ def as_markdown(plans: Sequence[Plan]) -> str:
                 f"{compiled.temporary_bytes / 1e6:,.1f}" if compiled else "",
                 {True: "yes", False: "no", None: ""}[plan.fits],
                 f"{plan.useful_flops / 1e9:,.2f}",
-                f"{compiled.flops / plan.useful_flops:.3f}" if compiled else "",
+                f"{compiled.flops / plan.useful_flops:.3f}" if compiled and compiled.flops else "",
+                f"{compiled.kernels:,}" if compiled else "",
                 ", ".join(f"{kind} {traffic.count}" for kind, traffic in sorted(kinds.items())),
                 f"{sum(traffic.bytes for traffic in kinds.values()) / 1e6:,.1f}" if kinds else "",
                 f"{seconds * 1e3:.3f}" if seconds else "",

@@ -1,10 +1,11 @@
-"""Tells, without the hardware, if a training stage fits a slice, and what it will take there.
+"""Tells, without the hardware, if a training stage fits a TPU slice or GPUs, and what it will take.
 
 python -m pd_jax.tools.plan --config=FILE[:ARG] --stage=NAME --topology=v5e:16x16
-python -m pd_jax.tools.plan --sizes=all --jobs=mlm,distill,finetune --batch=256 --topology=v5e:4x4
+python -m pd_jax.tools.plan --sizes=all --jobs=mlm,distill,finetune --batch=256 --topology=h100:1
 
-Lowers and compiles the same step that training uses (libtpu, extra `[tpu]`, for a named slice; this
-machine's devices without --topology). --abstract lowers only, in seconds, for any mesh.
+Lowers and compiles the same step that training uses: for a named slice by libtpu (extra `[tpu]`),
+for named GPUs by jax's CUDA plugin (extra `[gpu]`, without a driver), and without --topology for
+this machine's devices. --abstract lowers only, in seconds, for any mesh.
 """
 
 import argparse
@@ -163,9 +164,11 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--labels", type=number, default=2, help="number of labels of --task")
     what.add_argument("--rows", type=number, help="rows of the dataset, for a length in epochs")
     where = parser.add_argument_group("where")
-    where.add_argument("--topology", help="v5e:16x16, v4:16x16x16, v6e:4x4; else this machine")
+    where.add_argument(
+        "--topology", help="v5e:16x16, v4:16x16x16, h100:1, a100:2x8; else this machine"
+    )
     where.add_argument("--mesh", help="data,fsdp,tensor, -1 for the rest (default: the config's)")
-    where.add_argument("--abstract", action="store_true", help="lower only, without libtpu")
+    where.add_argument("--abstract", action="store_true", help="lower only, without its compiler")
     where.add_argument("--price-per-chip-hour", type=float)
     parser.add_argument("--json", help="also write the figures to this file")
     return parser
@@ -295,9 +298,9 @@ def _place(arguments: argparse.Namespace, run: config_lib.Run) -> Place:
         axes = mesh_lib.mesh_sizes(mesh_lib.shape_for(run, chip.device_kind, count), count)
         types = (AxisType.Auto,) * len(axes)
         abstract = AbstractMesh(axes, mesh_lib.AXES, axis_types=types)
-        return Place(arguments.topology, abstract, chip, "tpu")
+        return Place(arguments.topology, abstract, chip, chip.platform)
     devices = topology.devices(arguments.topology)
-    return Place(arguments.topology, mesh_lib.mesh_for(run, devices), chip, "tpu")
+    return Place(arguments.topology, mesh_lib.mesh_for(run, devices), chip, chip.platform)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class Ahead:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """The compiler's figures for a step on one device: bytes, FLOPs, and traffic."""
+    """The compiler's figures for a step on one device: bytes, FLOPs, kernels, and traffic."""
 
     seconds: float
     argument_bytes: int
@@ -58,6 +58,8 @@ class Compiled:
     flops: float
     accessed_bytes: float
     """The compiler's sum over operations, on-chip memory included."""
+    kernels: int
+    """Operations of the step that do work: what a GPU's host launches."""
     collectives: dict[str, hlo.Traffic]
 
     @property
@@ -135,7 +137,7 @@ def compile_step(ahead: Ahead) -> Compiled:
             "raise compute.micro_batches, set compute.remat, or split parameters by run.mesh.fsdp"
         ) from None
     memory: Any = compiled.memory_analysis()
-    cost = compiled.cost_analysis() or {}
+    cost, text = compiled.cost_analysis() or {}, compiled.as_text() or ""
     # Donated arguments share their bytes with the results.
     fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Compiled(
@@ -150,7 +152,8 @@ def compile_step(ahead: Ahead) -> Compiled:
         + memory.generated_code_size_in_bytes,
         flops=cost.get("flops", 0.0),
         accessed_bytes=cost.get("bytes accessed", 0.0),
-        collectives=hlo.collectives(compiled.as_text() or ""),
+        kernels=hlo.kernels(text),
+        collectives=hlo.collectives(text),
     )
 
 

@@ -37,3 +37,22 @@ def test_a_collective_spread_over_fusions_counts_once() -> None:
 def test_an_all_reduce_travels_twice() -> None:
     traffic = {"all-reduce": hlo.Traffic(1, 100), "all-gather": hlo.Traffic(3, 50)}
     assert hlo.seconds(traffic, 10.0) == pytest.approx(25.0)
+
+
+def test_kernels_are_the_operations_of_the_main_sequence_that_do_work() -> None:
+    text = """HloModule step
+
+%fused (a: f32[4]) -> f32[4] {
+  %a = f32[4]{0} parameter(0)
+  ROOT %add.1 = f32[4]{0} add(%a, %a)
+}
+
+ENTRY %main (x: f32[4]) -> (f32[4], f32[]) {
+  %x = f32[4]{0} parameter(0), metadata={op_name="x"}
+  %fusion.1 = (f32[4]{0}, f32[]{0}) fusion(%x), kind=kLoop, calls=%fused
+  %part = f32[4]{0} get-tuple-element(%fusion.1), index=0
+  %copy.1 = f32[4]{0} copy(%part)
+  ROOT %both = (f32[4]{0}, f32[]) tuple(%copy.1, %part)
+}
+"""
+    assert hlo.kernels(text) == 2

@@ -121,8 +121,10 @@ def test_changes_on_the_command_line_are_taken(config: str, tmp_path: pathlib.Pa
             "--set stages.pretrain.data.b",
         ),
         (("--sizes=Base", "--jobs=mml"), "--jobs=mml is not a job; give some of mlm, distill"),
-        (("--sizes=Base", "--abstract", "--topology=v9:2x2"), "KIND one of v4, v5e, v5p, v6e"),
+        (("--sizes=Base", "--abstract", "--topology=v9:2x2"), "KIND one of v4, v5e, v5p, v6e, l4"),
         (("--sizes=Base", "--abstract", "--topology=v5e:4"), "is not a topology"),
+        (("--sizes=Base", "--abstract", "--topology=h100:2x2x2"), "is not a topology"),
+        (("--sizes=Base", "--abstract", "--topology=h100:0"), "is not a topology"),
         (
             ("--sizes=Base", "--abstract", "--topology=v5e:4x4", "--mesh=-1,3,1"),
             "16 devices do not divide by fsdp x tensor = 3 x 1 = 3 (16 % 3 = 1)",
@@ -171,6 +173,35 @@ def test_the_training_step_itself_is_compiled_for_the_devices_here(
 def test_a_named_slice_needs_libtpu() -> None:
     with pytest.raises(MeshError, match=r"needs libtpu; install it .* or lower without it"):
         topology.devices("v5e:4x4")
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax_plugins") is not None, reason="jax has a plugin for GPUs"
+)
+def test_named_gpus_need_the_plugin() -> None:
+    with pytest.raises(MeshError, match=r"needs jax's CUDA plugin; install .*pd_jax\[gpu\]"):
+        topology.devices("h100:1")
+
+
+def test_gpus_are_planned_by_hosts_and_their_memory(tmp_path: pathlib.Path) -> None:
+    (made,) = figures(tmp_path, "--sizes=Base", "--abstract", "--topology=h100:2x8")
+    assert made["devices"] == 16
+    assert made["memory_limit"] == pytest.approx(0.92 * 81_559 * 2**20)
+    assert made["step_seconds"] == pytest.approx(made["useful_flops"] / 989e12)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is None, reason="needs the [gpu] extra")
+@pytest.mark.parametrize(("name", "kinds"), [("l4:1", set()), ("h100:8", {"all-reduce"})])
+def test_gpus_that_are_not_here_are_compiled_for(
+    name: str, kinds: set[str], tmp_path: pathlib.Path
+) -> None:
+    (made,) = figures(
+        tmp_path, *("--sizes=L1_H64", "--vocab-size=500", "--batch=32", f"--topology={name}")
+    )
+    assert made["fits"]
+    assert set(made["compiled"]["collectives"]) == kinds
+    assert made["compiled"]["kernels"] > 50
 
 
 @pytest.mark.slow
