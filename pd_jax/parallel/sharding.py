@@ -135,14 +135,7 @@ def table(shapes: Any, shardings: Any, rules: Rules = RULES) -> str:
 
 def parameter_name(path: Any) -> str:
     """Returns `bert/layer_0/mlp_in/kernel` for a key path of a tree."""
-    return "/".join(_key(part) for part in path)
-
-
-def _key(part: Any) -> str:
-    for attribute in ("key", "name", "idx"):
-        if hasattr(part, attribute):
-            return str(getattr(part, attribute))
-    return str(part)
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _place(name: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh) -> Placed:

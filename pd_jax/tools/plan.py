@@ -246,8 +246,7 @@ def _completed(stage: config_lib.TrainStage, facts: Facts, arguments: argparse.N
     if facts.vocabulary is None:
         raise ConfigError("no stage or file gives the size of the vocabulary; give --vocab-size")
     kind = stage.objective
-    masked = (config_lib.MaskedLanguageModel, config_lib.LanguageDistill)
-    if facts.task is None and not isinstance(kind, masked):
+    if facts.task is None and not isinstance(kind, config_lib.Masked):
         raise ConfigError(
             f"objective.kind={kind.kind!r} needs a task, but no stage that it reads from names "
             "one; give --task and --labels"

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
+from flax import traverse_util
 
 from pd_jax.errors import WeightsError
 from pd_jax.models.sizes import BertConfig
@@ -114,26 +115,12 @@ def _tf1_name(theirs: str) -> str:
 
 def nest(flat: dict[str, np.ndarray]) -> dict:
     """Returns the nested tree of a dict whose keys are paths joined by `/`."""
-    tree: dict = {}
-    for path, value in flat.items():
-        *parents, leaf = path.split("/")
-        node = tree
-        for name in parents:
-            node = node.setdefault(name, {})
-        node[leaf] = value
-    return tree
+    return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def flatten(tree: dict, prefix: str = "") -> dict:
+def flatten(tree: dict) -> dict:
     """Returns path -> leaf for a nested dict, in the order of its keys."""
-    flat = {}
-    for name, value in tree.items():
-        flat |= (
-            flatten(value, f"{prefix}{name}/")
-            if isinstance(value, dict)
-            else {f"{prefix}{name}": value}
-        )
-    return flat
+    return traverse_util.flatten_dict(tree, sep="/")
 
 
 def check(

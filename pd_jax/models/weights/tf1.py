@@ -11,11 +11,11 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
-import google_crc32c
 import numpy as np
 from etils import epath
 
 from pd_jax import files
+from pd_jax.data.wire import tfrecord
 from pd_jax.errors import WeightsError
 from pd_jax.models.sizes import BertConfig
 from pd_jax.models.weights import hf, hf_config, layout
@@ -25,7 +25,6 @@ _MAGIC = 0xDB4775248B80FB57
 _FOOTER_BYTES = 48
 _TRAILER_BYTES = 5
 _UNCOMPRESSED = 0
-_MASK_DELTA = 0xA282EAD8
 _FLOAT32 = 1
 _SLOTS = ("/adam_m", "/adam_v", "/Adam", "/Adam_1", "/LAMB", "/LAMB_1")
 _COUNTERS = ("global_step", "beta1_power", "beta2_power")
@@ -153,9 +152,8 @@ def _read(prefix: epath.Path, shards: int, name: str, entry: Entry) -> np.ndarra
 
 
 def _masked(content: bytes) -> int:
-    """Returns the CRC32C as LevelDB and TFRecord store it: rotated and shifted."""
-    crc = google_crc32c.value(content)
-    return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
+    """Returns the CRC32C as LevelDB stores it, and TFRecord."""
+    return tfrecord.mask(tfrecord.crc32c(content))
 
 
 def _entries(content: bytes, handles: bytes, position: int) -> Iterator[tuple[bytes, bytes]]:
