@@ -23,12 +23,14 @@ import numpy as np
 from jaxtyping import Int64
 
 from pd_jax import config
+from pd_jax.data.building.layouts import shortened
 from pd_jax.data.feed.order import Order, Permutation, Places
 from pd_jax.data.feed.packing import Packing, make_packing, pack
 from pd_jax.data.logits.store import LogitStore
 from pd_jax.data.logits.teachers import Teachers
 from pd_jax.data.records.dataset import Dataset
 from pd_jax.data.records.row_cache import Gathered
+from pd_jax.data.wire import tfrecord
 from pd_jax.errors import ConfigError, LogitsError, RecordsError
 
 Batch = dict[str, np.ndarray]
@@ -38,6 +40,8 @@ WINDOW_BATCHES = 64
 _EVALUATION_PREFETCH = 2
 _MAX_THREADS = 2
 """Assembling a batch holds the interpreter most of the time: more threads only wait for it."""
+_FRAME = 3
+"""Special tokens of a pair: `[CLS] first [SEP] second [SEP]`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,15 +301,14 @@ class _Reader:
 def pad(gathered: Gathered, *, length: int, pad_id: int, sep_id: int) -> Batch:
     """Returns `input_ids`, `segment_ids` and `input_mask`, int32 [rows, length].
 
-    A longer row is cut, and its last place is given to [SEP], as BERT's truncation does.
+    A longer row is cut as when records are made: at the end of its text, or of the longer of its
+    two texts. Its last place is given to [SEP].
     """
     lengths = gathered.lengths.astype(np.int64)
     filled = np.arange(length) < lengths[:, None]
     tokens, segment_ids = gathered.tokens, gathered.segments
     if lengths.max(initial=0) > length:
-        # Every token's place in its row; those that fit are in the order `filled` is read in.
-        starts = np.cumsum(lengths) - lengths
-        fits = np.arange(lengths.sum()) - np.repeat(starts, lengths) < length
+        fits = _fitting(lengths, segment_ids, length)
         tokens = tokens[fits]
         segment_ids = None if segment_ids is None else segment_ids[fits]
     ids = np.full(filled.shape, pad_id, np.int32)
@@ -315,6 +318,29 @@ def pad(gathered: Gathered, *, length: int, pad_id: int, sep_id: int) -> Batch:
     if segment_ids is not None:
         segments[filled] = segment_ids
     return {"input_ids": ids, "segment_ids": segments, "input_mask": filled.astype(np.int32)}
+
+
+def _fitting(
+    lengths: Int64[np.ndarray, " rows"], segments: np.ndarray | None, length: int
+) -> np.ndarray:
+    """Returns for every token whether it stays when rows longer than `length` are cut to it."""
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    fits = np.arange(lengths.sum()) - np.repeat(starts, lengths) < length
+    if segments is None or length < _FRAME:
+        return fits
+    before = np.concatenate([[0], np.cumsum(segments > 0)])
+    seconds = before[ends] - before[starts]
+    pairs = np.flatnonzero((lengths > length) & (seconds > 0) & (lengths - seconds > 1))
+    starts, ends = starts[pairs], ends[pairs]
+    middles = ends - seconds[pairs]  # after the first [SEP]
+    sizes = zip((middles - starts - 2).tolist(), (ends - middles - 1).tolist(), strict=True)
+    kept = [shortened(first, second, room=length - _FRAME) for first, second in sizes]
+    first, second = np.array(kept, np.int64).reshape(-1, 2).T
+    fits[tfrecord.spans(starts, ends - starts)] = True
+    fits[tfrecord.spans(starts + 1 + first, middles - starts - 2 - first)] = False
+    fits[tfrecord.spans(middles + second, ends - middles - 1 - second)] = False
+    return fits
 
 
 def _check_tokenizers(datasets: Sequence[Dataset]) -> None:

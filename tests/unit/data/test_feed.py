@@ -221,7 +221,7 @@ def test_padding_by_hand():
     gathered = Gathered(
         tokens=np.array([101, 7, 102, 101, 1, 2, 3, 4, 102, 101, 5, 6, 102], np.int32),
         lengths=np.array([3, 6, 4], np.int32),
-        segments=np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 1, 1], np.uint8),
+        segments=np.array([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1], np.uint8),
         labels=None,
         next_sentence=None,
         example_ids=np.zeros((3, 16), np.uint8),
@@ -229,7 +229,7 @@ def test_padding_by_hand():
     batch = batches_lib.pad(gathered, length=4, pad_id=9, sep_id=102)
     # The row of six is cut to four, the last of which is [SEP].
     assert batch["input_ids"].tolist() == [[101, 7, 102, 9], [101, 1, 2, 102], [101, 5, 6, 102]]
-    assert batch["segment_ids"].tolist() == [[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 1]]
+    assert batch["segment_ids"].tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 1]]
     assert batch["input_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
     assert {values.dtype for values in batch.values()} == {np.dtype(np.int32)}
     wide = batches_lib.pad(gathered, length=8, pad_id=0, sep_id=102)

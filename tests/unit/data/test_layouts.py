@@ -1,13 +1,19 @@
 """Documents laid out in blocks: pairs whose second text is from another document."""
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pd_jax.config import Corpus
 from pd_jax.data.building import layouts
+from pd_jax.data.feed import batches as batches_lib
+from pd_jax.data.records.row_cache import Gathered
 from pd_jax.data.text import lines
 from pd_jax.data.text.corpora import Document
 from pd_jax.errors import SourceError
 from tests.building import DOT, FIRST_WORD, WORDS, wordpiece
+from tests.unit.conftest import Vocabulary
 
 PAIRED = Corpus(next_sentence=True, short_probability=0.0)
 ORIGIN = lines.Origin("a.txt")
@@ -87,3 +93,32 @@ def test_a_first_block_of_two_documents_takes_no_more(tokenizer):
     first = [record.input_ids.tolist() for record in records(documents[:2], tokenizer)]
     assert first == together[: len(first)]
     assert len(first) < len(together)
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.none() | st.integers(0, 12))), st.integers(3, 20))
+@settings(max_examples=200, deadline=None)
+def test_a_batch_cuts_pairs_as_the_builder_does(sizes, length):
+    tokens = [np.arange(1, 30), np.arange(31, 60)]
+    passages = [
+        layouts.Passage(tokens[0][:first], None if second is None else tokens[1][:second])
+        for first, second in [(5, None), *sizes]
+    ]
+    rows, cut = (
+        [layouts.frame(passage, Vocabulary(), max_length=most) for passage in passages]
+        for most in (30, length)
+    )
+    zeros = [np.zeros(len(ids), np.uint8) if kinds is None else kinds for ids, kinds in rows]
+    gathered = Gathered(
+        tokens=np.concatenate([ids for ids, _ in rows]),
+        lengths=np.array([len(ids) for ids, _ in rows], np.int32),
+        segments=np.concatenate(zeros).astype(np.uint8),
+        labels=None,
+        next_sentence=None,
+        example_ids=np.zeros((len(rows), 16), np.uint8),
+    )
+    batch = batches_lib.pad(gathered, length=length, pad_id=0, sep_id=102)
+    for number, (ids, kinds) in enumerate(cut):
+        assert batch["input_ids"][number].tolist() == [*ids, *[0] * (length - len(ids))]
+        given = np.zeros(len(ids), int) if kinds is None else kinds
+        assert batch["segment_ids"][number, : len(ids)].tolist() == given.tolist()
+        assert batch["input_mask"][number].sum() == len(ids)
