@@ -1,5 +1,8 @@
 """A teacher's outputs over a dataset: computed once on all devices, stored shard by shard."""
 
+import sys
+from collections.abc import Callable
+
 from etils import epath
 from jax.sharding import Mesh
 
@@ -15,17 +18,28 @@ from pd_jax.stages.teachers import open_teacher
 def run_label(stage: config_lib.LabelStage, context: Context) -> Done:
     """Labels a dataset with a trained model: a classifier, or a masked language model."""
     mesh = mesh_for(context.run)
-    manifest = label(stage, context.output("label"), mesh, title=context.name)
+    manifest = label(stage, context.output("label"), mesh, title=context.name, warn=context.warn)
     return Done(
         examples=manifest.rows,
         outputs={"rows": manifest.rows, "outputs": manifest.outputs, "teacher": manifest.teacher},
     )
 
 
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
 def label(
-    stage: config_lib.LabelStage, folder: epath.Path, mesh: Mesh, *, title: str
+    stage: config_lib.LabelStage,
+    folder: epath.Path,
+    mesh: Mesh,
+    *,
+    title: str,
+    warn: Callable[[str], None] = _warn,
 ) -> LogitsManifest:
     """Returns the manifest of the logit store of `stage.records` in `folder`, made if missing.
+
+    It warns once where texts were cut by a teacher with a tokenizer of its own.
 
     Raises:
       LogitsError: the folder has another finished store, or the teacher's outputs are not finite.
@@ -33,5 +47,13 @@ def label(
       ConfigError, WeightsError, SourceError: as `open_teacher`.
     """
     dataset = Dataset.open(stage.records)
-    teacher, answers = open_teacher(stage, dataset, mesh)
-    return label_dataset(folder, dataset, teacher=teacher, answers=answers, title=title)
+    counts: list[int] = []
+    teacher, answers = open_teacher(stage, dataset, mesh, cut=counts.append)
+    made = label_dataset(folder, dataset, teacher=teacher, answers=answers, title=title)
+    if longer := sum(counts):
+        warn(
+            f"{longer:,} texts are longer than {stage.teacher} reads them here, up to "
+            f"{stage.lengths[-1]} of its own tokens, and were cut; raise lengths where it can read "
+            "more"
+        )
+    return made

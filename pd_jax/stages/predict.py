@@ -170,6 +170,7 @@ def make_predict_rows(
     batch: int = 64,
     max_length: int | None = None,
     dtype: str = "float32",
+    cut: Callable[[int], None] = lambda count: None,
 ) -> Callable[[Iterable[Row]], Iterator[Predicted]]:
     """Returns rows -> windows of them with their logits; devices compute one while the host makes
     the next. The model is placed and compiled once, however often it is called.
@@ -180,11 +181,10 @@ def make_predict_rows(
       batch: texts at once, rounded up to a multiple of the devices.
       max_length: texts are truncated to so many tokens; by default to the model's positions.
       dtype: float32 or bfloat16.
-
-    The rows are texts, all with a second text or all without.
+      cut: called with the number of texts in a window that are longer than `max_length`.
     """
     predict = _make_window_predict(
-        model, tokenizer, batch=batch, max_length=max_length, dtype=dtype
+        model, tokenizer, batch=batch, max_length=max_length, dtype=dtype, cut=cut
     )
 
     def predicted(rows: Iterable[Row]) -> Iterator[Predicted]:
@@ -207,6 +207,7 @@ def _make_window_predict(
     batch: int,
     max_length: int | None,
     dtype: str,
+    cut: Callable[[int], None],
 ) -> Callable[[list[Row]], _Window]:
     """Returns rows -> a window whose logits the devices are still computing."""
     mesh = make_mesh(config_lib.Mesh())
@@ -216,7 +217,7 @@ def _make_window_predict(
     batch = -(-batch // mesh.size) * mesh.size
 
     def predict(rows: list[Row]) -> _Window:
-        framed = _framed(rows, tokenizer, longest)
+        framed = _framed(rows, tokenizer, longest, cut)
         order = np.argsort([len(ids) for ids, _ in framed], kind="stable")
         parts = []
         for first in range(0, len(order), batch):
@@ -229,17 +230,19 @@ def _make_window_predict(
 
 
 def _framed(
-    rows: list[Row], tokenizer: Tokenizer, longest: int
+    rows: list[Row], tokenizer: Tokenizer, longest: int, cut: Callable[[int], None]
 ) -> list[tuple[np.ndarray, np.ndarray | None]]:
     """Returns ids and segments as the model was trained on them, truncated to `longest` tokens."""
     firsts = tokenizer.encode([row.text for row in rows], limit=longest)
-    seconds = [None] * len(rows)
-    if rows[0].pair is not None:
-        seconds = tokenizer.encode([row.pair or "" for row in rows], limit=longest)
-    return [
-        frame(Passage(first, second), tokenizer, max_length=longest)
-        for first, second in zip(firsts, seconds, strict=True)
+    pairs = [row.pair for row in rows if row.pair is not None]
+    seconds = iter(tokenizer.encode(pairs, limit=longest))
+    passages = [
+        Passage(first, None if row.pair is None else next(seconds))
+        for row, first in zip(rows, firsts, strict=True)
     ]
+    rooms = (longest - (2 if second is None else 3 + len(second)) for _, second, _ in passages)
+    cut(sum(len(first) > room for (first, *_), room in zip(passages, rooms, strict=True)))
+    return [frame(passage, tokenizer, max_length=longest) for passage in passages]
 
 
 def _pad(

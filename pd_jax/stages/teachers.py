@@ -19,7 +19,7 @@ from pd_jax.data.logits.labelling import Answers, Teacher
 from pd_jax.data.logits.logit_shards import Field, Values
 from pd_jax.data.records.dataset import Dataset
 from pd_jax.data.records.row_texts import RowTexts
-from pd_jax.data.tokenizers.tokenizer import Tokenizer
+from pd_jax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from pd_jax.errors import ConfigError
 from pd_jax.models.weights import hf
 from pd_jax.parallel import sharding
@@ -44,8 +44,27 @@ class OpenedTeacher(NamedTuple):
     answers: Answers
 
 
-def open_teacher(stage: config_lib.LabelStage, dataset: Dataset, mesh: Mesh) -> OpenedTeacher:
+def reads_tokens(teacher: str, dataset: Dataset) -> bool:
+    """Returns whether a teacher's vocabulary is the records' own, so that it needs no texts.
+
+    Raises:
+      WeightsError, TokenizerError: the folder has no config, or no tokenizer for its BERT.
+    """
+    own = dataset.manifest.tokenizer.fingerprint
+    return hf.is_bert(teacher) and load_tokenizer(teacher).fingerprint == own
+
+
+def open_teacher(
+    stage: config_lib.LabelStage,
+    dataset: Dataset,
+    mesh: Mesh,
+    *,
+    cut: Callable[[int], None] = lambda count: None,
+) -> OpenedTeacher:
     """Returns the teacher of a label stage, ready to label the dataset.
+
+    `cut` is called with the number of texts that have more than `stage.lengths[-1]` of the tokens
+    of a teacher with a tokenizer of its own.
 
     Raises:
       ConfigError: `stage.labels`, `stage.states`, `stage.lengths` or `stage.language` do not fit
@@ -62,7 +81,7 @@ def open_teacher(stage: config_lib.LabelStage, dataset: Dataset, mesh: Mesh) -> 
     if not hf.is_bert(stage.teacher):
         foreign = load_torch(stage.teacher, dtype=stage.dtype, length=stage.lengths[-1])
         classifier = _described(stage, foreign, layers=foreign.layers, width=foreign.width)
-        return OpenedTeacher(classifier, _torch_answers(foreign, dataset, stage))
+        return OpenedTeacher(classifier, _torch_answers(foreign, dataset, stage, cut))
     model, tokenizer = load_classifier(stage.teacher)
     check_positions(stage, model)
     classifier = _described(stage, model, layers=model.config.layers, width=model.config.hidden)
@@ -78,7 +97,7 @@ def open_teacher(stage: config_lib.LabelStage, dataset: Dataset, mesh: Mesh) -> 
             f"states of {stage.teacher} are stored only for records with its own vocabulary; "
             f"build {dataset.folder} with its tokenizer"
         )
-    return OpenedTeacher(classifier, _text_answers(model, tokenizer, dataset, stage))
+    return OpenedTeacher(classifier, _text_answers(model, tokenizer, dataset, stage, cut))
 
 
 def _described(
@@ -162,12 +181,21 @@ def _token_answers(
 
 
 def _text_answers(
-    model: hf.SavedModel, tokenizer: Tokenizer, dataset: Dataset, stage: config_lib.LabelStage
+    model: hf.SavedModel,
+    tokenizer: Tokenizer,
+    dataset: Dataset,
+    stage: config_lib.LabelStage,
+    cut: Callable[[int], None],
 ) -> Answers:
     """Returns a function by which a BERT with another vocabulary labels the rows' texts."""
     texts = _texts(dataset, stage)
     predict = make_predict_rows(
-        model, tokenizer, batch=stage.batch, max_length=stage.lengths[-1], dtype=stage.dtype
+        model,
+        tokenizer,
+        batch=stage.batch,
+        max_length=stage.lengths[-1],
+        dtype=stage.dtype,
+        cut=cut,
     )
 
     def answers(rows: np.ndarray) -> Iterator[tuple[np.ndarray, Values]]:
@@ -180,14 +208,23 @@ def _text_answers(
     return answers
 
 
-def _torch_answers(model: TorchTeacher, dataset: Dataset, stage: config_lib.LabelStage) -> Answers:
+def _torch_answers(
+    model: TorchTeacher,
+    dataset: Dataset,
+    stage: config_lib.LabelStage,
+    cut: Callable[[int], None],
+) -> Answers:
     """Returns a function by which any other model labels the rows' texts, through torch."""
     texts = _texts(dataset, stage)
 
     def answers(rows: np.ndarray) -> Iterator[tuple[np.ndarray, Values]]:
         for part in _parts(rows):
             found = model.answers(
-                texts.of(part), batch=stage.batch, length=stage.lengths[-1], states=stage.states
+                texts.of(part),
+                batch=stage.batch,
+                length=stage.lengths[-1],
+                states=stage.states,
+                cut=cut,
             )
             for places, values in found:
                 yield part[places], values

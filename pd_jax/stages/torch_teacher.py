@@ -4,7 +4,7 @@ Needs the extra `hf`. torch and transformers are imported only when such a teach
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,26 +49,30 @@ class TorchTeacher:
         return self.model.config.num_hidden_layers
 
     def answers(
-        self, rows: Sequence[Row], *, batch: int, length: int, states: Sequence[int] = ()
+        self,
+        rows: Sequence[Row],
+        *,
+        batch: int,
+        length: int,
+        states: Sequence[int] = (),
+        cut: Callable[[int], None] = lambda count: None,
     ) -> Iterator[tuple[np.ndarray, Values]]:
         """Yields (places in `rows`, their logits and first tokens' states), shortest texts first.
 
         Texts are truncated to `length` of the teacher's tokens; a batch is padded to its longest.
+        `cut` is called with the number of texts that are longer.
         """
         import torch
 
-        pairs = [row.pair for row in rows] if rows and rows[0].pair is not None else None
-        encoded = self.tokenizer(
-            [row.text for row in rows],
-            pairs,
-            truncation=True,
-            max_length=min(length, self.tokenizer.model_max_length),
-        )
-        sizes = np.array([len(ids) for ids in encoded["input_ids"]])
+        length = min(length, self.tokenizer.model_max_length)
+        encoded = self._encoded(rows, truncation=True, max_length=length)
+        sizes = np.array([len(inputs["input_ids"]) for inputs in encoded])
+        full = self._encoded([rows[at] for at in np.flatnonzero(sizes >= length)])
+        cut(sum(len(inputs["input_ids"]) > length for inputs in full))
         order = np.argsort(sizes, kind="stable")
         for first in range(0, len(order), batch):
             places = order[first : first + batch]
-            part = {name: [values[at] for at in places] for name, values in encoded.items()}
+            part = [encoded[at] for at in places]
             inputs = self.tokenizer.pad(part, return_tensors="pt").to(self.device)
             with torch.inference_mode():
                 outputs = self.model(**inputs, output_hidden_states=bool(states))
@@ -77,6 +81,19 @@ class TorchTeacher:
                 kept = [outputs.hidden_states[layer + 1][:, 0] for layer in states]
                 values["states"] = torch.stack(kept, dim=1).float().cpu().numpy()
             yield places, values
+
+    def _encoded(self, rows: Sequence[Row], **options: Any) -> list[dict[str, list[int]]]:
+        """Returns each row's inputs by name; the tokenizer takes only texts or only pairs."""
+        found: list[dict[str, list[int]]] = [{} for _ in rows]
+        for paired in (False, True):
+            places = [at for at, row in enumerate(rows) if (row.pair is not None) == paired]
+            if not places:
+                continue
+            pairs = [rows[at].pair for at in places] if paired else None
+            encoded = self.tokenizer([rows[at].text for at in places], pairs, **options)
+            for number, at in enumerate(places):
+                found[at] = {name: values[number] for name, values in encoded.items()}
+        return found
 
 
 def load_torch(folder: epath.PathLike, *, dtype: str, length: int) -> TorchTeacher:

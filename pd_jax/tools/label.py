@@ -26,6 +26,7 @@ from pd_jax.models.weights import hf
 from pd_jax.parallel import distributed
 from pd_jax.parallel.mesh import make_mesh
 from pd_jax.stages.label import label
+from pd_jax.stages.teachers import reads_tokens
 from pd_jax.tools import command, options
 
 _PADDED = (32, 64, 128, 256, 512)
@@ -83,12 +84,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     distributed.initialise(args.distributed)
     compilation.use_cache()
     dataset = Dataset.open(args.records)
-    lengths = args.lengths or _lengths(dataset, args.teacher)
+    own = bool(args.top_k) or reads_tokens(args.teacher, dataset)
+    longest = int(dataset.lengths.max(initial=1)) if own else None
+    lengths = args.lengths or _lengths(longest, args.teacher)
     with options.faults():
         stage = _stage(args, lengths)
     if distributed.is_writer():
         print(f"labelling {len(dataset):,} rows of {args.records} with {args.teacher}", flush=True)
-        if longer := int((dataset.lengths > lengths[-1]).sum()):
+        longer = int((dataset.lengths > lengths[-1]).sum()) if own else 0
+        if longer:
             warning = (
                 f"warning: {longer:,} rows are longer than {lengths[-1]} tokens and are cut there"
             )
@@ -107,14 +111,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _lengths(dataset: Dataset, teacher: str) -> tuple[int, ...]:
-    """Returns padded lengths up to a dataset's longest row, or to what its teacher can read."""
-    longest = int(dataset.lengths.max(initial=1))
+def _lengths(longest: int | None, teacher: str) -> tuple[int, ...]:
+    """Returns padded lengths up to the longest row, or to what a teacher can read.
+
+    `longest` is None where the teacher reads texts, of which only it knows how long they are.
+    """
     path = epath.Path(teacher) / hf.CONFIG_FILE
     declared = files.read_object(path, WeightsError) if path.exists() else {}
     positions = declared.get("max_position_embeddings")
-    if isinstance(positions, int) and 0 < positions < longest:
-        longest = positions
+    if not isinstance(positions, int) or positions < 1:
+        longest = longest or _PADDED[-1]
+    elif longest is None:
+        # RoBERTa's positions begin behind its padding's id: of its 514, 512 can be read.
+        longest = positions // 8 * 8 or positions
+    else:
+        longest = min(longest, positions)
     return (*(length for length in _PADDED if length < longest), longest)
 
 
@@ -138,7 +149,7 @@ def _stage(args: argparse.Namespace, lengths: tuple[int, ...]) -> config_lib.Lab
         batch=args.batch,
         lengths=lengths,
         dtype=args.dtype,
-        labels=tuple(filter(None, args.labels.split(","))),
+        labels=tuple(filter(None, map(str.strip, args.labels.split(",")))),
         states=args.states,
         language=language,
         source=source,

@@ -152,11 +152,19 @@ def test_a_smaller_batch_goes_on_with_what_is_labelled(dataset, tmp_path):
 
 def test_rows_are_not_cut_unless_asked_or_the_teacher_reads_less(dataset, tmp_path):
     longest = int(dataset.lengths.max())
-    assert label_tool._lengths(dataset, str(tmp_path / "none")) == (longest,)
+    assert label_tool._lengths(longest, str(tmp_path / "none")) == (longest,)
     (tmp_path / "config.json").write_text('{"max_position_embeddings": 9}')
-    assert label_tool._lengths(dataset, str(tmp_path)) == (9,)
+    assert label_tool._lengths(longest, str(tmp_path)) == (9,)
     (tmp_path / "config.json").write_text('{"max_position_embeddings": 512}')
-    assert label_tool._lengths(dataset, str(tmp_path)) == (longest,)
+    assert label_tool._lengths(longest, str(tmp_path)) == (longest,)
+
+
+def test_texts_are_read_up_to_what_their_teacher_can_read(tmp_path):
+    assert label_tool._lengths(None, str(tmp_path / "none")) == (32, 64, 128, 256, 512)
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 514}')
+    assert label_tool._lengths(None, str(tmp_path)) == (32, 64, 128, 256, 512)
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 40}')
+    assert label_tool._lengths(None, str(tmp_path)) == (32, 40)
 
 
 # ---- the command, and SIGKILL ------------------------------------------------------------------

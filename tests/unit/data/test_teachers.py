@@ -15,7 +15,8 @@ from pd_jax import config as config_lib
 from pd_jax import estimate, planning
 from pd_jax.data.logits.store import LogitStore
 from pd_jax.data.records.shards import example_id
-from pd_jax.data.text import corpora
+from pd_jax.data.text import corpora, tables
+from pd_jax.data.text.lines import Origin
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.errors import ConfigError, LogitsError, SourceError, WeightsError
 from pd_jax.models import sizes
@@ -29,6 +30,7 @@ from pd_jax.stages.predict import load_classifier, predict_rows
 from pd_jax.stages.torch_teacher import load_torch
 from pd_jax.stages.train import run_train
 from pd_jax.tools import import_logits, verify
+from pd_jax.tools import label as label_tool
 from tests import tiny
 
 torch = pytest.importorskip("torch")
@@ -99,6 +101,46 @@ def test_a_foreign_teacher_is_asked_with_its_own_tokenizer(dataset, foreign, tmp
     arguments = [str(dataset.folder), "--workers", "1", "--logits", str(tmp_path / "store")]
     assert verify.main([*arguments, "--teacher", str(foreign)]) == 0
     assert "no fault in 24 rows" in capsys.readouterr().out
+
+
+def test_texts_alone_and_in_pairs_may_be_mixed(foreign, tmp_path):
+    mixed = [*((text, None) for text in TEXTS[:5]), *((text, "w1 w2") for text in TEXTS[5:9])]
+    rows = [tables.Row(one, two, None, Origin("a"), 1) for one, two in mixed]
+    teacher = load_torch(foreign, dtype="float32", length=16)
+    other_bert(tmp_path / "bert")
+    bert = predict.make_predict_rows(*load_classifier(str(tmp_path / "bert")))
+
+    def by_torch(rows):
+        found = np.zeros((len(rows), 2))
+        for places, values in teacher.answers(rows, batch=4, length=16):
+            found[places] = values["logits"]
+        return found
+
+    for ordered in (rows, rows[::-1]):
+        for ask in (by_torch, lambda rows: next(bert(rows)).logits):
+            alone = np.concatenate([ask([row]) for row in ordered])
+            np.testing.assert_allclose(ask(ordered), alone, atol=2e-5)
+
+
+def test_texts_that_their_teacher_cuts_are_counted(dataset, foreign, tmp_path, capsys):
+    other_bert(tmp_path / "bert")
+    longer = sum(len(text.split()) + 2 > 8 for text in TEXTS)
+    for teacher in (foreign, tmp_path / "bert"):
+        shutil.rmtree(tmp_path / "store", ignore_errors=True)
+        labelled(tmp_path / "store", stage(teacher, dataset))
+        assert "were cut" not in capsys.readouterr().err
+        shutil.rmtree(tmp_path / "store")
+        labelled(tmp_path / "store", stage(teacher, dataset, lengths=(8,)))
+        assert capsys.readouterr().err.count(f"warning: {longer} texts are longer than") == 1
+
+
+def test_the_command_reads_as_much_of_a_text_as_the_teacher_can(foreign, tmp_path, capsys):
+    dataset = tiny.text_dataset(tmp_path / "set", [("w1 w2",), ("w3 unknown",)], shards=1)
+    arguments = ["--teacher", str(foreign), "--records", str(dataset.folder), "--labels=few, many"]
+    assert label_tool.main([*arguments, "--output", str(tmp_path / "store"), "--batch=8"]) == 0
+    made = LogitStore.open(tmp_path / "store").manifest
+    assert made.settings["lengths"] == [16] and made.labels == tiny.LABELS
+    assert "cut" not in capsys.readouterr().err
 
 
 def count_traces(monkeypatch) -> list:
