@@ -60,8 +60,13 @@ class Filter:
 def key(content: str) -> bytes:
     """Returns 16 bytes that are equal for texts differing only in case, spacing and punctuation."""
     folded = unicodedata.normalize("NFKC", content).casefold()
-    letters = "".join(letter for letter in folded if letter.isalnum())
-    return hashlib.blake2b(letters.encode("utf-8"), digest_size=ID_BYTES).digest()
+    kept, inside = [], False
+    for letter in folded:
+        # A mark behind a letter is part of it: in Hindi and Thai, vowels are marks.
+        inside = letter.isalnum() or (inside and unicodedata.category(letter).startswith("M"))
+        if inside:
+            kept.append(letter)
+    return hashlib.blake2b("".join(kept).encode("utf-8"), digest_size=ID_BYTES).digest()
 
 
 _NOTHING = key("")

@@ -116,6 +116,11 @@ def check(stage: config.RecordsStage) -> None:
                 f"label={source.label!r} names a column of labels in {source.path}, but there is no"
                 " task; name the task or leave the label out"
             )
+        if source.pair is not None and isinstance(layout, config.Corpus):
+            raise ConfigError(
+                f"pair={source.pair!r} names a column of second texts in {source.path}, but a"
+                " corpus has no pairs; leave the pair out or use layout 'rows'"
+            )
     if stage.max_length < _SHORTEST:
         raise ConfigError(
             f"max_length={stage.max_length} leaves no room for text; use at least {_SHORTEST}"

@@ -165,7 +165,7 @@ def rows(source: Source | Piece) -> Iterator[Row]:
 def documents(source: Source | Piece) -> Iterator[Document]:
     """Yields documents.
 
-    In plain text, a document is the text between blank lines; in any other file, that of a row.
+    In plain text, a document is the text between blank lines; in any other file, those of a row.
 
     Raises:
       SourceError: at the first line that cannot be read, naming file and line.
@@ -342,8 +342,8 @@ def _document_reader(piece: Piece, file: SourceFile) -> _Reader[Document]:
 
 
 def _row_document(row: Row) -> Document | None:
-    """Returns a row's text as a document; None where it is blank."""
-    parts = _sentences(row.text)
+    """Returns a row's texts as a document; None where they are blank."""
+    parts = _sentences(row.text) + _sentences(row.pair or "")
     return Document(parts, row.origin, row.number) if parts else None
 
 

@@ -6,7 +6,10 @@ the cross-entropy difference of Moore and Lewis 2010.
 """
 
 import dataclasses
+import functools
 import re
+import sys
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -20,7 +23,9 @@ SIZES = (1, 2, 3)
 
 _CHOICE_SIZES = (1, 2)
 _DOUBT = 10
-_WORD = re.compile(r"\w+|[^\w\s]")
+_ASCII_WORD = re.compile(r"\w+|[^\w\s]")
+_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+"""Kana and Chinese characters: no spaces show where their words end, so each counts as one."""
 _WORD_BITS = 21
 _TEXTS_AT_ONCE = 4096
 _WAITING_NGRAMS = 1 << 23
@@ -36,12 +41,22 @@ class Words:
         """Returns the numbers of a text's words and punctuation marks, whatever their case."""
         known = self._numbers
         found = []
-        for word in _WORD.findall(text.casefold()):
+        pattern = _ASCII_WORD if text.isascii() else _any_word()
+        for word in pattern.findall(text.casefold()):
             number = known.get(word, 0)
             if not number and len(known) + 1 < 1 << _WORD_BITS:
                 number = known[word] = len(known) + 1
             found.append(number)
         return found
+
+
+@functools.cache
+def _any_word() -> re.Pattern:
+    """Returns what finds the words of any script: vowels may be marks, as in Hindi and Thai."""
+    numbers = range(sys.maxunicode + 1)
+    marks = "".join(chr(n) for n in numbers if unicodedata.category(chr(n)).startswith("M"))
+    letter = rf"[^\W{_UNSPACED}]"
+    return re.compile(rf"{letter}(?:{letter}|[{marks}])*|[{_UNSPACED}][{marks}]*|[^\w\s]")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -140,6 +140,8 @@ def test_task_and_columns_must_fit_each_other(tmp_path, tokenizer):
         build_rows(tmp_path, tokenizer, "text\na\n", Rows(task="regression"))
     with pytest.raises(ConfigError, match="there is no task"):
         build_rows(tmp_path, tokenizer, "text\ty\na\t0\n", Rows(), columns={"label": "y"})
+    with pytest.raises(ConfigError, match="'y' names a column of second .* corpus has no pairs"):
+        build_rows(tmp_path, tokenizer, "text\ty\na\tb\n", Corpus(), columns={"pair": "y"})
     with pytest.raises(ConfigError, match="leaves no room"):
         build_rows(tmp_path, tokenizer, "text\na\n", Rows(), max_length=4)
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pd_jax.config import Corpus, Rows, Source
+from pd_jax.data.building import filters
 from pd_jax.data.building.build import build_records
 from pd_jax.errors import SourceError
 from tests.building import (
@@ -128,3 +129,8 @@ def test_a_dataset_of_which_nothing_is_left_is_refused(tmp_path, tokenizer):
     exclude = (Source(path=str(tmp_path / "dev.txt")),)
     with pytest.raises(SourceError, match="all of the text was left out.*'excluded': 2"):
         build_rows(tmp_path, tokenizer, "a\nA\n", Rows(), name="a.txt", exclude=exclude)
+
+
+def test_texts_that_differ_in_their_marks_are_different_texts():
+    assert filters.key("दिन") != filters.key("दान") and filters.key("ม้า") != filters.key("มา")
+    assert filters.key("Café, ❤️ it!") == filters.key("cafe\u0301 it") != filters.key("cafe it")

@@ -1,5 +1,7 @@
 """Nearness of texts by ranks of n-grams, held to sums done by hand."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -25,6 +27,17 @@ def test_ngrams_are_counted_within_texts_whatever_their_case():
     # the-cat twice, cat-, and ,-the once; nothing joins the last word of one text to the next text
     assert sorted(found[2].counts.tolist()) == [1, 1, 2] and found[2].total == 4
     assert found[3].total == 3
+
+
+def test_marks_are_parts_of_words_and_chinese_characters_are_words():
+    words = Words()
+    counts = [
+        len(words.numbers(text)) for text in ("हिन्दी भाषा", "ม้า", "我喜欢 it。", "ノート", "❤️ i̇")
+    ]
+    assert counts == [2, 1, 5, 3, 3]
+    assert words.numbers("दिन") != words.numbers("दान")
+    latin = "Déjà-vu: naïve œuvre_1, £5 (½)"
+    assert words.numbers(latin) == words.numbers(" ".join(re.findall(r"\w+|[^\w\s]", latin)))
 
 
 def test_equal_values_share_the_mean_of_their_ranks():

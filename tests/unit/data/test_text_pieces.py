@@ -70,6 +70,11 @@ def test_stripes_are_single_documents_of_text_and_64_rows_of_tables(tmp_path):
     assert found == [*range(1, 70, 2), *range(70, 128), *range(192, 256)]
 
 
+def test_the_sentences_of_a_table_are_those_of_both_texts(tmp_path):
+    path = write(tmp_path / "a.tsv", "text\tother\na. b\tc\nd\t\n")
+    assert list(corpora.sentences(Source(path=path, pair="other"))) == ["a.", "b", "c", "d"]
+
+
 def test_broken_rows_beside_text_are_counted_over_all_files(tmp_path, capsys):
     broken = write(tmp_path / "a.tsv", "text\tlabel\na\t0\nb\n")
     paths = (broken, write(tmp_path / "b.txt", "c\n\nd\n"), broken)
