@@ -51,6 +51,8 @@ _WORDPIECE_CLASSES = _BERT_CLASSES | {
     "TokenizersBackend",
 }
 _BERT_MODELS = {"bert", "distilbert", "electra", "mobilebert"}
+_CHANGING = {"albert": "AlbertTokenizer", "xlnet": "XLNetTokenizer"}
+"""Kinds of model whose tokenizers change case, accents or quotes before a `.model` reads a text."""
 
 
 class Tokenizer(Protocol):
@@ -80,7 +82,8 @@ class Tokenizer(Protocol):
 def load_tokenizer(path: epath.PathLike) -> Tokenizer:
     """Returns the tokenizer in a `vocab.txt`, `tokenizer.json` or `.model` file, or a folder.
 
-    In a folder a `.model` is preferred, then `tokenizer.json`, then `vocab.txt`. A `vocab.txt`
+    In a folder a `.model` is preferred, then `tokenizer.json`, then `vocab.txt`; but not a `.model`
+    for which the configs beside it have text changed, as ALBERT's lower-cases it. A `vocab.txt`
     without `tokenizer_config.json` beside it is lower-cased where it contains no capitals.
     Added tokens that are not special are found in texts as the tokenizers library finds them.
     The configs beside a `tokenizer.json` overrule it where transformers' classes do.
@@ -97,6 +100,12 @@ def load_tokenizer(path: epath.PathLike) -> Tokenizer:
             f"{path} does not exist; name a vocab.txt, tokenizer.json or .model file"
         )
     if path.suffix == ".model":
+        if _is_given_other_text(path):
+            raise TokenizerError(
+                f"{path} is read alone here, but the config beside it has case or accents changed"
+                " before; write a tokenizer.json with from_pretrained and save_pretrained of"
+                " transformers' AutoTokenizer, and name that file"
+            )
         return SentencePiece(path.read_bytes(), where=str(path))
     if path.suffix == ".json":
         return _from_json(path)
@@ -195,12 +204,21 @@ def _file_in(folder: epath.Path) -> epath.Path:
     if len(models) > 1:
         names = ", ".join(model.name for model in models)
         raise TokenizerError(f"{folder} has several tokenizers ({names}); name one of the files")
-    for path in (*models, folder / JSON_FILE, folder / VOCAB_FILE):
+    definition = folder / JSON_FILE
+    if models and definition.exists() and _is_given_other_text(models[0]):
+        return definition
+    for path in (*models, definition, folder / VOCAB_FILE):
         if path.exists():
             return path
     raise TokenizerError(
         f"{folder} has no vocab.txt, tokenizer.json or .model file; name another folder"
     )
+
+
+def _is_given_other_text(model: epath.Path) -> bool:
+    """Returns whether the configs beside a `.model` have text changed before it reads it."""
+    kind, options = _config_beside(model)
+    return kind in _CHANGING.values() or bool(options.get("do_lower_case"))
 
 
 def _from_vocab(path: epath.Path) -> WordPiece:
@@ -338,7 +356,10 @@ def _config_beside(path: epath.Path) -> tuple[str | None, dict[str, Any]]:
         )
     kind = options.get("tokenizer_class") or model.get("tokenizer_class")
     if kind is None:
-        return ("BertTokenizer" if str(model.get("model_type")) in _BERT_MODELS else None), options
+        of = str(model.get("model_type"))
+        if path.suffix == ".model":
+            return _CHANGING.get(of), options
+        return ("BertTokenizer" if of in _BERT_MODELS else None), options
     if not isinstance(kind, str):
         raise TokenizerError(
             f"{path} has a config beside it whose tokenizer_class is {str(kind)[:40]!r} and not"

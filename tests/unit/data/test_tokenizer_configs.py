@@ -5,7 +5,8 @@ import json
 import pytest
 import tokenizers as library
 
-from pd_jax.data.tokenizers.tokenizer import WordPiece, load_tokenizer
+from pd_jax.config import TokenizerStage
+from pd_jax.data.tokenizers.tokenizer import WordPiece, load_tokenizer, train_tokenizer
 from pd_jax.errors import TokenizerError
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -73,6 +74,29 @@ def test_berts_tokenizer_by_other_names_is_read(small, tmp_path, name):
     write_config(tmp_path, tokenizer_class=name, word_tokenizer_type="basic", do_lower_case=True)
     for file in ("vocab.txt", "tokenizer.json"):
         assert load_tokenizer(tmp_path / file).fingerprint == small.fingerprint
+
+
+@pytest.mark.parametrize(
+    "config", [{"tokenizer_class": "AlbertTokenizer"}, {"do_lower_case": True}, {"albert": True}]
+)
+def test_a_model_whose_text_is_changed_before_gives_way_to_a_tokenizer_json(tmp_path, config):
+    stage = TokenizerStage(source=(), algorithm="unigram", vocab_size=13, lowercase=False)
+    plain = train_tokenizer(iter(["the tea ate a tax"] * 20), stage)
+    plain.save(tmp_path)
+    assert load_tokenizer(tmp_path).fingerprint == plain.fingerprint
+    if "albert" in config:
+        (tmp_path / "tokenizer_config.json").unlink()
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "albert"}))
+    else:
+        write_config(tmp_path, **config)
+    model = library.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    model.normalizer = library.normalizers.Lowercase()
+    model.save(str(tmp_path / "tokenizer.json"))
+    upper, lower = load_tokenizer(tmp_path).encode(["THE TEA", "the tea"])
+    assert upper.tolist() == lower.tolist()
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(TokenizerError, match=r"spiece\.model is read alone here, but the config"):
+        load_tokenizer(tmp_path)
 
 
 # ---- added tokens -----------------------------------------------------------------------------
