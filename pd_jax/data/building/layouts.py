@@ -22,6 +22,7 @@ from pd_jax.errors import SourceError
 _ROWS_AT_ONCE = 256
 _LETTERS_AT_ONCE = 1 << 20
 _RANDOM_NEXT = 0.5
+_LARGEST = float(np.finfo(np.float32).max)
 
 T = TypeVar("T")
 Tokens = Int32[np.ndarray, " tokens"]
@@ -288,8 +289,11 @@ class _LabelReader:
             value = float(label)
         except ValueError:
             value = math.nan
-        if not math.isfinite(value):
-            raise SourceError(f"{row.where}: label {label!r} is not a number; correct the row")
+        if not abs(value) <= _LARGEST:
+            raise SourceError(
+                f"{row.where}: label {label!r} is not a number that float32 can hold; correct the"
+                " row"
+            )
         return value
 
 

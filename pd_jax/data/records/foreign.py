@@ -155,15 +155,15 @@ def _record(features: dict[str, list], source: _Source) -> Record:
     if not len(ids):
         raise ValueError(f"it has none of {', '.join(_IDS)}, only {', '.join(sorted(features))}")
     segments = np.array(_one_of(features, _SEGMENTS) or np.zeros(len(ids)), np.int64)
-    mask = features.get("input_mask")
+    mask = _one_of(features, ("input_mask",))
     real = np.array(mask) > 0 if mask else ids != tokenizer.pad_id
     if not len(ids) == len(segments) == len(real):
         raise ValueError(f"{len(ids)} ids, {len(segments)} segments and {len(real)} mask values")
     length = int(np.flatnonzero(real)[-1]) + 1 if real.any() else 0
     _unmask(ids, features)
+    _check_ids(ids[:length], tokenizer)
     ids, segments = ids[:length].astype(np.int32), segments[:length].astype(np.int32)
-    _check_ids(ids, tokenizer)
-    following = features.get("next_sentence_labels")
+    following = _one_of(features, ("next_sentence_labels",))
     return Record(
         input_ids=ids,
         segment_ids=segments if segments.any() else None,
@@ -178,23 +178,28 @@ def _record(features: dict[str, list], source: _Source) -> Record:
 
 
 def _one_of(features: dict[str, list], names: Sequence[str]) -> list:
-    return next((features[name] for name in names if name in features), [])
+    name = next((name for name in names if name in features), "")
+    values = features.get(name, [])
+    if values and isinstance(values[0], bytes):
+        raise ValueError(f"its {name} are bytes, not numbers; write them as an int64 list")
+    return values
 
 
 def _unmask(ids: np.ndarray, features: dict[str, list]) -> None:
     """Puts the original tokens back where a static mask took them."""
-    positions = np.array(features.get("masked_lm_positions", []), np.int64)
-    originals = np.array(features.get("masked_lm_ids", []), np.int64)
+    positions = np.array(_one_of(features, ("masked_lm_positions",)), np.int64)
+    originals = np.array(_one_of(features, ("masked_lm_ids",)), np.int64)
     # Lists are padded to one length: with weight 0, or, where weights are missing, with position 0,
     # which is [CLS] and never masked.
-    weights = np.array(features.get("masked_lm_weights", positions))
+    given = "masked_lm_weights" in features
+    weights = np.array(_one_of(features, ("masked_lm_weights",))) if given else positions
     if not len(positions) == len(originals) == len(weights):
         raise ValueError(
             "masked_lm_positions, masked_lm_ids and masked_lm_weights differ in length"
         )
     used = weights > 0
-    if np.any(positions[used] >= len(ids)):
-        raise ValueError("a masked_lm_position is beyond the end")
+    if np.any((positions[used] < 0) | (positions[used] >= len(ids))):
+        raise ValueError("a masked_lm_position is beyond the ends")
     ids[positions[used]] = originals[used]
 
 
@@ -205,9 +210,10 @@ def _check_ids(ids: np.ndarray, tokenizer: TokenizerInfo) -> None:
             f"it begins with {first}, but the tokenizer's [CLS] is {tokenizer.cls_id};"
             " use the tokenizer it was made with"
         )
-    if ids.min() < 0 or ids.max() >= tokenizer.vocab_size:
+    outside = ids[(ids < 0) | (ids >= tokenizer.vocab_size)]
+    if len(outside):
         raise ValueError(
-            f"token {ids.max()} is outside the vocabulary of {tokenizer.vocab_size};"
+            f"token {outside[0]} is outside the vocabulary of {tokenizer.vocab_size};"
             " use the tokenizer it was made with"
         )
     if np.any(ids == tokenizer.mask_id):
@@ -226,6 +232,10 @@ def _label(features: dict[str, list], source: _Source) -> int | float | tuple[in
             " give the task and the labels that it was made with"
         )
     if task == "regression":
+        if not abs(values[0]) <= np.finfo(np.float32).max:
+            raise ValueError(
+                f"it has label {values[0]}, which is not a number that float32 can hold; correct it"
+            )
         return float(values[0])
     allowed = range(2 if task == "multilabel" else len(names))
     if wrong := [value for value in values if value not in allowed]:

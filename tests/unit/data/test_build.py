@@ -123,6 +123,7 @@ SEVERAL = Rows(task="multilabel", labels=("x", "y"))
         (SEVERAL, "a\tx|q\n", r"rows\.tsv:2: label 'q' is not one of 'x', 'y'"),
         (Rows(task="regression"), "a\thigh\n", r"rows\.tsv:2: label 'high' is not a number"),
         (Rows(task="regression"), "a\tnan\n", r"rows\.tsv:2: label 'nan' is not a number"),
+        (Rows(task="regression"), "a\t1e39\n", r"rows\.tsv:2: label '1e39' is not a number that f"),
     ],
 )  # fmt: skip
 def test_labels_that_do_not_fit_are_named_with_file_and_line(

@@ -31,11 +31,11 @@ RENAMED = {"input_ids": "input_word_ids", "segment_ids": "input_type_ids"}
 
 
 def payload(features):
-    arrays = {
-        name: np.array(values, np.float32 if isinstance(values[0], float) else np.int64)
-        for name, values in features.items()
-    }
-    encoded = example.encode(arrays).payload
+    message = example._example_class()()
+    for name, values in features.items():
+        kind = {float: "float_list", bytes: "bytes_list"}.get(type(values[0]), "int64_list")
+        getattr(message.features.feature[name], kind).value.extend(values)
+    encoded = message.SerializeToString()
     return tfrecord.frame(encoded, tfrecord.crc32c(encoded))
 
 
@@ -126,12 +126,20 @@ def test_regression_and_multilabel_records(tmp_path, imported, vocabulary):
     [
         ({"input_ids": [5, 7, 102, 0]}, r"begins with 5, but the tokenizer's \[CLS\] is 101"),
         ({"input_ids": [101, 40000, 102, 0]}, "token 40000 is outside the vocabulary of 30522"),
+        ({"input_ids": [101, 1 << 40, 102, 0]}, f"token {1 << 40} is outside the vocabulary"),
+        ({"input_ids": [101, -5, 102, 0]}, "token -5 is outside the vocabulary"),
+        ({"input_ids": [b"text"]}, "its input_ids are bytes, not numbers; write them as an int64"),
+        ({"input_mask": [b"1"] * 4}, "its input_mask are bytes"),
         ({"input_ids": [101, 103, 102, 0]}, r"has \[MASK\] in a place for which masked_lm_ids"),
         ({"input_mask": [1, 1]}, "4 ids, 4 segments and 2 mask values"),
         ({"label_ids": [1, 0]}, "it has 2 labels, but task 'classification' needs 1"),
         ({"label_ids": [2]}, "has label 2, but task 'classification' with 2 labels allows 0"),
         ({"label_ids": [0.5]}, "has label 0.5, but task 'classification' with 2 labels"),
         ({"masked_lm_positions": [9], "masked_lm_ids": [3]}, "is beyond the end"),
+        (
+            {"masked_lm_positions": [-3], "masked_lm_ids": [3], "masked_lm_weights": [1.0]},
+            "is beyond the end",
+        ),
         ({"masked_lm_positions": [1], "masked_lm_ids": [3, 4]}, "differ in length"),
     ],
 )
@@ -140,6 +148,13 @@ def test_records_that_do_not_fit_are_named(tmp_path, imported, changes, fault):
     with pytest.raises(RecordsError, match=f"file record 1: .*{fault}"):
         imported(path, task="classification", labels=("no", "yes"))
     assert not (tmp_path / "imported" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), b"1"])
+def test_values_that_are_no_numbers_are_named(tmp_path, imported, value):
+    path = written(tmp_path / "file", task_row(label_ids=[value]))
+    with pytest.raises(RecordsError, match="file record 0: it.*(not a number that|bytes, not num)"):
+        imported(path, task="regression")
 
 
 @pytest.mark.parametrize(
