@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,7 @@ fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
 
 DIGEST_BYTES = 16
 _CHUNK = 1 << 20
+_NO_NAME = re.compile(r"[\0\r\n]")
 _SETTLED_SECONDS = 5.0
 _PROCESS = secrets.token_hex(4)
 """Processes of two machines, or containers, that share a disk may have the same number."""
@@ -304,6 +306,6 @@ def _known_digests(path: epath.Path, error: type[PdError]) -> dict[str, list]:
     found = read_object(path, error)
     for name, known in found.items():
         whole = isinstance(known, list) and [*map(type, known[-1:])] == [str]
-        if not whole or not {*map(type, known[:-1])} <= {int, float} or not name.isprintable():
+        if not whole or not {*map(type, known[:-1])} <= {int, float} or _NO_NAME.search(name):
             raise error(f"{path} is damaged or was edited; remove it to read all files again")
     return found

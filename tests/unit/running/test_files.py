@@ -84,6 +84,18 @@ def test_a_file_changed_twice_within_a_second_has_two_digests(tmp_path):
     assert digest() == second, "another file of one size and time was taken for the first"
 
 
+def test_digests_of_files_with_any_name_are_kept(tmp_path):
+    cache = tmp_path / "digests.json"
+    path = tmp_path / "a\u3000b\u00a0c.txt"
+    path.write_text("text")
+    os.utime(path, (1e9, 1e9))
+    digests = files.DigestCache(cache, StageError)
+    digests.of(path)
+    digests.save()
+    assert cache.exists()
+    assert files.DigestCache(cache, StageError).of(path) == files.digest_file(path)
+
+
 def test_a_stage_has_the_digest_of_the_very_files_that_are_read(tmp_path):
     (tmp_path / "folder.txt").mkdir()
     for name in ("folder.txt/c.txt", "y[1].txt", "y1.txt"):
