@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from jaxtyping import Float32, Float64, Int64, UInt8
+from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
 from pd_jax import config
 from pd_jax.data.records.dataset import Dataset
@@ -32,6 +32,9 @@ _NOISE = 1e-3
 """How far apart logits of one example may be and still count as equal: a teacher that reads a text
 in batches of other lengths rounds differently. For regression, in units of the values' standard
 deviation."""
+
+_ROUNDING = 2.0**-7
+"""The same as a share of an example's largest number: a bfloat16 has 8 bits."""
 
 _ROWS_AT_ONCE = 4096
 
@@ -134,8 +137,7 @@ def read_answers(
     if not ids:
         raise LogitsError(f"{source.path} has no rows; give files with a row for each example")
     joined = np.concatenate(logits)
-    noise = _NOISE * (float(joined.std(dtype=np.float64)) if form.task == "regression" else 1.0)
-    return _once(np.concatenate(ids).reshape(-1, ID_BYTES), joined, places, noise)
+    return _once(np.concatenate(ids).reshape(-1, ID_BYTES), joined, places, form)
 
 
 def missing_rows(dataset: Dataset, answers: Answers) -> Int64[np.ndarray, " missing"]:
@@ -293,15 +295,32 @@ class _Places:
         return list(self._origins)[file].name(int(np.concatenate(self._numbers)[row]))
 
 
-def _once(ids: np.ndarray, logits: np.ndarray, places: _Places, noise: float) -> Answers:
-    """Returns each id's first answer; ids whose answers differ more than `noise` are left out."""
+def _differ(
+    one: np.ndarray, other: np.ndarray, form: Form, *, deviation: float
+) -> Bool[np.ndarray, " rows"]:
+    """Returns which answers differ by more than rounding; probabilities are compared as such."""
+    if form.task == "regression":
+        return (np.abs(one - other) > _NOISE * deviation).any(axis=1)
+    if form.kind != "logits":
+        odds = np.exp([one, other])
+        one, other = odds if form.task == "classification" else odds / (1 + odds)
+    largest = np.maximum(np.abs(one), np.abs(other)).max(axis=1, keepdims=True)
+    return (np.abs(one - other) > np.maximum(_NOISE, _ROUNDING * largest)).any(axis=1)
+
+
+def _once(ids: np.ndarray, logits: np.ndarray, places: _Places, form: Form) -> Answers:
+    """Returns each id's first answer; ids with several different answers are left out."""
+    deviation = float(logits.std(dtype=np.float64))
     names = _names(ids)
     order = np.argsort(names, kind="stable")
     names, logits = names[order], logits[order]
     first = np.ones(len(names), bool)
     first[1:] = names[1:] != names[:-1]
     group = np.cumsum(first) - 1
-    differs = (np.abs(logits - logits[np.flatnonzero(first)[group]]) > noise).any(axis=1)
+    again = np.flatnonzero(~first)
+    differs = np.zeros(len(names), bool)
+    before = logits[np.flatnonzero(first)[group[again]]]
+    differs[again] = _differ(logits[again], before, form, deviation=deviation)
     disputed = np.zeros(int(group[-1]) + 1, bool)
     disputed[group[differs]] = True
     dispute = ""

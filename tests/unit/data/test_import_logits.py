@@ -183,6 +183,18 @@ def test_the_same_text_read_in_another_batch_is_no_contradiction(dataset, tmp_pa
     path = jsonl(tmp_path / "a.jsonl", [*rows_of(), *again])
     np.testing.assert_array_equal(stored(run(tmp_path, "--input", path, *LISTED), dataset), LOGITS)
     assert "from 24 rows with 12 rep" in capsys.readouterr().out
+    half = [{**row, "scores": [4.0, 0.02 * n]} for n, row in enumerate(rows_of())]
+    again = [{**row, "scores": [x + 1 / 64 for x in row["scores"]]} for row in half]
+    path = jsonl(tmp_path / "half.jsonl", [*half, *again])
+    assert stored(run(tmp_path, "--input", path, *LISTED, output="half"), dataset)[0, 0] == 4.0
+    certain = [{**row, "scores": [1e-4, 0.9999]} for row in rows_of()]
+    again = [{**row, "scores": [2e-4, 0.9998]} for row in rows_of()]
+    path = jsonl(tmp_path / "p.jsonl", [*certain, *again])
+    run(tmp_path, "--input", path, *LISTED, "--kind=probabilities", output="probabilities")
+    other = {**certain[0], "scores": [0.01, 0.99]}
+    path = jsonl(tmp_path / "q.jsonl", [*certain, other])
+    with pytest.raises(LogitsError, match=r"1 of 12 rows have no answer \(1 disputed: "):
+        run(tmp_path, "--input", path, *LISTED, "--kind=probabilities", output="doubtful")
     small = [{"text": text, "value": n * 1e-4} for n, text in enumerate(TEXTS)]
     other = {**small[3], "value": small[3]["value"] + 1e-5}  # much, among values so small
     path = jsonl(tmp_path / "b.jsonl", [*small, other])
