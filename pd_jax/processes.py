@@ -36,7 +36,8 @@ def run(
     all jobs. With one worker everything happens in this process.
 
     Raises:
-      WorkerError: where a process was killed. What a job raises is raised here.
+      WorkerError: where a process was killed. What a job raises is raised here at once; the jobs
+        that are still running end with it.
     """
     workers = min(workers, len(tasks))
     if workers <= 1:
@@ -49,6 +50,7 @@ def run(
     pool = concurrent.futures.ProcessPoolExecutor(
         workers, mp_context=context, initializer=_start, initargs=(counter, os.getpid())
     )
+    running = {}
     try:
         with light_main():
             running = {pool.submit(_do, job, task): task for task in tasks}
@@ -63,6 +65,9 @@ def run(
             " again with fewer workers"
         ) from None
     finally:
+        # After an error nobody wants the other results, for which shutdown would wait.
+        for process in list((pool._processes or {}).values()) if running else ():
+            process.terminate()
         pool.shutdown(cancel_futures=True)
 
 

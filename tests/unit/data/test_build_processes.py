@@ -1,6 +1,7 @@
 """The same dataset from any number of workers, in shares, killed and repeated, in little memory."""
 
 import functools
+import importlib
 import json
 import os
 import pathlib
@@ -318,6 +319,16 @@ def test_workers_do_not_import_the_program_that_starts_them(tmp_path):
     )  # fmt: skip
     # Without the guard of a main module, importing the program again would start it again.
     assert done.stdout == "([], False)\n" * 2, done.stderr
+
+
+def test_an_error_of_one_worker_ends_the_others(tmp_path, monkeypatch):
+    lines = ("import time", "def wait(seconds, count):", " time.sleep(seconds or 1 / 0)")
+    (tmp_path / "waiting.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    began = time.monotonic()
+    with pytest.raises(ZeroDivisionError):
+        list(processes.run(importlib.import_module("waiting").wait, [120, 0], workers=2))
+    assert time.monotonic() - began < 60
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
