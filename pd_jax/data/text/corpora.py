@@ -6,6 +6,7 @@ read from its top, so each shard that has a part in it takes its own rows and sk
 a shard holds depends on the files and on the number of shards, never on who reads it.
 """
 
+import bisect
 import dataclasses
 import itertools
 import re
@@ -113,6 +114,9 @@ def expanded(path: str) -> list[epath.Path]:
     found = sorted(file for file in folder.glob(pattern) if not file.is_dir())
     if not found:
         raise SourceError(f"{path} matches no file; check the path")
+    for file in found:
+        if not file.exists():
+            raise SourceError(f"{file} is a link to a file that does not exist; remove the link")
     return found
 
 
@@ -138,9 +142,9 @@ def split(sources: Source | Sequence[Source], shards: int = 1) -> list[list[Piec
     start = 0
     for unit in units:
         size = sum(file.size for file in unit.files)
-        held = [
-            i for i in range(shards) if max(bounds[i], start) < min(bounds[i + 1], start + size)
-        ]
+        first = bisect.bisect_right(bounds, start, lo=1) - 1
+        last = bisect.bisect_left(bounds, start + size, hi=shards)
+        held = [i for i in range(first, last) if bounds[i] < bounds[i + 1]] if size else []
         for order, shard in enumerate(held):
             if unit.source.rows is None and divisible(unit.files[0]):
                 begin, end = (min(max(bounds[i] - start, 0), size) for i in (shard, shard + 1))
@@ -348,7 +352,7 @@ def _row_document(row: Row) -> Document | None:
 
 
 def _plain_document(origin: lines.Origin, item: Item) -> Document:
-    texts = (lines.decode(line.content, origin, line.number).strip() for line in item.value)
+    texts = (lines.plain(line, origin) for line in item.value)
     return Document(tuple(text for text in texts if text), origin, item.number)
 
 

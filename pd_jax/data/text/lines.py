@@ -28,6 +28,7 @@ ROW_BYTES = 1 << 24
 
 _BUFFER_BYTES = 1 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_GZIP = b"\x1f\x8b"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -71,6 +72,8 @@ def opened(path: str, *, zipped: bool) -> Iterator[IO[bytes]]:
     """
     try:
         with epath.Path(path).open("rb") as raw:
+            if not zipped and _head(raw) == _GZIP:
+                raise SourceError(f"{path} is compressed by gzip; add .gz to its name")
             if zipped:
                 with gzip.GzipFile(fileobj=raw) as stream:
                     yield io.BufferedReader(stream, _BUFFER_BYTES)
@@ -84,6 +87,15 @@ def opened(path: str, *, zipped: bool) -> Iterator[IO[bytes]]:
         raise SourceError(
             f"{path} cannot be read ({fault.strerror or fault}); check its permissions and disk"
         ) from None
+
+
+def _head(stream: IO[bytes]) -> bytes:
+    """Returns a stream's first two bytes, which stay in it; a pipe cannot be read twice."""
+    if isinstance(stream, io.BufferedReader):
+        return stream.peek(2)[:2]
+    head = stream.read(2)
+    stream.seek(0)
+    return head
 
 
 def decode(content: bytes, origin: Origin, number: int) -> str:
@@ -100,6 +112,20 @@ def decode(content: bytes, origin: Origin, number: int) -> str:
             f"{origin.name(number)} is not UTF-8 (byte 0x{content[fault.start]:02x} at position"
             f" {fault.start + 1}); convert the file, for example with iconv -f {likely} -t UTF-8"
         ) from None
+
+
+def plain(line: Line, origin: Origin) -> str:
+    """Returns a line of plain text, stripped.
+
+    Raises:
+      SourceError: where it is not UTF-8, or the file's first line has carriage returns for ends.
+    """
+    if line.number == 1 and b"\r" in line.content.strip():
+        raise SourceError(
+            f"{origin.name(line.number)} has a carriage return inside a line; convert the file's"
+            " line endings, for example with tr '\\r' '\\n'"
+        )
+    return decode(line.content, origin, line.number).strip()
 
 
 def row_lines(stream: IO[bytes], origin: Origin, *, begin: int, end: int | None) -> Iterator[Line]:

@@ -89,7 +89,7 @@ class Plain:
 
     def row(self, item: Item) -> Row:
         """Returns an item's text, pair and label."""
-        text = lines.decode(item.value, self._origin, item.number).strip()
+        text = lines.plain(lines.Line(item.number, item.value), self._origin)
         return Row(text, None, None, self._origin, item.number)
 
 
@@ -151,6 +151,7 @@ class Csv:
             found = lines.row_lines(stream, self._origin, begin=0, end=None)
             csv.field_size_limit(lines.ROW_BYTES)
             reader = csv.reader(self._text(found), strict=True)
+            first = 1
             try:
                 header = self._source.columns or next(reader, None)
                 if header is None:
@@ -164,14 +165,14 @@ class Csv:
                         yield Item(first, cells)
                     first = reader.line_num + 1
             except csv.Error as fault:
-                where = self._origin.name(reader.line_num)
                 if "new-line character" in str(fault):
+                    where = self._origin.name(reader.line_num)
                     raise SourceError(
                         f"{where} has a carriage return inside a line; convert the file's line"
                         " endings, for example with tr '\\r' '\\n', or quote a cell that has it"
                     ) from None
                 raise SourceError(
-                    f"{where} is not CSV ({fault});"
+                    f"{self._origin.name(first)} begins a row that is not CSV ({fault});"
                     " quote cells that contain commas, quotes or line breaks"
                 ) from None
 

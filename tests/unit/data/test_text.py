@@ -4,6 +4,7 @@ import gzip
 import json
 import random
 import re
+from unittest import mock
 
 import pyarrow
 import pytest
@@ -17,7 +18,8 @@ from pd_jax.errors import SourceError
 
 ROWS = [("good film", "0"), ("café crème 日本", "1"), ('quoted, "so"', "0")]
 
-CUT_GZIP = gzip.compress(b"a\n" * 9999, mtime=0)[:-20]
+ZIPPED = gzip.compress(b"a\n" * 9999, mtime=0)
+CUT_GZIP = ZIPPED[:-20]
 """Without a time stamp, so that every test process names its test alike."""
 
 
@@ -70,6 +72,28 @@ def test_gzipped_files_are_read_as_they_are(tmp_path, make):
 def test_plain_text_gives_a_row_a_line_without_blank_ones_or_byte_order_mark(tmp_path):
     path = write(tmp_path / "a.txt", b"\xef\xbb\xbf one \r\n\r\n  \ntwo\xc2\xa0\nthree")
     assert read(Source(path=path)) == [("one", None), ("two", None), ("three", None)]
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path):
+    write(tmp_path / "a.txt", "a")
+    (tmp_path / "b.txt").symlink_to("nowhere")
+    with pytest.raises(SourceError, match=r"b\.txt is a link to a file that does not exist; remo"):
+        corpora.split(Source(path=f"{tmp_path}/*.txt"))
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.integers(1, 30))
+@settings(max_examples=100, deadline=None)
+def test_files_are_cut_where_shards_end(sizes, shards):
+    found = [corpora.SourceFile(f"{n}.txt", "text", False, size) for n, size in enumerate(sizes)]
+    with mock.patch.object(corpora, "source_files", lambda source: found):
+        if not sum(sizes):
+            return
+        divided = corpora.split(Source(path="x"), shards)
+    bounds = [index * sum(sizes) // shards for index in range(shards + 1)]
+    for shard, pieces in enumerate(divided):
+        held = [(int(p.files[0].path[:-4]), at) for p in pieces for at in range(p.begin, p.end)]
+        every = [(number, at) for number, size in enumerate(sizes) for at in range(size)]
+        assert held == every[bounds[shard] : bounds[shard + 1]]
 
 
 def test_globs_and_lists_are_read_in_order_of_name(tmp_path):
@@ -213,7 +237,7 @@ def test_rows_without_text_are_skipped_where_the_source_says_so(tmp_path, capsys
         ("a.tsv", "text\tlabel\na\t0\nb\n", {}, r"a\.tsv:3 has too few .* 1 .* 2 \(text, label\)"),
         ("a.tsv", "text\tlabel\na\tb\t0\n", {}, r"a\.tsv:2 has too many columns: 3 .* stray tab"),
         ("a.csv", 'text,label\n"a\nb",0\nc\n', {}, r"a\.csv:4 has too few columns"),
-        ("a.csv", 'text,label\n"a,0\n', {}, r"a\.csv:2 is not CSV"),
+        ("a.csv", 'text,label\na,0\n"b,0\nc,0\n', {}, r"a\.csv:3 begins a row that is not CSV"),
         ("a.csv", "text,label\ra,0\rb,1\r", {}, r"a\.csv:1 .* carriage return .* line endings"),
         ("a.csv", 'text\r"a"\r', {}, r"a\.csv:1 .* carriage return .* line endings.* with tr"),
         ("a.csv", "text,label\r\na,0\r\nb\rc,1\r\n", {}, r"a\.csv:3 .* or quote a cell that has"),
@@ -233,6 +257,8 @@ def test_rows_without_text_are_skipped_where_the_source_says_so(tmp_path, capsys
         ("a.jsonl", "{}\n", {"columns": ("text",)}, r"a\.jsonl: columns .* this is jsonl; leave"),
         ("a.tsv", "a\tb\nc\n", {"columns": ("x", "text")}, r"a\.tsv:2 .* 1 instead of 2 \(x, te"),
         ("a.doc", "a\n", {}, r"a\.doc: the ending '\.doc' is not one of \.txt, \.tsv"),
+        ("a.txt", "one\rtwo\rthree\r", {}, r"a\.txt:1 .* carriage return .* line endings.* with"),
+        ("a.txt", ZIPPED, {}, r"a\.txt is compressed by gzip; add \.gz to its name"),
         ("a.txt.gz", CUT_GZIP, {}, r"a\.txt\.gz is a damaged gzip file"),
         ("a.txt.gz", "no gzip", {}, r"a\.txt\.gz is a damaged gzip file"),
         ("a.parquet", "no parquet", {}, r"a\.parquet is not a Parquet file"),
@@ -245,6 +271,12 @@ def test_bad_input_is_named_with_its_place(tmp_path, name, content, options, mes
     source = Source(path=write(tmp_path / name, content), **options)
     with pytest.raises(SourceError, match=message):
         read(source)
+
+
+def test_a_corpus_whose_lines_end_in_carriage_returns_is_refused(tmp_path):
+    path = write(tmp_path / "a.txt", "one\rtwo\r" * 9)
+    with pytest.raises(SourceError, match=r"a\.txt:1 has a carriage return inside a line"):
+        list(corpora.documents(Source(path=path)))
 
 
 def test_a_bad_byte_in_a_later_shard_is_named_by_its_true_line(tmp_path):
