@@ -25,7 +25,8 @@ fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
 
 DIGEST_BYTES = 16
 _CHUNK = 1 << 20
-_NO_NAME = re.compile(r"[\0\r\n]")
+_NO_NAME = re.compile("[\0\r\n\ud800-\udc7f\udd00-\udfff]")
+"""What no name of a file has: line ends, and surrogates that stand for no byte of it."""
 _SETTLED_SECONDS = 5.0
 _PROCESS = secrets.token_hex(4)
 """Processes of two machines, or containers, that share a disk may have the same number."""

@@ -67,7 +67,7 @@ class TorchTeacher:
         length = min(length, self.tokenizer.model_max_length)
         encoded = self._encoded(rows, truncation=True, max_length=length)
         sizes = np.array([len(inputs["input_ids"]) for inputs in encoded])
-        full = self._encoded([rows[at] for at in np.flatnonzero(sizes >= length)])
+        full = self._encoded([rows[at] for at in np.flatnonzero(sizes >= length).tolist()])
         cut(sum(len(inputs["input_ids"]) > length for inputs in full))
         order = np.argsort(sizes, kind="stable")
         for first in range(0, len(order), batch):

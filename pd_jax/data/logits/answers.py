@@ -300,12 +300,12 @@ def _differ(
 ) -> Bool[np.ndarray, " rows"]:
     """Returns which answers differ by more than rounding; probabilities are compared as such."""
     if form.task == "regression":
-        return (np.abs(one - other) > _NOISE * deviation).any(axis=1)
+        return np.any(np.abs(one - other) > _NOISE * deviation, axis=1)
     if form.kind != "logits":
         odds = np.exp([one, other])
         one, other = odds if form.task == "classification" else odds / (1 + odds)
     largest = np.maximum(np.abs(one), np.abs(other)).max(axis=1, keepdims=True)
-    return (np.abs(one - other) > np.maximum(_NOISE, _ROUNDING * largest)).any(axis=1)
+    return np.any(np.abs(one - other) > np.maximum(_NOISE, _ROUNDING * largest), axis=1)
 
 
 def _once(ids: np.ndarray, logits: np.ndarray, places: _Places, form: Form) -> Answers:

@@ -162,7 +162,7 @@ def _record(features: dict[str, list], source: _Source) -> Record:
     length = int(np.flatnonzero(real)[-1]) + 1 if real.any() else 0
     _unmask(ids, features)
     _check_ids(ids[:length], tokenizer)
-    ids, segments = ids[:length].astype(np.int32), segments[:length].astype(np.int32)
+    ids, segments = ids[:length].astype(np.int32), segments[:length]
     following = _one_of(features, ("next_sentence_labels",))
     return Record(
         input_ids=ids,

@@ -150,6 +150,12 @@ def test_records_that_do_not_fit_are_named(tmp_path, imported, changes, fault):
     assert not (tmp_path / "imported" / "manifest.json").exists()
 
 
+def test_a_segment_is_0_or_1_however_large(tmp_path, imported):
+    path = written(tmp_path / "file", task_row(segment_ids=[0, 1 << 40, 0, 0]))
+    with pytest.raises(RecordsError, match="segment_ids must be 0 or 1"):
+        imported(path)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), b"1"])
 def test_values_that_are_no_numbers_are_named(tmp_path, imported, value):
     path = written(tmp_path / "file", task_row(label_ids=[value]))
