@@ -158,11 +158,17 @@ def _report(config: "Pipeline", workdir: epath.Path) -> None:
 
 
 def _report_after(fault: Exception, config: "Pipeline", workdir: epath.Path) -> None:
-    """Reports what was done before a fault; a fault of the report itself is only mentioned."""
+    """Reports what was done before a fault; a fault of the report itself is only mentioned.
+
+    Not where the workdir is another config's, whose results would look like this one's.
+    """
+    from pd_jax.record import Record
+
     if no_space(fault):
         return
     try:
-        _report(config, workdir)
+        if Record(workdir, config, "").is_kept():
+            _report(config, workdir)
     except PdError as second:
         print(f"warning: no report was written: {second}", file=sys.stderr)
 
@@ -236,7 +242,11 @@ def _refusal(fault: BaseException, named: str) -> str:
     if isinstance(fault, (AttributeError, KeyError, TypeError)):  # as ConfigDict's overrides do
         inner = fault.args[0]  # an AttributeError holds the KeyError that it began as
         reason = str(inner.args[0] if isinstance(inner, Exception) else inner)
-        return f"a flag --config.KEY does not fit the config: {' '.join(reason.split())}"
+        named = " ".join(flag for flag in sys.argv if flag.startswith("--config."))
+        remedy = "; a flag changes only what the file writes out: add the key there"
+        return f"{named or '--config.KEY'} does not fit the config: {' '.join(reason.split())}" + (
+            "" if "Did you mean" in reason else remedy
+        )
     return ""
 
 

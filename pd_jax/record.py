@@ -30,14 +30,27 @@ class Record:
             "report": {**self._config["report"], "rows": rows},
         }
 
-    def check_unchanged(self, *, changed: bool) -> None:
-        """Refuses a workdir whose pipeline had another config, unless `changed`.
+    def is_kept(self) -> bool:
+        """Returns whether the workdir's record is of a pipeline with this config."""
+        if not self._path.exists():
+            return False
+        return files.read_json(self._path, StageError).get("config") == self._config
 
-        Added stages do not count as a change: that is how a study grows.
+    def check_unchanged(self, *, changed: bool) -> None:
+        """Refuses a workdir where a stage was trained, labelled or completed with another config,
+        unless `changed`.
+
+        Added stages do not count as a change: that is how a study grows. Nor does a mistake that is
+        corrected before its stage has anything to lose.
         """
         if changed or not self._path.exists():
             return
-        before = files.read_json(self._path, StageError)["config"]["stages"]
+        kept = files.read_json(self._path, StageError)
+        before = {
+            name: stage
+            for name, stage in kept["config"]["stages"].items()
+            if _has_work(self._workdir / kept["stages"].get(name, "stages"))
+        }
         now = {name: self._config["stages"].get(name) for name in before}
         difference = differences(before, now)
         if difference:
@@ -77,6 +90,10 @@ class Record:
                 "config": self._config,
             }
             files.write_json(self._path, content)
+
+
+def _has_work(folder: epath.Path) -> bool:
+    return any((folder / made).exists() for made in ("done.json", "checkpoints", "logits"))
 
 
 def differences(before: Any, after: Any, path: str = "stages") -> list[str]:

@@ -289,7 +289,7 @@ def test_a_flag_for_a_key_that_is_not_there_ends_in_one_line(tmp_path, flag):
     ended = command("--config=configs/quickstart.py", flag, f"--workdir={tmp_path}")
     assert ended.returncode == 2
     (line,) = ended.stderr.strip().splitlines()
-    assert line.startswith("error: a flag --config.KEY does not fit the config: ")
+    assert line.startswith(f"error: {flag} does not fit the config: ")
     assert "Did you mean" in line
 
 

@@ -135,9 +135,20 @@ def read_answers(
             f"{array} has {len(numbers)} rows, but {source.path} names {start}; name each row once"
         )
     if not ids:
-        raise LogitsError(f"{source.path} has no rows; give files with a row for each example")
+        raise LogitsError(
+            f"{', '.join(config.several(source.path))} has no rows; give files with a row for each example"
+        )
     joined = np.concatenate(logits)
+    if form.kind == "logits" and form.task == "classification" and _are_shares(joined):
+        raise LogitsError(
+            f"every row of {array or ', '.join(config.several(source.path))} adds up to 1, as probabilities do and logits do "
+            "not; give --kind probabilities"
+        )
     return _once(np.concatenate(ids).reshape(-1, ID_BYTES), joined, places, form)
+
+
+def _are_shares(values: np.ndarray) -> bool:
+    return bool(np.all(values >= 0) and np.allclose(values.sum(axis=1), 1.0, atol=_NOISE))
 
 
 def missing_rows(dataset: Dataset, answers: Answers) -> Int64[np.ndarray, " missing"]:

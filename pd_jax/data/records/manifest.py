@@ -134,9 +134,11 @@ def read(folder: epath.PathLike) -> Manifest:
     """
     path = epath.Path(folder) / FILE
     if not path.exists():
+        inside = epath.Path(folder) / "records"
+        remedy = f"name {inside}" if (inside / FILE).exists() else "run the build again"
         raise RecordsError(
             f"{path} does not exist: {folder} is not a dataset, or its build has not finished;"
-            " run the build again"
+            f" {remedy}"
         )
     value = read_sealed(path, _FORMAT, RecordsError)
     manifest = checked(Manifest, value, path, RecordsError)

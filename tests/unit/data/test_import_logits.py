@@ -136,6 +136,13 @@ def test_probabilities_by_hand(dataset, tmp_path):
     np.testing.assert_allclose(found[3], [np.log(1e-7), -np.log(1e-7)], rtol=1e-5)
 
 
+def test_probabilities_without_their_kind_are_not_taken_for_logits(dataset, tmp_path):
+    shares = np.exp(LOGITS) / np.exp(LOGITS).sum(axis=1, keepdims=True)
+    path = jsonl(tmp_path / "a.jsonl", rows_of(shares))
+    with pytest.raises(LogitsError, match=r"a.jsonl adds up to 1, .*; give --kind probabilities"):
+        run(tmp_path, "--input", path, *LISTED)
+
+
 def test_labels_of_a_language_model_get_the_certainty_they_are_given(dataset, tmp_path):
     rows = [{"text": text, "answer": ("few", "many")[n % 2]} for n, text in enumerate(TEXTS)]
     kind = ("--kind", "labels", "--values", "answer", "--certainty", "0.9")
