@@ -134,15 +134,14 @@ def read_answers(
         raise LogitsError(
             f"{array} has {len(numbers)} rows, but {source.path} names {start}; name each row once"
         )
+    named = array or ", ".join(config.several(source.path))
     if not ids:
-        raise LogitsError(
-            f"{', '.join(config.several(source.path))} has no rows; give files with a row for each example"
-        )
+        raise LogitsError(f"{named} has no rows; give files with a row for each example")
     joined = np.concatenate(logits)
     if form.kind == "logits" and form.task == "classification" and _are_shares(joined):
         raise LogitsError(
-            f"every row of {array or ', '.join(config.several(source.path))} adds up to 1, as probabilities do and logits do "
-            "not; give --kind probabilities"
+            f"every row of {named} adds up to 1, as probabilities do and logits do not; give "
+            "--kind probabilities"
         )
     return _once(np.concatenate(ids).reshape(-1, ID_BYTES), joined, places, form)
 
