@@ -87,7 +87,10 @@ def _equivalent(model: bytes) -> hf.Tokenizer:
     whole = hf.Tokenizer(made)
     steps = [hf.normalizers.Replace(hf.Regex(r" {2,}"), " "), hf.normalizers.Strip()]
     if proto.normalizer_spec.precompiled_charsmap:
-        steps.insert(0, hf.normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap))
+        # Precompiled looks up a letter with its accents as one, but what it finds is the mapping of
+        # the letter, and the accents are lost; composed first, the whole is one letter.
+        charsmap = hf.normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap)
+        steps = [hf.normalizers.NFC(), charsmap, *steps]
     whole.normalizer = hf.normalizers.Sequence(steps)
     whole.pre_tokenizer = hf.pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme="always")
     whole.decoder = hf.decoders.Metaspace(replacement=_SPACE, prepend_scheme="always")

@@ -24,6 +24,7 @@ _TEXTS = (
     "A compact model, distilled.",
     "Ça coûte 3,50 €, n'est-ce pas?",
     "naïve CAFÉ résumé; İstanbul, straße",
+    "E\u0301cole A\u0300 U\u0308ber: accents apart from their letters",
     "中文和 English mixed 日本語",
     "unbelievably antidisestablishmentarian words 123456 7.5e-3",
     "emoji 🙂 and\ttabs\u00a0and \u200b zero width",

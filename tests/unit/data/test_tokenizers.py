@@ -30,7 +30,7 @@ AWKWARD = [
     " ",
     "UNwantéd,running",
     "naïve café résumé Ångström ǅ İstanbul ŞẞÆ",
-    "e\u0301 a\u0308 \u0301 \u0301x n\u0303\u0303",  # combining marks, alone and stacked
+    "e\u0301 E\u0301 a\u0308 \u0301 \u0301x n\u0303\u0303",  # combining marks, alone and stacked
     "日本語のテキスト 漢字and latin mixed中文",
     "emoji 😀👍🏽👨\u200d👩\u200d👧 ok",
     "tab\tnew\nline\r\nfeed\x0b\x0c \x85 \u2028 \u2029 \u00a0 \u3000 end",
