@@ -3,6 +3,7 @@
 google-research/bert's `bert_config.json` uses the same keys for the shape.
 """
 
+import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -153,6 +154,10 @@ def labels_from(
             "correct its id2label"
         )
     labels = [named[index] for index in sorted(named)]
+    if repeated := [name for name, count in collections.Counter(labels).items() if count > 1]:
+        raise WeightsError(
+            f"{where} names several labels {repeated[0]!r}; give each its own name in id2label"
+        )
     if labels == _unnamed(outputs):
         labels = []
     problem = values.get("problem_type")

@@ -291,6 +291,7 @@ def test_configs_that_do_not_fit_are_named(
     ("changes", "message"),
     [
         ({"id2label": {"0": "a", "1": "b"}}, "2 labels for a classifier of 3 outputs"),
+        ({"id2label": {"0": "a", "1": "b", "2": "a"}}, "several labels 'a'; give each its own nam"),
         ({"problem_type": "ranking"}, "problem_type='ranking'"),
     ],
 )
