@@ -10,7 +10,7 @@ from pd_jax.errors import ConfigError, RecordsError
 from pd_jax.evaluation.compare import Measured, compare, devices
 from pd_jax.progress import Progress
 from pd_jax.stages.context import Context, Done
-from pd_jax.stages.predict import load_classifier
+from pd_jax.stages.predict import check_pairs, load_classifier
 
 FILE = "comparison.json"
 
@@ -27,7 +27,7 @@ def compare_models(stage: config_lib.CompareStage) -> Sequence[Measured]:
     """Returns every model of the stage in every program that the stage names, in order.
 
     Raises:
-      ConfigError: a model cannot read texts of this length, or a program is not installed.
+      ConfigError: a model cannot read texts of this length or pairs, or a program is not installed.
       RecordsError: the records have no labels.
       WeightsError: a model is of another task or vocabulary.
     """
@@ -49,6 +49,7 @@ def compare_models(stage: config_lib.CompareStage) -> Sequence[Measured]:
                 f"{item.name} can read {positions} tokens, but rows are cut at "
                 f"{stage.lengths[-1]}; cut them at {positions} or fewer"
             )
+        check_pairs(models[item.name], pairs=manifest.pairs, name=item.name)
 
     runs = len(stage.programs) + ("jax" in stage.programs) * (len(devices()) - 1)
     total = len(dataset) * len(models) * runs

@@ -23,7 +23,7 @@ from pd_jax.models.weights import hf
 from pd_jax.objectives.lm_distill import language_answers
 from pd_jax.objectives.mlm import Vocabulary, masked_once, predictions_per_row
 from pd_jax.objectives.objective import StoredLanguage, tokens_of
-from pd_jax.stages.predict import on_mesh
+from pd_jax.stages.predict import check_pairs, on_mesh
 from pd_jax.training import rng
 
 
@@ -31,7 +31,8 @@ def load_language_model(stage: config_lib.LabelStage, dataset: Dataset) -> hf.Sa
     """Returns the teacher of a label stage with `language`.
 
     Raises:
-      ConfigError: it has no MLM head, another vocabulary than the records, or too few positions.
+      ConfigError: it has no MLM head, another vocabulary than the records, too few positions, or no
+        segments for rows that are pairs.
     """
     tokenizer, model = load_tokenizer(stage.teacher), hf.load(stage.teacher)
     of_records = dataset.manifest.tokenizer
@@ -42,6 +43,7 @@ def load_language_model(stage: config_lib.LabelStage, dataset: Dataset) -> hf.Sa
             "with the teacher's tokenizer"
         )
     check_positions(stage, model)
+    check_pairs(model, pairs=dataset.manifest.pairs, name=stage.teacher)
     params = with_head(model, "mlm", name=stage.teacher)
     return dataclasses.replace(model, params=params)
 

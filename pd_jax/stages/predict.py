@@ -21,7 +21,7 @@ from pd_jax import files
 from pd_jax.data.building.layouts import Passage, frame
 from pd_jax.data.text.tables import Row
 from pd_jax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
-from pd_jax.errors import WeightsError
+from pd_jax.errors import ConfigError, WeightsError
 from pd_jax.models.bert import first_states
 from pd_jax.models.heads import TaskModel
 from pd_jax.models.weights import hf, hf_config
@@ -71,6 +71,15 @@ def load_classifier(folder: str) -> tuple[hf.SavedModel, Tokenizer]:
     outputs = model.params["classifier"]["bias"].shape[0]
     task, labels = _as_transformers(model.task, model.labels, outputs)
     return hf.SavedModel(model.config, model.params, labels, task, model.fingerprint), tokenizer
+
+
+def check_pairs(model: hf.SavedModel, *, pairs: bool, name: str = "the model") -> None:
+    """Raises ConfigError where rows have two texts and a model cannot tell one from the other."""
+    if pairs and model.config.token_types < 2:
+        raise ConfigError(
+            f"{name} has type_vocab_size=1, so that it cannot tell a row's second text from its "
+            "first; name a model that was trained on pairs, or leave the second text out"
+        )
 
 
 def declared_task(folder: epath.Path) -> tuple[str, tuple[str, ...]]:
@@ -182,6 +191,9 @@ def make_predict_rows(
       max_length: texts are truncated to so many tokens; by default to the model's positions.
       dtype: float32 or bfloat16.
       cut: called with the number of texts in a window that are longer than `max_length`.
+
+    Raises:
+      ConfigError: at the first rows that are pairs, where the model is not made for them.
     """
     predict = _make_window_predict(
         model, tokenizer, batch=batch, max_length=max_length, dtype=dtype, cut=cut
@@ -217,6 +229,7 @@ def _make_window_predict(
     batch = -(-batch // mesh.size) * mesh.size
 
     def predict(rows: list[Row]) -> _Window:
+        check_pairs(model, pairs=any(row.pair is not None for row in rows))
         framed = _framed(rows, tokenizer, longest, cut)
         order = np.argsort([len(ids) for ids, _ in framed], kind="stable")
         parts = []

@@ -30,7 +30,12 @@ from pd_jax.stages.language_teacher import (
     load_language_model,
     make_language_predict,
 )
-from pd_jax.stages.predict import load_classifier, make_predict, make_predict_rows
+from pd_jax.stages.predict import (
+    check_pairs,
+    load_classifier,
+    make_predict,
+    make_predict_rows,
+)
 from pd_jax.stages.torch_teacher import TorchTeacher, load_torch
 from pd_jax.training.arrays import whole
 
@@ -67,8 +72,8 @@ def open_teacher(
     of a teacher with a tokenizer of its own.
 
     Raises:
-      ConfigError: `stage.labels`, `stage.states`, `stage.lengths` or `stage.language` do not fit
-        the teacher.
+      ConfigError: `stage.labels`, `stage.states`, `stage.lengths`, `stage.language` or the rows do
+        not fit the teacher.
       WeightsError: the folder has no trained classifier.
       SourceError: the teacher needs the rows' texts, and they cannot be found.
     """
@@ -84,6 +89,7 @@ def open_teacher(
         return OpenedTeacher(classifier, _torch_answers(foreign, dataset, stage, cut))
     model, tokenizer = load_classifier(stage.teacher)
     check_positions(stage, model)
+    check_pairs(model, pairs=dataset.manifest.pairs, name=stage.teacher)
     classifier = _described(stage, model, layers=model.config.layers, width=model.config.hidden)
     if tokenizer.fingerprint == dataset.manifest.tokenizer.fingerprint:
         predict = make_predict(model, mesh, dtype=stage.dtype, states=stage.states)

@@ -155,14 +155,14 @@ def count_traces(monkeypatch) -> list:
     return traced
 
 
-def other_bert(folder, vocabulary=OTHER_VOCABULARY):
+def other_bert(folder, vocabulary=OTHER_VOCABULARY, **more):
     """Writes a BERT at random values with a vocabulary of its own."""
 
     def other_tokenizer(folder):
         (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
 
     shape = sizes.BertConfig(
-        vocab_size=len(OTHER_VOCABULARY), hidden=16, layers=1, heads=2, intermediate=32
+        vocab_size=len(OTHER_VOCABULARY), hidden=16, layers=1, heads=2, intermediate=32, **more
     )
     one = np.ones((1, 4), np.int32)
     params = TaskModel(shape, 2).init(jax.random.key(0), one, one, one)["params"]
@@ -191,6 +191,15 @@ def test_a_bert_with_another_vocabulary_reads_the_text(dataset, tmp_path, monkey
     assert made.labels == ("a", "good")
     with pytest.raises(ConfigError, match="states of .* only for records with its own vocabulary"):
         labelled(tmp_path / "other", stage(tmp_path / "bert", dataset, labels=(), states=(0,)))
+
+
+def test_a_bert_of_one_segment_labels_no_pairs(dataset, tmp_path):
+    pairs = tiny.text_dataset(tmp_path / "pairs", [(text, "w1") for text in TEXTS])
+    other_bert(tmp_path / "bert", token_types=1)
+    labelled(tmp_path / "store", stage(tmp_path / "bert", dataset))
+    with pytest.raises(ConfigError, match="bert has type_vocab_size=1, so that it cannot tell"):
+        labelled(tmp_path / "other", stage(tmp_path / "bert", pairs))
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_teacher_that_reads_texts_is_known_by_its_tokenizer(dataset, tmp_path):

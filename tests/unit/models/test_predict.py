@@ -1,5 +1,6 @@
 """tools.predict: every text once, in order, with the numbers the model gives it by itself."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer
-from pd_jax.errors import SourceError, WeightsError
+from pd_jax.errors import ConfigError, SourceError, WeightsError
 from pd_jax.models.heads import PretrainingModel, TaskModel
 from pd_jax.models.sizes import BertConfig
 from pd_jax.models.weights import hf
@@ -29,17 +30,21 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 def make_folder(
-    folder: pathlib.Path, outputs: int, task: str | None, labels: tuple[str, ...] = ()
+    folder: pathlib.Path,
+    outputs: int,
+    task: str | None,
+    labels: tuple[str, ...] = (),
+    config: BertConfig = CONFIG,
 ) -> pathlib.Path:
     random = np.random.default_rng(0)
-    shapes = jax.eval_shape(TaskModel(CONFIG, outputs).init, jax.random.key(0), IDS, IDS, IDS)
+    shapes = jax.eval_shape(TaskModel(config, outputs).init, jax.random.key(0), IDS, IDS, IDS)
     made = jax.tree.map(
         lambda leaf: 0.2 * random.standard_normal(leaf.shape, np.float32), shapes["params"]
     )
     vocabulary = folder.parent / "vocab.txt"
     vocabulary.write_text("".join(f"{piece}\n" for piece in PIECES))
     tokenizer = load_tokenizer(vocabulary)
-    hf.save(folder, made, CONFIG, labels=labels, task=task, add=tokenizer.save)
+    hf.save(folder, made, config, labels=labels, task=task, add=tokenizer.save)
     return folder
 
 
@@ -114,6 +119,21 @@ def test_pairs_columns_and_tsv(model: pathlib.Path, tmp_path: pathlib.Path) -> N
         expected = alone(model, one, two)
         np.testing.assert_allclose([float(cell) for cell in row[5:]], expected, atol=1e-5)
         np.testing.assert_allclose([float(cell) for cell in row[2:5]], softmax(expected), atol=1e-5)
+
+
+def test_pairs_are_not_read_by_a_model_of_one_segment(tmp_path: pathlib.Path) -> None:
+    single = dataclasses.replace(CONFIG, token_types=1)
+    folder = make_folder(tmp_path / "single", 2, "classification", config=single)
+    (tmp_path / "in.tsv").write_text("text\ttwo\na b\tc\n")
+    arguments = ["--model", folder, "--input", tmp_path / "in.tsv"]
+    run(*arguments, "--output", tmp_path / "out.jsonl")
+    np.testing.assert_allclose(
+        list(read(tmp_path / "out.jsonl")[0]["probabilities"].values()),
+        softmax(alone(folder, "a b")),
+        atol=1e-5,
+    )
+    with pytest.raises(ConfigError, match="type_vocab_size=1, .* or leave the second text out"):
+        run(*arguments, "--pair", "two")
 
 
 def test_several_labels_and_values(tmp_path: pathlib.Path) -> None:
