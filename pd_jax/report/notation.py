@@ -29,7 +29,8 @@ _BY_TEACHER = {
     "teacher_pearson",
 }
 
-_LOWER_IS_BETTER = {"loss", "kl", "calibration_error", "teacher_calibration_error"}
+_LOWER_IS_BETTER = {"loss", "patience", "kl", "calibration_error", "teacher_calibration_error"}
+"""Of an objective's terms, the only one whose name does not end in `loss` is `patience`."""
 
 
 def quantity(metric: str) -> str:

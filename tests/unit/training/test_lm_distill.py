@@ -16,6 +16,7 @@ from pd_jax.models.weights import hf
 from pd_jax.objectives.lm_distill import cosine_rows, make_lm_distill
 from pd_jax.objectives.mlm import Vocabulary
 from pd_jax.objectives.objective import OnlineTeacher, dummy_inputs
+from pd_jax.report import notation
 from pd_jax.stages.context import Context
 from pd_jax.stages.train import run_train
 from tests import tiny
@@ -67,6 +68,7 @@ def test_the_three_terms_over_the_tokens_they_are_meant_for(positions):
     assert same["cosine_loss"][0] == pytest.approx(0.0, abs=1e-4)
     assert same["agreement"][0] == same["agreement"][1]
     assert dict(objective.terms) == {"soft_loss": 5.0, "mlm_loss": 2.0, "cosine_loss": 1.0}
+    assert all(map(notation.lower_is_better, objective.terms))
     found = objective.sums(others, prepared, None)
     # The soft loss again, in NumPy and float64, from both models' logits.
     inputs = [prepared[name] for name in ("input_ids", "segment_ids", "input_mask", "positions")]

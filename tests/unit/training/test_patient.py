@@ -14,6 +14,7 @@ from pd_jax.models.weights import hf
 from pd_jax.objectives.objective import OnlineTeacher, StoredStates, dummy_inputs
 from pd_jax.objectives.patient import choose_teacher_layers, make_patient, patience_rows
 from pd_jax.parallel.mesh import make_mesh
+from pd_jax.report import notation
 from pd_jax.stages.context import Context
 from pd_jax.stages.label import label
 from pd_jax.stages.material import open_material, open_sets, with_teacher
@@ -76,6 +77,7 @@ def test_a_student_like_its_teacher_has_nothing_to_learn_but_its_entropy():
     assert sums["kl"][0] == pytest.approx(0.0, abs=1e-5)
     assert sums["agreement"] == (5.0, 5.0)
     assert dict(objective.terms) == {"distill_loss": 1.0, "patience": 100.0}
+    assert all(map(notation.lower_is_better, objective.terms))
 
     def loss(params):
         found = objective.sums(params, batch, None)
