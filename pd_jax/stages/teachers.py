@@ -2,7 +2,7 @@
 
 A BERT with the records' own vocabulary reads their tokens, over any mesh; a masked language model
 must have it (`language_teacher.py`). Any other model reads the texts with its own tokenizer: a BERT
-in JAX, everything else through torch.
+in JAX, everything else, also a BERT with another activation than GELU, through torch.
 """
 
 import dataclasses

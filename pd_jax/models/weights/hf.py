@@ -83,9 +83,17 @@ def load(folder: epath.PathLike) -> SavedModel:
 
 
 def is_bert(folder: epath.PathLike) -> bool:
-    """Returns whether a folder's config is a BERT's; raises WeightsError where there is none."""
-    values = files.read_object(epath.Path(folder) / CONFIG_FILE, WeightsError)
-    return values.get("model_type", "bert") == "bert"
+    """Returns whether a folder's config is that of a BERT for `load`; not so of other architectures
+    and of BERTs with another activation than GELU, which torch computes.
+
+    Raises:
+      WeightsError: there is no config, or one with other faults.
+    """
+    path = epath.Path(folder) / CONFIG_FILE
+    values = files.read_object(path, WeightsError)
+    if values.get("model_type", "bert") != "bert":
+        return False
+    return not hf_config.has_other_activation(values, where=path)
 
 
 def load_config(folder: epath.PathLike) -> BertConfig:

@@ -94,6 +94,17 @@ def shape_from(values: Mapping[str, Any], *, where: object) -> BertConfig:
         raise WeightsError(f"{where} does not describe a BERT: {fault}") from None
 
 
+def has_other_activation(values: Mapping[str, Any], *, where: object) -> bool:
+    """Returns whether all that keeps a BERT from being computed here is its activation; raises
+    WeightsError as `shape_from` where a BERT with another activation has other faults.
+    """
+    activation = values.get("hidden_act", "gelu")
+    if not isinstance(activation, str) or activation in _GELU:
+        return False
+    shape_from({**values, "hidden_act": "gelu"}, where=where)
+    return True
+
+
 def values_of(
     config: BertConfig, params: Mapping[str, Any], *, labels: Sequence[str], task: str | None
 ) -> dict[str, Any]:

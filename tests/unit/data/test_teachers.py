@@ -235,6 +235,29 @@ def test_outputs_without_a_name_each_are_refused_before_any_row(dataset, foreign
     assert verify.main([*checked, "--teacher", str(copy)]) == 0
 
 
+def test_a_bert_that_jax_does_not_compute_is_asked_through_torch(dataset, tmp_path):
+    folder = tmp_path / "relu"
+    load_tokenizer(tiny.tokenizer(tmp_path / "words")).save(folder)
+    size = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    size |= {"intermediate_size": 24, "max_position_embeddings": 16, "initializer_range": 0.5}
+    shape = transformers.BertConfig(**size, hidden_act="relu")
+    transformers.BertForSequenceClassification(shape).eval().save_pretrained(folder)
+    labelled(tmp_path / "store", stage(folder, dataset))
+    rows = np.arange(24)
+    stored = LogitStore.open(tmp_path / "store").read(rows, dataset.gather(rows).example_ids)
+    np.testing.assert_allclose(stored["logits"], one_by_one(folder, TEXTS)[0], rtol=1e-5, atol=2e-5)
+    path = folder / "config.json"
+    values = json.loads(path.read_text())
+    for changes, message in (
+        ({"hidden_act": 3}, "has hidden_act=3; only gelu"),
+        ({"num_attention_heads": "2"}, "has num_attention_heads='2'; it must be"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
+    ):
+        path.write_text(json.dumps({**values, **changes}))
+        with pytest.raises(WeightsError, match=message):
+            labelled(tmp_path / "other", stage(folder, dataset))
+
+
 def test_what_a_foreign_teacher_lacks_is_refused(dataset, foreign, tmp_path):
     with pytest.raises(ConfigError, match="names layer 3, but .* has 3 layers; .* 0 to 2"):
         labelled(tmp_path / "store", stage(foreign, dataset, states=(3,)))
