@@ -1,6 +1,7 @@
 """Parsers of weights, model configs and vocabularies, at work on a folder of their own."""
 
 import io
+import json
 import pathlib
 import pickle
 import random
@@ -8,6 +9,7 @@ import zipfile
 from collections.abc import Callable
 
 import numpy as np
+import safetensors.numpy as safetensors_numpy
 
 from pd_jax import config
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer, train_tokenizer
@@ -37,6 +39,29 @@ def safetensors(folder: pathlib.Path) -> Target:
     """model.safetensors."""
     parse = model_in(folder)
     return in_file(folder / "model" / hf.WEIGHTS_FILE, mutate.spoil_safetensors, parse)
+
+
+def safetensors_index(folder: pathlib.Path) -> Target:
+    """model.safetensors.index.json, of weights in two files."""
+    parse = model_in(folder)
+    index = folder / "model" / hf.INDEX_FILE
+    split(folder / "model")
+    return in_file(index, mutate.spoil_json, parse)
+
+
+def split(folder: pathlib.Path) -> dict[str, str]:
+    """Moves a model's weights to two files with an index; returns tensor -> file."""
+    whole = folder / hf.WEIGHTS_FILE
+    tensors = safetensors_numpy.load(whole.read_bytes())
+    whole.unlink()
+    parts: dict[str, dict[str, np.ndarray]] = {"model-1.safetensors": {}, "model-2.safetensors": {}}
+    for number, (name, value) in enumerate(sorted(tensors.items())):
+        parts[f"model-{1 + number % 2}.safetensors"][name] = value
+    for file, held in parts.items():
+        (folder / file).write_bytes(safetensors_numpy.save(held))
+    places = {name: file for file, held in parts.items() for name in held}
+    (folder / hf.INDEX_FILE).write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return places
 
 
 def model_config(folder: pathlib.Path) -> Target:

@@ -1,5 +1,7 @@
 """Hugging Face folders (`config.json`, `model.safetensors`): how all models here are exchanged.
 
+Weights in several files are read too, by their index (`model.safetensors.index.json`).
+
 What `save` writes, transformers loads with `AutoModel*`; what transformers saves of a BERT, `load`
 reads. Names and shapes are checked against the config without exception: nothing is skipped,
 nothing stays at random values.
@@ -7,6 +9,7 @@ nothing stays at random values.
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +26,9 @@ from pd_jax.models.sizes import BertConfig
 from pd_jax.models.weights import hf_config, layout, pickles
 
 WEIGHTS_FILE, PICKLED_FILE, CONFIG_FILE = "model.safetensors", "pytorch_model.bin", "config.json"
+INDEX_FILE, PICKLED_INDEX_FILE = f"{WEIGHTS_FILE}.index.json", f"{PICKLED_FILE}.index.json"
+_SHARD_NAME = re.compile(r"\w[\w.-]{0,200}\.safetensors", re.ASCII)
+"""What an index may call a file: a name, and no path that leads out of the folder."""
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
 _PREFIXES = {
     "bert.pooler.": "pooler",
@@ -252,21 +258,56 @@ def _wanted(
 
 
 def _read_tensors(folder: epath.Path) -> tuple[epath.Path, dict[str, np.ndarray]]:
-    """Returns the file with the weights, and its tensors by name."""
+    """Returns the file with the weights, or with their index, and the tensors by name."""
     if (path := folder / WEIGHTS_FILE).exists():
-        try:
-            named = safetensors.deserialize(path.read_bytes())
-        except (safetensors.SafetensorError, ValueError) as fault:
-            raise WeightsError(
-                f"{path} is damaged ({fault}); download or export it again"
-            ) from None
-        return path, {name: _array(name, held, where=path) for name, held in named}
+        return path, _read_file(path)
+    if (path := folder / INDEX_FILE).exists():
+        return path, _read_indexed(path)
     if (path := folder / PICKLED_FILE).exists():
         return path, pickles.load(path)
+    if (path := folder / PICKLED_INDEX_FILE).exists():
+        raise WeightsError(
+            f"{path} is of weights in several torch files, which cannot be read; load the model "
+            "in transformers and write it with save_pretrained, as safetensors"
+        )
     raise WeightsError(
         f"{folder} has neither {WEIGHTS_FILE} nor {PICKLED_FILE}; "
         "name a folder with a BERT's weights"
     )
+
+
+def _read_file(path: epath.Path) -> dict[str, np.ndarray]:
+    """Returns the tensors of a safetensors file by name."""
+    try:
+        named = safetensors.deserialize(path.read_bytes())
+    except FileNotFoundError:
+        raise WeightsError(f"{path} is missing; download or export the whole folder") from None
+    except (safetensors.SafetensorError, ValueError) as fault:
+        raise WeightsError(f"{path} is damaged ({fault}); download or export it again") from None
+    return {name: _array(name, held, where=path) for name, held in named}
+
+
+def _read_indexed(index: epath.Path) -> dict[str, np.ndarray]:
+    """Returns the tensors by name of all files that an index names; each must be where it says."""
+    places = files.read_object(index, WeightsError).get("weight_map")
+    if not isinstance(places, dict) or not all(
+        _is_text(file) and _SHARD_NAME.fullmatch(file) for file in places.values()
+    ):
+        raise WeightsError(
+            f"{index} has no weight_map from tensors to .safetensors files beside it; download or "
+            "export the whole folder"
+        )
+    tensors, found = {}, {}
+    for file in sorted(set(places.values())):
+        held = _read_file(index.with_name(file))
+        tensors |= held
+        found |= dict.fromkeys(held, file)
+    if wrong := sorted(name for name, _ in found.items() ^ places.items()):
+        raise WeightsError(
+            f"{index} and the files beside it differ in where {wrong[0]!r} is; download or export "
+            "the whole folder"
+        )
+    return tensors
 
 
 def _with_current_names(tensors: dict[str, np.ndarray], where: object) -> dict[str, np.ndarray]:

@@ -16,6 +16,7 @@ from pd_jax.errors import WeightsError
 from pd_jax.models.heads import PretrainingModel, TaskModel
 from pd_jax.models.sizes import BertConfig
 from pd_jax.models.weights import hf, layout
+from tests.fuzzing.models import split
 
 CONFIG = BertConfig(vocab_size=40, layers=2, hidden=8, heads=2, intermediate=12, positions=10)
 WORDS = "bert.embeddings.word_embeddings.weight"
@@ -197,6 +198,32 @@ def test_old_names_bare_names_and_copies_are_read(pretrained: pathlib.Path) -> N
     edit(pretrained, bare)
     edit_config(pretrained, architectures=["BertModel"])
     assert set(hf.load(pretrained).params) == {"bert"}
+
+
+def test_weights_in_several_files_are_read_by_their_index(pretrained: pathlib.Path) -> None:
+    expected = hf.load(pretrained).fingerprint
+    places = split(pretrained)
+    assert hf.load(pretrained).fingerprint == expected
+    index, first = pretrained / "model.safetensors.index.json", pretrained / "model-1.safetensors"
+    lost, added = dict(places), {**places, "more": "model-1.safetensors"}
+    del lost[WORDS]
+    moved = {**places, WORDS: "model-2.safetensors"}
+    assert places[WORDS] == "model-1.safetensors"
+    for wrong, name in ((lost, WORDS), (added, "more"), (moved, WORDS)):
+        index.write_text(json.dumps({"weight_map": wrong}))
+        with pytest.raises(WeightsError, match=f"index.json and .* differ in where '{name}' is"):
+            hf.load(pretrained)
+    index.write_text(json.dumps({"weight_map": places}))
+    content = first.read_bytes()
+    first.write_bytes(content[:-1])
+    with pytest.raises(WeightsError, match=r"model-1\.safetensors is damaged"):
+        hf.load(pretrained)
+    first.unlink()
+    with pytest.raises(WeightsError, match=r"model-1\.safetensors is missing; download"):
+        hf.load(pretrained)
+    index.rename(pretrained / "pytorch_model.bin.index.json")
+    with pytest.raises(WeightsError, match="several torch files, .* write it with save_pretrained"):
+        hf.load(pretrained)
 
 
 def test_half_precision_is_widened(pretrained: pathlib.Path) -> None:

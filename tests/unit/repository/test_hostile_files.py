@@ -94,6 +94,7 @@ def fitting(name, value):
 
 
 OUTSIDE = "../set/set-00000-of-00002.tfrecord"
+KEY = "classifier.bias"
 FOUND_IN_JSON = [
     ("dataset_manifest", put("task", to="other"), "task is not valid"),
     ("dataset_manifest", put("rows", to="8"), "rows is not valid"),
@@ -119,6 +120,18 @@ FOUND_IN_JSON = [
     ("model_config", put("id2label", to=[1]), "id2label that does not map"),
     ("model_config", put("architectures", to=[[]]), "architectures that are not a list of names"),
     ("model_config", put("problem_type", to=[]), "has problem_type="),
+    (
+        "safetensors_index",
+        put("weight_map", KEY, to="../model-1.safetensors"),
+        "no weight_map from",
+    ),
+    ("safetensors_index", put("weight_map", KEY, to=7), "no weight_map from"),
+    ("safetensors_index", put("weight_map", to=[]), "no weight_map from"),
+    (
+        "safetensors_index",
+        put("weight_map", KEY, to="model-3.safetensors"),
+        "model-3.safetensors is",
+    ),
     ("tokenizer_config", put("do_lower_case", to={}), "where only true and false make sense"),
     ("tokenizer_json", put("normalizer", to="x"), "is not a tokenizer of the tokenizers library"),
     ("tokenizer_json", put("normalizer", "lowercase", to=3), "is not a tokenizer of the"),
