@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokenizer = load_tokenizer(
         arguments.tokenizer or (source if source.is_dir() else source.parent)
     )
-    if tokenizer.vocab_size != model.config.vocab_size:
+    padding = model.config.vocab_size - tokenizer.vocab_size
+    if padding < 0:
         raise WeightsError(
             f"the tokenizer has {tokenizer.vocab_size} entries, but the model has "
             f"{model.config.vocab_size}; give the tokenizer it was trained with as --tokenizer"
@@ -49,6 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         add=tokenizer.save,
     )
     _print_tensors(model, unused)
+    if padding:
+        print(
+            f"unused  {padding} of {model.config.vocab_size} word embeddings (the tokenizer has "
+            f"{tokenizer.vocab_size} entries)"
+        )
     print(f"imported to {output}: fingerprint {fingerprint}")
     return 0
 

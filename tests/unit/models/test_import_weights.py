@@ -117,6 +117,17 @@ def test_a_vocabulary_of_another_size_is_refused(
     assert not (tmp_path / "model").exists()
 
 
+def test_a_padded_vocabulary_is_imported_and_said(
+    release: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (release / "vocab.txt").write_text("".join(f"{piece}\n" for piece in PIECES[:-2]))
+    output = tmp_path / "model"
+    assert import_weights.main(["--source", str(release), "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert "\nunused  2 of 20 word embeddings (the tokenizer has 18 entries)\n" in printed
+    assert hf.load(output).config.vocab_size == 20 and load_tokenizer(output).vocab_size == 18
+
+
 def test_a_damaged_release_ends_with_one_line_and_no_folder(
     release: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
