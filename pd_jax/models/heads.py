@@ -4,10 +4,12 @@ Both modules have the encoder under `bert`, so that weights move between them by
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pd_jax.models.attention import Dense, dense, dropout_key
@@ -120,6 +122,18 @@ class TaskModel(nn.Module):
         """Returns the logits of an encoded batch."""
         pooled = dropout(encoded.pooled, self.config.dropout, dropout_key(self))
         return self.classifier(pooled)
+
+
+def with_pooler(bert: Mapping[str, Any], config: BertConfig) -> dict[str, Any]:
+    """Returns an encoder's parameters, with a pooler of zeros where a masked language model has
+    none: nothing reads its output.
+    """
+    hidden = config.hidden
+    zeros = {
+        "kernel": np.zeros((hidden, hidden), np.float32),
+        "bias": np.zeros(hidden, np.float32),
+    }
+    return {"pooler": zeros, **bert}
 
 
 def _to_logits(config: BertConfig, features: int) -> Dense:

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from pd_jax import config as config_lib
@@ -18,7 +17,7 @@ from pd_jax.data.logits.store import LANGUAGE, LogitStore, language_fields
 from pd_jax.data.records.dataset import Dataset
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.errors import ConfigError, LogitsError
-from pd_jax.models.heads import PretrainingModel
+from pd_jax.models.heads import PretrainingModel, with_pooler
 from pd_jax.models.weights import hf
 from pd_jax.objectives.lm_distill import language_answers
 from pd_jax.objectives.mlm import Vocabulary, masked_once, predictions_per_row
@@ -64,7 +63,7 @@ def with_head(saved: hf.SavedModel, head: str, *, name: str) -> dict[str, Any]:
             f"{name} has no {head} head; name a "
             + ("pre-trained model" if head == "mlm" else "fine-tuned model")
         )
-    bert = {"pooler": _no_pooler(saved), **saved.params["bert"]}
+    bert = with_pooler(saved.params["bert"], saved.config)
     return {"bert": bert, head: saved.params[head]}
 
 
@@ -173,10 +172,3 @@ def _strange(store: LogitStore) -> LogitsError:
         f"{store.folder} has a manifest that no masked language model's store has; label the "
         "dataset again"
     )
-
-
-def _no_pooler(saved: hf.SavedModel) -> dict[str, np.ndarray]:
-    """Returns a pooler for a language model that has none: nothing reads its output."""
-    hidden = saved.config.hidden
-    zeros = np.zeros((hidden, hidden), np.float32)
-    return {"kernel": zeros, "bias": np.zeros(hidden, np.float32)}

@@ -10,7 +10,7 @@ from jaxtyping import Array, Int
 
 from pd_jax.errors import WeightsError
 from pd_jax.models.bert import Bert
-from pd_jax.models.heads import PretrainingModel, TaskModel
+from pd_jax.models.heads import PretrainingModel, TaskModel, with_pooler
 from pd_jax.models.sizes import BertConfig
 
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")
@@ -19,7 +19,8 @@ INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 Outputs = dict[str, Any]
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
-_WHOLE = ({"bert"}, {"bert", "classifier"}, {"bert", "mlm", "nsp"})
+_WHOLE = ({"bert"}, {"bert", "classifier"}, {"bert", "mlm"}, {"bert", "mlm", "nsp"})
+_MASKED = {"bert", "mlm"}
 _PROBES = ((2, 1), (4, 40), (1, 128))
 
 
@@ -44,27 +45,28 @@ def make_forward(
 ) -> Callable[[Int[Array, "batch seq"], Int[Array, "batch seq"], Int[Array, "batch seq"]], Outputs]:
     """Returns the model's inference as a pure function of INPUTS to outputs by name.
 
-    A classifier gives `logits` [batch, outputs]; a pre-trained model gives `logits` [batch, length,
-    vocabulary] and `next_sentence_logits`; a bare encoder gives
+    A classifier gives `logits` [batch, outputs]; a masked language model gives `logits` [batch,
+    length, vocabulary], and `next_sentence_logits` if it has that head too; a bare encoder gives
     `last_hidden_state` and `pooler_output`. All are float32.
 
     Raises:
-      WeightsError: the model lacks its pooler or one of the two heads of pre-training.
+      WeightsError: the model has other heads, or none and no pooler.
     """
-    if set(params) not in _WHOLE or "pooler" not in params["bert"]:
+    if set(params) not in _WHOLE or ("pooler" not in params["bert"] and set(params) != _MASKED):
         raise WeightsError(
-            f"a model of {', '.join(sorted(params))} cannot be exported; it needs its pooler, and "
-            "both heads of pre-training (mlm, nsp), a classifier, or no head"
+            f"a model of {', '.join(sorted(params))} cannot be exported; it needs an mlm head, "
+            "alone or with nsp, a classifier, or no head, and its pooler except for mlm alone"
         )
     if "classifier" in params:
         task = TaskModel(config, params["classifier"]["bias"].shape[0])
         return lambda *inputs: {"logits": task.apply({"params": params}, *inputs)}
+    if set(params) == _MASKED:
+        return _masked(config, params)
     if "mlm" in params:
         model = PretrainingModel(config)
 
         def pretrained(ids: Any, segments: Any, mask: Any) -> Outputs:
-            everywhere = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-            logits, nsp = model.apply({"params": params}, ids, segments, mask, everywhere)
+            logits, nsp = model.apply({"params": params}, ids, segments, mask, _everywhere(ids))
             return {"logits": logits, "next_sentence_logits": nsp}
 
         return pretrained
@@ -77,15 +79,30 @@ def make_forward(
     return bare
 
 
+def _masked(config: BertConfig, params: Mapping[str, Any]) -> Callable[..., Outputs]:
+    """Returns `make_forward` of a masked language model without the next-sentence head."""
+    model = PretrainingModel(config)
+    held = {"bert": with_pooler(params["bert"], config), "mlm": params["mlm"]}
+
+    def masked(ids: Any, segments: Any, mask: Any) -> Outputs:
+        tokens = (_everywhere(ids), ids, segments, mask)
+        return {"logits": model.apply({"params": held}, *tokens, method="masked_logits")}
+
+    return masked
+
+
+def _everywhere(ids: Any) -> Array:
+    """Returns every position of every row."""
+    return jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+
+
 def output_axes(params: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """Returns the outputs' names and the names of their axes, in order."""
     if "classifier" in params:
         return {"logits": ("batch", "outputs")}
     if "mlm" in params:
-        return {
-            "logits": ("batch", "length", "vocabulary"),
-            "next_sentence_logits": ("batch", "classes"),
-        }
+        after = {"next_sentence_logits": ("batch", "classes")} if "nsp" in params else {}
+        return {"logits": ("batch", "length", "vocabulary"), **after}
     return {
         "last_hidden_state": ("batch", "length", "hidden"),
         "pooler_output": ("batch", "hidden"),

@@ -213,13 +213,17 @@ def _attention(
     return graph.dense(f"{name}/output", joined, params["output"])
 
 
+def _pooled(graph: _Graph, states: str, params: Mapping[str, Any]) -> str:
+    """Adds the pooler of the first tokens' states."""
+    first = graph.node("Gather", "first", states, graph.constant("zero", 0, np.int64), axis=1)
+    return graph.node("Tanh", "pooled", graph.dense("pooler", first, params["bert"]["pooler"]))
+
+
 def _outputs(graph: _Graph, states: str, params: Mapping[str, Any]) -> list[str]:
     """Adds the heads; returns the graph's outputs in the order of `output_axes`."""
     names = list(output_axes(params))
-    first = graph.node("Gather", "first", states, graph.constant("zero", 0, np.int64), axis=1)
-    pooled = graph.node("Tanh", "pooled", graph.dense("pooler", first, params["bert"]["pooler"]))
     if "classifier" in params:
-        outputs = [graph.dense("classifier", pooled, params["classifier"])]
+        outputs = [graph.dense("classifier", _pooled(graph, states, params), params["classifier"])]
     elif "mlm" in params:
         transformed = graph.dense("mlm/transform", states, params["mlm"]["transform"])
         transformed = graph.gelu("mlm/gelu", transformed)
@@ -228,12 +232,11 @@ def _outputs(graph: _Graph, states: str, params: Mapping[str, Any]) -> list[str]
         decoder = graph.node("Transpose", "mlm/decoder", "embeddings/word", perm=(1, 0))
         product = graph.node("MatMul", "mlm/product", transformed, decoder)
         bias = graph.constant("mlm/bias", params["mlm"]["bias"])
-        outputs = [
-            graph.node("Add", "mlm", product, bias),
-            graph.dense("nsp", pooled, params["nsp"]),
-        ]
+        outputs = [graph.node("Add", "mlm", product, bias)]
+        if "nsp" in params:
+            outputs.append(graph.dense("nsp", _pooled(graph, states, params), params["nsp"]))
     else:
-        outputs = [states, pooled]
+        outputs = [states, _pooled(graph, states, params)]
     for name, output in zip(names, outputs, strict=True):
         graph.node("Identity", name, output)
     return names

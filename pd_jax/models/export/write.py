@@ -122,8 +122,12 @@ def export(
 
 
 def _write_hf(model: hf.SavedModel, folder: epath.Path, forward: programs.Program) -> list[Check]:
-    hf.write(folder, model.params, model.config, labels=model.labels, task=model.task)
-    if hf.load(folder).fingerprint != model.fingerprint:
+    params = model.params
+    if set(params) == {"bert", "mlm"}:  # transformers' class for it has no pooler
+        bert = {name: part for name, part in params["bert"].items() if name != "pooler"}
+        params = {**params, "bert": bert}
+    written = hf.write(folder, params, model.config, labels=model.labels, task=model.task)
+    if hf.load(folder).fingerprint != written:
         raise WeightsError(f"{folder} reads back differently from what was written; check the disk")
     program = programs.transformers_program(folder)
     return [_check(model, folder / hf.WEIGHTS_FILE, "transformers", forward, program)]

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy as safetensors_numpy
 
 from pd_jax import config as config_lib
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer
@@ -34,6 +35,9 @@ def make_model(kind: str, config: BertConfig) -> hf.SavedModel:
     made = jax.tree.map(lambda leaf: np.asarray(leaf) * (5 if leaf.ndim > 1 else 1), made)
     if kind == "encoder":
         made = {"bert": made["bert"]}
+    if kind == "masked":  # as a BertForMaskedLM of transformers, without a pooler
+        bert = {name: part for name, part in made["bert"].items() if name != "pooler"}
+        made = {"bert": bert, "mlm": made["mlm"]}
     labels = ("no", "perhaps", "yes") if kind == "task" else ()
     task = "classification" if kind == "task" else None
     digest = hf.fingerprint(made, config, labels=labels, task=task)
@@ -59,7 +63,7 @@ def vocabulary(tmp_path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-@pytest.fixture(params=["task", "pretrained", "encoder"])
+@pytest.fixture(params=["task", "pretrained", "masked", "encoder"])
 def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -249,10 +253,38 @@ def test_an_exported_folder_runs_in_transformers_as_here(
         np.testing.assert_allclose(ours, theirs[row], atol=1e-5)
 
 
-def test_a_pretrained_folder_fills_masks_in_transformers(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(
+    ("format", "pooler"), [("hf", False), ("hf", True), ("onnx", False), ("stablehlo", False)]
+)
+def test_a_masked_language_model_of_transformers_is_exported(
+    tmp_path: pathlib.Path, vocabulary: pathlib.Path, format: str, pooler: bool
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("onnxruntime")
+    size = {"vocab_size": len(PIECES), "hidden_size": 16, "num_hidden_layers": 2}
+    size |= {"num_attention_heads": 4, "intermediate_size": 24, "max_position_embeddings": 64}
+    theirs = transformers.BertForMaskedLM(transformers.BertConfig(**size, initializer_range=0.2))
+    theirs.save_pretrained(tmp_path / "model")
+    if pooler:  # as transformers saved it until 2020
+        path = tmp_path / "model" / "model.safetensors"
+        more = {"weight": np.zeros((16, 16), np.float32), "bias": np.zeros(16, np.float32)}
+        more = {f"bert.pooler.dense.{name}": value for name, value in more.items()}
+        path.write_bytes(safetensors_numpy.save({**safetensors_numpy.load_file(path), **more}))
+    load_tokenizer(vocabulary).save(tmp_path / "model")
+    output = tmp_path / "out"
+    arguments = ["--model", str(tmp_path / "model"), "--output", str(output), "--format", format]
+    assert export.main(arguments) == 0
+    assert "pipeline_tag: fill-mask" in (output / "README.md").read_text()
+    if not pooler:
+        program = programs.transformers_program(write.epath.Path(tmp_path) / "model")
+        assert largest(hf.load(tmp_path / "model"), program) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["pretrained", "masked"])
+def test_a_pretrained_folder_fills_masks_in_transformers(tmp_path: pathlib.Path, kind: str) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    model = make_model("pretrained", small())
+    model = make_model(kind, small())
     hf.save(tmp_path / "m", model.params, model.config)
     masked = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "m").eval()
     ids, segments, mask = list(probes(model.config))[-1]
@@ -326,10 +358,12 @@ def test_a_tokenizer_larger_than_the_model_is_refused(
 
 
 def test_models_without_a_part_are_refused(tmp_path: pathlib.Path) -> None:
-    model = make_model("pretrained", small())
-    half = {name: model.params[name] for name in ("bert", "mlm")}
-    with pytest.raises(WeightsError, match="a model of bert, mlm cannot be exported"):
-        make_forward(model.config, half)
+    params = make_model("pretrained", small()).params
+    half = {name: params[name] for name in ("bert", "nsp")}
+    bare = {"bert": make_model("masked", small()).params["bert"]}
+    for part, name in ((half, "bert, nsp"), (bare, "bert"), ({**bare, **half}, "bert, nsp")):
+        with pytest.raises(WeightsError, match=f"a model of {name} cannot be exported"):
+            make_forward(small(), part)
 
 
 def test_int8_is_for_onnx_only(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
