@@ -49,6 +49,8 @@ class Exported(pydantic.BaseModel):
     scale: pydantic.FiniteFloat | None = None
     milliseconds: pydantic.FiniteFloat | None = None
     our_milliseconds: pydantic.FiniteFloat | None = None
+    tokens: int | None = None
+    """Of the text that was timed; None where none was, and in records that do not say."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +97,11 @@ def export_grid(pipeline: load.Pipeline) -> Grid | None:
     if not found:
         return None
     header = ("stage", "file", "run by", "MB", "largest difference", "ms a text", "ours, ms")
+    tokens = sorted({exported.tokens for _, exported in found if exported.tokens is not None})
+    of = f" of {' or '.join(map(str, tokens))} tokens" if tokens else ""
     caption = (
         "Largest difference: of any output from ours over probes of several lengths. Times: the "
-        "median for one text of 128 tokens, on the CPU of the machine that exported."
+        f"median for one text{of}, on the CPU of the machine that exported."
     )
     return Grid("", header, 3, tuple(_export_line(*item) for item in found), caption)
 

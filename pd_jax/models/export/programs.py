@@ -24,7 +24,7 @@ from pd_jax.models.sizes import BertConfig
 Program = Callable[..., Mapping[str, Any]]
 
 LENGTH = 128
-"""Tokens of the texts that are timed."""
+"""Tokens of the texts that are timed, with models that can read so many."""
 
 _TOKENIZER_ENDINGS = (".json", ".txt", ".model")
 _FIRST_RUNS, _LEAST_RUNS, _RUNS = 2, 3, 20
@@ -134,7 +134,9 @@ def _local(folder: epath.Path, *, endings: Sequence[str] = ()) -> Iterator[epath
 def milliseconds(
     program: Program, config: BertConfig, *, rows: int = 1, length: int = LENGTH
 ) -> float:
-    """Returns the median time of `rows` texts of `length` tokens at once, on this machine."""
+    """Returns the median time of `rows` texts of `length` tokens, or as many as the model can read,
+    at once, on this machine.
+    """
     shape = (rows, min(length, config.positions))
     batch = (np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.ones(shape, np.int64))
     times: list[float] = []

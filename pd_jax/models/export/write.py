@@ -54,8 +54,8 @@ class Check:
     """One exported file, its size, and how it compares with ours on this machine's CPU.
 
     `difference` is the largest of any output over probes of several sizes, `scale` our largest
-    output; both are None where the other program is not installed. Times are of one text of 128
-    tokens.
+    output; both are None where the other program is not installed. Times are of one text of
+    `tokens`.
     """
 
     file: str
@@ -65,6 +65,7 @@ class Check:
     scale: float | None = None
     milliseconds: float | None = None
     our_milliseconds: float | None = None
+    tokens: int | None = None
 
     def sentence(self) -> str:
         """Returns the check in words."""
@@ -73,7 +74,7 @@ class Check:
             return f"{size}: not compared, because {self.program} is not installed"
         return (
             f"{size}: outputs of {self.program} differ from ours by at most {self.difference:.2g} "
-            f"(outputs up to {self.scale:.3g}); one text of 128 tokens takes "
+            f"(outputs up to {self.scale:.3g}); one text of {self.tokens} tokens takes "
             f"{self.milliseconds:.2f} ms, ours {self.our_milliseconds:.2f} ms"
         )
 
@@ -187,7 +188,8 @@ def _check(
             f"{found.largest:.3g} where ours reach {found.scale:.3g}; nothing was written"
         )
     theirs, ours = (programs.milliseconds(run, model.config) for run in (program, forward))
-    return Check(path.name, megabytes, name, found.largest, found.scale, theirs, ours)
+    tokens = min(programs.LENGTH, model.config.positions)
+    return Check(path.name, megabytes, name, found.largest, found.scale, theirs, ours, tokens)
 
 
 def _check_tokenizer(tokenizer: Tokenizer, folder: epath.Path) -> str:

@@ -200,7 +200,7 @@ def test_the_command_writes_compares_and_tells(
     arguments = ["--model", str(folder), "--output", str(output), "--format", format]
     assert export.main([*arguments, "--license", "apache-2.0", "--name", "My model"]) == 0
     printed = capsys.readouterr().out
-    assert "differ from ours by at most" in printed
+    assert "differ from ours by at most" in printed and "one text of 64 tokens takes" in printed
     assert printed.splitlines()[-1].startswith(f"exported to {output}: ")
     text = (output / "README.md").read_text()
     for part in (

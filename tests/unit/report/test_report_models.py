@@ -37,6 +37,7 @@ CHECK = {
     "scale": 3.0,
     "milliseconds": 1.5,
     "our_milliseconds": 3.25,
+    "tokens": 64,
 }
 
 
@@ -68,6 +69,7 @@ def test_the_tables_hold_the_figures(with_models):
     assert "texts of 128 tokens" in grid.caption and "with Teacher <T>" in grid.caption
     assert grid.text().splitlines()[2].startswith("Teacher <T>, L4_H256  JAX, cpu")
     exports = models.export_grid(pipeline)
+    assert "the median for one text of 64 tokens, on the CPU" in exports.caption
     assert [cell.text for cell in exports.lines[0]] == [
         "onnx", "model_int8.onnx", "onnxruntime", "4.4", "1.2e-02", "1.5", "3.25"
     ]  # fmt: skip
