@@ -7,6 +7,7 @@ from etils import epath
 from pd_jax import files
 from pd_jax.data.records import manifest
 from pd_jax.data.text import corpora, tfds
+from pd_jax.data.tokenizers.tokenizer import read_with
 from pd_jax.errors import SourceError, StageError
 
 
@@ -29,12 +30,14 @@ class InputDigests:
         self._before = dict(self._known)
         self._absent: dict[str, SourceError] = {}
 
-    def of(self, reference: str, *, stage: str) -> str:
+    def of(self, reference: str, *, stage: str, tokenizer: bool = False) -> str:
         """Returns the digest of a file, a folder, a glob, or a TFDS name; raises StageError where
         it does not exist and no digest is saved.
+
+        A `tokenizer`'s file also stands for those beside it that decide how it is read.
         """
         try:
-            digest = self._digest(reference)
+            digest = self._digest(reference, tokenizer=tokenizer)
         except SourceError as fault:
             self._absent[reference] = fault
             if reference not in self._known:
@@ -43,10 +46,13 @@ class InputDigests:
         self._known[reference] = digest
         return digest
 
-    def _digest(self, reference: str) -> str:
+    def _digest(self, reference: str, *, tokenizer: bool) -> str:
         if reference.startswith(tfds.PREFIX):
             return tfds.digest(reference, self._digests.of)
-        return files.digest_json([self._digests.of(item) for item in _files(reference)])
+        found = _files(reference)
+        if tokenizer and not epath.Path(reference).is_dir():
+            found = [file for path in found for file in (path, *read_with(path))]
+        return files.digest_json([self._digests.of(item) for item in found])
 
     def require(self, references: Iterable[str], *, stage: str) -> None:
         """Raises StageError unless everything that a stage will read exists."""

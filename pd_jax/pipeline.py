@@ -258,7 +258,7 @@ def run_stages(
     returns the content of its `done.json`, or the fault that ended it.
     """
 
-    def path(reference: str) -> str:
+    def path(reference: str, _: Any) -> str:
         if not reference.startswith("@"):
             return reference
         source, _, inside = reference[1:].partition("/")

@@ -64,9 +64,11 @@ def _fingerprint(
 ) -> str:
     """Returns a digest of a stage's config and of everything that it reads."""
 
-    def identity(reference: str) -> str:
+    def identity(reference: str, holder: Any) -> str:
         if not reference.startswith("@"):
-            return digests.of(reference, stage=name)
+            # A records stage names, beside its sources, its tokenizer alone.
+            tokenizer = isinstance(holder, config_lib.RecordsStage)
+            return digests.of(reference, stage=name, tokenizer=tokenizer)
         source, _, inside = reference[1:].partition("/")
         return f"@{planned[source].fingerprint}/{inside}"
 

@@ -43,18 +43,21 @@ def to_json(value: Any) -> Any:
 def references(value: Any) -> list[str]:
     """Returns every reference in a config dataclass, in field order."""
     found: list[str] = []
-    map_references(value, lambda reference: found.append(reference) or reference)
+    map_references(value, lambda reference, _: found.append(reference) or reference)
     return found
 
 
-def map_references(value: Any, replace: Callable[[str], str]) -> Any:
-    """Returns a config dataclass with every field of type `Reference` replaced, at any depth."""
+def map_references(value: Any, replace: Callable[[str, Any], str]) -> Any:
+    """Returns a config dataclass with every field of type `Reference` replaced, at any depth.
+
+    `replace` gets a reference and the dataclass that has it.
+    """
     hints = typing.get_type_hints(type(value), include_extras=True)
     changed = {}
     for field in dataclasses.fields(value):
         held = getattr(value, field.name)
         if _holds_reference(hints[field.name]):
-            changed[field.name] = _map_strings(held, replace)
+            changed[field.name] = _map_strings(held, lambda reference: replace(reference, value))
         elif dataclasses.is_dataclass(held):
             changed[field.name] = map_references(held, replace)
         elif isinstance(held, tuple) and held and dataclasses.is_dataclass(held[0]):

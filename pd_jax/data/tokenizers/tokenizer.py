@@ -25,6 +25,7 @@ from pd_jax.data.tokenizers.wordpieces import WordPiece
 from pd_jax.errors import TokenizerError
 
 _ADDED_FILE = "added_tokens.json"
+_MODEL_FILE = "config.json"
 _LONGEST_SENTENCE = 1 << 16
 _THREADS = 16
 _LETTERS = 1_000
@@ -110,6 +111,14 @@ def load_tokenizer(path: epath.PathLike) -> Tokenizer:
     if path.suffix == ".json":
         return _from_json(path)
     return _from_vocab(path)
+
+
+def read_with(path: epath.Path) -> list[epath.Path]:
+    """Returns the files beside a tokenizer's file that decide how `load_tokenizer` reads it."""
+    if path.suffix == ".model":
+        return []
+    beside = (path.parent / name for name in (CONFIG_FILE, _MODEL_FILE, _ADDED_FILE))
+    return [file for file in beside if file.exists()]
 
 
 def train_tokenizer(sentences: Iterator[str], stage: TokenizerStage) -> Tokenizer:
@@ -346,7 +355,7 @@ def _config_beside(path: epath.Path) -> tuple[str | None, dict[str, Any]]:
     """
     options, model = (
         files.read_object(beside, TokenizerError) if beside.exists() else {}
-        for beside in (path.parent / CONFIG_FILE, path.parent / "config.json")
+        for beside in (path.parent / CONFIG_FILE, path.parent / _MODEL_FILE)
     )
     words = options.get("word_tokenizer_type") or "basic"
     if words != "basic":

@@ -145,7 +145,7 @@ def test_references_are_found_and_replaced_wherever_they_stand():
     ).stages["a"]
     data, sets = ["@teacher", "@one", "plain"], ["@dev", "@text/test.tsv"]
     assert reading.references(stage) == [*data, *sets, "@first", "@second", "@third"]
-    upper = reading.map_references(stage, str.upper)
+    upper = reading.map_references(stage, lambda reference, _: reference.upper())
     assert upper.data.records == ("@ONE", "PLAIN")
     assert upper.evaluation.final == {"test": "@TEXT/TEST.TSV"}
     assert upper.evaluation.logits == {"dev": ("@FIRST", "@SECOND"), "test": "@THIRD"}

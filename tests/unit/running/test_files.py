@@ -59,6 +59,25 @@ def test_of_a_model_folder_what_is_read_counts(tmp_path):
     assert len({before, with_manifest, digest()}) == 3
 
 
+def test_a_tokenizers_file_counts_with_what_decides_how_it_is_read(tmp_path):
+    def digest(name: str, tokenizer: bool = True) -> str:
+        digests = InputDigests(epath.Path(tmp_path / "inputs.json"))
+        return digests.of(str(tmp_path / name), stage="records", tokenizer=tokenizer)
+
+    for name in ("vocab.txt", "pieces.model"):
+        (tmp_path / name).write_text("[PAD]")
+        assert digest(name) == digest(name, tokenizer=False)
+    alone, found = digest("pieces.model"), {digest("vocab.txt")}
+    for name in ("tokenizer_config.json", "config.json", "added_tokens.json"):
+        for content in ("{}", '{"do_lower_case": false}'):
+            (tmp_path / name).write_text(content)
+            found.add(digest("vocab.txt"))
+    (tmp_path / "rows.txt").write_text("a row")
+    found.add(digest("vocab.txt"))
+    assert len(found) == 7
+    assert digest("pieces.model") == alone
+
+
 def test_a_file_changed_twice_within_a_second_has_two_digests(tmp_path):
     path, cache = tmp_path / "corpus.txt", tmp_path / "digests.json"
 
