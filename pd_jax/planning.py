@@ -12,7 +12,8 @@ from etils import epath
 
 from pd_jax import config as config_lib
 from pd_jax import files
-from pd_jax.config import reading
+from pd_jax.config import Source, reading
+from pd_jax.data.text import corpora
 from pd_jax.errors import ConfigError, StageError, did_you_mean
 from pd_jax.inputs import InputDigests
 
@@ -68,12 +69,24 @@ def _fingerprint(
         if not reference.startswith("@"):
             # A records stage names, beside its sources, its tokenizer alone.
             tokenizer = isinstance(holder, config_lib.RecordsStage)
-            return digests.of(reference, stage=name, tokenizer=tokenizer)
+            digest = digests.of(reference, stage=name, tokenizer=tokenizer)
+            return digest + (_unusual(reference, holder) if isinstance(holder, Source) else "")
         source, _, inside = reference[1:].partition("/")
         return f"@{planned[source].fingerprint}/{inside}"
 
     described = reading.to_json(reading.map_references(stage, identity))
     return files.digest_json({"format": _FORMAT, "stage": described})[:12]
+
+
+def _unusual(reference: str, source: Source) -> str:
+    """Returns what a source's content does not tell: the format that its file's ending implies.
+
+    It is empty for the usual one (TSV where there are columns, else text), by which stages keep the
+    fingerprints that they had before formats entered them.
+    """
+    usual = "tsv" if source.label or source.pair else "text"
+    found = corpora.format_of(reference) if source.format == "auto" else None
+    return f".{found}" if found not in (None, usual) else ""
 
 
 def check_unchanged(item: Planned, planned: Mapping[str, Planned], workdir: epath.Path) -> None:

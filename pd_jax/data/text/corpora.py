@@ -120,6 +120,11 @@ def expanded(path: str) -> list[epath.Path]:
     return found
 
 
+def format_of(path: str) -> str | None:
+    """Returns the format that the ending of a path or glob stands for; None for another ending."""
+    return _FORMATS.get(epath.Path(path.removesuffix(".gz")).suffix)
+
+
 def split(sources: Source | Sequence[Source], shards: int = 1) -> list[list[Piece]]:
     """Returns for every shard the pieces it consists of; shards are about equal in size.
 

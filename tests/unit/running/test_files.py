@@ -8,8 +8,8 @@ import fsspec
 import pytest
 from etils import epath
 
-from pd_jax import files
-from pd_jax.config import Source
+from pd_jax import files, planning
+from pd_jax.config import Source, reading
 from pd_jax.data.text import corpora
 from pd_jax.errors import RecordsError, StageError, no_space, sentence_of
 from pd_jax.inputs import InputDigests
@@ -76,6 +76,26 @@ def test_a_tokenizers_file_counts_with_what_decides_how_it_is_read(tmp_path):
     found.add(digest("vocab.txt"))
     assert len(found) == 7
     assert digest("pieces.model") == alone
+
+
+def test_a_file_that_is_read_in_another_format_is_another_input(tmp_path):
+    def fingerprint(ending: str, **columns: str) -> str:
+        path = tmp_path / f"rows.{ending}"
+        path.write_text("text")
+        stage = {
+            "kind": "records",
+            "source": {"path": str(path), **columns},
+            "tokenizer": str(tmp_path / "rows.txt"),
+            "examples": {"layout": "rows"},
+        }
+        pipeline = reading.pipeline_from({"name": "p", "stages": {"rows": stage}})
+        return planning.plan(pipeline, epath.Path(tmp_path / "work"))["rows"].fingerprint
+
+    texts = [fingerprint(ending) for ending in ("txt", "tsv", "csv", "jsonl", "txt.gz")]
+    pairs = [fingerprint(ending, pair="pair") for ending in ("txt", "tsv", "csv")]
+    assert len(set(texts)) == 4 and texts[0] == texts[-1]
+    assert len(set(pairs)) == 3
+    assert fingerprint("txt", format="text") == fingerprint("csv", format="text")
 
 
 def test_a_file_changed_twice_within_a_second_has_two_digests(tmp_path):
