@@ -16,7 +16,9 @@ from pd_jax.training.arrays import whole
 from pd_jax.training.metrics import Totals, ratios
 
 _EVALUATION_SEED = 0
-"""Masks of an MLM evaluation are the same at every evaluation, so that its values compare."""
+"""Masks of an MLM evaluation are the same at every evaluation, so that its values compare: they
+follow from this seed and the row's number, not from the batch or the mesh.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,14 +76,12 @@ def _send(
     step: Callable, params: Any, batches: Iterator[dict[str, np.ndarray]], mesh: Mesh
 ) -> Iterator[_Sent]:
     """Yields each batch as soon as it is dispatched."""
-    root = rng.root_key(_EVALUATION_SEED)
+    key = rng.stream(rng.root_key(_EVALUATION_SEED), "evaluate", 0)
     has_all_rows = row_share(mesh)[1] == 1
-    for number, batch in enumerate(batches):
-        rows = {"row": batch["row"].astype(np.int32)}
-        given = {name: values for name, values in batch.items() if name != "row"}
+    for batch in batches:
+        given = {**batch, "row": batch["row"].astype(np.int32)}
         inputs = put_batch(given, mesh)
-        held = {**given, **rows} if has_all_rows else {**inputs, **put_batch(rows, mesh)}
-        yield _Sent(held, *step(params, inputs, rng.stream(root, "evaluate", number)))
+        yield _Sent(given if has_all_rows else inputs, *step(params, inputs, key))
 
 
 def _ahead(batches: Iterator[_Sent]) -> Iterator[_Sent]:

@@ -176,15 +176,21 @@ def masked_batch(
 ) -> Batch:
     """Returns the batch with tokens masked in `input_ids`, and `positions`, `targets` and
     `prediction_weights` [rows, predictions]: what is to be predicted of it.
+
+    In a batch with `row`, of a set that is scored, the masks of a row follow from its number alone,
+    in whatever batch it is.
     """
-    masked = mask_tokens(
-        batch["input_ids"],
-        batch["input_mask"],
-        key,
-        vocabulary=vocabulary,
-        mask_rate=masking.mask_rate,
-        whole_word=masking.whole_word,
-    )
+    ids, mask = batch["input_ids"], batch["input_mask"]
+    settings = {
+        "vocabulary": vocabulary,
+        "mask_rate": masking.mask_rate,
+        "whole_word": masking.whole_word,
+    }
+    if "row" in batch:
+        keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(batch["row"])
+        masked = _mask_rows(ids, mask, keys, **settings)
+    else:
+        masked = mask_tokens(ids, mask, key, **settings)
     return {
         **batch,
         "input_ids": masked.input_ids,
@@ -211,19 +217,32 @@ def masked_once(
     ids = jnp.pad(batch["input_ids"], ((0, 0), beyond), constant_values=vocabulary.pad_id)
     mask = jnp.pad(batch["input_mask"], ((0, 0), beyond))
 
-    def of_row(ids: Int[Array, " seq"], mask: Int[Array, " seq"], key: jax.Array) -> Masked:
-        made = mask_tokens(
-            ids[None],
-            mask[None],
-            key,
-            vocabulary=vocabulary,
-            mask_rate=masking.mask_rate,
-            whole_word=masking.whole_word,
-        )
-        return Masked(*(array[0] for array in made))
-
-    masked = jax.vmap(of_row)(ids, mask, keys)
+    masked = _mask_rows(
+        ids,
+        mask,
+        keys,
+        vocabulary=vocabulary,
+        mask_rate=masking.mask_rate,
+        whole_word=masking.whole_word,
+    )
     return masked._replace(input_ids=masked.input_ids[:, :width])
+
+
+def _mask_rows(
+    ids: Int[Array, "batch seq"],
+    mask: Int[Array, "batch seq"],
+    keys: Key[Array, " batch"],
+    **settings: Any,
+) -> Masked:
+    """Returns what `mask_tokens` does of each row alone, by a key of its own.
+
+    A longer padding changes nothing: what is drawn for a place follows from the key and the place.
+    """
+
+    def of_row(ids: Int[Array, " seq"], mask: Int[Array, " seq"], key: jax.Array) -> Masked:
+        return Masked(*(array[0] for array in mask_tokens(ids[None], mask[None], key, **settings)))
+
+    return jax.vmap(of_row)(ids, mask, keys)
 
 
 def masked_as_stored(batch: Batch) -> Batch:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from pd_jax import config as config_lib
+from pd_jax.evaluation.evaluate import evaluate
 from pd_jax.models.sizes import BertConfig
 from pd_jax.objectives.mlm import Vocabulary, make_mlm, mask_tokens, predictions_per_row
+from pd_jax.parallel.mesh import mesh_for
 
 SIZE, PAD, CLS, SEP, MASK = 1000, 0, 1, 2, 3
 STARTS = np.arange(SIZE) % 3 != 0  # every third piece continues a word
@@ -197,3 +199,35 @@ def test_loss_is_the_mean_over_chosen_positions_and_padding_does_not_count():
     )
     again, _ = objective.sums(params, wider, None)["mlm_loss"]
     assert again == pytest.approx(float(total), rel=1e-5)
+
+
+@pytest.mark.parametrize("whole_word", [False, True])
+def test_masks_of_a_scored_set_follow_from_its_rows_alone(whole_word):
+    ids, mask = map(np.asarray, random_batch(16, 16))
+    settings = config_lib.MaskedLanguageModel(whole_word=whole_word)
+    objective = make_mlm(settings, small(), VOCABULARY)
+
+    @jax.jit
+    def step(params, batch, key):
+        made = objective.prepare(batch, key)
+        chosen = made["prediction_weights"] * made["positions"]
+        of_row = {"chosen": chosen.sum(-1), "seen": (made["input_ids"] % 97).sum(-1)}
+        scale = batch["row"] + 1
+        return {name: (jnp.sum(scale * value), 1.0) for name, value in of_row.items()}, None
+
+    found = []
+    for order, batch, padding in ((range(16), 16, 0), (range(15, -1, -1), 8, 0), (range(16), 8, 8)):
+        numbers = np.asarray(order).reshape(-1, batch)
+        batches = (
+            {
+                "input_ids": np.pad(ids[rows], ((0, 0), (0, padding))),
+                "input_mask": np.pad(mask[rows], ((0, 0), (0, padding))),
+                "weight": np.ones(batch, np.float32),
+                "row": rows,
+            }
+            for rows in numbers
+        )
+        mesh = mesh_for(config_lib.Run())
+        metrics = evaluate(step, None, batches, mesh, terms={}, task=None).metrics
+        found.append({name: metrics[name] * len(numbers) for name in ("chosen", "seen")})
+    assert found[0] == found[1] == found[2]
