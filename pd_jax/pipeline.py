@@ -371,7 +371,11 @@ def _explain_change(item: Planned, workdir: epath.Path, say: Callable[[str], Non
 
 
 def _closing_line(item: Planned, done: Mapping[str, Any]) -> str:
-    shown = [f"{name} {value:.4g}" for name, value in done["metrics"].items() if _headline(name)]
+    shown = [
+        f"{name} not finite" if value is None else f"{name} {value:.4g}"
+        for name, value in done["metrics"].items()
+        if _headline(name)
+    ]
     made = {
         name: value
         for name, value in done["outputs"].items()

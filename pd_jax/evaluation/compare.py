@@ -1,6 +1,7 @@
 """Compares models on the same rows: the size, speed and scores of each."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from pd_jax.evaluation.predictions import Predictions
 from pd_jax.models.export import onnx_graph, programs
 from pd_jax.models.sizes import BertConfig
 from pd_jax.models.weights import hf, layout
+from pd_jax.training.metrics import finite
 
 TIMED_ROWS = (1, 32)
 """How many texts of `programs.LENGTH` tokens are timed at once."""
@@ -50,7 +52,7 @@ class Measured:
     program: str
     device: str
     megabytes: float
-    scores: Mapping[str, float]
+    scores: Mapping[str, float | None]
     difference: float | None
     tokens: int
     milliseconds: Mapping[str, float]
@@ -167,8 +169,9 @@ def compare(
                 runner.run, batches(), advance=lambda rows, title=title: advance(title, rows)
             )
             logits = logits if orders[name] is None else logits[:, orders[name]]
-            scores = Predictions(logits, label, reference).scores(task)
-            difference = None if own is None else float(np.abs(logits - own).max())
+            scores = finite(Predictions(logits, label, reference).scores(task))
+            apart = math.inf if own is None else float(np.abs(logits - own).max())
+            difference = apart if math.isfinite(apart) else None
             own = logits if own is None else own
             reference = logits if reference is None else reference
             yield _measured(name, model, runner, scores, difference)
@@ -178,7 +181,7 @@ def _measured(
     name: str,
     model: hf.SavedModel,
     runner: Runner,
-    scores: Mapping[str, float],
+    scores: Mapping[str, float | None],
     difference: float | None,
 ) -> Measured:
     config: BertConfig = model.config

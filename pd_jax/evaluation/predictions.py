@@ -6,6 +6,7 @@ they are known, `label` and `teacher`: a comparison of two models needs them row
 
 import dataclasses
 import io
+import math
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -50,8 +51,13 @@ class Predictions:
 
     def scores(self, task: str) -> dict[str, float]:
         """Returns every score that suits a task, by name; `teacher_accuracy`, for regression
-        `teacher_pearson`, is the teacher's own.
+        `teacher_pearson`, is the teacher's own. All are NaN where an output is not finite.
         """
+        with np.errstate(invalid="ignore"):
+            found = self._scores(task)
+        return found if np.isfinite(self.logits).all() else dict.fromkeys(found, math.nan)
+
+    def _scores(self, task: str) -> dict[str, float]:
         found: dict[str, float] = {}
         if self.label is not None:
             found |= task_scores(self.logits, self.label, task=task)

@@ -30,7 +30,7 @@ class Compared(pydantic.BaseModel):
     program: str
     device: str
     megabytes: pydantic.FiniteFloat
-    scores: Mapping[str, float]
+    scores: Mapping[str, float | None]
     difference: pydantic.FiniteFloat | None
     tokens: int
     milliseconds: Mapping[str, pydantic.FiniteFloat]

@@ -44,7 +44,7 @@ class Context:
 class Done:
     """What a finished stage records in `done.json`."""
 
-    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    metrics: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
     seconds: float | None = None
     """Seconds over all sessions of the stage; None where it has only this one."""
     steps: int = 0

@@ -38,6 +38,7 @@ from pd_jax.training.driver import train
 from pd_jax.training.job import Job, Outcome
 from pd_jax.training.loop import Member
 from pd_jax.training.many import make_many_step
+from pd_jax.training.metrics import finite
 from pd_jax.training.optim import make_optimizer
 from pd_jax.training.state import TrainState
 from pd_jax.training.step import check_batch, make_evaluation_step, make_init, make_train_step
@@ -116,7 +117,7 @@ def _finish(work: "_Work", outcome: Outcome) -> Done:
     scored = known | work.evaluate(
         params, {name: wanted[name] for name in wanted if name not in known}
     )
-    metrics = {**outcome.metrics, **_named(scored)}
+    metrics = {**outcome.metrics, **finite(_named(scored))}
     if distributed.is_writer():
         found = {name: evaluated.predictions for name, evaluated in scored.items()}
         predictions.write(context.folder, found)

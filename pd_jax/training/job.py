@@ -59,7 +59,7 @@ class Outcome:
     """
 
     state: TrainState
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
     best_step: int | None
     skipped_steps: int
     seconds: float

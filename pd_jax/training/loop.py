@@ -11,7 +11,6 @@ drives it (`training/driver.py`) has the state on the devices.
 import dataclasses
 import faulthandler
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -30,7 +29,7 @@ from pd_jax.progress import Progress
 from pd_jax.training.checkpoint import Checkpoints, Note
 from pd_jax.training.clock import Clock
 from pd_jax.training.job import Job, Outcome
-from pd_jax.training.metrics import MetricsFile, Totals, drop_from, ratios
+from pd_jax.training.metrics import MetricsFile, Totals, drop_from, finite, ratios
 from pd_jax.training.signals import Stopped, StopRequest
 from pd_jax.training.state import TrainState
 
@@ -46,7 +45,7 @@ class _Standing:
     """What the loop keeps besides the state, saved in a checkpoint's note."""
 
     totals: Totals
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
     best_step: int | None = None
     best_value: float | None = None
     flops: float = 0.0
@@ -244,9 +243,8 @@ class Loop:
     def _log(self, done: int, norms: Mapping[str, np.ndarray]) -> None:
         means = ratios(self.standing.totals.take(), self.job.terms)
         means.pop("healthy", None)  # without an entry where every step since was left out
-        # A norm may be beyond float32: training goes on or not by its losses and gradients.
-        means |= {name: float(norm) for name, norm in norms.items() if math.isfinite(norm)}
-        line = {f"train/{name}": value for name, value in means.items()}
+        means |= {name: float(norm) for name, norm in norms.items()}
+        line = finite({f"train/{name}": value for name, value in means.items()})
         if self.run_config.skip_nonfinite:
             line["train/skipped_steps"] = self.standing.skipped_steps
         self.standing.metrics |= line
@@ -269,7 +267,7 @@ class Loop:
             return
         params = self.state().params
         with self.clock.span("evaluate"):
-            found = self.job.evaluate(params, self._alive)
+            found = finite(self.job.evaluate(params, self._alive))
         self.standing.metrics |= found
         if self.writer is not None:
             self.writer.write({"step": number, "seconds": round(self.clock.seconds, 3), **found})
@@ -281,7 +279,7 @@ class Loop:
                 "name one of these"
             )
         value = found[self.job.best]
-        if math.isnan(value):
+        if value is None:
             return
         if self.standing.best_value is None or value > self.standing.best_value:
             self.standing.best_value, self.standing.best_step = value, number

@@ -37,6 +37,11 @@ def ratios(sums: Mapping[str, tuple[Any, Any]], terms: Mapping[str, float]) -> d
     return means
 
 
+def finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Returns metrics by name, None for NaN and infinity, which JSON does not have."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
 class Totals:
     """Adds named (sum, count) pairs on the host, in float64."""
 
@@ -62,7 +67,7 @@ class MetricsFile:
         drop_from(self._path, first_step)
         self._board = _Board(folder / "tensorboard", first_step) if tensorboard else None
 
-    def write(self, values: Mapping[str, float]) -> None:
+    def write(self, values: Mapping[str, float | None]) -> None:
         """Appends one line; `values` has `step`, and `split/quantity` names."""
         shown = {name: _rounded(value) for name, value in values.items()}
         files.append_lines(self._path, [json.dumps(shown, allow_nan=False)])
@@ -111,10 +116,8 @@ class _Board:
         files.append(self._path, b"".join(frames))
 
 
-def _rounded(value: float) -> float | int | None:
-    if isinstance(value, int):
-        return value
-    return float(f"{value:.8g}") if math.isfinite(value) else None
+def _rounded(value: float | None) -> float | int | None:
+    return value if value is None or isinstance(value, int) else float(f"{value:.8g}")
 
 
 def drop_from(path: epath.Path, first_step: int) -> None:

@@ -1,13 +1,18 @@
 """A loss that is not finite stops a stage with the batch's examples and a state to go on from."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+from etils import epath
 
+from pd_jax import config as config_lib
 from pd_jax.data.records.dataset import Dataset
 from pd_jax.errors import DivergenceError
 from pd_jax.models.weights import hf
+from pd_jax.pipeline import _closing_line
+from pd_jax.planning import Planned
 from pd_jax.stages.train import _Work, run_train
 from pd_jax.training import loop
 from pd_jax.training.signals import Stopped
@@ -75,6 +80,25 @@ def test_the_stage_stops_with_the_examples_and_can_go_on_from_before(data, tmp_p
     first, second = (hf.load(one / "model") for one in (tmp_path / "whole", folder))
     assert first.fingerprint == second.fingerprint
     assert lines(tmp_path / "whole") == lines(folder)
+
+
+def test_an_evaluation_that_is_not_finite_hides_no_divergence(data, tmp_path):
+    stage = tiny.stage(
+        data,
+        model={"size": "L1_H8", "heads": 2, "positions": 16},
+        length={"steps": 2},
+        optimizer={"learning_rate": 1e30, "warmup": 0.0},
+        evaluation={"sets": {"dev": str(data)}, "every": {"steps": 1}, "best": "dev/accuracy"},
+    )
+    with pytest.raises(DivergenceError, match="step 2 is not finite"):
+        run_train(stage, context(tmp_path))
+    assert (tmp_path / "checkpoints" / "1").exists()
+    once = dataclasses.replace(stage, length=config_lib.Length(steps=1))
+    done = run_train(once, context(tmp_path / "once"))
+    assert done.metrics["dev/accuracy"] is None and np.isfinite(done.metrics["train/loss"])
+    record = {"metrics": done.metrics, "outputs": {}, "seconds": 1.0}
+    closing = _closing_line(Planned("job", once, (), "", epath.Path(tmp_path)), record)
+    assert "dev/accuracy not finite" in closing
 
 
 def test_steps_are_left_out_by_option_and_counted_once_over_restarts(data, tmp_path, monkeypatch):

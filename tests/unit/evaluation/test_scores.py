@@ -103,6 +103,18 @@ def test_what_rows_say_one_by_one_has_the_score_as_its_mean(task, outputs):
     assert [alone.by_row(quantity, task) for quantity in ("accuracy", "agreement")] == [None, None]
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("output", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("task", ["classification", "regression", "multilabel"])
+def test_outputs_that_are_not_finite_have_no_score(task, output):
+    logits = np.full((10, 1 if task == "regression" else 2), output, np.float32)
+    label = np.stack([LABEL, LABEL], axis=1) if task == "multilabel" else LABEL
+    ones = np.ones_like(logits)
+    found = Predictions(logits, label, ones).scores(task)
+    assert set(found) == set(Predictions(ones, label, ones).scores(task))
+    assert all(map(math.isnan, found.values()))
+
+
 def test_the_names_of_scores_tell_their_task():
     rated = (GUESSED[:, None].astype(np.float32), RATED, None)
     for task, (logits, label, teacher) in (
