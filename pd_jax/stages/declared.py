@@ -24,7 +24,7 @@ from pd_jax.objectives.objective import (
     dummy_inputs,
 )
 from pd_jax.stages.language_teacher import to_be_stored
-from pd_jax.stages.material import check_set
+from pd_jax.stages.material import check_set, check_tasks
 from pd_jax.stages.objectives import Facts
 from pd_jax.stages.predict import declared_task
 
@@ -52,14 +52,16 @@ def declared(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> Fac
 
 
 def check_labels(pipeline: config_lib.Pipeline, name: str) -> None:
-    """Raises ConfigError where a stage would be scored on a set of another task, or learns from a
-    teacher whose outputs have other names than the labels of its rows or of a set: now, rather than
-    after everything was labelled.
+    """Raises ConfigError where a stage learns from rows of several tasks, would be scored on a set
+    of another, or learns from a teacher whose outputs have other names than the labels of its rows
+    or of a set: now, rather than after everything was labelled.
     """
     stage = pipeline.stages[name]
     if not isinstance(stage, config_lib.TrainStage):
         return
     _check_sets(pipeline, name, stage)
+    if not isinstance(stage.objective, config_lib.Masked):
+        _check_tasks(pipeline, name, stage)
     if not stage.data.logits:
         return
     own, (_, outputs) = _labels(pipeline, _first(stage.data.records)), _store_task(pipeline, stage)
@@ -93,6 +95,14 @@ def _check_sets(pipeline: config_lib.Pipeline, name: str, stage: config_lib.Trai
                 of_set=rows.task,
                 paired=rows.next_sentence,
             )
+
+
+def _check_tasks(pipeline: config_lib.Pipeline, name: str, stage: config_lib.TrainStage) -> None:
+    tasks = [("the teacher of data.logits", _store_task(pipeline, stage)[0])]
+    for reference in config_lib.several(stage.data.records):
+        if (rows := _rows(pipeline, reference)) is not None:
+            tasks.append((reference, rows.task))
+    check_tasks(f"stages.{name}.data.records", tasks)
 
 
 def vocabulary_of(size: int) -> Vocabulary:

@@ -135,6 +135,20 @@ def check_set(
             )
 
 
+def check_tasks(name: str, tasks: Sequence[tuple[str, str | None]]) -> None:
+    """Raises ConfigError where stores or datasets, each given with its task (None without labels),
+    are for different tasks, and an objective would learn them as one.
+    """
+    known = [(where, task) for where, task in tasks if task is not None]
+    for where, task in known[1:]:
+        if task != known[0][1]:
+            raise ConfigError(
+                f"{name}: {where} is for the task {task}, but {known[0][0]} for {known[0][1]}, and "
+                "a stage learns one; name datasets and teachers of one task, or build records "
+                "without examples.task"
+            )
+
+
 def _set_teachers(
     name: str,
     dataset: Dataset,
@@ -201,6 +215,10 @@ def with_teacher(material: Material, stage: config_lib.TrainStage) -> Material:
             f"{material.stores[0][0].folder} contains a masked language model's outputs; use "
             "objective.kind='lm_distill' to learn from it, or name another store in data.logits"
         )
+    if not isinstance(kind, config_lib.Masked):
+        held = (*(store for of_dataset in material.stores for store in of_dataset),)
+        opened = (*held, *material.datasets)
+        check_tasks("data.records", [(str(one.folder), one.manifest.task) for one in opened])
     if not isinstance(kind, config_lib.OnlineDistillation):
         return material
     if kind.teacher is None:

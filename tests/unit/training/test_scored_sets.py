@@ -67,13 +67,17 @@ def open_all(stage: config_lib.TrainStage) -> None:
 
 
 def check_declared(folder, objective, learnt: str, scored: str) -> None:
+    check_stage(stage_of(folder, objective, f"@{learnt}", f"@{scored}"))
+
+
+def check_stage(stage: config_lib.TrainStage) -> None:
     stages = {
         kind: config_lib.RecordsStage(
             source=config_lib.Source(path="none.tsv"), tokenizer="none.json", examples=examples
         )
         for kind, examples in ROWS.items()
     }
-    stages["own"] = stage_of(folder, objective, f"@{learnt}", f"@{scored}")
+    stages["own"] = stage
     check_labels(config_lib.Pipeline(name="p", stages=stages), "own")
 
 
@@ -93,3 +97,23 @@ def test_what_can_be_scored_is_taken(tmp_path, objective, learnt, scored):
     folders = [dataset(tmp_path, kind) for kind in dict.fromkeys((learnt, scored))]
     open_all(stage_of(tmp_path, objective, folders[0], folders[-1]))
     check_declared(tmp_path, objective, learnt, scored)
+
+
+@pytest.mark.parametrize(
+    ("others", "kind"), [("regression", "classify"), ("multilabel", "patient")]
+)
+def test_rows_of_different_tasks_are_not_learnt_as_one(tmp_path, others, kind):
+    def stage(*records: str) -> config_lib.TrainStage:
+        data = {"records": records, "batch": 8, "lengths": (16,)}
+        return tiny.stage(tmp_path, objective=objective, data=data)
+
+    objective = {"kind": kind, **({"teacher": "none"} if kind == "patient" else {})}
+    folders = [dataset(tmp_path, name) for name in ("classification", others)]
+    message = f"is for the task {others}, but .* for classification, and a stage learns one"
+    opened = stage(*folders)
+    with pytest.raises(ConfigError, match=rf"^data\.records: \S+/{others} {message}"):
+        with_teacher(open_material(opened.data), opened)
+    with pytest.raises(ConfigError, match=rf"^stages\.own\.data\.records: @{others} {message}"):
+        check_stage(stage("@none", "@classification", f"@{others}"))
+    objective = {"kind": "mlm"}
+    check_stage(stage("@classification", f"@{others}"))
