@@ -70,7 +70,7 @@ def _main(_: Sequence[str]) -> int:
 
     stop_on(signal.SIGTERM)
     try:
-        _run(epath.Path(_WORKDIR.value))
+        _run(_WORKDIR.value)
     except Stopped as stopped:
         print(f"stopped by {stopped}; run the same command again to continue", file=sys.stderr)
         return stopped.exit_code
@@ -86,10 +86,10 @@ def _main(_: Sequence[str]) -> int:
     return 0
 
 
-def _run(workdir: epath.Path) -> None:
+def _run(folder: str) -> None:
     """Runs the pipeline and reports on it, or only estimates how long it will take."""
     from pd_jax import estimate, pipeline, planning
-    from pd_jax.config.reading import pipeline_from
+    from pd_jax.config.reading import check_scheme, pipeline_from
     from pd_jax.parallel import distributed
 
     def say(line: str) -> None:
@@ -97,6 +97,8 @@ def _run(workdir: epath.Path) -> None:
             _tell(line)
 
     config = pipeline_from(_CONFIG.value)
+    check_scheme(folder, "--workdir")
+    workdir = epath.Path(folder)
     _set_up()
     if _ESTIMATE.value:
         found = estimate.estimate(config, planning.plan(config, workdir), say=say)

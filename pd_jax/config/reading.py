@@ -30,9 +30,23 @@ def pipeline_from(config: ml_collections.ConfigDict | Mapping[str, Any]) -> conf
         )
     values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
     try:
-        return pydantic.TypeAdapter(config_lib.Pipeline).validate_python(values)
+        pipeline = pydantic.TypeAdapter(config_lib.Pipeline).validate_python(values)
     except pydantic.ValidationError as fault:
         raise ConfigError("\n".join(_sentence(error, values) for error in fault.errors())) from None
+    for name, stage in pipeline.stages.items():
+        for reference in references(stage):
+            check_scheme(reference, f"config.stages.{name}")
+    return pipeline
+
+
+def check_scheme(path: str, where: str) -> None:
+    """Raises ConfigError where a path is a URL that is not read here; `where` it was given."""
+    scheme, found, _ = path.partition("://")
+    if found and scheme != "gs":
+        raise ConfigError(
+            f"{where}: {path} cannot be opened; copy it to a disk or to a gs:// bucket, and name "
+            "that copy"
+        )
 
 
 def to_json(value: Any) -> Any:

@@ -226,3 +226,14 @@ def test_two_cells_at_one_place_of_mixed_kinds_are_named():
         reading.pipeline_from(
             {**pipeline(a=train()), "study": {"cells": cells, "measures": measures}}
         )
+
+
+def test_a_url_is_refused_wherever_a_path_may_stand():
+    for url in ("https://host/x.txt", "s3://bucket/x"):
+        assert refused(a=train(init={"source": url})).startswith(
+            f"config.stages.a: {url} cannot be opened; copy it to a disk or to a gs:// bucket"
+        )
+        with pytest.raises(ConfigError, match=f"^--workdir: {url} cannot"):
+            reading.check_scheme(url, "--workdir")
+    for path in ("gs://bucket/x", "@text/train.tsv", "/a:/b", "tfds:glue/sst2"):
+        reading.check_scheme(path, "--workdir")
