@@ -1,6 +1,7 @@
 """What the config dataclasses are made of: strict, frozen, and with references marked."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Annotated, TypeVar, dataclass_transform
 
@@ -30,6 +31,8 @@ Fraction = Annotated[float, pydantic.Field(ge=0.0, le=1.0)]
 ProperFraction = Annotated[float, pydantic.Field(ge=0.0, lt=1.0)]
 """A fraction below 1, for values that are divided by their difference from 1, such as dropout."""
 Positive = Annotated[int, pydantic.Field(gt=0)]
+Seed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
+"""A seed as JAX takes it: of a larger number it would drop the upper bits."""
 
 
 def several(named: str | tuple[str, ...] | None) -> tuple[str, ...]:
@@ -42,6 +45,18 @@ def require_rising(lengths: Sequence[int]) -> None:
     require(
         len(lengths) > 0 and list(lengths) == sorted(set(lengths)),
         "lengths must rise, for example (32, 64, 128)",
+    )
+
+
+_NAME = re.compile(r"\w[\w .+=-]{0,59}")
+
+
+def require_name(what: str, name: str) -> None:
+    """Raises ValueError unless a name may be that of a file, and may be referred to."""
+    require(
+        _NAME.fullmatch(name) is not None,
+        f"{what} {name!r} is not a name for a file; begin it with a letter or digit, and go on "
+        "with at most 59 letters, digits, spaces or . _ - + =",
     )
 
 

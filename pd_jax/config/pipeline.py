@@ -11,8 +11,10 @@ from pd_jax.config.kinds import (
     Fraction,
     Positive,
     Reference,
+    Seed,
     frozen,
     require,
+    require_name,
     require_rising,
     several,
 )
@@ -33,7 +35,7 @@ class MaskedTokens:
     temperature: Annotated[float, pydantic.Field(gt=0)] = 2.0
     mask_rate: Fraction = 0.15
     whole_word: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
 
 @frozen
@@ -161,7 +163,7 @@ class Run:
     log_steps: Positive = 50
     tensorboard: bool = True
     prefetch: Positive = 4
-    watchdog_seconds: Annotated[float, pydantic.Field(gt=0)] = 1800.0
+    watchdog_seconds: Annotated[float, pydantic.Field(gt=0, le=1e9)] = 1800.0
     skip_nonfinite: Annotated[int, pydantic.Field(ge=0)] = 0
     """How many steps of a stage may be left out because their loss or gradient is not finite."""
 
@@ -198,6 +200,9 @@ class Pipeline:
     run: Run = dataclasses.field(default_factory=Run)
 
     def __post_init__(self) -> None:
+        require_name("the pipeline", self.name)
+        for name in self.stages:
+            require_name("the stage", name)
         for cell in self.study.cells if self.study else ():
             stage = self.stages.get(cell.stage)
             require(

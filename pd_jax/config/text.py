@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from pd_jax.config.kinds import Fraction, Positive, Reference, frozen, require
+from pd_jax.config.kinds import Fraction, Positive, Reference, Seed, frozen, require
 
 
 @frozen
@@ -37,7 +37,7 @@ class SyntheticStage:
     """
 
     kind: Literal["synthetic"] = "synthetic"
-    seed: int = 0
+    seed: Seed = 0
     corpus_sentences: Positive = 20_000
     transfer_rows: Positive = 10_000
     train_rows: Positive = 500
@@ -54,7 +54,7 @@ class TokenizerStage:
     vocab_size: Positive = 30_522
     lowercase: bool = True
     sample_sentences: Positive | None = 1_000_000
-    seed: int = 0
+    seed: Seed = 0
 
 
 @frozen
@@ -66,7 +66,7 @@ class Corpus:
     layout: Literal["corpus"] = "corpus"
     short_probability: Fraction = 0.1
     next_sentence: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
 
 @frozen

@@ -11,8 +11,10 @@ from pd_jax.config.kinds import (
     Positive,
     ProperFraction,
     Reference,
+    Seed,
     frozen,
     require,
+    require_name,
     require_rising,
     several,
 )
@@ -287,6 +289,8 @@ class Evaluation:
     batch: Positive = 128
 
     def __post_init__(self) -> None:
+        for name in (*self.sets, *self.final):
+            require_name("the evaluation set", name)
         require(
             not set(self.sets) & set(self.final),
             "a dataset is either in sets or in final, not in both",
@@ -325,7 +329,7 @@ class TrainStage:
     optimizer: Optimizer
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
     compute: Compute = dataclasses.field(default_factory=Compute)
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         require(

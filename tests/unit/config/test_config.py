@@ -237,3 +237,26 @@ def test_a_url_is_refused_wherever_a_path_may_stand():
             reading.check_scheme(url, "--workdir")
     for path in ("gs://bucket/x", "@text/train.tsv", "/a:/b", "tfds:glue/sst2"):
         reading.check_scheme(path, "--workdir")
+
+
+def test_seeds_and_seconds_beyond_what_is_told_apart_are_refused():
+    for seed in (-1, 2**32):
+        assert refused(a=train(seed=seed)).startswith("config.stages.a.seed: Input should be ")
+        corpus = {"kind": "records", "source": {"path": "a"}, "tokenizer": "v"}
+        message = refused(a={**corpus, "examples": {"layout": "corpus", "seed": seed}})
+        assert message.startswith("config.stages.a.examples.seed: Input should be ")
+    with pytest.raises(ConfigError, match="config.run.watchdog_seconds: Input should be less than"):
+        reading.pipeline_from({**pipeline(a=train()), "run": {"watchdog_seconds": 1e10}})
+    assert reading.pipeline_from(pipeline(a=train(seed=2**32 - 1)))
+
+
+@pytest.mark.parametrize("name", ["a/t", "..", "", "@x", "x" * 61, "x[1]", "\ud800", "-x", "x\n"])
+def test_what_cannot_name_a_file_is_no_name(name):
+    remedy = "is not a name for a file; begin it with a letter or digit, "
+    assert refused(**{name: train()}).startswith(f"config: the stage {name!r} {remedy}")
+    message = refused(a=train(evaluation={"sets": {name: "@dev"}}))
+    assert message.startswith(f"config.stages.a.evaluation: the evaluation set {name!r} {remedy}")
+    with pytest.raises(ConfigError, match="config: the pipeline .* is not a name for a file"):
+        reading.pipeline_from({**pipeline(a=train()), "name": name})
+    named = pipeline(**{"Vortraining 2.b_ü=1": train(), "x" * 60: train(seed=1)})
+    assert len(reading.pipeline_from(named).stages) == 2
