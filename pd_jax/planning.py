@@ -47,7 +47,9 @@ def plan(pipeline: config_lib.Pipeline, workdir: epath.Path) -> dict[str, Planne
     """
     digests = InputDigests(workdir / _INPUTS)
     planned: dict[str, Planned] = {}
-    for name in order(pipeline.stages):
+    ordered = order(pipeline.stages)
+    check_kinds(pipeline.stages)
+    for name in ordered:
         stage = pipeline.stages[name]
         inputs = tuple(dict.fromkeys(_stage_of(reference) for reference in _links(stage)))
         fingerprint = _fingerprint(name, stage, planned, digests)
@@ -122,6 +124,21 @@ def order(stages: Mapping[str, Any]) -> list[str]:
         for name in ready:
             del waiting[name]
     return done
+
+
+def check_kinds(stages: Mapping[str, Any]) -> None:
+    """Raises ConfigError where a stage refers to one that does not make what is read there."""
+    for name, stage in stages.items():
+        for where, reference, mark in reading.placed_references(stage, f"stages.{name}"):
+            if not reference.startswith("@"):
+                continue
+            source, _, inside = reference[1:].partition("/")
+            kind = stages[source].kind
+            if kind not in mark.kinds and f"{kind}/{inside}" not in mark.kinds:
+                fitting = " or ".join(one for one in mark.kinds if "/" not in one)
+                raise ConfigError(
+                    f"{where} names {reference}, a stage of kind {kind}; name one of kind {fitting}"
+                )
 
 
 def _links(stage: Any) -> list[str]:

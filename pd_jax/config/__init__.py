@@ -10,7 +10,7 @@ A string that starts with `@` refers to the output of another stage (`@corpus`),
 result (mesh, logging, saving); everything else enters the stages' fingerprints.
 """
 
-from pd_jax.config.kinds import Fraction, Positive, Reference, ReferenceMark, several
+from pd_jax.config.kinds import Fraction, Positive, ReferenceMark, several
 from pd_jax.config.pipeline import (
     Compared,
     CompareStage,
@@ -84,7 +84,6 @@ __all__ = [
     "Pipeline",
     "Positive",
     "RecordsStage",
-    "Reference",
     "ReferenceMark",
     "Report",
     "Rows",

@@ -21,11 +21,22 @@ def frozen(kind: type[_Class]) -> type[_Class]:
 
 
 class ReferenceMark:
-    """Marks a string type as a reference, for `reading.map_references`."""
+    """Marks a string type as a reference, for `reading.map_references`: `@stage`, `@stage/file`, or
+    a path.
+    """
+
+    def __init__(self, *kinds: str):
+        """Takes the kinds of stage that it may name, or `kind/file` for one of their files."""
+        self.kinds = kinds
 
 
-Reference = Annotated[str, ReferenceMark()]
-"""`@stage`, `@stage/file`, or a path."""
+TextReference = Annotated[str, ReferenceMark("synthetic")]
+TokenizerReference = Annotated[
+    str, ReferenceMark("tokenizer", "train", "export", "records/tokenizer")
+]
+RecordsReference = Annotated[str, ReferenceMark("records")]
+ModelReference = Annotated[str, ReferenceMark("train", "export")]
+LogitsReference = Annotated[str, ReferenceMark("label")]
 
 Fraction = Annotated[float, pydantic.Field(ge=0.0, le=1.0)]
 ProperFraction = Annotated[float, pydantic.Field(ge=0.0, lt=1.0)]

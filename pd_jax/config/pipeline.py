@@ -9,8 +9,9 @@ import pydantic
 
 from pd_jax.config.kinds import (
     Fraction,
+    ModelReference,
     Positive,
-    Reference,
+    RecordsReference,
     Seed,
     frozen,
     require,
@@ -43,8 +44,8 @@ class LabelStage:
     """A teacher's logits over a dataset, written as a logit store."""
 
     kind: Literal["label"] = "label"
-    teacher: Reference
-    records: Reference
+    teacher: ModelReference
+    records: RecordsReference
     batch: Positive = 256
     lengths: tuple[Positive, ...]
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -75,7 +76,7 @@ class ExportStage:
     """A trained model in another program's format."""
 
     kind: Literal["export"] = "export"
-    model: Reference
+    model: ModelReference
     format: Literal["hf", "onnx", "stablehlo"] = "hf"
     int8: bool = False
     """With onnx: also a file with 8-bit weights."""
@@ -88,7 +89,7 @@ class Compared:
     """A model of a comparison, and its name there."""
 
     name: str
-    model: Reference
+    model: ModelReference
 
 
 @frozen
@@ -100,7 +101,7 @@ class CompareStage:
 
     kind: Literal["compare"] = "compare"
     models: tuple[Compared, ...]
-    records: Reference
+    records: RecordsReference
     programs: tuple[Literal["jax", "onnx", "onnx_int8"], ...] = ("jax",)
     """The programs that run each model: jax on every kind of device here, ONNX on the CPU."""
     batch: Positive = 64

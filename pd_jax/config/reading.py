@@ -34,8 +34,8 @@ def pipeline_from(config: ml_collections.ConfigDict | Mapping[str, Any]) -> conf
     except pydantic.ValidationError as fault:
         raise ConfigError("\n".join(_sentence(error, values) for error in fault.errors())) from None
     for name, stage in pipeline.stages.items():
-        for reference in references(stage):
-            check_scheme(reference, f"config.stages.{name}")
+        for where, reference, _ in placed_references(stage, f"config.stages.{name}"):
+            check_scheme(reference, where)
     return pipeline
 
 
@@ -56,13 +56,28 @@ def to_json(value: Any) -> Any:
 
 def references(value: Any) -> list[str]:
     """Returns every reference in a config dataclass, in field order."""
-    found: list[str] = []
-    map_references(value, lambda reference, _: found.append(reference) or reference)
-    return found
+    return [reference for _, reference, _ in placed_references(value, "")]
+
+
+def placed_references(
+    value: Any, where: str
+) -> Iterator[tuple[str, str, config_lib.ReferenceMark]]:
+    """Yields every reference in a config dataclass with its key behind `where`, and its mark."""
+    hints = typing.get_type_hints(type(value), include_extras=True)
+    for field in dataclasses.fields(value):
+        held, key = getattr(value, field.name), f"{where}.{field.name}"
+        if (mark := _reference_mark(hints[field.name])) is not None:
+            given = tuple(held.values()) if isinstance(held, Mapping) else (held,)
+            for named in given:
+                yield from ((key, reference, mark) for reference in config_lib.several(named))
+        else:
+            for item in held if isinstance(held, tuple) else (held,):
+                if dataclasses.is_dataclass(item):
+                    yield from placed_references(item, key)
 
 
 def map_references(value: Any, replace: Callable[[str, Any], str]) -> Any:
-    """Returns a config dataclass with every field of type `Reference` replaced, at any depth.
+    """Returns a config dataclass with every reference replaced, at any depth.
 
     `replace` gets a reference and the dataclass that has it.
     """
@@ -70,7 +85,7 @@ def map_references(value: Any, replace: Callable[[str, Any], str]) -> Any:
     changed = {}
     for field in dataclasses.fields(value):
         held = getattr(value, field.name)
-        if _holds_reference(hints[field.name]):
+        if _reference_mark(hints[field.name]) is not None:
             changed[field.name] = _map_strings(held, lambda reference: replace(reference, value))
         elif dataclasses.is_dataclass(held):
             changed[field.name] = map_references(held, replace)
@@ -79,11 +94,12 @@ def map_references(value: Any, replace: Callable[[str, Any], str]) -> Any:
     return dataclasses.replace(value, **changed)
 
 
-def _holds_reference(hint: Any) -> bool:
-    metadata = getattr(hint, "__metadata__", ())
-    return any(isinstance(mark, config_lib.ReferenceMark) for mark in metadata) or any(
-        map(_holds_reference, typing.get_args(hint))
-    )
+def _reference_mark(hint: Any) -> config_lib.ReferenceMark | None:
+    """Returns the mark of a type that holds references; None for another."""
+    for mark in getattr(hint, "__metadata__", ()):
+        if isinstance(mark, config_lib.ReferenceMark):
+            return mark
+    return next(filter(None, map(_reference_mark, typing.get_args(hint))), None)
 
 
 def _map_strings(value: Any, replace: Callable[[str], str]) -> Any:

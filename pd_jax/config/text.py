@@ -4,7 +4,15 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from pd_jax.config.kinds import Fraction, Positive, Reference, Seed, frozen, require
+from pd_jax.config.kinds import (
+    Fraction,
+    Positive,
+    Seed,
+    TextReference,
+    TokenizerReference,
+    frozen,
+    require,
+)
 
 
 @frozen
@@ -16,7 +24,7 @@ class Source:
     compressed inside; `tfds:NAME`).
     """
 
-    path: Reference | tuple[Reference, ...]
+    path: TextReference | tuple[TextReference, ...]
     format: Literal["auto", "text", "tsv", "csv", "jsonl", "parquet", "tfds"] = "auto"
     text: str = "text"
     pair: str | None = None
@@ -99,7 +107,7 @@ class RecordsStage:
 
     kind: Literal["records"] = "records"
     source: Source | tuple[Source, ...]
-    tokenizer: Reference
+    tokenizer: TokenizerReference
     examples: Annotated[Corpus | Rows, pydantic.Field(discriminator="layout")]
     max_length: Positive = 128
     shards: Positive | None = None

@@ -8,9 +8,11 @@ import pydantic
 
 from pd_jax.config.kinds import (
     Fraction,
+    LogitsReference,
+    ModelReference,
     Positive,
     ProperFraction,
-    Reference,
+    RecordsReference,
     Seed,
     frozen,
     require,
@@ -60,7 +62,7 @@ class Init:
     takes nothing but the word embeddings; `head="keep"` also takes the source's task head.
     """
 
-    source: Reference | None = None
+    source: ModelReference | None = None
     layers: Literal["all", "bottom", "top", "every_other"] | tuple[int, ...] = "all"
     scope: Literal["model", "embeddings", "word_embeddings"] = "model"
     head: Literal["fresh", "keep"] = "fresh"
@@ -116,7 +118,7 @@ class Patient:
     """
 
     kind: Literal["patient"] = "patient"
-    teacher: Reference | None = None
+    teacher: ModelReference | None = None
     temperature: Annotated[float, pydantic.Field(gt=0)] = 5.0
     hard_weight: Fraction = 0.5
     patience: Annotated[float, pydantic.Field(ge=0)] = 100.0
@@ -135,7 +137,7 @@ class LanguageDistill:
     """
 
     kind: Literal["lm_distill"] = "lm_distill"
-    teacher: Reference | None = None
+    teacher: ModelReference | None = None
     temperature: Annotated[float, pydantic.Field(gt=0)] = 2.0
     soft_weight: Annotated[float, pydantic.Field(ge=0)] = 5.0
     mlm_weight: Annotated[float, pydantic.Field(ge=0)] = 2.0
@@ -195,10 +197,10 @@ class Data:
     first.
     """
 
-    records: Reference | tuple[Reference, ...]
+    records: RecordsReference | tuple[RecordsReference, ...]
     weights: tuple[float, ...] = ()
     """The share of each dataset in every batch; an epoch then ends before a row comes twice."""
-    logits: Reference | tuple[Reference, ...] | None = None
+    logits: LogitsReference | tuple[LogitsReference, ...] | None = None
     """A store of each teacher; of several datasets, all of the first one's, then the second's."""
     logit_weights: tuple[float, ...] = ()
     logit_average: Literal["logits", "probabilities"] = "logits"
@@ -276,9 +278,9 @@ class Evaluation:
     result; otherwise the last ones are.
     """
 
-    sets: Mapping[str, Reference] = dataclasses.field(default_factory=dict)
-    final: Mapping[str, Reference] = dataclasses.field(default_factory=dict)
-    logits: Mapping[str, Reference | tuple[Reference, ...]] = dataclasses.field(
+    sets: Mapping[str, RecordsReference] = dataclasses.field(default_factory=dict)
+    final: Mapping[str, RecordsReference] = dataclasses.field(default_factory=dict)
+    logits: Mapping[str, LogitsReference | tuple[LogitsReference, ...]] = dataclasses.field(
         default_factory=dict
     )
     """A teacher's logit store for some of these sets: agreement and KL with it are scored too. Of

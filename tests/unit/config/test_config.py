@@ -3,6 +3,7 @@
 import pytest
 
 from pd_jax import config as config_lib
+from pd_jax import planning
 from pd_jax.config import reading
 from pd_jax.errors import ConfigError
 
@@ -231,7 +232,7 @@ def test_two_cells_at_one_place_of_mixed_kinds_are_named():
 def test_a_url_is_refused_wherever_a_path_may_stand():
     for url in ("https://host/x.txt", "s3://bucket/x"):
         assert refused(a=train(init={"source": url})).startswith(
-            f"config.stages.a: {url} cannot be opened; copy it to a disk or to a gs:// bucket"
+            f"config.stages.a.init.source: {url} cannot be opened; copy it to a disk or to a gs://"
         )
         with pytest.raises(ConfigError, match=f"^--workdir: {url} cannot"):
             reading.check_scheme(url, "--workdir")
@@ -260,3 +261,42 @@ def test_what_cannot_name_a_file_is_no_name(name):
         reading.pipeline_from({**pipeline(a=train()), "name": name})
     named = pipeline(**{"Vortraining 2.b_ü=1": train(), "x" * 60: train(seed=1)})
     assert len(reading.pipeline_from(named).stages) == 2
+
+
+def test_a_reference_to_a_stage_of_the_wrong_kind_is_refused():
+    rows = {"kind": "records", "source": {"path": "@text/a.tsv"}, "examples": {"layout": "rows"}}
+    data = {"records": "@rows", "batch": 8, "lengths": (16,)}
+    label = {"kind": "label", "teacher": "@pd", "records": "@rows", "lengths": (16,)}
+    stages = {
+        "text": {"kind": "synthetic"},
+        "words": {"kind": "tokenizer", "source": {"path": ("@text/a.tsv", "b.txt")}},
+        "rows": {**rows, "tokenizer": "@words"},
+        "labels": label,
+        "pd": train(data=data, init={"source": "models/base"}),
+        "export": {"kind": "export", "model": "@pd"},
+        "again": {**rows, "tokenizer": "@rows/tokenizer"},
+    }
+
+    def pupil(**changes) -> dict:
+        return train(**{"data": data, **changes})
+
+    def check(**changes) -> None:
+        planning.check_kinds(reading.pipeline_from(pipeline(**{**stages, **changes})).stages)
+
+    check(own=train(data={**data, "logits": "@labels"}, init={"source": "@export"}))
+    evaluation = {"sets": {"dev": "@rows"}}
+    for stage, message in (
+        (
+            train(data={**data, "records": ("@rows", "@pd")}),
+            "data.records names @pd, .* train; .* ",
+        ),
+        (train(data={**data, "logits": "@rows"}), "data.logits names @rows, .* records; .* label"),
+        (pupil(init={"source": "@rows"}), "init.source names @rows, .*; name one of kind train or"),
+        (pupil(evaluation={"sets": {"dev": "@text/a.tsv"}}), "evaluation.sets names @text/a.tsv"),
+        (pupil(evaluation={**evaluation, "logits": {"dev": "@pd"}}), "evaluation.logits names @pd"),
+        ({**rows, "tokenizer": "@rows"}, "tokenizer names @rows, .* name one of kind tokenizer or"),
+        ({**stages["words"], "source": {"path": "@rows"}}, "source.path names @rows"),
+        ({**label, "teacher": "@words"}, "teacher names @words"),
+    ):
+        with pytest.raises(ConfigError, match=rf"^stages\.own\.{message}"):
+            check(own=stage)
