@@ -76,7 +76,7 @@ def initialise(
     fresh, found = layout.flatten(dict(fresh_params)), layout.flatten(source.params)
     layers: tuple[int, ...] = ()
     if init.scope == "model":
-        _check_heads(source.config, model)
+        check_heads(source.config, model)
         layers = choose_layers(init.layers, source.config.layers, model.layers)
     if init.head == "keep":
         _check_head(source, labels)
@@ -151,7 +151,8 @@ def _lacks_whole(source: SavedModel, origin: str) -> bool:
     return head not in source.params
 
 
-def _check_heads(source: BertConfig, model: BertConfig) -> None:
+def check_heads(source: BertConfig, model: BertConfig) -> None:
+    """Raises WeightsError where a source's attention heads are not the model's."""
     if source.heads != model.heads:
         raise WeightsError(
             f"the source has {source.heads} attention heads, but this model has {model.heads}; set "

@@ -78,6 +78,8 @@ def check_labels(pipeline: config_lib.Pipeline, name: str) -> None:
     for of, reference in {**stage.evaluation.sets, **stage.evaluation.final}.items():
         scored = _labels(pipeline, reference)
         if learnt and scored and scored != learnt:
+            if sorted(scored) == sorted(learnt):
+                remedy = "list them in this order in examples.labels of the set"
             raise ConfigError(
                 f"stages.{name}: evaluation set {of} has labels {', '.join(scored)}, but the "
                 f"student learns {', '.join(learnt)}, in this order; {remedy}"

@@ -41,18 +41,18 @@ def load_language_model(stage: config_lib.LabelStage, dataset: Dataset) -> hf.Sa
             f"{stage.teacher} and {dataset.folder} have different vocabularies; build the records "
             "with the teacher's tokenizer"
         )
-    check_positions(stage, model)
+    check_positions(stage, model.config.positions)
     check_pairs(model, pairs=dataset.manifest.pairs, name=stage.teacher)
     params = with_head(model, "mlm", name=stage.teacher)
     return dataclasses.replace(model, params=params)
 
 
-def check_positions(stage: config_lib.LabelStage, model: hf.SavedModel) -> None:
+def check_positions(stage: config_lib.LabelStage, positions: int) -> None:
     """Raises ConfigError where a label stage's teacher cannot read rows of its longest length."""
-    if stage.lengths[-1] > model.config.positions:
+    if stage.lengths[-1] > positions:
         raise ConfigError(
-            f"{stage.teacher} can read {model.config.positions} tokens, but rows are cut at "
-            f"{stage.lengths[-1]}; cut them at {model.config.positions} or fewer"
+            f"{stage.teacher} can read {positions} tokens, but rows are cut at "
+            f"{stage.lengths[-1]}; cut them at {positions} or fewer"
         )
 
 

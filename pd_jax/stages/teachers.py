@@ -88,7 +88,7 @@ def open_teacher(
         classifier = _described(stage, foreign, layers=foreign.layers, width=foreign.width)
         return OpenedTeacher(classifier, _torch_answers(foreign, dataset, stage, cut))
     model, tokenizer = load_classifier(stage.teacher)
-    check_positions(stage, model)
+    check_positions(stage, model.config.positions)
     check_pairs(model, pairs=dataset.manifest.pairs, name=stage.teacher)
     classifier = _described(stage, model, layers=model.config.layers, width=model.config.hidden)
     if tokenizer.fingerprint == dataset.manifest.tokenizer.fingerprint:
@@ -119,16 +119,17 @@ def _described(
     return Teacher(
         model.fingerprint,
         model.task or "",
-        _labels(stage, model),
+        output_names(stage, model.labels if model.task != "regression" else ()),
         settings={"lengths": list(stage.lengths), "dtype": stage.dtype},
         more=more,
         about={"state_layers": list(stage.states), "layers": layers} if stage.states else {},
     )
 
 
-def _labels(stage: config_lib.LabelStage, model: hf.SavedModel | TorchTeacher) -> tuple[str, ...]:
-    """Returns the names of the outputs: the teacher's, or those that the stage gives them."""
-    own = model.labels if model.task != "regression" else ()
+def output_names(stage: config_lib.LabelStage, own: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the names of a teacher's outputs: its `own` (a regression has none), or those that
+    the stage gives them.
+    """
     named = stage.labels or own
     if not all(isinstance(name, str) for name in named) or len(set(named)) < len(named):
         raise ConfigError(
@@ -140,7 +141,7 @@ def _labels(stage: config_lib.LabelStage, model: hf.SavedModel | TorchTeacher) -
     if set(stage.labels) == set(own):
         raise ConfigError(
             f"labels={stage.labels}, but {stage.teacher} calls its outputs {own}; leave labels "
-            "out, as outputs are put in order by name"
+            "out, and list labelled rows' in the teacher's order in examples.labels"
         )
     if len(stage.labels) != len(own):
         raise ConfigError(

@@ -336,7 +336,7 @@ def test_labels_that_do_not_go_together_are_told_before_anything_is_labelled(
 
     with pytest.raises(ConfigError, match="set dev has labels bad, good, but the student learns L"):
         begun(config_lib.Rows())
-    with pytest.raises(ConfigError, match="student learns good, bad, in this order; name the out"):
+    with pytest.raises(ConfigError, match="student learns good, bad, in this order; list them"):
         begun(config_lib.Rows(), labels=("good", "bad"))
     with pytest.raises(ConfigError, match="labels bad, good, but their teacher's outputs .* LABEL"):
         begun(marked)

@@ -1,0 +1,86 @@
+"""Mistakes that a config, the models it names and the devices show before the first stage begins,
+and that their own stages would meet hours later.
+"""
+
+from etils import epath
+
+from pd_jax import config as config_lib
+from pd_jax import files
+from pd_jax.errors import ConfigError, WeightsError
+from pd_jax.models import sizes
+from pd_jax.models.initialise import check_heads as check_source_heads
+from pd_jax.models.weights import hf, hf_config
+from pd_jax.parallel.mesh import check_heads, mesh_for
+from pd_jax.stages.language_teacher import check_positions
+from pd_jax.stages.predict import declared_task
+from pd_jax.stages.teachers import output_names
+from pd_jax.training.step import check_batch
+
+
+def check_stage(pipeline: config_lib.Pipeline, name: str, *, on_devices: bool) -> None:
+    """Raises what a stage that is about to run would raise later: for its model's size, for weights
+    or a teacher in a folder that do not fit it, for logits of other rows, and if it runs
+    `on_devices` of this process, for its mesh.
+    """
+    stage = pipeline.stages[name]
+    if isinstance(stage, config_lib.LabelStage):
+        _check_teacher(stage)
+    if not isinstance(stage, config_lib.TrainStage):
+        return
+    shape = sizes.bert_config(stage.model, vocab_size=1)
+    _check_logits(pipeline, name, stage)
+    if stage.init.source and _is_bert(stage.init.source):
+        path = epath.Path(stage.init.source) / hf.CONFIG_FILE
+        source = hf_config.shape_from(files.read_object(path, WeightsError), where=path)
+        check_source_heads(source, shape)
+    if on_devices:
+        mesh = mesh_for(pipeline.run)
+        check_batch(stage.data.batch, micro_batches=stage.compute.micro_batches, mesh=mesh)
+        check_heads(shape.heads, mesh)
+
+
+def _check_teacher(stage: config_lib.LabelStage) -> None:
+    path = epath.Path(stage.teacher) / hf.CONFIG_FILE
+    if stage.teacher.startswith("@") or not path.exists():
+        return
+    if stage.language is None:
+        _, outputs = declared_task(path.parent)
+        output_names(stage, outputs)
+    if _is_bert(stage.teacher):
+        positions = files.read_object(path, WeightsError).get("max_position_embeddings")
+        if isinstance(positions, int):
+            check_positions(stage, positions)
+
+
+def _is_bert(source: str) -> bool:
+    """Returns whether a reference is a folder in Hugging Face's format with a BERT."""
+    path = epath.Path(source) / hf.CONFIG_FILE
+    return not source.startswith("@") and path.exists() and hf.is_bert(source)
+
+
+def _check_logits(pipeline: config_lib.Pipeline, name: str, stage: config_lib.TrainStage) -> None:
+    """Raises ConfigError where a label stage's rows are not those that its logits are named for."""
+    several = config_lib.several
+    pairs = {
+        f"data.logits[{number}]": pair
+        for number, pair in enumerate(
+            zip(several(stage.data.records), several(stage.data.logits), strict=False)
+        )
+    }
+    sets = {**stage.evaluation.sets, **stage.evaluation.final}
+    for of, logits in stage.evaluation.logits.items():
+        if of in sets:
+            pairs[f"evaluation.logits.{of}"] = sets[of], logits
+    for key, (records, logits) in pairs.items():
+        labels = pipeline.stages.get(logits.removeprefix("@")) if logits.startswith("@") else None
+        if not isinstance(labels, config_lib.LabelStage):
+            continue
+        of, wanted = (
+            pipeline.stages.get(reference.removeprefix("@"), reference)
+            for reference in (labels.records, records)
+        )
+        if of != wanted:
+            raise ConfigError(
+                f"stages.{name}.{key} names {logits}, which labels {labels.records}, not "
+                f"{records}; name a stage that labels {records}"
+            )

@@ -1,0 +1,91 @@
+"""What is refused before the first stage begins."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import pytest
+
+from pd_jax import config as config_lib
+from pd_jax.errors import ConfigError, MeshError, PdError, WeightsError
+from pd_jax.models import sizes
+from pd_jax.models.heads import TaskModel
+from pd_jax.models.weights import hf
+from pd_jax.objectives.objective import dummy_inputs
+from pd_jax.stages.foreseen import check_stage
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    shape = sizes.BertConfig(64, layers=1, hidden=8, heads=2, intermediate=8, positions=16)
+    params = TaskModel(shape, 3).init(jax.random.key(0), *dummy_inputs())["params"]
+    folder = tmp_path_factory.mktemp("models") / "teacher"
+    hf.save(folder, params, shape)
+    return str(folder)
+
+
+def rows(path: str) -> config_lib.RecordsStage:
+    source = config_lib.Source(path=path)
+    return config_lib.RecordsStage(
+        source=source, tokenizer="vocab.txt", examples=config_lib.Rows(), max_length=16
+    )
+
+
+def refused(
+    teacher: str, *, label: dict | None = None, run: dict | None = None, **pupil: Any
+) -> None:
+    """Checks a chain with these changes."""
+    labels = config_lib.LabelStage(
+        **{"teacher": teacher, "records": "@set", "lengths": (16,), **(label or {})}
+    )
+    learning = tiny.stage(
+        pathlib.Path("none"),
+        **{
+            "objective": {"kind": "distill"},
+            "data": {"records": "@set", "logits": "@labels", "batch": 8, "lengths": (16,)},
+            **pupil,
+        },
+    )
+    stages = {"set": rows("a.txt"), "other": rows("b.txt"), "labels": labels, "pupil": learning}
+    pipeline = config_lib.Pipeline(name="own", stages=stages, run=config_lib.Run(**(run or {})))
+    for name in ("labels", "pupil"):
+        check_stage(pipeline, name, on_devices=True)
+
+
+def test_a_chain_that_fits_is_not_refused(teacher: str) -> None:
+    refused(teacher)
+    refused(teacher, label={"labels": ("a", "b", "c")})
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "changes"),
+    [
+        (ConfigError, "did you mean 'tiny'", {"model": {"size": "tinny"}}),
+        (MeshError, "does not divide by data x fsdp x mic", {"compute": {"micro_batches": 3}}),
+        (MeshError, "heads do not divide", {"run": {"mesh": config_lib.Mesh(tensor=4)}}),
+        (WeightsError, "source has 2 attention heads", {"model": {"size": "L1_H32", "heads": 4}}),
+        (ConfigError, "can read 16 tokens", {"label": {"lengths": (32,)}}),
+        (ConfigError, "has 3 outputs", {"label": {"labels": ("a", "b")}}),
+        (
+            ConfigError,
+            r"stages.pupil.data.logits\[0\] names @labels, which labels @other, not @set; name",
+            {"label": {"records": "@other"}},
+        ),
+    ],
+)
+def test_what_its_stage_would_refuse_hours_later_is_refused_now(
+    error: type[PdError], message: str, changes: dict, teacher: str
+) -> None:
+    with pytest.raises(error, match=message):
+        refused(teacher, init={"source": teacher}, **changes)
+
+
+def test_logits_of_a_stage_that_reads_the_same_text_are_of_the_same_rows(teacher: str) -> None:
+    same = dataclasses.replace(rows("a.txt"))
+    labels = config_lib.LabelStage(teacher=teacher, records="@again", lengths=(16,))
+    data = {"records": "@set", "logits": "@labels", "batch": 8, "lengths": (16,)}
+    pupil = tiny.stage(pathlib.Path("none"), objective={"kind": "distill"}, data=data)
+    stages = {"set": rows("a.txt"), "again": same, "labels": labels, "pupil": pupil}
+    check_stage(config_lib.Pipeline(name="own", stages=stages), "pupil", on_devices=True)
