@@ -22,6 +22,7 @@ from etils import epath
 from pd_jax import config as config_lib
 from pd_jax import files
 from pd_jax.config import reading
+from pd_jax.data.feed.order import Order
 from pd_jax.data.records import manifest
 from pd_jax.data.text import corpora
 from pd_jax.data.text.lines import Origin
@@ -84,7 +85,9 @@ def as_text(found: Sequence[Estimate]) -> str:
     unknown = [one.name for one in found if one.seconds is None]
     lines.append(f"{len(found):5} stages  {total:8.2f} h  in all, without text, compiling, saving")
     if unknown:
-        lines.append(f"not counted, as rows or teacher are not known yet: {', '.join(unknown)}")
+        lines.append(
+            f"not counted, as rows, teacher or packing are not known yet: {', '.join(unknown)}"
+        )
     lines.append("--jobs shares the same cores: it fills idle time but makes no step faster")
     return "\n".join(lines)
 
@@ -107,12 +110,13 @@ class _Steps:
 
     def training(self, name: str, stage: config_lib.TrainStage) -> Estimate:
         """Returns the seconds of a training stage, its final scoring included."""
-        rows = self._rows(stage.data.records)
-        if stage.length.epochs is not None and rows is None:
+        rows = self._epoch(stage) if stage.length.epochs is not None else 0
+        if rows is None:
             return Estimate(name, None, "rows unknown")
-        rows = min(rows or 0, stage.data.rows or rows or 0)
         count = stage.length.in_steps(rows=rows, batch=stage.data.batch)
-        second, basis = self._seconds(name, stage)
+        if (found := self._seconds(name, stage)) is None:
+            return Estimate(name, None, "packed rows")
+        second, basis = found
         scored = sum(
             self._rows(records) or 0
             for records in (*stage.evaluation.sets.values(), *stage.evaluation.final.values())
@@ -129,7 +133,9 @@ class _Steps:
         named = stage.teacher.startswith("@")
         teacher = self._pipeline.stages.get(stage.teacher[1:].split("/")[0]) if named else None
         if isinstance(teacher, config_lib.TrainStage):
-            second, basis = self._seconds(name, teacher)
+            if (found := self._seconds(name, teacher)) is None:
+                return Estimate(name, None, "packed rows")
+            second, basis = found
             return Estimate(name, second * rows / teacher.data.batch * _FORWARD_SHARE, basis)
         if named or stage.language is not None:
             return Estimate(name, None, "teacher unknown")
@@ -155,19 +161,30 @@ class _Steps:
         for key, values in seconds.items():
             self._known[key] = statistics.median(values), "as done stages with the same step took"
 
-    def _seconds(self, name: str, stage: config_lib.TrainStage) -> tuple[float, str]:
+    def _seconds(self, name: str, stage: config_lib.TrainStage) -> tuple[float, str] | None:
+        """Returns the seconds of a stage's step, and their basis; None where its rows are packed,
+        in numbers that follow from their lengths, and no done stage has such a step.
+        """
         key = _key(reading.to_json(stage))
+        if key not in self._known and stage.data.packing > 1:
+            return None
         if key not in self._known:
             self._say(f"measuring a step of {name}")
             second = measure(self._pipeline, stage)
             self._known[key] = second, _MEASURED
         return self._known[key]
 
-    def _rows(self, reference: str | tuple[str, ...]) -> int | None:
+    def _epoch(self, stage: config_lib.TrainStage) -> int | None:
+        """Returns how many examples an epoch has, or has at most; None where that is unknown."""
+        data = stage.data
+        found = [self._rows(reference) for reference in config_lib.several(data.records)]
+        counts = [count for count in found if count is not None]
+        if len(counts) < len(found):
+            return None
+        return Order(counts, weights=data.weights, rows=data.rows, seed=stage.seed).rows_per_epoch
+
+    def _rows(self, reference: str) -> int | None:
         """Returns how many rows a dataset has, or has at most; None where that is unknown."""
-        if not isinstance(reference, str):
-            counts = [self._rows(one) for one in reference]
-            return None if None in counts else sum(count or 0 for count in counts)
         if reference not in self._counted:  # counting reads text, and many stages share a dataset
             self._counted[reference] = self._count(reference)
         return self._counted[reference]
@@ -286,6 +303,7 @@ def _key(stage: Mapping[str, Any]) -> str:
         "objective": "task" if task else objective,
         "batch": data["batch"],
         "lengths": data["lengths"],
+        "packing": data.get("packing", 1),
         "compute": stage["compute"],
     }
     return json.dumps(parts, sort_keys=True)

@@ -12,6 +12,7 @@ from etils import epath
 
 from pd_jax import config as config_lib
 from pd_jax import estimate, planning
+from pd_jax.data.feed.batches import rows_per_epoch
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.errors import ConfigError, MeshError, StageError
 from pd_jax.models import sizes
@@ -362,6 +363,31 @@ def test_a_dataset_and_a_store_in_folders_say_what_they_hold(tmp_path: pathlib.P
     left = estimate.estimate(pipeline, planned, say=printed.append)
     assert all(one.seconds is not None for one in left)
     assert printed == ["measuring a step of pupil"]  # the other's costs the same
+
+
+def test_an_estimate_counts_the_rows_of_an_epoch_as_training_does(tmp_path: pathlib.Path) -> None:
+    sets = [tiny.dataset(tmp_path / f"set{rows}", rows=rows) for rows in (40, 100)]
+    names = tuple(str(one.folder) for one in sets)
+    length = {"epochs": 10}
+    stages = {
+        str(number): tiny.stage(tmp_path, data={"records": names, **data}, length=length)
+        for number, data in enumerate(
+            {"batch": 8, "lengths": (16,), **more}
+            for more in ({}, {"rows": 30}, {"weights": (0.5, 0.5)}, {"packing": 4})
+        )
+    }
+    pipeline = config_lib.Pipeline(name="own", stages=stages)
+    planned = planning.plan(pipeline, epath.Path(tmp_path / "work"))
+    printed: list[str] = []
+    found = estimate.estimate(pipeline, planned, say=printed.append)
+    second = found[0].seconds
+    assert second is not None and len(printed) == 1
+    for one, stage in list(zip(found, stages.values(), strict=True))[:3]:
+        rows = rows_per_epoch(sets, stage.data, seed=stage.seed)
+        steps = stage.length.in_steps(rows=rows, batch=8)
+        assert one.seconds == pytest.approx(second * steps / 175)
+    assert found[3].seconds is None and found[3].basis == "packed rows"
+    assert estimate.as_text(found).splitlines()[-2].endswith("not known yet: 3")
 
 
 def test_an_estimate_says_what_it_lacks(tmp_path: pathlib.Path) -> None:
