@@ -25,7 +25,7 @@ from pd_jax.planning import Planned, check_names, check_unchanged, located, plan
 from pd_jax.stages.context import OUTPUT, Context, Done
 from pd_jax.stages.declared import check_labels
 from pd_jax.stages.faults import with_remedy
-from pd_jax.stages.foreseen import check_stage
+from pd_jax.stages.foreseen import check_stages
 from pd_jax.stages.runners import carry_out
 
 
@@ -65,7 +65,7 @@ def run(
     """
     kept, planned, left = _begin(pipeline, workdir, command, only=only, changed=changed, say=say)
     # The stages' own processes, if they have any, may have other devices than this one.
-    _foresee(pipeline, left, on_devices=jobs == 1)
+    check_stages(pipeline, [item.name for item in left], on_devices=jobs == 1)
 
     def work(group: jobs_lib.Group) -> jobs_lib.Work:
         items = [planned[name] for name in group]
@@ -123,13 +123,6 @@ def _begin(
         kept.place(item.name, item.folder, done=item.name in finished)
     kept.write()
     return kept, planned, left
-
-
-def _foresee(pipeline: config_lib.Pipeline, left: Sequence[Planned], *, on_devices: bool) -> None:
-    """Raises what a stage would raise hours later, as far as it can be known now."""
-    with distributed.all_or_none("checking what the stages need"):
-        for item in left:
-            check_stage(pipeline, item.name, on_devices=on_devices)
 
 
 def _follow(

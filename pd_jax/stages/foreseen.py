@@ -2,6 +2,8 @@
 and that their own stages would meet hours later.
 """
 
+from collections.abc import Sequence
+
 from etils import epath
 
 from pd_jax import config as config_lib
@@ -10,6 +12,7 @@ from pd_jax.errors import ConfigError, WeightsError
 from pd_jax.models import sizes
 from pd_jax.models.initialise import check_heads as check_source_heads
 from pd_jax.models.weights import hf, hf_config
+from pd_jax.parallel import distributed
 from pd_jax.parallel.mesh import check_heads, mesh_for
 from pd_jax.stages.language_teacher import check_positions
 from pd_jax.stages.predict import declared_task
@@ -17,11 +20,17 @@ from pd_jax.stages.teachers import output_names
 from pd_jax.training.step import check_batch
 
 
-def check_stage(pipeline: config_lib.Pipeline, name: str, *, on_devices: bool) -> None:
-    """Raises what a stage that is about to run would raise later: for its model's size, for weights
-    or a teacher in a folder that do not fit it, for logits of other rows, and if it runs
-    `on_devices` of this process, for its mesh.
+def check_stages(pipeline: config_lib.Pipeline, names: Sequence[str], *, on_devices: bool) -> None:
+    """Raises what stages that are about to run would raise later: for a model's size, for weights
+    or a teacher in a folder that do not fit, for logits of other rows, and if they run `on_devices`
+    of this process, for the mesh.
     """
+    with distributed.all_or_none("checking what the stages need"):
+        for name in names:
+            _check_stage(pipeline, name, on_devices=on_devices)
+
+
+def _check_stage(pipeline: config_lib.Pipeline, name: str, *, on_devices: bool) -> None:
     stage = pipeline.stages[name]
     if isinstance(stage, config_lib.LabelStage):
         _check_teacher(stage)

@@ -13,7 +13,7 @@ from pd_jax.models import sizes
 from pd_jax.models.heads import TaskModel
 from pd_jax.models.weights import hf
 from pd_jax.objectives.objective import dummy_inputs
-from pd_jax.stages.foreseen import check_stage
+from pd_jax.stages.foreseen import check_stages
 from tests import tiny
 
 
@@ -50,8 +50,7 @@ def refused(
     )
     stages = {"set": rows("a.txt"), "other": rows("b.txt"), "labels": labels, "pupil": learning}
     pipeline = config_lib.Pipeline(name="own", stages=stages, run=config_lib.Run(**(run or {})))
-    for name in ("labels", "pupil"):
-        check_stage(pipeline, name, on_devices=True)
+    check_stages(pipeline, ["labels", "pupil"], on_devices=True)
 
 
 def test_a_chain_that_fits_is_not_refused(teacher: str) -> None:
@@ -88,4 +87,4 @@ def test_logits_of_a_stage_that_reads_the_same_text_are_of_the_same_rows(teacher
     data = {"records": "@set", "logits": "@labels", "batch": 8, "lengths": (16,)}
     pupil = tiny.stage(pathlib.Path("none"), objective={"kind": "distill"}, data=data)
     stages = {"set": rows("a.txt"), "again": same, "labels": labels, "pupil": pupil}
-    check_stage(config_lib.Pipeline(name="own", stages=stages), "pupil", on_devices=True)
+    check_stages(config_lib.Pipeline(name="own", stages=stages), ["pupil"], on_devices=True)
