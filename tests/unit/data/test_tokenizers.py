@@ -1,5 +1,6 @@
 """Tokenizers: equal to BERT's own on awkward text, equal after saving, equal in transformers."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -289,6 +290,24 @@ def test_berts_vocabulary_saved_is_read_by_transformers_and_agrees_on_real_text(
     assert [row.tolist() for row in ours.encode(texts)] == other(texts, add_special_tokens=False)[
         "input_ids"
     ]
+
+
+def test_ten_thousand_lines_split_equally_in_transformers(data_folder, tmp_path):
+    """What an exported folder's tokenizer gives AutoTokenizer, on real text of four kinds."""
+    transformers = pytest.importorskip("transformers")
+    ours = load_tokenizer(data_folder / "vocab" / "vocab.txt")
+    ours.save(tmp_path)
+    texts = []
+    for name in ("corpus/wiki", "corpus/novels", "transfer/imdb_unsup", "tasks/sst2/train"):
+        (path,) = data_folder.glob(f"{name}.t*")
+        with path.open(encoding="utf-8") as stream:
+            lines = (line.strip() for line in stream)
+            texts += itertools.islice((line for line in lines if line), 2500)
+    assert len(texts) == 10_000
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    found = theirs(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    for text, ids, expected in zip(texts, found, ours.encode(texts), strict=True):
+        assert ids == expected.tolist(), text
 
 
 def test_another_kind_of_tokenizer_json_is_used_as_it_is(tmp_path):

@@ -1,6 +1,5 @@
 """Exports: each is run by the program it is for, and held to what the model computes here."""
 
-import itertools
 import json
 import pathlib
 from typing import Any
@@ -398,23 +397,3 @@ def test_the_card_loads_no_head_that_the_model_lacks(
     assert f"{output} = model(**inputs).{output}" in made["hf"]
     assert f"{output} = session.run" in made["onnx"]
     assert f'{output} = outputs["{output}"]' in made["stablehlo"]
-
-
-def test_ten_thousand_lines_split_equally_in_transformers(
-    data_folder: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-    """What an exported folder's tokenizer gives AutoTokenizer, on real text of four kinds."""
-    transformers = pytest.importorskip("transformers")
-    ours = load_tokenizer(data_folder / "vocab" / "vocab.txt")
-    ours.save(tmp_path)
-    texts: list[str] = []
-    for name in ("corpus/wiki", "corpus/novels", "transfer/imdb_unsup", "tasks/sst2/train"):
-        (path,) = data_folder.glob(f"{name}.t*")
-        with path.open(encoding="utf-8") as stream:
-            lines = (line.strip() for line in stream)
-            texts += itertools.islice((line for line in lines if line), 2500)
-    assert len(texts) == 10_000
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    found = theirs(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    for text, ids, expected in zip(texts, found, ours.encode(texts), strict=True):
-        assert ids == expected.tolist(), text
