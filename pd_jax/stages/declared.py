@@ -1,6 +1,7 @@
 """What a training stage will read, as far as its pipeline declares it, before anything is built."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +61,7 @@ def check_labels(pipeline: config_lib.Pipeline, name: str) -> None:
     if not isinstance(stage, config_lib.TrainStage):
         return
     _check_sets(pipeline, name, stage)
+    _check_best(pipeline, name, stage)
     if not isinstance(stage.objective, config_lib.Masked):
         _check_tasks(pipeline, name, stage)
     if not stage.data.logits:
@@ -97,6 +99,45 @@ def _check_sets(pipeline: config_lib.Pipeline, name: str, stage: config_lib.Trai
                 of_set=rows.task,
                 paired=rows.next_sentence,
             )
+
+
+def _check_best(pipeline: config_lib.Pipeline, name: str, stage: config_lib.TrainStage) -> None:
+    """Raises ConfigError where `best` names a score that its set will not have."""
+    if stage.evaluation.best is None:
+        return
+    of, _, score = stage.evaluation.best.partition("/")
+    possible = _scores(pipeline, stage, of)
+    if score not in possible:
+        raise ConfigError(
+            f"stages.{name}.evaluation.best={stage.evaluation.best!r}, but objective.kind="
+            f"{stage.objective.kind!r} is scored there on {', '.join(possible) or 'nothing'}; name "
+            "another score or set"
+        )
+
+
+def _scores(
+    pipeline: config_lib.Pipeline, stage: config_lib.TrainStage, of: str
+) -> tuple[str, ...]:
+    """Returns the scores of which more is better that an evaluation set may have."""
+    kind, rows = stage.objective, _rows(pipeline, stage.evaluation.sets[of])
+    if isinstance(kind, config_lib.MaskedLanguageModel):
+        return ("mlm_accuracy", "nsp_accuracy") if kind.next_sentence else ("mlm_accuracy",)
+    taught = of in stage.evaluation.logits or (
+        isinstance(kind, config_lib.OnlineDistillation) and kind.teacher is not None
+    )
+    if isinstance(kind, config_lib.LanguageDistill):
+        return ("mlm_accuracy", "agreement") if taught else ("mlm_accuracy",)
+    task, labels = _learnt(pipeline, stage)
+    binary = ("f1", "matthews") if len(labels) in (0, 2) else ()
+    of_task = {
+        "classification": ("accuracy", *binary),
+        "multilabel": ("accuracy", "label_accuracy"),
+        "regression": ("pearson", "spearman"),
+    }
+    known = of_task.get(task or "", tuple(dict.fromkeys(itertools.chain(*of_task.values()))))
+    unlabelled = rows is not None and rows.task is None
+    compared = ("agreement",) if taught and task != "regression" else ()
+    return compared if unlabelled else (*known, *compared)
 
 
 def _check_tasks(pipeline: config_lib.Pipeline, name: str, stage: config_lib.TrainStage) -> None:

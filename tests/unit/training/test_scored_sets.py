@@ -1,5 +1,7 @@
 """Evaluation sets that a stage cannot be scored on are refused before it trains."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -117,3 +119,28 @@ def test_rows_of_different_tasks_are_not_learnt_as_one(tmp_path, others, kind):
         check_stage(stage("@none", "@classification", f"@{others}"))
     objective = {"kind": "mlm"}
     check_stage(stage("@classification", f"@{others}"))
+
+
+@pytest.mark.parametrize(
+    ("objective", "learnt", "best", "possible"),
+    [
+        ({"kind": "mlm"}, "plain", "dev/accuracy", "mlm_accuracy"),
+        (PAIRED, "pairs", "dev/accuracy", "mlm_accuracy, nsp_accuracy"),
+        ({"kind": "classify"}, "regression", "dev/accuracy", "pearson, spearman"),
+        ({"kind": "classify"}, "multilabel", "dev/f1", "accuracy, label_accuracy"),
+        ({"kind": "classify"}, "classification", "dev/agreement", "accuracy, f1, matthews"),
+        ({"kind": "mlm"}, "plain", "dev/mlm_accuracy", ""),
+        (PAIRED, "pairs", "dev/nsp_accuracy", ""),
+        ({"kind": "classify"}, "regression", "dev/spearman", ""),
+        ({"kind": "classify"}, "classification", "dev/matthews", ""),
+    ],
+)
+def test_best_is_a_score_that_its_set_will_have(tmp_path, objective, learnt, best, possible):
+    stage = stage_of(tmp_path, objective, f"@{learnt}", f"@{learnt}")
+    evaluation = {"sets": stage.evaluation.sets, "best": best, "every": {"steps": 1}}
+    stage = dataclasses.replace(stage, evaluation=config_lib.Evaluation(**evaluation))
+    if not possible:
+        return check_stage(stage)
+    message = rf"^stages\.own\.evaluation\.best='{best}', .* on {possible}; name another score"
+    with pytest.raises(ConfigError, match=message):
+        check_stage(stage)
