@@ -5,7 +5,9 @@ Every key that is not a field is refused with its full path and the nearest know
 
 import contextlib
 import dataclasses
+import functools
 import json
+import operator
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -32,7 +34,8 @@ def pipeline_from(config: ml_collections.ConfigDict | Mapping[str, Any]) -> conf
     try:
         pipeline = pydantic.TypeAdapter(config_lib.Pipeline).validate_python(values)
     except pydantic.ValidationError as fault:
-        raise ConfigError("\n".join(_sentence(error, values) for error in fault.errors())) from None
+        errors = _of_one_branch(fault.errors())
+        raise ConfigError("\n".join(_sentence(error, values) for error in errors)) from None
     for name, stage in pipeline.stages.items():
         for where, reference, _ in placed_references(stage, f"config.stages.{name}"):
             check_scheme(reference, where)
@@ -110,13 +113,25 @@ def _map_strings(value: Any, replace: Callable[[str], str]) -> Any:
     return tuple(replace(item) for item in value) if value is not None else None
 
 
+def _of_one_branch(errors: Sequence[Any]) -> list[Any]:
+    """Returns the errors without those of the branch `tuple[X, ...]` of a field where the branch
+    `X` has errors too: a mapping was given.
+    """
+    found = {error["loc"][:-2] for error in errors}
+    return [
+        error for error in errors if error["type"] != "tuple_type" or error["loc"][:-1] not in found
+    ]
+
+
 def _sentence(error: Any, values: Mapping[str, Any]) -> str:
     """Returns one sentence for one pydantic error: the key's full path, what is wrong, and the
     nearest name.
     """
-    path = ".".join(_keys(error["loc"], values))
+    keys = list(_keys(error["loc"], values))
+    path = ".".join(map(str, keys))
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"config.{path} is not a known key" + _elsewhere(str(error["loc"][-1]))
+        beside = functools.reduce(operator.getitem, keys[:-1], values)
+        return f"config.{path} is not a known key" + _elsewhere(str(keys[-1]), beside)
     if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"config.{path} is missing; give it a value"
     reason = error["msg"].removeprefix("Value error, ")
@@ -126,22 +141,31 @@ def _sentence(error: Any, values: Mapping[str, Any]) -> str:
     return f"{where}: {reason}{shown}"
 
 
-def _elsewhere(key: str) -> str:
-    """Returns the end of a sentence on an unknown key: where it belongs, or the nearest known."""
-    owners = [kind.__name__ for kind in _TYPES if key in _fields(kind)]
-    return f" here; it is one of {', '.join(owners)}" if owners else did_you_mean(key, _FIELDS)
+def _elsewhere(key: str, beside: Mapping[str, Any]) -> str:
+    """Returns the end of a sentence on an unknown key: the nearest that is known `beside` the other
+    keys of its place and where it belongs, or the nearest of all.
+    """
+    known = set(beside) & set(_FIELDS) - {key}
+    here = {name for kind in _TYPES if known <= set(_fields(kind)) for name in _fields(kind)}
+    near = did_you_mean(key, sorted(here))
+    owners = ", ".join(kind.__name__ for kind in _TYPES if key in _fields(kind))
+    if owners:
+        return f" here{near} It is one of {owners}" if near else f" here; it is one of {owners}"
+    return near or did_you_mean(key, _FIELDS)
 
 
-def _keys(place: Sequence[str | int], values: Any) -> Iterator[str]:
-    """Yields the keys on the path to an error, without the kinds and layouts that pydantic inserts
-    after the key of a tagged union; a key of the same name stays.
+def _keys(place: Sequence[str | int], values: Any) -> Iterator[str | int]:
+    """Yields the keys on the path to an error, without the kinds, layouts and types that pydantic
+    inserts after the key of a union; a key of the same name stays.
     """
     entered = False
     for part in place:
-        if entered and part in (values.get("kind"), values.get("layout")):
+        if entered and part in (values.get("kind"), values.get("layout"), *_BRANCHES):
             entered = False
             continue
-        yield str(part)
+        if str(part).startswith("tuple["):
+            continue
+        yield part
         with contextlib.suppress(KeyError, IndexError, TypeError):
             values = values[part]
         entered = isinstance(values, Mapping)
@@ -158,4 +182,5 @@ def _fields(kind: type) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
 
 
+_BRANCHES = [kind.__name__ for kind in _TYPES]
 _FIELDS = sorted({name for kind in _TYPES for name in _fields(kind)})

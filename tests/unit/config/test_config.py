@@ -37,6 +37,16 @@ def test_a_key_in_the_wrong_place_is_named_with_those_that_have_it():
     )
 
 
+def test_a_key_of_another_place_that_looks_like_one_of_this_is_named_with_both():
+    source = {"path": "train.tsv", "labels": "label"}
+    rows = {"kind": "records", "tokenizer": "vocab.txt", "examples": {"layout": "rows"}}
+    message = refused(rows={**rows, "source": source, "max_length": 16})
+    assert message == (
+        "config.stages.rows.source.labels is not a known key here; did you mean 'label'? It is one "
+        "of LabelStage, Rows"
+    )
+
+
 def test_a_misspelt_key_is_named_with_its_path_and_the_nearest_one():
     message = refused(pretrain=train(objective={"kind": "mlm", "mask_ratee": 0.2}))
     assert message == (
