@@ -33,6 +33,7 @@ from pd_jax.models.weights import hf
 from pd_jax.parallel.mesh import mesh_for
 from pd_jax.parallel.sharding import put_batch
 from pd_jax.planning import Planned
+from pd_jax.report.notation import duration
 from pd_jax.stages.declared import declared, own_inputs
 from pd_jax.stages.objectives import Facts, make_objective
 from pd_jax.stages.predict import load_classifier, make_predict
@@ -73,23 +74,26 @@ def estimate(
 
 
 def as_text(found: Sequence[Estimate]) -> str:
-    """Returns the hours of all stages, grouped by the basis of their estimates, and the total."""
+    """Returns the time of all stages, grouped by the basis of their estimates, and the total."""
     groups: dict[str, list[Estimate]] = {}
     for one in found:
         groups.setdefault(one.basis, []).append(one)
     lines = []
     for basis, of_basis in groups.items():
-        hours = sum(one.seconds or 0.0 for one in of_basis) / 3600
-        lines.append(f"{len(of_basis):5} stages  {hours:8.2f} h  {basis}")
-    total = sum(one.seconds or 0.0 for one in found) / 3600
+        lines.append(_line(of_basis, basis))
     unknown = [one.name for one in found if one.seconds is None]
-    lines.append(f"{len(found):5} stages  {total:8.2f} h  in all, without text, compiling, saving")
+    lines.append(_line(found, "in all, without text, compiling, saving"))
     if unknown:
         lines.append(
             f"not counted, as rows, teacher or packing are not known yet: {', '.join(unknown)}"
         )
     lines.append("--jobs shares the same cores: it fills idle time but makes no step faster")
     return "\n".join(lines)
+
+
+def _line(found: Sequence[Estimate], what: str) -> str:
+    time = duration(sum(one.seconds or 0.0 for one in found))
+    return f"{len(found):5} stages  {time:>11}  {what}"
 
 
 class _Steps:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pd_jax.parallel import hlo, topology
+from pd_jax.report.notation import duration
 from pd_jax.training.ahead import Compiled
 
 
@@ -93,7 +94,8 @@ def as_text(plan: Plan) -> str:
             ("roofline", f"{_milliseconds(plan.step_seconds)} a step, {rate:,.0f} examples/s")
         )
     if plan.hours is not None:
-        rows.append(("length", f"{plan.steps:,} steps, at least {plan.hours:,.2f} hours"))
+        least = duration(plan.hours * 3600)
+        rows.append(("length", f"{plan.steps:,} steps, at least {least}"))
     if plan.cost is not None:
         rows.append(("cost", f"at least {plan.cost:,.2f} at {plan.price} a chip and hour"))
     return "\n".join(f"{name:<16} {value}" for name, value in rows)

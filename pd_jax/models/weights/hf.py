@@ -109,7 +109,9 @@ def load_config(folder: epath.PathLike) -> BertConfig:
 
 def _read_config(folder: epath.Path) -> tuple[BertConfig, dict[str, Any]]:
     """Returns the shape that a folder's config describes, and the config's values."""
-    path = folder / CONFIG_FILE
+    path, inside = folder / CONFIG_FILE, folder / "model"
+    if (inside / CONFIG_FILE).exists():
+        raise WeightsError(f"{folder} is the folder of a stage; name {inside}")
     if not path.exists():
         raise WeightsError(
             f"{folder} has no {CONFIG_FILE}; name a folder with a BERT and its config"

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -337,6 +338,14 @@ def test_a_cut_file_is_refused_by_name(pretrained: pathlib.Path, share: float) -
     path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(WeightsError, match=r"model\.safetensors is damaged"):
         hf.load(pretrained)
+
+
+def test_the_folder_of_a_stage_leads_to_its_model(pretrained: pathlib.Path) -> None:
+    stage = pretrained.parent / "pd-1f0c9a7e42bd"
+    shutil.copytree(pretrained, stage / "model")
+    (stage / "config.json").write_text('{"kind": "train"}')
+    with pytest.raises(WeightsError, match=r"is the folder of a stage; name .*42bd/model$"):
+        hf.load(stage)
 
 
 def test_missing_files_are_named(pretrained: pathlib.Path) -> None:
