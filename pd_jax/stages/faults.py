@@ -1,6 +1,5 @@
 """A stage's fault as shown to its user: lack of space or memory, with a remedy."""
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,12 +17,7 @@ from pd_jax.errors import (
     no_space,
 )
 
-_OF_FILES = (RecordsError, LogitsError, TokenizerError, WeightsError)
-_MADE_AGAIN = re.compile(
-    r"; .*(\b(restore|download|rebuild|released)\b|"
-    r"\b(build|label)( the dataset| it)? again$|\brun the build again$)"
-)
-"""The remedies of damage: what a stage made is to be made again. Others correct the config."""
+_DAMAGE = (RecordsError, LogitsError, TokenizerError, WeightsError)
 
 
 def with_remedy(
@@ -36,13 +30,12 @@ def with_remedy(
 ) -> Exception:
     """Returns what ended a stage: StageError for lack of space or memory, else the fault itself.
 
-    Where a file of another stage is damaged (`inputs` are the folders of the stages that this one
+    Where a file of another stage is at fault (`inputs` are the folders of the stages that this one
     reads), the fault also says how to have that stage run again.
     """
     if isinstance(fault, PdError):
         made = next((made for made in inputs if f"{made}/" in str(fault)), None)
-        damaged = isinstance(fault, _OF_FILES) and _MADE_AGAIN.search(str(fault))
-        if made is None or not damaged:
+        if made is None or not isinstance(fault, _DAMAGE):
             return fault
         how = f"if a file there is damaged, remove {made} and run the same command again"
         return type(fault)(f"{fault} ({how})").with_traceback(fault.__traceback__)
