@@ -83,8 +83,7 @@ def _fingerprint(
 def _unusual(reference: str, source: Source) -> str:
     """Returns what a source's content does not tell: the format that its file's ending implies.
 
-    It is empty for the usual one (TSV where there are columns, else text), by which stages keep the
-    fingerprints that they had before formats entered them.
+    It is empty for the usual one: TSV where there are columns, else text.
     """
     usual = "tsv" if source.label or source.pair else "text"
     found = corpora.format_of(reference) if source.format == "auto" else None

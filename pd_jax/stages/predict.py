@@ -58,11 +58,12 @@ def load_classifier(folder: str) -> tuple[hf.SavedModel, Tokenizer]:
     """Returns a model and its tokenizer, with transformers' default task and labels if unnamed.
 
     Raises:
-      WeightsError: the model has no classifier, or the tokenizer belongs to another model.
+      ConfigError: the model has no classifier.
+      WeightsError: the tokenizer belongs to another model.
     """
     model, tokenizer = hf.load(folder), load_tokenizer(folder)
     if "classifier" not in model.params:
-        raise WeightsError(f"{folder} has no classifier; name a fine-tuned or distilled model")
+        raise ConfigError(f"{folder} has no classifier; name a fine-tuned or distilled model")
     if tokenizer.vocab_size > model.config.vocab_size:
         raise WeightsError(
             f"{folder} has a tokenizer with {tokenizer.vocab_size} entries and a model with "

@@ -74,7 +74,7 @@ def open_teacher(
     Raises:
       ConfigError: `stage.labels`, `stage.states`, `stage.lengths`, `stage.language` or the rows do
         not fit the teacher.
-      WeightsError: the folder has no trained classifier.
+      WeightsError: the folder's model cannot be read.
       SourceError: the teacher needs the rows' texts, and they cannot be found.
     """
     if stage.language is not None:

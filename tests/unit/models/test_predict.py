@@ -203,7 +203,7 @@ def test_faults_are_named_and_leave_no_output(model: pathlib.Path, tmp_path: pat
     assert sorted(item.name for item in tmp_path.iterdir()) == ["in.jsonl", "model", "vocab.txt"]
     made = PretrainingModel(CONFIG).init(jax.random.key(0), IDS, IDS, IDS, IDS)["params"]
     hf.save(tmp_path / "pre", made, CONFIG, add=load_tokenizer(model).save)
-    with pytest.raises(WeightsError, match="pre has no classifier"):
+    with pytest.raises(ConfigError, match="pre has no classifier"):
         predict.main(["--model", str(tmp_path / "pre"), *output])
     (model / "tokenizer.json").unlink()
     with (model / "vocab.txt").open("a") as stream:
