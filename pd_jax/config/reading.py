@@ -5,9 +5,7 @@ Every key that is not a field is refused with its full path and the nearest know
 
 import contextlib
 import dataclasses
-import functools
 import json
-import operator
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -130,7 +128,9 @@ def _sentence(error: Any, values: Mapping[str, Any]) -> str:
     keys = list(_keys(error["loc"], values))
     path = ".".join(map(str, keys))
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        beside = functools.reduce(operator.getitem, keys[:-1], values)
+        beside: Any = values
+        for key in keys[:-1]:
+            beside = beside[key]
         return f"config.{path} is not a known key" + _elsewhere(str(keys[-1]), beside)
     if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"config.{path} is missing; give it a value"

@@ -2,7 +2,7 @@
 and that their own stages would meet hours later.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from etils import epath
 
@@ -69,18 +69,7 @@ def _is_bert(source: str) -> bool:
 
 def _check_logits(pipeline: config_lib.Pipeline, name: str, stage: config_lib.TrainStage) -> None:
     """Raises ConfigError where a label stage's rows are not those that its logits are named for."""
-    several = config_lib.several
-    pairs = {
-        f"data.logits[{number}]": pair
-        for number, pair in enumerate(
-            zip(several(stage.data.records), several(stage.data.logits), strict=False)
-        )
-    }
-    sets = {**stage.evaluation.sets, **stage.evaluation.final}
-    for of, logits in stage.evaluation.logits.items():
-        if of in sets:
-            pairs[f"evaluation.logits.{of}"] = sets[of], logits
-    for key, (records, logits) in pairs.items():
+    for key, records, logits in _named_logits(stage):
         labels = pipeline.stages.get(logits.removeprefix("@")) if logits.startswith("@") else None
         if not isinstance(labels, config_lib.LabelStage):
             continue
@@ -93,3 +82,16 @@ def _check_logits(pipeline: config_lib.Pipeline, name: str, stage: config_lib.Tr
                 f"stages.{name}.{key} names {logits}, which labels {labels.records}, not "
                 f"{records}; name a stage that labels {records}"
             )
+
+
+def _named_logits(stage: config_lib.TrainStage) -> Iterator[tuple[str, str, str]]:
+    """Yields the key, the dataset and the store of everything that a stage reads with logits."""
+    records, logits = map(config_lib.several, (stage.data.records, stage.data.logits))
+    teachers = len(logits) // len(records)
+    if teachers * len(records) == len(logits):
+        for number, store in enumerate(logits):
+            yield "data.logits", records[number // teachers], store
+    sets = {**stage.evaluation.sets, **stage.evaluation.final}
+    for of, stores in stage.evaluation.logits.items():
+        for store in config_lib.several(stores) if of in sets else ():
+            yield f"evaluation.logits.{of}", sets[of], store

@@ -69,7 +69,7 @@ def test_a_chain_that_fits_is_not_refused(teacher: str) -> None:
         (ConfigError, "has 3 outputs", {"label": {"labels": ("a", "b")}}),
         (
             ConfigError,
-            r"stages.pupil.data.logits\[0\] names @labels, which labels @other, not @set; name",
+            "stages.pupil.data.logits names @labels, which labels @other, not @set; name a stage",
             {"label": {"records": "@other"}},
         ),
     ],
@@ -84,7 +84,14 @@ def test_what_its_stage_would_refuse_hours_later_is_refused_now(
 def test_logits_of_a_stage_that_reads_the_same_text_are_of_the_same_rows(teacher: str) -> None:
     same = dataclasses.replace(rows("a.txt"))
     labels = config_lib.LabelStage(teacher=teacher, records="@again", lengths=(16,))
-    data = {"records": "@set", "logits": "@labels", "batch": 8, "lengths": (16,)}
+    other = dataclasses.replace(labels, records="@other")
+    data = {
+        "records": ("@set", "@other"),
+        "logits": ("@labels", "@labels", "@others", "@others"),  # two teachers of each dataset
+        "batch": 8,
+        "lengths": (16,),
+    }
     pupil = tiny.stage(pathlib.Path("none"), objective={"kind": "distill"}, data=data)
-    stages = {"set": rows("a.txt"), "again": same, "labels": labels, "pupil": pupil}
+    stages = {"set": rows("a.txt"), "again": same, "other": rows("b.txt"), "pupil": pupil}
+    stages |= {"labels": labels, "others": other}
     check_stages(config_lib.Pipeline(name="own", stages=stages), ["pupil"], on_devices=True)
