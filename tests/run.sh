@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/functions.sh
 
 venv=.venv
-tests_seconds=2700 # ends a suite that hangs; on two quiet cores it takes a third or so
+tests_seconds=4500 # ends a suite that hangs; on two quiet cores it takes a fourth or so
 torch=2.13.0
 
 # The CPU build of torch is asked for by its local version, where pip is configured to find one;
