@@ -248,11 +248,6 @@ def digest_file(path: epath.PathLike) -> str:
     return state.hexdigest()
 
 
-def digest_files(paths: Iterable[epath.PathLike]) -> dict[str, str]:
-    """Returns file name -> digest, for files of one folder."""
-    return {epath.Path(path).name: digest_file(path) for path in sorted(map(str, paths))}
-
-
 class DigestCache:
     """Path -> digest of a file's content, cached in a JSON file, so that an unchanged file is read
     only once.

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from etils import epath
 
 from pd_jax import config as config_lib
-from pd_jax import files
-from pd_jax.errors import ConfigError, WeightsError
+from pd_jax.errors import ConfigError
 from pd_jax.models import sizes
 from pd_jax.models.initialise import check_heads as check_source_heads
-from pd_jax.models.weights import hf, hf_config
+from pd_jax.models.weights import hf
 from pd_jax.parallel import distributed
 from pd_jax.parallel.mesh import check_heads, mesh_for
 from pd_jax.stages.language_teacher import check_positions
@@ -39,9 +38,7 @@ def _check_stage(pipeline: config_lib.Pipeline, name: str, *, on_devices: bool) 
     shape = sizes.bert_config(stage.model, vocab_size=1)
     _check_logits(pipeline, name, stage)
     if stage.init.source and _is_bert(stage.init.source):
-        path = epath.Path(stage.init.source) / hf.CONFIG_FILE
-        source = hf_config.shape_from(files.read_object(path, WeightsError), where=path)
-        check_source_heads(source, shape)
+        check_source_heads(hf.load_config(stage.init.source), shape)
     if on_devices:
         mesh = mesh_for(pipeline.run)
         check_batch(stage.data.batch, micro_batches=stage.compute.micro_batches, mesh=mesh)
@@ -56,9 +53,7 @@ def _check_teacher(stage: config_lib.LabelStage) -> None:
         _, outputs = declared_task(path.parent)
         output_names(stage, outputs)
     if _is_bert(stage.teacher):
-        positions = files.read_object(path, WeightsError).get("max_position_embeddings")
-        if isinstance(positions, int):
-            check_positions(stage, positions)
+        check_positions(stage, hf.load_config(stage.teacher).positions)
 
 
 def _is_bert(source: str) -> bool:
