@@ -24,8 +24,6 @@ from pd_jax import config as config_lib
 from pd_jax.data.feed.batches import make_feed
 from pd_jax.data.logits.store import LogitStore
 from pd_jax.data.records.dataset import Dataset
-from pd_jax.models.flops import forward_flops, step_flops
-from pd_jax.objectives.mlm import predictions_per_row
 
 BATCH = 32
 STEPS = {"Tiny": 8, "Mini": 4, "Small": 2}
@@ -136,6 +134,8 @@ def _rows_of(batches: Sequence[dict[str, np.ndarray]]) -> theirs.Rows:
 
 def make_case(work: Work) -> Case:
     """Returns the comparison of all peers on the work, each in a process of its own."""
+    from benchmarks import ours
+
     peers = [
         side_by_side.apart(side_by_side.OURS, make_ours, work),
         *(
@@ -148,15 +148,8 @@ def make_case(work: Work) -> Case:
         lengths = Dataset.open(work.records).lengths
         facts |= {"mean_tokens": round(float(lengths.mean()), 1), "longest": int(lengths.max())}
         return Case(f"{work.job}, {work.size}, {REAL[work.job]}", "examples", peers, facts)
-    predictions = predictions_per_row(material.LENGTH, 0.15) if work.job == "mlm" else 0
-    forward = forward_flops(
-        material.shape(work.size),
-        rows=1,
-        length=material.LENGTH,
-        predictions=predictions,
-        outputs=0 if predictions else len(material.LABELS),
-    )
-    facts |= {"tokens": material.LENGTH, "flops_per_example": step_flops(forward)}
+    flops = ours.make_objective(work.job, material.shape(work.size)).flops(1, material.LENGTH)
+    facts |= {"tokens": material.LENGTH, "flops_per_example": flops}
     return Case(f"{work.job}, {work.size}, {material.LENGTH} tokens", "examples", peers, facts)
 
 

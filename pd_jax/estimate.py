@@ -34,7 +34,7 @@ from pd_jax.parallel.mesh import mesh_for
 from pd_jax.parallel.sharding import put_batch
 from pd_jax.planning import Planned
 from pd_jax.report.notation import duration
-from pd_jax.stages.declared import declared, own_inputs
+from pd_jax.stages.declared import declared
 from pd_jax.stages.objectives import Facts, make_objective
 from pd_jax.stages.predict import load_classifier, make_predict
 from pd_jax.stages.torch_teacher import load_torch
@@ -237,10 +237,8 @@ def measure(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> floa
     shape = sizes.bert_config(stage.model, vocab_size=facts.vocabulary.size, compute=stage.compute)
     length = _middle(stage.data.lengths)
     mesh = mesh_for(pipeline.run)
-    shapes = ahead.batch_shapes(
-        stage.data.batch, length, extra=own_inputs(stage, facts, stage.data.batch)
-    )
     objective = make_objective(stage, shape, facts)
+    shapes = ahead.batch_shapes(objective, stage.data.batch, length)
     made = ahead.lower(
         objective,
         stage,

@@ -1,5 +1,6 @@
 """Supervised training of a task: softmax classification, regression, or independent labels."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pd_jax.errors import ConfigError
+from pd_jax.models.flops import forward_flops, step_flops
 from pd_jax.models.heads import TaskModel
 from pd_jax.models.sizes import BertConfig
 from pd_jax.objectives.losses import binary_cross_entropy, cross_entropy
@@ -57,6 +59,13 @@ def task_outputs(task: str | None, labels: tuple[str, ...]) -> int:
     return 1 if task == "regression" else len(labels)
 
 
+def label_shape(task: str, outputs: int) -> jax.ShapeDtypeStruct:
+    """Returns the shape and type of a row's label."""
+    if task == "multilabel":
+        return jax.ShapeDtypeStruct((outputs,), jnp.float32)
+    return jax.ShapeDtypeStruct((), jnp.float32 if task == "regression" else jnp.int32)
+
+
 def make_classify(config: BertConfig, *, task: str, labels: tuple[str, ...]) -> Objective:
     """Returns the supervised objective of a labelled dataset's task."""
     model = TaskModel(config, task_outputs(task, labels))
@@ -71,17 +80,30 @@ def make_classify(config: BertConfig, *, task: str, labels: tuple[str, ...]) -> 
             found["accuracy"] = weighted(hits, batch["weight"])
         return found
 
-    return task_objective(model, {"loss": 1.0}, sums)
+    inputs = {"label": label_shape(task, model.outputs)}
+    return task_objective(model, {"loss": 1.0}, sums, inputs)
 
 
-def task_objective(model: TaskModel, terms: dict[str, float], sums) -> Objective:
+def task_objective(
+    model: TaskModel,
+    terms: Mapping[str, float],
+    sums: Callable[[Params, Batch, jax.Array | None], Sums],
+    inputs: Mapping[str, jax.ShapeDtypeStruct],
+) -> Objective:
     """Returns an objective over a task model with the given loss."""
+
+    def flops(rows: int, length: int) -> int:
+        forward = forward_flops(model.config, rows=rows, length=length, outputs=model.outputs)
+        return step_flops(forward)
+
     return Objective(
         config=model.config,
         terms=terms,
         init=lambda key: model.init(key, *dummy_inputs())["params"],
         prepare=as_is,
         sums=sums,
+        flops=flops,
+        inputs=inputs,
         predict=lambda params, batch: task_logits(model, params, batch, None),
     )
 

@@ -17,6 +17,7 @@ from pd_jax.models.sizes import BertConfig
 from pd_jax.objectives.classify import (
     hard_hits,
     hard_loss,
+    label_shape,
     task_logits,
     task_objective,
     task_outputs,
@@ -73,7 +74,19 @@ def make_distill(
             hard_weight=objective.hard_weight,
         )
 
-    return task_objective(model, {"loss": 1.0}, sums)
+    inputs = answer_shapes(task, model.outputs, hard_weight=objective.hard_weight)
+    return task_objective(model, {"loss": 1.0}, sums, inputs)
+
+
+def answer_shapes(
+    task: str, outputs: int, *, hard_weight: float, stored: bool = True
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shape and type of what a row has to learn from: its teacher's logits where they
+    are `stored`, and its label where it has a weight.
+    """
+    shapes = {"label": label_shape(task, outputs)} if hard_weight > 0 else {}
+    logits = jax.ShapeDtypeStruct((outputs,), jnp.float32)
+    return {**shapes, "teacher_logits": logits} if stored else shapes
 
 
 def check_hard_weight(hard_weight: float, has_labels: bool) -> None:

@@ -9,6 +9,7 @@ and the sum of all others; L_ce then takes the others for one token, and is exac
 has the whole vocabulary. Its masks are static: a row is masked in every epoch as it was once.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,7 +17,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pd_jax import config as config_lib
+from pd_jax.data.logits.store import language_fields
 from pd_jax.errors import ConfigError
+from pd_jax.models.flops import forward_flops, step_flops
 from pd_jax.models.heads import PretrainingModel
 from pd_jax.models.sizes import BertConfig
 from pd_jax.objectives.losses import cross_entropy, kl_divergence, top_k_divergence
@@ -26,6 +29,7 @@ from pd_jax.objectives.mlm import (
     make_mlm,
     masked_as_stored,
     masked_batch,
+    predictions_per_row,
     weights_at,
 )
 from pd_jax.objectives.objective import (
@@ -94,14 +98,41 @@ def make_lm_distill(
             found["cosine_loss"] = weighted(apart, _token_weights(batch))
         return found
 
+    init = make_mlm(config_lib.MaskedLanguageModel(), config, vocabulary).init
+    flops = _make_flops(objective, config)
     terms = {"soft_loss": objective.soft_weight, "mlm_loss": objective.mlm_weight}
-    if objective.cosine_weight > 0:
-        terms["cosine_loss"] = objective.cosine_weight
-    plain = make_mlm(config_lib.MaskedLanguageModel(), config, vocabulary)
-    made = Objective(config=config, terms=terms, init=plain.init, prepare=prepare, sums=sums)
     if isinstance(teacher, StoredLanguage):
-        return made
-    return made.taught(teacher.params, _make_teach(teacher, states=objective.cosine_weight > 0))
+        return Objective(config, terms, init, prepare, sums, flops, _answer_shapes(teacher))
+    states = objective.cosine_weight > 0
+    if states:
+        terms["cosine_loss"] = objective.cosine_weight
+    made = Objective(config, terms, init, prepare, sums, flops)
+    return made.taught(teacher.params, _make_teach(teacher, states=states))
+
+
+def _make_flops(
+    objective: config_lib.LanguageDistill, config: BertConfig
+) -> Callable[[int, int], int]:
+    """Returns (rows, length) -> operations of a step: of the head at every place that it reads."""
+
+    def flops(rows: int, length: int) -> int:
+        masked = predictions_per_row(length, objective.mask_rate)
+        predictions = length if objective.positions == "all" else masked
+        whole = objective.cosine_weight > 0
+        forward = forward_flops(
+            config, rows=rows, length=length, predictions=predictions, whole=whole
+        )
+        return step_flops(forward)
+
+    return flops
+
+
+def _answer_shapes(stored: StoredLanguage) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shape and type of a row's stored answers, as they come with a batch."""
+    return {
+        f"teacher_{field.name}": jax.ShapeDtypeStruct(field.shape, field.dtype)
+        for field in language_fields(stored.places, stored.kept)
+    }
 
 
 def at_every_token(batch: Batch, masked: Batch) -> Batch:

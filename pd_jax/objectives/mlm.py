@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from pd_jax import config as config_lib
+from pd_jax.models.flops import forward_flops, step_flops
 from pd_jax.models.heads import PretrainingModel
 from pd_jax.models.sizes import BertConfig
 from pd_jax.objectives.losses import cross_entropy
@@ -290,5 +291,12 @@ def make_mlm(
             found["nsp_accuracy"] = weighted(right, batch["weight"])
         return found
 
-    terms = {"mlm_loss": 1.0, "nsp_loss": 1.0} if objective.next_sentence else {"mlm_loss": 1.0}
-    return Objective(config=config, terms=terms, init=init, prepare=prepare, sums=sums)
+    def flops(rows: int, length: int) -> int:
+        predictions = predictions_per_row(length, objective.mask_rate)
+        return step_flops(forward_flops(config, rows=rows, length=length, predictions=predictions))
+
+    terms, inputs = {"mlm_loss": 1.0}, {}
+    if objective.next_sentence:
+        terms["nsp_loss"] = 1.0
+        inputs["next_sentence"] = jax.ShapeDtypeStruct((), jnp.int32)
+    return Objective(config, terms, init, prepare, sums, flops, inputs)

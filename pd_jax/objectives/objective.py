@@ -34,6 +34,9 @@ class Objective:
         depend on the split.
       sums: (params, prepared batch, dropout key or None) -> named (total, count) pairs, counts
         independent of params and of a teacher's outputs.
+      flops: (rows, length) -> floating-point operations of a training step in the student's matrix
+        products; a teacher's are not counted.
+      inputs: what a batch must have besides tokens and weights: name -> shape and type of one row.
       predict: (params, batch) -> the task's logits; None for objectives without a task.
       frozen: parameters that are read and never trained: an online teacher's (arrays, or their
         shapes where a step is only planned).
@@ -46,6 +49,8 @@ class Objective:
     init: Callable[[jax.Array], Params]
     prepare: Callable[[Batch, jax.Array], Batch]
     sums: Callable[[Params, Batch, jax.Array | None], Sums]
+    flops: Callable[[int, int], int]
+    inputs: Mapping[str, jax.ShapeDtypeStruct] = dataclasses.field(default_factory=dict)
     predict: Callable[[Params, Batch], Float[Array, "batch outputs"]] | None = None
     frozen: Any = dataclasses.field(default_factory=dict)
     teach: Callable[[Params, Batch], Batch] = lambda frozen, batch: batch

@@ -19,7 +19,7 @@ from pd_jax.models.bert import first_states
 from pd_jax.models.heads import TaskModel
 from pd_jax.models.sizes import BertConfig
 from pd_jax.objectives.classify import task_objective, task_outputs
-from pd_jax.objectives.distill import check_hard_weight, teacher_sums
+from pd_jax.objectives.distill import answer_shapes, check_hard_weight, teacher_sums
 from pd_jax.objectives.objective import (
     Batch,
     Objective,
@@ -132,10 +132,14 @@ def make_patient(
         return found
 
     terms = {"distill_loss": 1.0, "patience": objective.patience}
-    made = task_objective(model, terms, sums)
+    stored = isinstance(teacher, StoredStates)
+    inputs = answer_shapes(task, model.outputs, hard_weight=objective.hard_weight, stored=stored)
     if isinstance(teacher, StoredStates):
-        return made
-    return made.taught(teacher.params, _make_teach(teacher, layers, task_outputs(task, labels)))
+        states = (len(teacher.held), teacher.hidden)
+        inputs["teacher_states"] = jax.ShapeDtypeStruct(states, jnp.float32)
+        return task_objective(model, terms, sums, inputs)
+    made = task_objective(model, terms, sums, inputs)
+    return made.taught(teacher.params, _make_teach(teacher, layers, model.outputs))
 
 
 def _make_teach(teacher: OnlineTeacher, layers: Sequence[int], outputs: int):

@@ -4,19 +4,17 @@ import dataclasses
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from pd_jax import config as config_lib
-from pd_jax.data.logits.store import LogitStore, language_fields
+from pd_jax.data.logits.store import LogitStore
 from pd_jax.data.records import manifest
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.errors import ConfigError
 from pd_jax.models import sizes
 from pd_jax.models.heads import TaskModel
 from pd_jax.models.weights import hf
-from pd_jax.objectives.classify import task_outputs
 from pd_jax.objectives.mlm import Vocabulary, make_mlm
 from pd_jax.objectives.objective import (
     OnlineTeacher,
@@ -151,40 +149,6 @@ def _check_tasks(pipeline: config_lib.Pipeline, name: str, stage: config_lib.Tra
 def vocabulary_of(size: int) -> Vocabulary:
     """Returns a vocabulary of `size` entries; which of them are special affects no shape."""
     return Vocabulary(size, 0, 1, 2, 3, np.ones(size, bool))
-
-
-def own_inputs(
-    stage: config_lib.TrainStage, facts: Facts, rows: int
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes that a stage's objective needs in a batch besides the tokens."""
-    kind = stage.objective
-    if isinstance(kind, config_lib.LanguageDistill):
-        stored = facts.teacher
-        if not isinstance(stored, StoredLanguage):
-            return {}
-        fields = language_fields(stored.places, stored.kept)
-        return {
-            f"teacher_{field.name}": jax.ShapeDtypeStruct((rows, *field.shape), field.dtype)
-            for field in fields
-        }
-    if isinstance(kind, config_lib.MaskedLanguageModel):
-        pairs = jax.ShapeDtypeStruct((rows,), jnp.int32)
-        return {"next_sentence": pairs} if kind.next_sentence else {}
-    outputs = task_outputs(facts.task or "", facts.labels)
-    label = {
-        "classification": jax.ShapeDtypeStruct((rows,), jnp.int32),
-        "regression": jax.ShapeDtypeStruct((rows,), jnp.float32),
-        "multilabel": jax.ShapeDtypeStruct((rows, outputs), jnp.float32),
-    }[facts.task or ""]
-    if isinstance(kind, config_lib.Classify):
-        return {"label": label}
-    answers = {"teacher_logits": jax.ShapeDtypeStruct((rows, outputs), jnp.float32)}
-    if isinstance(facts.teacher, OnlineTeacher):
-        answers = {}
-    elif isinstance(facts.teacher, StoredStates):
-        shape = (rows, len(facts.teacher.held), facts.teacher.hidden)
-        answers["teacher_states"] = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return answers | ({"label": label} if kind.hard_weight > 0 else {})
 
 
 def _first(reference: str | tuple[str, ...]) -> str:

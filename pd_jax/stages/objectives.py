@@ -8,12 +8,11 @@ import dataclasses
 
 from pd_jax import config as config_lib
 from pd_jax.errors import ConfigError
-from pd_jax.models.flops import forward_flops, step_flops
 from pd_jax.models.sizes import BertConfig
-from pd_jax.objectives.classify import make_classify, task_outputs
+from pd_jax.objectives.classify import make_classify
 from pd_jax.objectives.distill import make_distill
 from pd_jax.objectives.lm_distill import make_lm_distill
-from pd_jax.objectives.mlm import Vocabulary, make_mlm, predictions_per_row
+from pd_jax.objectives.mlm import Vocabulary, make_mlm
 from pd_jax.objectives.objective import Objective, OnlineTeacher, StoredLanguage, StoredStates
 from pd_jax.objectives.patient import make_patient
 
@@ -128,28 +127,3 @@ def _lm_distill(
             f"{teacher.length} tokens; end both in the same length"
         )
     return make_lm_distill(kind, shape, facts.vocabulary, teacher)
-
-
-def useful_flops(
-    kind: config_lib.Objective,
-    shape: BertConfig,
-    *,
-    task: str | None,
-    labels: tuple[str, ...],
-    rows: int,
-    length: int,
-) -> int:
-    """Returns the operations of a student in a training step over `rows` rows, with the head that
-    its objective trains; a teacher's are not counted.
-    """
-    if isinstance(kind, config_lib.Masked):
-        everywhere = isinstance(kind, config_lib.LanguageDistill) and kind.positions == "all"
-        predictions = length if everywhere else predictions_per_row(length, kind.mask_rate)
-        compared = isinstance(kind, config_lib.LanguageDistill) and kind.cosine_weight > 0
-        forward = forward_flops(
-            shape, rows=rows, length=length, predictions=predictions, whole=compared
-        )
-    else:
-        outputs = task_outputs(task, labels)
-        forward = forward_flops(shape, rows=rows, length=length, outputs=outputs)
-    return step_flops(forward)

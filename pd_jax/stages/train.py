@@ -32,7 +32,7 @@ from pd_jax.stages.material import (
     open_sets,
     with_teacher,
 )
-from pd_jax.stages.objectives import make_objective, useful_flops
+from pd_jax.stages.objectives import make_objective
 from pd_jax.training import arrays, rng
 from pd_jax.training.driver import train
 from pd_jax.training.job import Job, Outcome
@@ -229,14 +229,7 @@ class _Work:
 
     def flops(self, rows: int, length: int) -> float:
         """Returns the model's operations in a step, by the shape of this process's batch."""
-        return useful_flops(
-            self.stage.objective,
-            self.objective.config,
-            task=self.material.task,
-            labels=self.material.labels,
-            rows=rows * row_share(self.mesh)[1],
-            length=length,
-        )
+        return self.objective.flops(rows * row_share(self.mesh)[1], length)
 
     def feed(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
         """Returns this process's batches from a step on."""

@@ -31,8 +31,8 @@ from pd_jax.parallel import topology
 from pd_jax.progress import Progress
 from pd_jax.report import plans as plans_lib
 from pd_jax.report.plans import Plan
-from pd_jax.stages.declared import declared, own_inputs, vocabulary_of
-from pd_jax.stages.objectives import Facts, make_objective, useful_flops
+from pd_jax.stages.declared import declared, vocabulary_of
+from pd_jax.stages.objectives import Facts, make_objective
 from pd_jax.tools import command, options
 from pd_jax.training import ahead
 
@@ -96,16 +96,14 @@ def _plan(request: Request, place: Place, arguments: argparse.Namespace) -> Plan
     shape = sizes.bert_config(stage.model, vocab_size=facts.vocabulary.size, compute=stage.compute)
     rows, length = stage.data.batch, stage.data.lengths[-1]
     steps = _steps(stage, request.rows)
+    objective = make_objective(stage, shape, facts)
     made = ahead.lower(
-        make_objective(stage, shape, facts),
+        objective,
         stage,
-        batch=ahead.batch_shapes(rows, length, extra=own_inputs(stage, facts, rows)),
+        batch=ahead.batch_shapes(objective, rows, length),
         steps=steps or 1,
         mesh=place.mesh,
         platform=place.platform,
-    )
-    useful = useful_flops(
-        stage.objective, shape, task=facts.task, labels=facts.labels, rows=rows, length=length
     )
     mesh = dict(place.mesh.shape)
     plan = Plan(
@@ -117,7 +115,7 @@ def _plan(request: Request, place: Place, arguments: argparse.Namespace) -> Plan
         length=length,
         parameters=made.parameters,
         state_bytes=made.state_bytes,
-        useful_flops=useful / math.prod(mesh.values()),
+        useful_flops=objective.flops(rows, length) / math.prod(mesh.values()),
         memory_limit=place.chip.memory if place.chip else None,
         steps=steps,
         price=arguments.price_per_chip_hour,

@@ -105,15 +105,16 @@ def lower(
     return Ahead(lowered, state, places)
 
 
-def batch_shapes(
-    rows: int, length: int, *, extra: Mapping[str, jax.ShapeDtypeStruct]
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes of a global batch of the feed, with an objective's own `extra`."""
+def batch_shapes(objective: Objective, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a global batch of the feed, with the objective's own inputs."""
     tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32)
     return {
         **dict.fromkeys(("input_ids", "segment_ids", "input_mask"), tokens),
         "weight": jax.ShapeDtypeStruct((rows,), jnp.float32),
-        **extra,
+        **{
+            name: jax.ShapeDtypeStruct((rows, *of_row.shape), of_row.dtype)
+            for name, of_row in objective.inputs.items()
+        },
     }
 
 

@@ -27,9 +27,10 @@ from pd_jax.objectives.mlm import Vocabulary, masked_as_stored
 from pd_jax.objectives.objective import OnlineTeacher, dummy_inputs
 from pd_jax.parallel.mesh import make_mesh
 from pd_jax.stages.context import Context
-from pd_jax.stages.declared import declared, own_inputs
+from pd_jax.stages.declared import declared
 from pd_jax.stages.label import label
 from pd_jax.stages.language_teacher import stored_language
+from pd_jax.stages.objectives import make_objective
 from pd_jax.stages.train import run_train
 from pd_jax.tools import label as label_tool
 from pd_jax.tools import verify
@@ -257,9 +258,13 @@ def test_what_a_pipeline_declares_is_what_a_batch_will_hold(made):
     pupil = tiny.stage(made / "set", objective=MASKED, data=data)
     stages = {"set": rows, "labels": labels, "pupil": pupil}
     facts = declared(config_lib.Pipeline(name="planned", stages=stages), pupil)
-    shapes = own_inputs(pupil, facts, ROWS)
+    assert facts.vocabulary is not None
+    shape = sizes.bert_config(pupil.model, vocab_size=facts.vocabulary.size)
     batch = batch_of(made, "top8")
-    assert {name: (leaf.shape, leaf.dtype) for name, leaf in shapes.items()} == {
+    assert {
+        name: ((ROWS, *leaf.shape), leaf.dtype)
+        for name, leaf in make_objective(pupil, shape, facts).inputs.items()
+    } == {
         name: (array.shape, array.dtype)
         for name, array in batch.items()
         if name.startswith("teacher_")

@@ -1,8 +1,6 @@
 """The operations of a step, against a model small enough to count on paper, and against XLA."""
 
 import pathlib
-from types import SimpleNamespace
-from typing import Any
 
 import jax
 import pytest
@@ -10,10 +8,10 @@ import pytest
 from pd_jax import config as config_lib
 from pd_jax.models.flops import forward_flops, step_flops
 from pd_jax.models.sizes import BertConfig
+from pd_jax.objectives.objective import OnlineTeacher, StoredStates
 from pd_jax.parallel.mesh import make_mesh
 from pd_jax.stages.declared import vocabulary_of
 from pd_jax.stages.objectives import Facts, make_objective
-from pd_jax.stages.train import _Work
 from pd_jax.training import ahead
 from tests import tiny
 
@@ -53,20 +51,31 @@ def test_of_the_last_layer_only_what_is_read_counts_on_paper() -> None:
             {"predictions": 10},
         ),
         ({"kind": "lm_distill", "positions": "all"}, {"predictions": 64}),
+        ({"kind": "classify"}, {"outputs": 3}),
         ({"kind": "distill"}, {"outputs": 3}),
+        ({"kind": "patient"}, {"outputs": 3}),
     ],
 )
 def test_every_objective_is_counted_with_its_own_head(objective: dict, head: dict) -> None:
-    stage = tiny.stage(pathlib.Path("none"), objective=objective)
-    shape = BertConfig(4000, layers=1, hidden=32, heads=2, intermediate=64)
-    work: Any = SimpleNamespace(
-        stage=stage,
-        mesh=make_mesh(config_lib.Mesh(), jax.devices()[:1]),
-        objective=SimpleNamespace(config=shape),
-        material=SimpleNamespace(task="classification", labels=("a", "b", "c")),
+    logits = objective["kind"] in ("distill", "patient")
+    data = {"records": "none", "batch": 16, "lengths": (64,), "logits": "none" if logits else None}
+    stage = tiny.stage(pathlib.Path("none"), objective=objective, data=data)
+    shape = BertConfig(4000, layers=2, hidden=32, heads=2, intermediate=64)
+    teacher = {
+        "patient": StoredStates(4, 32, (1, 3)),
+        "lm_distill": OnlineTeacher(shape, {}),
+    }
+    facts = Facts(
+        "none",
+        vocabulary_of(4000),
+        "classification",
+        ("a", "b", "c"),
+        labelled=True,
+        teacher=teacher.get(objective["kind"]),
     )
+    made = make_objective(stage, shape, facts)
     forward = forward_flops(shape, rows=16, length=64, **head)
-    assert _Work.flops(work, 16, 64) == step_flops(forward)
+    assert made.flops(16, 64) == step_flops(forward)
 
 
 @pytest.mark.parametrize("kind", ["mlm", "classify"])
@@ -82,15 +91,16 @@ def test_the_compiler_counts_the_same_within_five_percent(kind: str) -> None:
         4000, layers=2, hidden=512, heads=8, intermediate=2048, dropout=0.0, attention_dropout=0.0
     )
     facts = Facts("none", vocabulary_of(4000), "classification", ("0", "1"), labelled=True)
-    label = {"label": jax.ShapeDtypeStruct((32,), "int32")} if kind == "classify" else {}
+    objective = make_objective(stage, shape, facts)
     made = ahead.lower(
-        make_objective(stage, shape, facts),
+        objective,
         stage,
-        batch=ahead.batch_shapes(32, 64, extra=label),
+        batch=ahead.batch_shapes(objective, 32, 64),
         steps=10,
         mesh=make_mesh(config_lib.Mesh(), jax.devices()[:1]),
         platform="cpu",
     )
     head = {"predictions": 10} if kind == "mlm" else {"outputs": 2}
     by_hand = step_flops(forward_flops(shape, rows=32, length=64, **head))
+    assert objective.flops(32, 64) == by_hand
     assert ahead.compile_step(made).flops == pytest.approx(by_hand, rel=0.05)

@@ -21,8 +21,10 @@ from pd_jax.models.weights import hf
 from pd_jax.objectives.objective import OnlineTeacher, StoredStates, dummy_inputs
 from pd_jax.parallel import topology
 from pd_jax.pipeline import run
-from pd_jax.stages.declared import declared, own_inputs
+from pd_jax.stages.declared import declared
+from pd_jax.stages.objectives import make_objective
 from pd_jax.tools import command, plan
+from pd_jax.training import ahead
 from tests import tiny
 
 CONFIG = """
@@ -288,8 +290,8 @@ def test_a_teacher_in_a_folder_says_its_task_and_shape(tmp_path: pathlib.Path) -
     assert facts.vocabulary is not None and facts.vocabulary.size == 64
     assert (facts.task, facts.labels) == ("classification", ("LABEL_0", "LABEL_1", "LABEL_2"))
     pipeline, pupil = with_teacher(folder, folder, {"kind": "distill"})
-    found = own_inputs(pupil, declared(pipeline, pupil), 4)
-    assert found["teacher_logits"].shape == (4, 3)
+    objective = make_objective(pupil, shape, declared(pipeline, pupil))
+    assert ahead.batch_shapes(objective, 4, 16)["teacher_logits"].shape == (4, 3)
     stored = declared(*with_teacher(folder, folder, {"kind": "patient"}, states=(0,)))
     assert stored.teacher == StoredStates(2, 8, (0,))
     online = declared(

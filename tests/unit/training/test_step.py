@@ -35,7 +35,10 @@ def objective() -> Objective:
     def init(key: jax.Array) -> Any:
         return {"classifier": {"kernel": jax.random.normal(key, (3, 3))}}
 
-    return Objective(SHAPE, {"loss": 1.0}, init=init, prepare=as_is, sums=sums)
+    def flops(rows: int, length: int) -> int:
+        return 3 * 2 * rows * length * 9
+
+    return Objective(SHAPE, {"loss": 1.0}, init, as_is, sums, flops)
 
 
 def first(made: Objective, seed: int = 0):
