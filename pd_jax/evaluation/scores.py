@@ -1,7 +1,8 @@
 """Scores of predictions against labels, computed on the host in float64.
 
 Definitions are GLUE's: Matthews correlation (CoLA), F1 of class 1 (MRPC, QQP), Pearson and Spearman
-(STS-B).
+(STS-B). These four also take `counts`, how often each row counts: of many resamples of the rows at
+once, the score of each.
 """
 
 from collections.abc import Iterable
@@ -9,38 +10,67 @@ from collections.abc import Iterable
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+Values = Shaped[np.ndarray, "rows"]
+Counts = Float[np.ndarray, "*resamples rows"]
+Score = Float[np.ndarray, "*resamples"]
 
-def f1(predicted: Int[np.ndarray, "rows"], label: Int[np.ndarray, "rows"]) -> float:
+
+def f1(predicted: Values, label: Values, counts: Counts | None = None) -> Score:
     """Returns the harmonic mean of precision and recall of class 1; 0 where neither is defined."""
-    hits = np.sum((predicted == 1) & (label == 1))
-    claimed, true = np.sum(predicted == 1), np.sum(label == 1)
-    return float(2 * hits / (claimed + true)) if claimed + true else 0.0
+    counts, claimed, true = _counted(counts, predicted == 1, label == 1)
+    return _ratio(2 * (counts @ (claimed * true)), counts @ (claimed + true))
 
 
-def matthews(predicted: Int[np.ndarray, "rows"], label: Int[np.ndarray, "rows"]) -> float:
+def matthews(predicted: Values, label: Values, counts: Counts | None = None) -> Score:
     """Returns Matthews' correlation of two binary sequences; 0 where one of them is constant."""
-    return pearson(predicted.astype(np.float64), label.astype(np.float64))
+    counts, claimed, true = _counted(counts, predicted, label)
+    rows = counts.sum(axis=-1)
+    hits, claimed, true = (counts @ side for side in (claimed * true, claimed, true))
+    scale = np.sqrt(claimed * (rows - claimed) * true * (rows - true))
+    return _ratio(rows * hits - claimed * true, scale)
 
 
-def pearson(first: Float[np.ndarray, "rows"], second: Float[np.ndarray, "rows"]) -> float:
-    """Returns the linear correlation; 0 where one side is constant."""
+def pearson(first: Values, second: Values, counts: Counts | None = None) -> Score:
+    """Returns the linear correlation; 0 where one side is constant. A side may also have its values
+    for each resample, as ranks do.
+    """
+    counts, first, second = _counted(counts, first, second)
+    rows = counts.sum(axis=-1, keepdims=True)
     first, second = (
-        values.astype(np.float64) - np.mean(values, dtype=np.float64) for values in (first, second)
+        side - np.sum(counts * side, axis=-1, keepdims=True) / rows for side in (first, second)
     )
-    scale = np.sqrt(np.sum(first**2) * np.sum(second**2))
-    return float(np.sum(first * second) / scale) if scale > 0 else 0.0
+    together, *alone = (
+        np.sum(counts * one * other, axis=-1)
+        for one, other in ((first, second), (first, first), (second, second))
+    )
+    return _ratio(together, np.sqrt(alone[0] * alone[1]))
 
 
-def ranks(values: Float[np.ndarray, "rows"]) -> Float[np.ndarray, "rows"]:
-    """Returns ranks from 1, ties sharing their mean rank."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return ((last - counts + 1 + last) / 2.0)[inverse]
-
-
-def spearman(first: Float[np.ndarray, "rows"], second: Float[np.ndarray, "rows"]) -> float:
+def spearman(first: Values, second: Values, counts: Counts | None = None) -> Score:
     """Returns the correlation of ranks."""
-    return pearson(ranks(first), ranks(second))
+    return pearson(ranks(first, counts), ranks(second, counts), counts)
+
+
+def ranks(values: Values, counts: Counts | None = None) -> Counts:
+    """Returns each row's rank from 1, ties sharing their mean rank."""
+    counts, values = _counted(counts, values)
+    order = np.argsort(values, kind="stable")
+    distinct, inverse = np.unique(values, return_inverse=True)
+    starts = np.searchsorted(values[order], distinct)
+    tied = np.add.reduceat(counts[..., order], starts, axis=-1)
+    return (np.cumsum(tied, axis=-1) - (tied - 1) / 2)[..., inverse]
+
+
+def _counted(counts: Counts | None, *sides: Shaped[np.ndarray, "..."]) -> tuple[np.ndarray, ...]:
+    """Returns the counts, by default 1 for each row, and the sides in float64."""
+    if counts is None:
+        counts = np.ones(sides[0].shape[-1])
+    return counts, *(side.astype(np.float64) for side in sides)
+
+
+def _ratio(part: Score, whole: Score) -> Score:
+    """Returns part / whole; 0 where the whole is 0."""
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
 
 def calibration_error(
@@ -130,7 +160,10 @@ def task_scores(
     """Returns every score that suits a task, by name."""
     logits = logits.astype(np.float64)
     if task == "regression":
-        return {"pearson": pearson(logits[:, 0], label), "spearman": spearman(logits[:, 0], label)}
+        return {
+            "pearson": float(pearson(logits[:, 0], label)),
+            "spearman": float(spearman(logits[:, 0], label)),
+        }
     right = float(np.mean(right_rows(logits, label, task=task)))
     if task == "multilabel":
         return {
@@ -143,7 +176,10 @@ def task_scores(
         "calibration_error": calibration_error(softmax(logits), label),
     }
     if logits.shape[-1] == 2:
-        found |= {"f1": f1(predicted, label), "matthews": matthews(predicted, label)}
+        found |= {
+            "f1": float(f1(predicted, label)),
+            "matthews": float(matthews(predicted, label)),
+        }
     return found
 
 
