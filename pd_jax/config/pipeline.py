@@ -90,6 +90,10 @@ class Compared:
 
     name: str
     model: ModelReference
+    labels: tuple[str, ...] = ()
+    """Names of the outputs in the model's order, where its own differ from the data's, as in a
+    label stage.
+    """
 
 
 @frozen

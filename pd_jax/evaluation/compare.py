@@ -131,7 +131,7 @@ def in_label_order(
         raise WeightsError(
             f"{name} is for {model.task} with the labels {', '.join(own) or 'none'}, but "
             f"the records are for {task} with {', '.join(labels) or 'none'}; compare models of one "
-            "task, or correct problem_type and id2label in this one's config.json"
+            "task, name this one's outputs with labels, or correct problem_type in its config.json"
         )
     order = [own.index(label) for label in labels]
     return None if order == sorted(order) else order

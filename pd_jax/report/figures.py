@@ -18,6 +18,8 @@ _OBJECTIVES = {
     "mlm": "masked words",
     "classify": "labelled examples",
     "distill": "the teacher's outputs",
+    "patient": "the teacher's outputs and states",
+    "lm_distill": "masked words and their teacher's outputs",
 }
 _SPANS = ("compile", "step", "evaluate", "save", "wait for data")
 """Spans in the order of their colours; a stage's other spans follow."""

@@ -1,5 +1,6 @@
 """Compares teacher and students: a table of each model's cost and scores, as JSON."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from pd_jax import config as config_lib
@@ -10,7 +11,7 @@ from pd_jax.errors import ConfigError, RecordsError
 from pd_jax.evaluation.compare import Measured, compare, devices
 from pd_jax.progress import Progress
 from pd_jax.stages.context import Context, Done
-from pd_jax.stages.predict import check_pairs, load_classifier
+from pd_jax.stages.predict import check_pairs, load_classifier, output_names
 
 FILE = "comparison.json"
 
@@ -50,6 +51,9 @@ def compare_models(stage: config_lib.CompareStage) -> Sequence[Measured]:
                 f"{stage.lengths[-1]}; cut them at {positions} or fewer"
             )
         check_pairs(models[item.name], pairs=manifest.pairs, name=item.name)
+        if item.labels:
+            named = output_names(item.name, item.labels, models[item.name].labels)
+            models[item.name] = dataclasses.replace(models[item.name], labels=named)
 
     runs = len(stage.programs) + ("jax" in stage.programs) * (len(devices()) - 1)
     total = len(dataset) * len(models) * runs

@@ -14,8 +14,7 @@ from pd_jax.models.weights import hf
 from pd_jax.parallel import distributed
 from pd_jax.parallel.mesh import check_heads, mesh_for
 from pd_jax.stages.language_teacher import check_positions
-from pd_jax.stages.predict import declared_task
-from pd_jax.stages.teachers import output_names
+from pd_jax.stages.predict import declared_task, output_names
 from pd_jax.training.step import check_batch
 
 
@@ -51,7 +50,7 @@ def _check_teacher(stage: config_lib.LabelStage) -> None:
         return
     if stage.language is None:
         _, outputs = declared_task(path.parent)
-        output_names(stage, outputs)
+        output_names(stage.teacher, stage.labels, outputs)
     if _is_bert(stage.teacher):
         check_positions(stage, hf.load_config(stage.teacher).positions)
 

@@ -14,7 +14,7 @@ from pd_jax.models.weights import hf
 from pd_jax.objectives.objective import OnlineTeacher, StoredLanguage, StoredStates
 from pd_jax.stages.language_teacher import masking_vocabulary, stored_language, with_head
 from pd_jax.stages.objectives import Facts
-from pd_jax.stages.predict import load_classifier
+from pd_jax.stages.predict import check_pairs, load_classifier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,6 +238,8 @@ def with_teacher(material: Material, stage: config_lib.TrainStage) -> Material:
     head = "mlm" if isinstance(kind, config_lib.LanguageDistill) else "classifier"
     saved = hf.load(kind.teacher) if head == "mlm" else load_classifier(kind.teacher)[0]
     params = with_head(saved, head, name=f"objective.teacher={kind.teacher}")
+    pairs = any(dataset.manifest.pairs for dataset in material.datasets)
+    check_pairs(saved, pairs=pairs, name=f"objective.teacher={kind.teacher}")
     config = dataclasses.replace(saved.config, dtype=stage.compute.dtype)
     if head == "mlm":
         return dataclasses.replace(material, teacher=OnlineTeacher(config, params))

@@ -101,6 +101,31 @@ def declared_task(folder: epath.Path) -> tuple[str, tuple[str, ...]]:
     return task, () if task == "regression" else labels
 
 
+def output_names(model: str, labels: tuple[str, ...], own: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the names of a model's outputs: its `own` (a regression has none), or the `labels`
+    that a stage gives them.
+    """
+    named = labels or own
+    if not all(isinstance(name, str) for name in named) or len(set(named)) < len(named):
+        raise ConfigError(
+            f"the outputs of {model} are called {named}, but outputs are distinguished by name; "
+            "give each its own name, in their order, with labels"
+        )
+    if named == own:
+        return own
+    if set(labels) == set(own):
+        raise ConfigError(
+            f"labels={labels}, but {model} calls its outputs {own}; leave labels out, and list "
+            "labelled rows' in the model's order in examples.labels"
+        )
+    if len(labels) != len(own):
+        raise ConfigError(
+            f"labels names {len(labels)} labels, but {model} has {len(own)} outputs; name each "
+            "output once"
+        )
+    return labels
+
+
 def _as_transformers(
     task: str | None, labels: tuple[str, ...], outputs: int
 ) -> tuple[str, tuple[str, ...]]:

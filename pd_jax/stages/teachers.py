@@ -35,6 +35,7 @@ from pd_jax.stages.predict import (
     load_classifier,
     make_predict,
     make_predict_rows,
+    output_names,
 )
 from pd_jax.stages.torch_teacher import TorchTeacher, load_torch
 from pd_jax.training.arrays import whole
@@ -119,36 +120,13 @@ def _described(
     return Teacher(
         model.fingerprint,
         model.task or "",
-        output_names(stage, model.labels if model.task != "regression" else ()),
+        output_names(
+            stage.teacher, stage.labels, model.labels if model.task != "regression" else ()
+        ),
         settings={"lengths": list(stage.lengths), "dtype": stage.dtype},
         more=more,
         about={"state_layers": list(stage.states), "layers": layers} if stage.states else {},
     )
-
-
-def output_names(stage: config_lib.LabelStage, own: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the names of a teacher's outputs: its `own` (a regression has none), or those that
-    the stage gives them.
-    """
-    named = stage.labels or own
-    if not all(isinstance(name, str) for name in named) or len(set(named)) < len(named):
-        raise ConfigError(
-            f"the outputs of {stage.teacher} are called {named}, but outputs are distinguished by "
-            "name; give each its own name, in their order, with labels"
-        )
-    if named == own:
-        return own
-    if set(stage.labels) == set(own):
-        raise ConfigError(
-            f"labels={stage.labels}, but {stage.teacher} calls its outputs {own}; leave labels "
-            "out, and list labelled rows' in the teacher's order in examples.labels"
-        )
-    if len(stage.labels) != len(own):
-        raise ConfigError(
-            f"labels names {len(stage.labels)} labels, but {stage.teacher} has {len(own)} outputs; "
-            "name each output once"
-        )
-    return stage.labels
 
 
 def _token_answers(

@@ -109,7 +109,7 @@ def load_torch(folder: epath.PathLike, *, dtype: str, length: int) -> TorchTeach
         from transformers import logging
     except ImportError as fault:
         raise WeightsError(
-            f"{folder} is not a BERT, and reading it needs torch and transformers ({fault}); "
+            f"{folder} is not a BERT with GELU; reading it needs torch and transformers ({fault}); "
             "pip install 'pd_jax[hf]'"
         ) from None
     logging.set_verbosity_error()

@@ -1,7 +1,7 @@
 """Compares models on a labelled dataset: size, speed, scores, agreement, calibration.
 
 python -m pd_jax.tools.compare --model Teacher=FOLDER --model Student=FOLDER --records FOLDER \
-    [--programs jax onnx onnx_int8] [--output comparison.json]
+    [--labels Teacher=no,yes] [--programs jax onnx onnx_int8] [--output comparison.json]
 
 The first model is the one whose answers the others' are compared with.
 """
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pd_jax import config as config_lib
 from pd_jax import files
 from pd_jax.compilation import use_cache
+from pd_jax.errors import ConfigError
 from pd_jax.report import models
 from pd_jax.stages.compare import compare_models
 from pd_jax.tools import command, options
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     use_cache()
     with options.faults():
         stage = config_lib.CompareStage(
-            models=tuple(_named(given) for given in arguments.model),
+            models=_models(arguments.model, arguments.labels),
             records=arguments.records,
             programs=tuple(arguments.programs),
             batch=arguments.batch,
@@ -58,6 +59,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=FOLDER",
         help="a model folder and a name for it, once per model; the first is the teacher",
     )
+    parser.add_argument(
+        "--labels",
+        action="append",
+        default=[],
+        metavar="NAME=LABEL,LABEL",
+        help="names of a model's outputs, in its order, if it calls them LABEL_0, LABEL_1",
+    )
     parser.add_argument("--records", required=True, help="folder of a labelled dataset")
     parser.add_argument(
         "--programs",
@@ -80,9 +88,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _named(given: str) -> config_lib.Compared:
-    name, folder = options.named_folder(given, name="NAME", example="Teacher=models/base")
-    return config_lib.Compared(name=name, model=folder)
+def _models(models: Sequence[str], labels: Sequence[str]) -> tuple[config_lib.Compared, ...]:
+    """Returns the models of --model, with the names of --labels for their outputs."""
+    folders = [
+        options.named(given, option="--model", write="NAME=FOLDER, such as Teacher=models/base")
+        for given in models
+    ]
+    named = dict(
+        options.named(given, option="--labels", write="NAME=LABEL,LABEL, such as Teacher=no,yes")
+        for given in labels
+    )
+    if strange := sorted(set(named) - {name for name, _ in folders}):
+        raise ConfigError(f"--labels names {strange[0]!r}, which no --model is; give its name")
+    return tuple(
+        config_lib.Compared(
+            name=name, model=folder, labels=tuple(named[name].split(",")) if name in named else ()
+        )
+        for name, folder in folders
+    )
 
 
 if __name__ == "__main__":

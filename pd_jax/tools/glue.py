@@ -89,7 +89,9 @@ def _models(given: Sequence[str]) -> dict[str, str]:
     """Returns task -> model folder."""
     found: dict[str, str] = {}
     for part in given:
-        task, folder = options.named_folder(part, name="TASK", example="rte=models/rte")
+        task, folder = options.named(
+            part, option="--model", write="TASK=FOLDER, such as rte=models/rte"
+        )
         if task not in glue.TASKS:
             raise ConfigError(
                 f"--model {part}: {task!r} is not a GLUE task ({', '.join(glue.TASKS)})"

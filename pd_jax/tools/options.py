@@ -61,12 +61,14 @@ def numbers(smallest: int) -> Callable[[str], tuple[int, ...]]:
     return several
 
 
-def named_folder(given: str, *, name: str, example: str) -> tuple[str, str]:
-    """Returns the parts of a `--model NAME=FOLDER`; raises ConfigError where one is missing."""
-    called, _, folder = given.partition("=")
-    if not called or not folder:
-        raise ConfigError(f"--model {given} is incomplete; write {name}=FOLDER, such as {example}")
-    return called, folder
+def named(given: str, *, option: str, write: str) -> tuple[str, str]:
+    """Returns the parts of a `NAME=VALUE`; raises ConfigError where one is missing, with what to
+    `write`.
+    """
+    name, _, value = given.partition("=")
+    if not name or not value:
+        raise ConfigError(f"{option} {given} is incomplete; write {write}")
+    return name, value
 
 
 @contextmanager

@@ -52,9 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = unknown_share(tokenizer, watched)
     if unknown > _MUCH_UNKNOWN:
         print(_advice(unknown, stage), file=sys.stderr)
+    enough = tokenizer.vocab_size >= stage.vocab_size
     print(
-        f"{tokenizer.vocab_size:,} pieces, trained in {seconds:.1f} s, {unknown:.2%} of the text's"
-        f" tokens unknown: {arguments.output}"
+        f"{tokenizer.vocab_size:,} pieces{'' if enough else ', all that the text gives'}, trained"
+        f" in {seconds:.1f} s, {unknown:.2%} of the text's tokens unknown: {arguments.output}"
     )
     return 0
 

@@ -151,10 +151,11 @@ def _payloads(path: str) -> Iterator[tuple[int, bytes]]:
 
 def _record(features: dict[str, list], source: _Source) -> Record:
     tokenizer = source.tokenizer
-    ids = np.array(_one_of(features, _IDS), np.int64)
+    ids = _integers(features, _IDS)
     if not len(ids):
         raise ValueError(f"it has none of {', '.join(_IDS)}, only {', '.join(sorted(features))}")
-    segments = np.array(_one_of(features, _SEGMENTS) or np.zeros(len(ids)), np.int64)
+    segments = _integers(features, _SEGMENTS)
+    segments = segments if len(segments) else np.zeros(len(ids), np.int64)
     mask = _one_of(features, ("input_mask",))
     real = np.array(mask) > 0 if mask else ids != tokenizer.pad_id
     if not len(ids) == len(segments) == len(real):
@@ -185,10 +186,17 @@ def _one_of(features: dict[str, list], names: Sequence[str]) -> list:
     return values
 
 
+def _integers(features: dict[str, list], names: Sequence[str]) -> np.ndarray:
+    values = _one_of(features, names)
+    if any(isinstance(value, float) for value in values):
+        raise ValueError(f"its {names[0]} are floats; write them as an int64 list")
+    return np.array(values, np.int64)
+
+
 def _unmask(ids: np.ndarray, features: dict[str, list]) -> None:
     """Puts the original tokens back where a static mask took them."""
-    positions = np.array(_one_of(features, ("masked_lm_positions",)), np.int64)
-    originals = np.array(_one_of(features, ("masked_lm_ids",)), np.int64)
+    positions = _integers(features, ("masked_lm_positions",))
+    originals = _integers(features, ("masked_lm_ids",))
     # Lists are padded to one length: with weight 0, or, where weights are missing, with position 0,
     # which is [CLS] and never masked.
     given = "masked_lm_weights" in features

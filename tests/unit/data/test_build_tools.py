@@ -54,6 +54,8 @@ def test_much_unknown_text_is_said_so_with_what_helps(folder, capsys):
     run(train_tokenizer, ["--input", folder / "a.txt", "--output", folder / "v4"])
     printed = capsys.readouterr()
     assert "0.00% of the text's tokens unknown" in printed.out and "[UNK]" not in printed.err
+    made = tokenizer.load_tokenizer(folder / "v4").vocab_size  # 30,522 were asked for
+    assert printed.out.startswith(f"{made} pieces, all that the text gives, trained in ")
 
 
 def test_text_that_the_tokenizer_does_not_know_is_said_so(folder, capsys):

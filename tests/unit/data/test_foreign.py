@@ -163,6 +163,14 @@ def test_values_that_are_no_numbers_are_named(tmp_path, imported, value):
         imported(path, task="regression")
 
 
+@pytest.mark.parametrize("name", ["input_ids", "segment_ids"])
+def test_floats_are_no_tokens(tmp_path, imported, name):
+    row = {"input_ids": [2, 5, 3], "segment_ids": [0, 0, 0]}
+    path = written(tmp_path / "file", {**row, name: [0.5, 1.0, 1.0]})
+    with pytest.raises(RecordsError, match=f"file record 0: its {name} are floats; write them as"):
+        imported(path)
+
+
 @pytest.mark.parametrize(
     ("values", "fault"),
     [

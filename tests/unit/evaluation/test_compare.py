@@ -1,5 +1,6 @@
 """Models side by side: scores worked out from the rows, programs that agree, and what is said."""
 
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -153,8 +154,15 @@ def test_a_model_without_a_task_is_taken_as_transformers_takes_it(
     done = run_compare(stage(data.folder, {"Teacher": named}), context)
     assert done.outputs["models"][0]["scores"].keys() >= {"accuracy"}
     unnamed = make_model(tmp_path / "unnamed", seed=1, task=None, labels=("LABEL_0", "LABEL_1"))
-    with pytest.raises(WeightsError, match="labels LABEL_0, LABEL_1, .*correct .*id2label in this"):
+    with pytest.raises(WeightsError, match="labels LABEL_0, LABEL_1, .*name this one's outputs"):
         run_compare(stage(data.folder, {"Teacher": unnamed}), context)
+    for labels, same in ((tiny.LABELS, True), (tiny.LABELS[::-1], False)):
+        again = config_lib.Compared(name="Teacher", model=str(unnamed), labels=labels)
+        wanted = dataclasses.replace(stage(data.folder, {"Teacher": unnamed}), models=(again,))
+        found = run_compare(wanted, context).outputs["models"]
+        scores = [row["scores"]["accuracy"] for row in (found[0], done.outputs["models"][0])]
+        assert (scores[0] == scores[1]) is same
+        assert sum(scores) == pytest.approx(2 * scores[0] if same else 1.0)
     folder = make_model(tmp_path / "rated", seed=1, task=None, labels=("LABEL_0",))
     rated, _ = load_classifier(str(folder))
     assert compare_lib.in_label_order("rated", rated, task="regression", labels=()) is None
@@ -175,3 +183,10 @@ def test_the_tool_prints_the_table_and_writes_the_same_figures(
     assert [row["name"] for row in models] == ["Teacher", "Student"]
     with pytest.raises(ConfigError, match="--model x is incomplete; write NAME=FOLDER"):
         tool.main([*arguments, "--model", "x"])
+    unnamed = make_model(tmp_path / "unnamed", seed=1, task=None, labels=("LABEL_0", "LABEL_1"))
+    arguments += ["--model", f"Hub={unnamed}", "--labels", f"Hub={','.join(tiny.LABELS)}"]
+    assert tool.main(arguments) == 0
+    *_, hub = json.loads(output.read_text())["models"]
+    assert hub["name"] == "Hub" and hub["scores"]["agreement"] == 1.0
+    with pytest.raises(ConfigError, match="--labels names 'Hab', which no --model is"):
+        tool.main([*arguments, "--labels", "Hab=few,many"])

@@ -1,5 +1,7 @@
 """Patient distillation: numbers by hand, and a stored teacher that equals one at hand."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -158,6 +160,18 @@ def test_a_teacher_without_a_task_is_taken_as_transformers_takes_it(tmp_path, la
             opened("unnamed")
     else:
         assert opened("unnamed").labels == ("LABEL_0", "LABEL_1")
+
+
+def test_a_teacher_of_one_segment_reads_no_pairs(tmp_path):
+    dataset = tiny.text_dataset(tmp_path / "pairs", [("w1 w2", "w3"), ("w4", "w5 w6")], shards=1)
+    shape = dataclasses.replace(SHAPE, token_types=1)
+    params = TaskModel(shape, 2).init(jax.random.key(5), *dummy_inputs())["params"]
+    hf.save(tmp_path / "teacher", params, shape, labels=tiny.LABELS, add=tiny.tokenizer)
+    data = config_lib.Data(records=str(dataset.folder), batch=2, lengths=(16,))
+    objective = {"kind": "patient", "teacher": str(tmp_path / "teacher")}
+    stage = tiny.stage(tmp_path, objective=objective, data=data)
+    with pytest.raises(ConfigError, match="objective.teacher=.*teacher has type_vocab_size=1, so"):
+        with_teacher(open_material(data), stage)
 
 
 def test_states_from_a_store_and_from_a_teacher_at_hand_give_the_same_student(tmp_path):
