@@ -61,11 +61,10 @@ def ranks(values: Values, counts: Counts | None = None) -> Counts:
     return (np.cumsum(tied, axis=-1) - (tied - 1) / 2)[..., inverse]
 
 
-def _counted(counts: Counts | None, *sides: Shaped[np.ndarray, "..."]) -> tuple[np.ndarray, ...]:
+def _counted(counts: Counts | None, *sides: Shaped[np.ndarray, "..."]) -> list[np.ndarray]:
     """Returns the counts, by default 1 for each row, and the sides in float64."""
-    if counts is None:
-        counts = np.ones(sides[0].shape[-1])
-    return counts, *(side.astype(np.float64) for side in sides)
+    counted = np.ones(sides[0].shape[-1]) if counts is None else counts
+    return [counted, *(side.astype(np.float64) for side in sides)]
 
 
 def _ratio(part: Score, whole: Score) -> Score:

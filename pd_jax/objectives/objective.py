@@ -95,6 +95,11 @@ class StoredStates:
     held: tuple[int, ...]
     """The layers, from 0, whose states are there, in their order."""
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of a row's states: how many there are, and the numbers in each."""
+        return len(self.held), self.hidden
+
     def places(self, layers: tuple[int, ...]) -> tuple[int, ...]:
         """Returns the indices of these layers; raises ConfigError where one is missing."""
         if missing := [layer for layer in layers if layer not in self.held]:

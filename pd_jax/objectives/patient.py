@@ -102,11 +102,7 @@ def make_patient(
         states do not fit.
     """
     check_hard_weight(objective.hard_weight, has_labels)
-    if teacher.hidden != config.hidden:
-        raise ConfigError(
-            f"the student has {config.hidden} hidden units, but the teacher has {teacher.hidden}, "
-            "and patience compares their states; give model.size the teacher's width"
-        )
+    _check_width(config, teacher)
     layers = choose_teacher_layers(objective.layers, teacher.layers, config.layers)
     model = TaskModel(config, task_outputs(task, labels))
     chosen = teacher.places(layers) if isinstance(teacher, StoredStates) else None
@@ -134,12 +130,20 @@ def make_patient(
     terms = {"distill_loss": 1.0, "patience": objective.patience}
     stored = isinstance(teacher, StoredStates)
     inputs = answer_shapes(task, model.outputs, hard_weight=objective.hard_weight, stored=stored)
-    if isinstance(teacher, StoredStates):
-        states = (len(teacher.held), teacher.hidden)
-        inputs["teacher_states"] = jax.ShapeDtypeStruct(states, jnp.float32)
-        return task_objective(model, terms, sums, inputs)
+    if stored:
+        inputs["teacher_states"] = jax.ShapeDtypeStruct(teacher.shape, jnp.float32)
     made = task_objective(model, terms, sums, inputs)
+    if stored:
+        return made
     return made.taught(teacher.params, _make_teach(teacher, layers, model.outputs))
+
+
+def _check_width(config: BertConfig, teacher: OnlineTeacher | StoredStates) -> None:
+    if teacher.hidden != config.hidden:
+        raise ConfigError(
+            f"the student has {config.hidden} hidden units, but the teacher has {teacher.hidden}, "
+            "and patience compares their states; give model.size the teacher's width"
+        )
 
 
 def _make_teach(teacher: OnlineTeacher, layers: Sequence[int], outputs: int):
