@@ -249,7 +249,8 @@ class _Work:
 
     def examples(self, step: int) -> list[dict[str, str | int]]:
         """Returns the examples in the batch of a step."""
-        return examples_of(self.material.datasets, self.stage.data, seed=self.stage.seed, step=step)
+        datasets, seed = self.material.datasets, self.stage.seed
+        return examples_of(datasets, self.stage.data, seed=seed, step=step, steps=self.steps)
 
     def first_params(self) -> Any:
         """Returns the first weights on the devices; parameters.txt lists where each came from."""

@@ -1,11 +1,14 @@
 """Assembles records into batches: which rows, padded to which length, with what beside them.
 
-A batch is a function of (seed, step) alone. Every process works out the whole batch's rows, which
-is cheap, and reads its own contiguous slice of them; a change of process count changes nothing.
+A batch is a function of (seed, step) and the length of the stage alone. Every process works out the
+whole batch's rows, which is cheap, and reads its own contiguous slice of them; a change of process
+count changes nothing.
 
 With several lengths, the rows of a window of 64 batches are sorted by the length they are padded
-to (rows of one length stay in random order), cut into batches, and the batches are shuffled. With
-packing, a step's examples share rows of the longest length (`packing.py`).
+to (rows of one length stay in random order), cut into batches, and the batches are shuffled. A
+window is no longer than an epoch (except of a mixture), and the last one ends with the stage:
+batches left out of it would take their rows, all of one length, from the last epoch. With packing,
+a step's examples share rows of the longest length (`packing.py`).
 
 Batches are prefetched in threads, not in worker processes: on two cores, taking a ready batch of
 256 x 128 from a grain worker cost this process 0.7 ms of CPU time, making it from rows in memory
@@ -97,7 +100,7 @@ def make_feed(
     reader = _Reader(datasets, _teachers(datasets, stores, data), packing=data.packing)
     order = _order(datasets, data, seed)
     rows_multiple = math.lcm(rows_multiple, process_count)
-    plan = _Plan(order, datasets, data, seed=seed, rows_multiple=rows_multiple)
+    plan = _Plan(order, datasets, data, seed=seed, steps=steps, rows_multiple=rows_multiple)
 
     def batch_at(step: int) -> Batch:
         return reader.read(plan.at(step).share(process_index, process_count))
@@ -106,14 +109,14 @@ def make_feed(
 
 
 def examples_of(
-    datasets: Sequence[Dataset], data: config.Data, *, seed: int, step: int
+    datasets: Sequence[Dataset], data: config.Data, *, seed: int, step: int, steps: int
 ) -> list[dict[str, str | int]]:
-    """Returns the dataset, row and id of every example in the batch of a step, in no order."""
-    places = (
-        _Plan(_order(datasets, data, seed), datasets, data, seed=seed, rows_multiple=1)
-        .at(step)
-        .places
-    )
+    """Returns the dataset, row and id of every example in the batch of a step of `steps`, in no
+    order.
+    """
+    order = _order(datasets, data, seed)
+    plan = _Plan(order, datasets, data, seed=seed, steps=steps, rows_multiple=1)
+    places = plan.at(step).places
     found: list[dict[str, str | int]] = []
     for number, dataset in enumerate(datasets):
         rows = np.sort(places.rows[places.datasets == number])
@@ -203,6 +206,7 @@ class _Plan:
         data: config.Data,
         *,
         seed: int,
+        steps: int,
         rows_multiple: int,
     ):
         self._order = order
@@ -211,6 +215,9 @@ class _Plan:
         self._lengths = np.asarray(data.lengths)
         self._packing = data.packing
         self._seed = seed
+        self._steps = steps
+        epoch = max(1, order.rows_per_epoch // data.batch)
+        self._window = WINDOW_BATCHES if data.weights else min(WINDOW_BATCHES, epoch)
         self._rows_multiple = rows_multiple
         # Threads work on neighbouring steps, at most in two windows at once.
         self._places = functools.lru_cache(maxsize=2)(self._make_places)
@@ -218,7 +225,7 @@ class _Plan:
 
     def at(self, step: int) -> _Slice:
         length = int(self._lengths[-1])
-        window, number = divmod(step, WINDOW_BATCHES)
+        window, number = divmod(step, self._window)
         if len(self._lengths) > 1 and self._packing == 1:
             return self._buckets(window)[number]
         places = self._places(window)[number * self._batch : (number + 1) * self._batch]
@@ -230,18 +237,19 @@ class _Plan:
         return _Slice(places, length, packing)
 
     def _make_places(self, window: int) -> Places:
-        rows = WINDOW_BATCHES * self._batch
-        return self._order.at(np.arange(window * rows, (window + 1) * rows))
+        first = window * self._window
+        last = min(first + self._window, self._steps)
+        return self._order.at(np.arange(first * self._batch, last * self._batch))
 
     def _make_buckets(self, window: int) -> list[_Slice]:
         places = self._make_places(window)
         buckets = np.searchsorted(self._lengths, self._tokens(places))
         buckets = np.minimum(buckets, len(self._lengths) - 1)
-        batches = np.argsort(buckets, kind="stable").reshape(WINDOW_BATCHES, self._batch)
-        order = Permutation(WINDOW_BATCHES, (self._seed, "window", window))
+        batches = np.argsort(buckets, kind="stable").reshape(-1, self._batch)
+        order = Permutation(len(batches), (self._seed, "window", window))
         return [
             _Slice(places[chosen], int(self._lengths[buckets[chosen].max()]))
-            for chosen in batches[order(np.arange(WINDOW_BATCHES))]
+            for chosen in batches[order(np.arange(len(batches)))]
         ]
 
     def _tokens(self, places: Places) -> Int64[np.ndarray, " n"]:

@@ -313,6 +313,22 @@ def test_lengths_fit_the_rows_and_save_padding(make_dataset, record):
     assert sum(one != sorted(one) for one in within) > 32
 
 
+@pytest.mark.parametrize(("rows", "epochs"), [(500, 3), (22, 1), (1100, 1)])
+def test_batches_of_several_lengths_hold_every_row_once_an_epoch(
+    make_dataset, record, rows, epochs
+):
+    sizes = np.random.default_rng(1).integers(3, 33, rows)
+    dataset = make_dataset([record(n, int(size)) for n, size in enumerate(sizes)])
+    steps = -(-epochs * rows // 4)
+    batches = feed_of([dataset], data(lengths=(8, 16, 32)), steps=steps)
+    times = np.bincount(numbers(batches), minlength=rows)
+    assert np.count_nonzero(times == epochs + 1) == 4 * steps - epochs * rows  # fill the last batch
+    assert set(times.tolist()) <= {epochs, epochs + 1}
+    assert rows % 4 or all(len(set(numbers([batch]))) == 4 for batch in batches)
+    again = feed_of([dataset], data(lengths=(8, 16, 32)), first_step=steps - 2, steps=steps)
+    assert numbers(again) == numbers(batches[-2:])
+
+
 def test_several_datasets_make_one_batch(make_dataset, record):
     first = make_dataset([record(n, 4) for n in range(4)], name="first")
     second = make_dataset([record(n, 4) for n in range(4, 12)], name="second")
