@@ -34,6 +34,7 @@ from pd_jax.parallel.mesh import mesh_for
 from pd_jax.parallel.sharding import put_batch
 from pd_jax.planning import Planned
 from pd_jax.report.notation import duration
+from pd_jax.stages.context import OUTPUT
 from pd_jax.stages.declared import declared
 from pd_jax.stages.objectives import Facts, make_objective
 from pd_jax.stages.predict import load_classifier, make_predict
@@ -58,13 +59,16 @@ def estimate(
     pipeline: config_lib.Pipeline,
     planned: Mapping[str, Planned],
     *,
+    only: Sequence[str] = (),
     say: Callable[[str], None],
 ) -> list[Estimate]:
-    """Returns an estimate of every training or labelling stage that is not done."""
+    """Returns an estimate of every training or labelling stage, or of `only` some, that is not
+    done.
+    """
     steps = _Steps(pipeline, planned, say)
     found = []
     for item in planned.values():
-        if item.done:
+        if item.done or (only and item.name not in only):
             continue
         if isinstance(item.stage, config_lib.TrainStage):
             found.append(steps.training(item.name, item.stage))
@@ -161,7 +165,9 @@ class _Steps:
             done = files.read_json(path, StageError)
             if done.get("kind") == "train" and done.get("steps", 0) >= 20:
                 config = files.read_json(path.parent / "config.json", StageError)
-                seconds.setdefault(_key(config), []).append(done["seconds"] / done["steps"])
+                shape = hf.load_config(path.parent / OUTPUT["train"])
+                key = _key(config, vocab_size=shape.vocab_size)
+                seconds.setdefault(key, []).append(done["seconds"] / done["steps"])
         for key, values in seconds.items():
             self._known[key] = statistics.median(values), "as done stages with the same step took"
 
@@ -169,7 +175,7 @@ class _Steps:
         """Returns the seconds of a stage's step, and their basis; None where its rows are packed,
         in numbers that follow from their lengths, and no done stage has such a step.
         """
-        key = _key(reading.to_json(stage))
+        key = _key(reading.to_json(stage), vocab_size=self._vocab_size(stage))
         if key not in self._known and stage.data.packing > 1:
             return None
         if key not in self._known:
@@ -177,6 +183,17 @@ class _Steps:
             second = measure(self._pipeline, stage)
             self._known[key] = second, _MEASURED
         return self._known[key]
+
+    def _vocab_size(self, stage: config_lib.TrainStage) -> int | None:
+        """Returns the entries of the records' vocabulary, or those asked for where it is not made;
+        None where that is unknown.
+        """
+        first = config_lib.several(stage.data.records)[0]
+        item = self._planned.get(first.removeprefix("@"))
+        if item is not None and item.done:
+            return manifest.read(item.folder / OUTPUT["records"]).tokenizer.vocab_size
+        vocabulary = declared(self._pipeline, stage).vocabulary
+        return vocabulary.size if vocabulary is not None else None
 
     def _epoch(self, stage: config_lib.TrainStage) -> int | None:
         """Returns how many examples an epoch has, or has at most; None where that is unknown."""
@@ -295,13 +312,14 @@ def _seconds_of(once: Callable[[], Any]) -> float:
     return (time.monotonic() - began) / _MEASURED_STEPS
 
 
-def _key(stage: Mapping[str, Any]) -> str:
+def _key(stage: Mapping[str, Any], *, vocab_size: int | None) -> str:
     """Returns a key that is equal for stages whose steps cost the same."""
     data, objective = stage["data"], stage["objective"]
     # These have one head per row; a teacher that reads every batch, or a vocabulary, costs more.
     task = objective["kind"] in ("classify", "distill")
     parts = {
         "model": stage["model"],
+        "vocab_size": vocab_size,
         "objective": "task" if task else objective,
         "batch": data["batch"],
         "lengths": data["lengths"],

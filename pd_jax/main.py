@@ -101,7 +101,9 @@ def _run(folder: str) -> None:
     workdir = epath.Path(folder)
     _set_up()
     if _ESTIMATE.value:
-        found = estimate.estimate(config, planning.plan(config, workdir), say=say)
+        planning.check_names(config, _STAGES.value)
+        planned = planning.plan(config, workdir)
+        found = estimate.estimate(config, planned, only=_STAGES.value, say=say)
         _tell(estimate.as_text(found))
         return
     try:

@@ -19,7 +19,7 @@ from pd_jax import config as config_lib
 from pd_jax import files, locks, record, versions
 from pd_jax import jobs as jobs_lib
 from pd_jax.config import reading
-from pd_jax.errors import DivergenceError, PdError, StageError, no_space
+from pd_jax.errors import DivergenceError, LockError, PdError, StageError, no_space
 from pd_jax.parallel import distributed
 from pd_jax.planning import Planned, check_names, check_unchanged, located, plan, vmap_groups
 from pd_jax.stages.context import OUTPUT, Context, Done
@@ -137,7 +137,7 @@ def _follow(
     """Records and reports the outcome of each stage; in a study raises only after the last one,
     except for faults other than divergence where several processes run.
     """
-    failed = []
+    failed, left_out, elsewhere = [], 0, []
     for number, outcome in enumerate(outcomes, start=1):
         kept.settle(outcome)
         if outcome.fault is not None:
@@ -149,21 +149,25 @@ def _follow(
             # Any other fault may be one process's own: the processes would diverge here.
             if not study or (jax.process_count() > 1 and not diverged):
                 raise outcome.fault
-            failed.append(outcome.name)
+            (elsewhere if isinstance(outcome.fault, LockError) else failed).append(outcome.name)
             say(f"stage {outcome.name} failed: {outcome.fault}")
             if not isinstance(outcome.fault, PdError):
                 traceback.print_exception(outcome.fault)
-        elif outcome.lacks is None:
+        elif outcome.lacks is not None:
+            left_out += 1
+        else:
             item, done = outcome.result
             planned[item.name] = item
             kept.place(item.name, item.folder, done=True)
             say((f"[{number}/{count}] " if study else "") + _closing_line(item, done))
         kept.write()
-    if failed:
-        others = len(kept.faults) - len(failed)
+    if failed or elsewhere:
+        parts = [f"{len(failed)} failed ({', '.join(failed)})"] if failed else []
+        parts += [f"{len(elsewhere)} run elsewhere ({', '.join(elsewhere)})"] if elsewhere else []
+        parts += [f"{left_out} need them and were left out"] if left_out else []
         raise StageError(
-            f"{len(failed)} stages failed ({', '.join(failed)}) and {others} that need them were "
-            "left out; all others are done: fix these faults and run the same command again"
+            f"of the stages, {', '.join(parts)}; all others are done: fix these faults and run the "
+            "same command again"
         )
 
 

@@ -82,7 +82,11 @@ def _claims(study: dict) -> Iterator[str]:
         ["claim", "verdict"], [study_text.measure_title(one) for one in study["measures"]]
     )
     for claim in study["claims"]:
-        cells = [_difference(measure, claim["by"][measure]) for measure in study["measures"]]
+        by = claim["by"]  # the first measure alone, where the claim has a margin in its unit
+        cells = [
+            _difference(measure, by[measure]) if measure in by else notation.MISSING
+            for measure in study["measures"]
+        ]
         yield markdown_line([claim["claim"], claim["verdict"], *cells])
     yield ""
 

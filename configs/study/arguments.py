@@ -76,7 +76,7 @@ def read(arg: str, **more) -> dict:
     for name in ("seeds", "teachers"):
         if args.get(name, 1) < 1:
             raise ValueError(f"config argument {name}={args[name]}: give 1 or more")
-    given = {part.partition("=")[0] for part in arg.split(",")}
+    given = {part.partition("=")[0].strip() for part in arg.split(",")}
     for word, changes in (("long", LONG), ("smoke", SMOKE)):
         if args[word]:
             args |= {name: changes[name] for name in changes if name in args and name not in given}

@@ -50,15 +50,19 @@ def lines_chart(
     scale: str,
     x_label: str,
     y_label: str,
+    order: Sequence[Position] = (),
     grey: bool = False,
     width: float,
     height: float,
 ) -> str:
     """Returns lines with whiskers over a `category`, `linear` or `log` axis.
 
+    The places of a category axis stand in `order`, or else as they first come in the lines.
     `grey` draws the paper's lines, distinguished from ours by dashes and by names at their ends.
     """
-    places = _Places([spot.x for line in lines if not line.across for spot in line.spots], scale)
+    found = {spot.x for line in lines if not line.across for spot in line.spots}
+    positions = [spot.x for line in lines if not line.across for spot in line.spots]
+    places = _Places([*(x for x in order if x in found), *positions], scale)
     ends = [
         value
         for line in lines

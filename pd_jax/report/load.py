@@ -145,6 +145,7 @@ def load_pipeline(workdir: epath.PathLike, name: str) -> Pipeline:
             _inside(folder, path),
             status=content.status.get(stage),
             fault=content.faults.get(stage, ""),
+            config=content.config.get("stages", {}).get(stage),
         )
         for stage, folder in content.stages.items()
     }
@@ -175,8 +176,17 @@ def _study(content: _PipelineFile, path: epath.Path) -> config_lib.Study | None:
 
 
 def _load_stage(
-    workdir: epath.Path, name: str, folder: str, *, status: str | None, fault: str
+    workdir: epath.Path,
+    name: str,
+    folder: str,
+    *,
+    status: str | None,
+    fault: str,
+    config: Mapping[str, Any] | None,
 ) -> Stage:
+    """Returns a stage; its config is this pipeline's, as another that made the folder may have had
+    other names for the stages that it refers to.
+    """
     path = workdir / folder
     done_path, config_path, versions_path = (
         path / f"{file}.json" for file in ("done", "config", "versions")
@@ -185,11 +195,12 @@ def _load_stage(
     if done_path.exists():
         done = _checked(Done, files.read_json(done_path, ReportError), done_path)
     # The files that a stage writes first may be missing only where it did not get far.
-    config, versions = (
+    made, versions = (
         _object(file) if done or file.exists() else {} for file in (config_path, versions_path)
     )
     history, examples = _history(_lines(path / "metrics.jsonl"))
-    fault = fault or _divergence(history) or _skipped(done)
+    # A fault of this pipeline's is past where another one has finished the stage.
+    fault = ("" if done else fault) or _divergence(history) or _skipped(done)
     shown, note = _status(status, done, started=path.exists(), fault=fault)
     return Stage(
         name=name,
@@ -197,7 +208,7 @@ def _load_stage(
         present=path.exists(),
         status=shown,
         note=note,
-        config=config,
+        config=made if config is None else config,
         versions=versions,
         done=done,
         history=history,

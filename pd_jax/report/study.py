@@ -102,14 +102,18 @@ def load_results(workdir: epath.PathLike, pipeline: load.Pipeline) -> Results:
     """Returns the results of a pipeline that is a study."""
     study = pipeline.study
     assert study is not None, f"{pipeline.name} is not a study"
-    grouped: dict[tuple, list[Result]] = {}
+    grouped: dict[frozenset, list[Result]] = {}
     for cell in study.cells:
-        place = tuple((name, value) for name, value in cell.axes.items() if name != SEED)
+        place = frozenset((name, value) for name, value in cell.axes.items() if name != SEED)
         result = _result(epath.Path(workdir), cell, pipeline.stages[cell.stage], study.measures)
         grouped.setdefault(place, []).append(result)
     groups = tuple(
-        Group(dict(place), tuple(results), _summaries(results, study))
-        for place, results in grouped.items()
+        Group(
+            {name: value for name, value in results[0].axes.items() if name != SEED},
+            tuple(results),
+            _summaries(results, study),
+        )
+        for results in grouped.values()
     )
     return Results(pipeline, study, epath.Path(workdir), _axes(groups), groups)
 

@@ -94,7 +94,9 @@ def _figure(
     results: Results, wish: config_lib.Figure, key: str, keys: Mapping[str, str]
 ) -> StudyFigure:
     series = _series(results, wish)
+    order = [place_of(group.axes, wish.x) for group in results.groups]
     drawn: list[Chart] = []
+    in_grey = False
     for number, panel in enumerate(_panels(results, wish)):
         for index, measure in enumerate(results.measures):
             ours = _our_lines(results, wish, series, panel, measure, keys)
@@ -102,9 +104,11 @@ def _figure(
                 continue
             at = f"{wish.panels} {shown(panel)}, " if panel is not None and wish.panels else ""
             title = f"{at}{study_text.measure_title(measure)}"
-            drawn.append(Chart(title, _drawing(f"{key}-{number}-{index}", ours, wish, title)))
+            drawing = _drawing(f"{key}-{number}-{index}", ours, wish, title, order=order)
+            drawn.append(Chart(title, drawing))
             theirs = _paper_lines(wish, panel) if index == 0 else []
             if theirs:
+                in_grey = True
                 title = (
                     f"{at}the paper's {theirs[0].spots[0].tooltip.rpartition(', ')[2]} accuracy %"
                 )
@@ -115,7 +119,7 @@ def _figure(
         "Whiskers: 95 % intervals over seeds. A dot leads to its stage. Axes do not begin at zero, "
         "and differ from chart to chart."
     )
-    if wish.paper:
+    if in_grey:
         caption += (
             f" In grey: {wish.paper} of the paper, read from the figure "
             f"(± {paper.DIGITISED_ERROR} points), with far more text and larger models."
@@ -130,6 +134,7 @@ def _drawing(
     wish: config_lib.Figure,
     title: str,
     *,
+    order: Sequence[Any] = (),
     grey: bool = False,
 ) -> str:
     description = "; ".join(spot.tooltip for line in drawn for spot in line.spots)
@@ -141,6 +146,7 @@ def _drawing(
         scale=wish.scale,
         x_label=wish.x,
         y_label="%" if "%" in title else title.rpartition(" ")[2],
+        order=order,
         grey=grey,
         **_SIZE,
     )
@@ -236,6 +242,8 @@ def _paper_lines(wish: config_lib.Figure, panel: Any) -> list[lines.Line]:
         found.setdefault(value.method, []).append(
             lines.Spot(x or "", value.value, None, None, tooltip)
         )
+    if across.issuperset(found):  # the paper has no such width: nothing is left to compare with
+        return []
     return [
         lines.Line(method, charts.GREY, spots, across=method in across)
         for method, spots in found.items()

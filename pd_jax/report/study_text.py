@@ -82,7 +82,17 @@ def spread_text(measure: str, mean: float, deviation: float | None) -> str:
 def answer(judged: claims.Judged) -> list[str]:
     """Returns a claim's verdict, and by each measure its difference with both intervals."""
     lines = [evidence(judgement) for judgement in judged.judgements]
-    return [f"{judged.verdict}: {judged.claim.text}", *(f"  {line}" for line in lines)]
+    claim = " ".join(part for part in (judged.claim.text, margin(judged)) if part)
+    return [f"{judged.verdict}: {claim}", *(f"  {line}" for line in lines)]
+
+
+def margin(judged: claims.Judged) -> str:
+    """Returns `(within 1.00 points)` for a claim that two are close; else nothing."""
+    if judged.claim.near is None:
+        return ""
+    measure = judged.judgements[0].measure
+    unit = " points" if notation.is_share(measure) else notation.unit(measure)
+    return f"(within {difference(measure, judged.claim.near).removeprefix('+')}{unit})"
 
 
 def evidence(judgement: claims.Judgement) -> str:

@@ -167,8 +167,8 @@ def needed_stages(pipeline: load.Pipeline, name: str) -> tuple[str, ...]:
 
 
 def inputs(stage: load.Stage) -> tuple[str, ...]:
-    """Returns the stages that a stage reads from, as its `done.json` or else its config says."""
-    return tuple(stage.done.inputs if stage.done else dict.fromkeys(_referred(stage.config)))
+    """Returns the stages that a stage reads from, as its config says."""
+    return tuple(dict.fromkeys(_referred(stage.config)))
 
 
 def _referred(value: Any) -> list[str]:

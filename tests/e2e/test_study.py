@@ -51,7 +51,7 @@ def folder(tmp_path_factory):
     """A workdir in which a study was run, of whose cells one diverged."""
     made = tmp_path_factory.mktemp("study")
     write_text(made / "text")
-    with pytest.raises(StageError, match=r"1 stages failed \(bad\)"):
+    with pytest.raises(StageError, match=r"of the stages, 1 failed \(bad\); all"):
         run(made, study(made / "text", seeds=1))
     return made
 

@@ -53,7 +53,7 @@ class Workdir:
         (self.folder(stage) / "done.json").write_text(json.dumps(done))
 
     def plain(self, stage: str, kind: str, seconds: float, needs: tuple[str, ...] = ()) -> None:
-        self.begin(stage, {"kind": kind, "source": {"path": "corpus.txt"}})
+        self.begin(stage, {"kind": kind, "source": {"path": [f"@{need}" for need in needs]}})
         self.finish(stage, kind, seconds, inputs=dict.fromkeys(needs, "f" * 32))
 
     def train(
@@ -78,6 +78,7 @@ class Workdir:
             "objective": {"kind": objective},
             "data": {"records": f"@{needs[0]}", "batch": batch, "lengths": [32, 64]},
             "length": {"steps": steps},
+            "evaluation": {"sets": {need: f"@{need}" for need in needs[1:]}},
         }
         folder = self.begin(stage, config)
         write_history(

@@ -225,6 +225,40 @@ def test_an_axis_may_mix_numbers_and_names_or_begin_at_0(tmp_path, scale):
     assert page.split('id="figures"')[1].split("</section>")[0].count("<figure") >= 2
 
 
+def test_a_line_that_lacks_its_first_place_does_not_reorder_the_axis():
+    spots = {x: lines.Spot(x, 1.0, None, None, str(x)) for x in ("a", 6, 2)}
+    drawn = [lines.Line("PF", 0, [spots[2]]), lines.Line("PD", 1, list(spots.values()))]
+    chart = lines.lines_chart(
+        "key", drawn, title="T", description="D", scale="category", order=("a", 6, "lost", 2),
+        x_label="x", y_label="y", width=400, height=200,
+    )  # fmt: skip
+    places = [float(found) for found in re.findall(r'cx="([\d.]+)"', chart)]
+    assert np.argsort(places[1:]).tolist() == [0, 1, 2]
+    assert places[0] == pytest.approx(places[3], abs=20)
+
+
+def test_cells_that_name_their_axes_in_another_order_are_one_group(tmp_path):
+    made = Workdir(tmp_path / "work")
+    asked = studies.fill(made, seeds=2)
+    studies.write(made, asked)
+    before = [len(group.results) for group in results_of(made).groups]
+    for cell in asked["cells"][::2]:
+        cell["axes"] = dict(reversed(cell["axes"].items()))
+    studies.write(made, asked)
+    assert [len(group.results) for group in results_of(made).groups] == before
+
+
+def test_a_claim_with_a_margin_shows_it_in_the_measures_unit(tmp_path):
+    made = Workdir(tmp_path / "work")
+    asked = studies.fill(made, seeds=2)
+    asked["claims"] = [{**asked["claims"][0], "near": 0.25}]
+    studies.write(made, asked)
+    found = results_of(made)
+    assert f"{asked['claims'][0]['text']} (within 25.00 points)" in study_text.as_text(found)
+    assert "(within 25.00 points)" in write_report(made.root, made.name).read_text()
+    assert list(study_text.as_json(found)["claims"][0]["by"]) == [ACCURACY]
+
+
 @pytest.mark.parametrize("scale", ["linear", "log"])
 def test_names_follow_the_numbers_of_their_axis(scale):
     spots = [lines.Spot(x, 1.0, None, None, str(x)) for x in (3, "all", 0, 20, "none")]

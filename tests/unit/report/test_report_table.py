@@ -23,6 +23,23 @@ def test_seconds_with_inputs_count_every_needed_stage_once(workdir: Any) -> None
     assert rows["PD-F"].chain_seconds == pytest.approx(pd + 9.2)
 
 
+def test_a_folder_that_another_pipeline_made_has_the_inputs_of_this_one(workdir: Any) -> None:
+    path = workdir.root / "pipelines" / f"{workdir.name}.json"
+    content = json.loads(path.read_text())
+    whole = {row.label: row.chain_seconds for row in make(workdir).rows}
+    made = {
+        name: json.loads((workdir.folder(name) / "config.json").read_text())
+        for name in workdir.stages
+    }
+    # The same folders, where this pipeline calls the pre-training otherwise.
+    renamed = json.loads(json.dumps(made).replace('"@pretrain"', '"@base"'))
+    stages = {**content["stages"], "base": content["stages"]["pretrain"]}
+    content |= {"stages": stages, "config": {"stages": {**renamed, "base": made["pretrain"]}}}
+    del content["stages"]["pretrain"]
+    path.write_text(json.dumps(content))
+    assert {row.label: row.chain_seconds for row in make(workdir).rows} == pytest.approx(whole)
+
+
 def test_rows_carry_sizes_and_intervals(workdir: Any) -> None:
     row = make(workdir).rows[3]
     assert (row.label, row.size, row.parameters, row.steps) == ("PD", "L2_H128", 4_386_178, 900)

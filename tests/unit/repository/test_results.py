@@ -18,6 +18,14 @@ def test_the_page_says_what_the_json_says():
     assert page.PAGE.read_text(encoding="utf-8") == page.page(), "run python results/page.py"
 
 
+def test_a_claim_by_the_first_measure_alone_leaves_the_others_open():
+    page = load_page()
+    judged = {"over_seeds": {"mean": 0.01, "interval": None, "seeds": 1}, "verdict": "holds"}
+    claim = {"claim": "flat", "verdict": "holds", "by": {"test/accuracy": judged}}
+    study = {"measures": ["test/accuracy", "test/kl"], "claims": [claim]}
+    assert "| flat | holds | +1.00 holds | \N{EN DASH} |" in list(page._claims(study))
+
+
 def test_every_study_has_its_report_beside():
     studies = sorted((ROOT / "results").glob("*/*.json"))
     assert studies

@@ -15,6 +15,8 @@ def test_long_changes_what_is_not_named_and_smoke_makes_it_small():
     assert (plain["distill"], plain["teachers"], plain["vocabulary"]) == (300, 1, 4_096)
     assert (long["distill"], long["teachers"], long["vocabulary"]) == (77, 4, 16_384)
     assert (both["distill"], both["teachers"], both["finetune"]) == (2, 4, 5)
+    spaced = arguments.read("long, distill=77, vocabulary=5", vocabulary=1)
+    assert (spaced["distill"], spaced["vocabulary"], spaced["teachers"]) == (77, 5, 4)
     assert (plain["size"], long["size"], both["size"]) == ("L4_H256", "L4_H256", "L2_H32")
     with pytest.raises(ValueError, match="config argument 'lnog' is unknown"):
         arguments.read("lnog")
