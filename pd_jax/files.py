@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import secrets
@@ -27,6 +28,7 @@ DIGEST_BYTES = 16
 _CHUNK = 1 << 20
 _NO_NAME = re.compile("[\0\r\n\ud800-\udc7f\udd00-\udfff]")
 """What no name of a file has: line ends, and surrogates that stand for no byte of it."""
+_DIGEST = re.compile(f"[0-9a-f]{{{2 * DIGEST_BYTES}}}")
 _SETTLED_SECONDS = 5.0
 _PROCESS = secrets.token_hex(4)
 """Processes of two machines, or containers, that share a disk may have the same number."""
@@ -297,11 +299,19 @@ def _state(path: str) -> list[float]:
     return [status.st_size, status.st_mtime, status.st_ctime_ns, status.st_ino]
 
 
+def _is_known(entry: Any) -> bool:
+    """Returns whether a value is a file's state, some finite numbers, and a digest."""
+    if not isinstance(entry, list) or not entry:
+        return False
+    *state, digest = entry
+    whole = isinstance(digest, str) and _DIGEST.fullmatch(digest) is not None
+    return whole and all(type(it) in (int, float) and math.isfinite(it) for it in state)
+
+
 def _known_digests(path: epath.Path, error: type[PdError]) -> dict[str, list]:
     """Returns the content of a digest cache: path -> a file's state, and its digest."""
     found = read_object(path, error)
     for name, known in found.items():
-        whole = isinstance(known, list) and [*map(type, known[-1:])] == [str]
-        if not whole or not {*map(type, known[:-1])} <= {int, float} or _NO_NAME.search(name):
+        if not _is_known(known) or _NO_NAME.search(name):
             raise error(f"{path} is damaged or was edited; remove it to read all files again")
     return found

@@ -81,6 +81,6 @@ def _files(reference: str) -> list[epath.Path]:
 def _known_references(path: epath.Path) -> dict[str, str]:
     """Returns the content of `references.json`: reference -> digest."""
     found = files.read_object(path, StageError)
-    if not all(isinstance(digest, str) for digest in found.values()):
+    if not all(isinstance(digest, str) and digest.isascii() for digest in found.values()):
         raise StageError(f"{path} is damaged or was edited; remove it to read all files again")
     return found

@@ -1,12 +1,11 @@
 """Runs a pipeline: its stages in order, each in a folder named after its inputs.
 
 Equal stages are run once, even across pipelines (`planning.py`); `done.json`, written last, marks a
-folder as complete.
+folder as complete (`execution.py`).
 """
 
 import contextlib
 import functools
-import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,17 +15,14 @@ import numpy as np
 from etils import epath
 
 from pd_jax import config as config_lib
-from pd_jax import files, locks, record, versions
+from pd_jax import execution, files, locks, record, versions
 from pd_jax import jobs as jobs_lib
 from pd_jax.config import reading
 from pd_jax.errors import DivergenceError, LockError, PdError, StageError, no_space
 from pd_jax.parallel import distributed
-from pd_jax.planning import Planned, check_names, check_unchanged, located, plan, vmap_groups
-from pd_jax.stages.context import OUTPUT, Context, Done
+from pd_jax.planning import Planned, check_names, located, plan, vmap_groups
 from pd_jax.stages.declared import check_labels
-from pd_jax.stages.faults import with_remedy
 from pd_jax.stages.foreseen import check_stages
-from pd_jax.stages.runners import carry_out
 
 
 def run(
@@ -224,7 +220,7 @@ def _run_group(
             _explain_change(item, workdir, say)
             if distributed.is_writer():
                 files.remove_partial(item.folder)
-        made = iter(_run_with_remedies(left, inputs, run_config, workdir))
+        made = iter(execution.run_with_remedies(left, inputs, run_config, workdir))
         found: list[tuple[Planned, dict[str, Any]] | Exception] = []
         for item in items:
             if item.name in finished:
@@ -233,99 +229,6 @@ def _run_group(
                 done = next(made)
             found.append(done if isinstance(done, Exception) else (item, done))
         return found
-
-
-def _run_with_remedies(
-    items: Sequence[Planned],
-    inputs: Mapping[str, Planned],
-    run_config: config_lib.Run,
-    workdir: epath.Path,
-) -> list[dict[str, Any] | Exception]:
-    """Returns what `run_stages` does; a lack of space or memory gets a message with its remedy."""
-    try:
-        found = run_stages(items, inputs, run_config, workdir) if items else []
-    except Exception as fault:
-        found = [fault] * len(items)
-    made = [source.folder for source in inputs.values()]
-    return [
-        with_remedy(one, item.name, item.stage, item.folder, inputs=made)
-        if isinstance(one, Exception)
-        else one
-        for item, one in zip(items, found, strict=True)
-    ]
-
-
-def run_stages(
-    items: Sequence[Planned],
-    planned: Mapping[str, Planned],
-    run_config: config_lib.Run,
-    workdir: epath.Path,
-) -> list[dict[str, Any] | Exception]:
-    """Runs one stage whose inputs are done, or several in one program, marks each as done, and
-    returns the content of its `done.json`, or the fault that ended it.
-    """
-
-    def path(reference: str, _: Any) -> str:
-        if not reference.startswith("@"):
-            return reference
-        source, _, inside = reference[1:].partition("/")
-        output = planned[source].folder / OUTPUT[planned[source].stage.kind]
-        return str(output / inside) if inside else str(output)
-
-    _check_unchanged(items, planned, workdir)
-    resolved = [reading.map_references(item.stage, path) for item in items]
-    contexts = [Context(item.name, item.folder, run_config) for item in items]
-    if distributed.is_writer():
-        for item in items:
-            item.folder.mkdir(parents=True, exist_ok=True)
-            files.write_json(item.folder / "config.json", reading.to_json(item.stage))
-            files.write_json(item.folder / "versions.json", versions.versions())
-    begin = time.monotonic()
-    ended = carry_out(resolved, contexts)
-    _check_unchanged(items, planned, workdir)
-    seconds = (time.monotonic() - begin) / len(items)
-    return [
-        done if isinstance(done, Exception) else _mark_done(item, done, planned, seconds)
-        for item, done in zip(items, ended, strict=True)
-    ]
-
-
-def _check_unchanged(
-    items: Sequence[Planned], planned: Mapping[str, Planned], workdir: epath.Path
-) -> None:
-    with distributed.all_or_none("comparing what the stages read"):
-        for item in items:
-            check_unchanged(item, planned, workdir)
-
-
-def _mark_done(
-    item: Planned, done: Done, planned: Mapping[str, Planned], seconds: float
-) -> dict[str, Any]:
-    """Writes a stage's `done.json`, removes what only an unfinished stage needs, and returns the
-    content of `done.json`.
-    """
-    found = {
-        "stage": item.name,
-        "kind": item.stage.kind,
-        "fingerprint": item.fingerprint,
-        "seconds": round(done.seconds if done.seconds is not None else seconds, 3),
-        "steps": done.steps,
-        "examples": done.examples,
-        "parameters": done.parameters,
-        "megabytes": done.megabytes,
-        "metrics": dict(done.metrics),
-        "inputs": {name: planned[name].fingerprint for name in item.inputs},
-        "outputs": dict(done.outputs),
-        "utilisation": dict(done.utilisation),
-    }
-    if distributed.is_writer():
-        files.write_json(item.folder / "done.json", found)
-        # Only now: a stage killed before this needs the weights that its checkpoint names.
-        for folder in done.scratch:
-            if folder.exists():
-                folder.rmtree()
-    distributed.barrier(f"done {item.fingerprint}")
-    return found
 
 
 def _one_writer(

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from pd_jax.config.kinds import frozen, require
+from pd_jax.errors import did_you_mean
 
 AxisValue = str | int | float
 
@@ -119,6 +120,15 @@ class Study:
         places = [tuple(sorted(cell.axes.items())) for cell in self.cells]
         twice = [place for place in places if places.count(place) > 1]
         require(not twice, f"two cells are at {dict(twice[0]) if twice else ''}")
+        known = {name for cell in self.cells for name in cell.axes}
+        known |= {"layers", "hidden"} if "size" in known else set()
+        for figure in self.figures:
+            for axis in (figure.x, figure.panels or figure.x):
+                require(
+                    axis in known,
+                    f"figure {figure.title!r} names the axis {axis!r}, on which no cell has a "
+                    f"place{did_you_mean(axis, known)}",
+                )
         for claim in self.claims:
             for term in (term for contrast in claim.contrasts for term in contrast.terms):
                 require(

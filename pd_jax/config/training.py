@@ -232,6 +232,10 @@ class Data:
             len(self.weights) in (0, len(records)), "weights must name one number for each dataset"
         )
         require(
+            not self.weights or min(self.weights) >= 0 < max(self.weights),
+            "weights must be 0 or more, and at least one above 0",
+        )
+        require(
             len(logits) % len(records) == 0,
             f"logits must name as many stores for each of the {len(records)} datasets in records, "
             "those of the first dataset first",

@@ -1,6 +1,7 @@
 """Compares models on the same rows: the size, speed and scores of each."""
 
 import dataclasses
+import importlib.util
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -68,11 +69,21 @@ def devices() -> tuple[Any, ...]:
     return tuple(dict.fromkeys((jax.local_devices()[0], programs.host_device())))
 
 
-def runners(model: hf.SavedModel, wanted: Iterable[str]) -> Iterator[Runner]:
-    """Yields a classifier in each wanted program; jax once for the accelerator, once for the CPU.
+def check_programs(wanted: Iterable[str]) -> None:
+    """Raises ConfigError where ONNX is wanted, and onnx or onnxruntime is not installed."""
+    packages = ("onnx", "onnxruntime")
+    for name in wanted:
+        lacking = [package for package in packages if importlib.util.find_spec(package) is None]
+        if name != "jax" and lacking:
+            raise ConfigError(
+                f"program {name!r} needs {' and '.join(lacking)}; pip install 'pd_jax[export]', or "
+                "leave it out of programs"
+            )
 
-    Raises:
-      ConfigError: ONNX is wanted, and onnx or onnxruntime is not installed.
+
+def runners(model: hf.SavedModel, wanted: Iterable[str]) -> Iterator[Runner]:
+    """Yields a classifier in each wanted program (`check_programs`); jax once for the accelerator,
+    once for the CPU.
     """
     config, params = model.config, model.params
     weights = 4e-6 * sum(leaf.size for leaf in layout.flatten(params).values())
@@ -86,11 +97,7 @@ def runners(model: hf.SavedModel, wanted: Iterable[str]) -> Iterator[Runner]:
         exact = exact or onnx_graph.build(config, params).SerializeToString()
         content = onnx_graph.quantise(exact) if name == "onnx_int8" else exact
         run = programs.onnx_program(content)
-        if run is None:
-            raise ConfigError(
-                f"program {name!r} needs onnxruntime; pip install 'pd_jax[export]', or leave it "
-                "out of programs"
-            )
+        assert run is not None, "check_programs ensures it"
         yield Runner(name, "cpu", len(content) / 1e6, run)
 
 

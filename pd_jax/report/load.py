@@ -42,9 +42,9 @@ class Done(_Record):
 
     kind: str
     seconds: pydantic.FiniteFloat
-    steps: int | None = None
-    examples: int | None = None
-    parameters: int | None = None
+    steps: pydantic.NonNegativeInt | None = None
+    examples: pydantic.NonNegativeInt | None = None
+    parameters: pydantic.NonNegativeInt | None = None
     megabytes: pydantic.FiniteFloat | None = None
     metrics: Mapping[str, float | None] = {}
     inputs: Mapping[str, str] = {}

@@ -1,14 +1,15 @@
 """Compares teacher and students: a table of each model's cost and scores, as JSON."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pd_jax import config as config_lib
 from pd_jax import files
 from pd_jax.data.feed.batches import evaluation_batches
 from pd_jax.data.records.dataset import Dataset
 from pd_jax.errors import ConfigError, RecordsError
-from pd_jax.evaluation.compare import Measured, compare, devices
+from pd_jax.evaluation.compare import Measured, check_programs, compare, devices
+from pd_jax.models.weights import hf
 from pd_jax.progress import Progress
 from pd_jax.stages.context import Context, Done
 from pd_jax.stages.predict import check_pairs, load_classifier, output_names
@@ -18,43 +19,31 @@ FILE = "comparison.json"
 
 def run_compare(stage: config_lib.CompareStage, context: Context) -> Done:
     """Measures the models on this process's devices and writes `comparison/comparison.json`."""
-    found = [measured.as_json() for measured in compare_models(stage)]
+    found = [measured.as_json() for measured in compare_models(stage, warn=context.warn)]
     output = context.output("compare")
     files.write_json(output / FILE, {"models": found})
     return Done(outputs={"table": f"{output.name}/{FILE}", "models": found})
 
 
-def compare_models(stage: config_lib.CompareStage) -> Sequence[Measured]:
-    """Returns every model of the stage in every program that the stage names, in order.
+def compare_models(
+    stage: config_lib.CompareStage, *, warn: Callable[[str], None]
+) -> Sequence[Measured]:
+    """Returns every model of the stage in every program that the stage names, in order; `warn` is
+    called with a sentence on rows that are cut.
 
     Raises:
       ConfigError: a model cannot read texts of this length or pairs, or a program is not installed.
       RecordsError: the records have no labels.
       WeightsError: a model is of another task or vocabulary.
     """
+    check_programs(stage.programs)
     dataset = Dataset.open(stage.records)
     manifest = dataset.manifest
     if manifest.task is None:
         raise RecordsError(f"{dataset.folder} has no labels; compare models on a labelled set")
-    models = {}
-    for item in stage.models:
-        models[item.name], tokenizer = load_classifier(item.model)
-        if tokenizer.fingerprint != manifest.tokenizer.fingerprint:
-            raise ConfigError(
-                f"{item.name} ({item.model}) and records {dataset.folder} have different "
-                "vocabularies; build the records with the models' tokenizer"
-            )
-        positions = models[item.name].config.positions
-        if stage.lengths[-1] > positions:
-            raise ConfigError(
-                f"{item.name} can read {positions} tokens, but rows are cut at "
-                f"{stage.lengths[-1]}; cut them at {positions} or fewer"
-            )
-        check_pairs(models[item.name], pairs=manifest.pairs, name=item.name)
-        if item.labels:
-            named = output_names(item.name, item.labels, models[item.name].labels)
-            models[item.name] = dataclasses.replace(models[item.name], labels=named)
-
+    if told := dataset.cut_at(stage.lengths[-1]):
+        warn(told)
+    models = {item.name: _load(item, dataset, stage.lengths[-1]) for item in stage.models}
     runs = len(stage.programs) + ("jax" in stage.programs) * (len(devices()) - 1)
     total = len(dataset) * len(models) * runs
     with Progress("comparing", total, unit="rows") as progress:
@@ -72,3 +61,24 @@ def compare_models(stage: config_lib.CompareStage) -> Sequence[Measured]:
                 advance=advance,
             )
         )
+
+
+def _load(item: config_lib.Compared, dataset: Dataset, longest: int) -> hf.SavedModel:
+    """Returns a model that can read a dataset's rows, cut at `longest` tokens."""
+    manifest = dataset.manifest
+    model, tokenizer = load_classifier(item.model)
+    if tokenizer.fingerprint != manifest.tokenizer.fingerprint:
+        raise ConfigError(
+            f"{item.name} ({item.model}) and records {dataset.folder} have different vocabularies; "
+            "build the records with the models' tokenizer"
+        )
+    positions = model.config.positions
+    if longest > positions:
+        raise ConfigError(
+            f"{item.name} can read {positions} tokens, but rows are cut at {longest}; cut them at "
+            f"{positions} or fewer"
+        )
+    check_pairs(model, pairs=manifest.pairs, name=item.name)
+    if not item.labels:
+        return model
+    return dataclasses.replace(model, labels=output_names(item.name, item.labels, model.labels))

@@ -8,6 +8,7 @@ from etils import epath
 
 from pd_jax import config as config_lib
 from pd_jax.errors import ConfigError
+from pd_jax.evaluation.compare import check_programs
 from pd_jax.models import sizes
 from pd_jax.models.initialise import check_heads as check_source_heads
 from pd_jax.models.weights import hf
@@ -32,10 +33,13 @@ def _check_stage(pipeline: config_lib.Pipeline, name: str, *, on_devices: bool) 
     stage = pipeline.stages[name]
     if isinstance(stage, config_lib.LabelStage):
         _check_teacher(stage)
+    if isinstance(stage, config_lib.CompareStage):
+        check_programs(stage.programs)
     if not isinstance(stage, config_lib.TrainStage):
         return
     shape = sizes.bert_config(stage.model, vocab_size=1)
     _check_logits(pipeline, name, stage)
+    _check_rows(pipeline, name, stage)
     if stage.init.source and _is_bert(stage.init.source):
         check_source_heads(hf.load_config(stage.init.source), shape)
     if on_devices:
@@ -59,6 +63,23 @@ def _is_bert(source: str) -> bool:
     """Returns whether a reference is a folder in Hugging Face's format with a BERT."""
     path = epath.Path(source) / hf.CONFIG_FILE
     return not source.startswith("@") and path.exists() and hf.is_bert(source)
+
+
+def _check_rows(pipeline: config_lib.Pipeline, name: str, stage: config_lib.TrainStage) -> None:
+    """Raises ConfigError where `data.rows` asks for more than a dataset's sources are read for."""
+    wanted = stage.data.rows or 0
+    for reference in config_lib.several(stage.data.records):
+        built = pipeline.stages.get(reference.removeprefix("@"))
+        if not isinstance(built, config_lib.RecordsStage):
+            continue
+        sources = built.source if isinstance(built.source, tuple) else (built.source,)
+        limits = [source.rows for source in sources]
+        most = sum(limit for limit in limits if limit is not None)
+        if built.examples.layout == "rows" and None not in limits and most < wanted:
+            raise ConfigError(
+                f"stages.{name}.data.rows={wanted} asks for more rows than {reference} "
+                f"reads ({most}, its source.rows); lower the one or raise the other"
+            )
 
 
 def _check_logits(pipeline: config_lib.Pipeline, name: str, stage: config_lib.TrainStage) -> None:

@@ -71,6 +71,7 @@ def load_classifier(folder: str) -> tuple[hf.SavedModel, Tokenizer]:
         )
     outputs = model.params["classifier"]["bias"].shape[0]
     task, labels = _as_transformers(model.task, model.labels, outputs)
+    check_values(folder, task, outputs)
     return hf.SavedModel(model.config, model.params, labels, task, model.fingerprint), tokenizer
 
 
@@ -98,7 +99,17 @@ def declared_task(folder: epath.Path) -> tuple[str, tuple[str, ...]]:
     head = {"classifier": {"bias": np.zeros(outputs)}}
     labels, task = hf_config.labels_from(values, head, path)
     task, labels = _as_transformers(task, labels, outputs)
+    check_values(str(folder), task, outputs)
     return task, () if task == "regression" else labels
+
+
+def check_values(model: str, task: str, outputs: int) -> None:
+    """Raises WeightsError where a regression gives several values: a task has one."""
+    if task == "regression" and outputs > 1:
+        raise WeightsError(
+            f"{model} gives {outputs} values of a regression, and one can be learnt; correct "
+            "problem_type in its config.json, or name a model with one output"
+        )
 
 
 def output_names(model: str, labels: tuple[str, ...], own: tuple[str, ...]) -> tuple[str, ...]:
@@ -192,9 +203,12 @@ def predict_rows(
     batch: int = 64,
     max_length: int | None = None,
     dtype: str = "float32",
+    cut: Callable[[int], None] = lambda count: None,
 ) -> Iterator[Predicted]:
     """Returns windows of the rows with their logits, as `make_predict_rows` yields them."""
-    predict = make_predict_rows(model, tokenizer, batch=batch, max_length=max_length, dtype=dtype)
+    predict = make_predict_rows(
+        model, tokenizer, batch=batch, max_length=max_length, dtype=dtype, cut=cut
+    )
     return predict(rows)
 
 

@@ -22,7 +22,7 @@ def run_tokenizer(stage: config_lib.TokenizerStage, context: Context) -> Done:
     sources = stage.source if isinstance(stage.source, tuple) else (stage.source,)
     tokenizer = train_tokenizer((line for source in sources for line in sentences(source)), stage)
     tokenizer.save(context.output("tokenizer"))
-    if tokenizer.vocab_size < stage.vocab_size:
+    if tokenizer.vocab_size != stage.vocab_size:
         context.warn(
             f"the text gives {tokenizer.vocab_size:,} pieces, not vocab_size={stage.vocab_size:,}"
         )

@@ -86,7 +86,8 @@ def open_teacher(
         )
     if not hf.is_bert(stage.teacher):
         foreign = load_torch(stage.teacher, dtype=stage.dtype, length=stage.lengths[-1])
-        classifier = _described(stage, foreign, layers=foreign.layers, width=foreign.width)
+        layers, width = foreign.states() if stage.states else (0, 0)
+        classifier = _described(stage, foreign, layers=layers, width=width)
         return OpenedTeacher(classifier, _torch_answers(foreign, dataset, stage, cut))
     model, tokenizer = load_classifier(stage.teacher)
     check_positions(stage, model.config.positions)

@@ -15,6 +15,7 @@ from pd_jax.data.logits.logit_shards import Values
 from pd_jax.data.text.tables import Row
 from pd_jax.data.tokenizers import vocabulary
 from pd_jax.errors import ConfigError, WeightsError
+from pd_jax.stages.predict import check_values
 
 _TASKS = {
     "single_label_classification": "classification",
@@ -38,15 +39,20 @@ class TorchTeacher:
     fingerprint: str
     """Digest of all files in its folder, its tokenizer included."""
 
-    @property
-    def width(self) -> int:
-        """Numbers in a hidden state."""
-        return self.model.config.hidden_size
+    def states(self) -> tuple[int, int]:
+        """Returns the number of layers, each of which has states, and the numbers in a state.
 
-    @property
-    def layers(self) -> int:
-        """The number of layers, each of which has states."""
-        return self.model.config.num_hidden_layers
+        Raises:
+          ConfigError: where the architecture has no such states.
+        """
+        config = self.model.config.get_text_config()
+        layers = getattr(config, "num_hidden_layers", None)
+        width = getattr(config, "hidden_size", None)
+        if self.model.config.is_encoder_decoder or layers is None or width is None:
+            raise ConfigError(
+                f"a {type(self.model).__name__} gives no states of its layers; leave states out"
+            )
+        return layers, width
 
     def answers(
         self,
@@ -118,12 +124,20 @@ def load_torch(folder: epath.PathLike, *, dtype: str, length: int) -> TorchTeach
     model, tokenizer = _read(folder, dtype)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-        model.config.pad_token_id = tokenizer.pad_token_id
+    if tokenizer.pad_token_id is None:
+        raise WeightsError(
+            f"{folder} has a tokenizer without a padding token, which batches need; set pad_token "
+            "in its tokenizer_config.json"
+        )
+    # A decoder answers at a text's last token that is not padding, as its config knows padding.
+    for config in (model.config, model.config.get_text_config()):
+        config.pad_token_id = tokenizer.pad_token_id
     model = model.eval()
     _check_positions(folder, model, tokenizer, length)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     task = _TASKS.get(model.config.problem_type or "")
     task = task or ("regression" if model.config.num_labels == 1 else "classification")
+    check_values(str(folder), task, model.config.num_labels)
     labels = tuple(model.config.id2label.get(index) for index in range(model.config.num_labels))
     return TorchTeacher(
         model.to(device),
@@ -174,7 +188,7 @@ def _check_positions(folder: epath.Path, model: Any, tokenizer: Any, length: int
     """
     length = min(length, tokenizer.model_max_length)
     positions = getattr(model.config, "max_position_embeddings", None) or 0
-    fewest = positions - (model.config.pad_token_id or 0) - 1
+    fewest = positions - model.config.pad_token_id - 1
     counts = [count for count in (positions, fewest) if 0 < count < length]
     if not counts or _can_read(model, tokenizer, length):
         return

@@ -92,6 +92,10 @@ def _open(stage: config_lib.TrainStage, context: Context, mesh: Mesh) -> "_Work"
         open_sets(paths, stage.evaluation.logits, material, stage.data)
         for paths in (stage.evaluation.sets, stage.evaluation.final)
     )
+    scored = (one.dataset for one in (*sets.values(), *final.values()))
+    for dataset in (*material.datasets, *scored):
+        if told := dataset.cut_at(stage.data.lengths[-1]):
+            context.warn(told)
     shape = sizes.bert_config(
         stage.model, vocab_size=material.tokenizer.vocab_size, compute=stage.compute
     )

@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--exclude-text-column", metavar="NAME", help="their text column (default: the input's)")
     add("--exclude-pair-column", metavar="NAME", help="their column of second texts")
     add("--shards", type=int, help="number of files (default: one for each 8 MB of text)")
-    add("--workers", type=int, help="processes (default: all cores)")
+    add("--workers", type=options.at_least(1), help="processes (default: all cores)")
     add("--beam", nargs="+", metavar="KEY=VALUE", help="build on Apache Beam, with these options")
     add("--shard", type=int, metavar="I", help="make part I, from 0, of the N of --of")
     add("--of", type=int, metavar="N", help="number of parts")

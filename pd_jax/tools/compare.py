@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from pd_jax import config as config_lib
 from pd_jax import files
 from pd_jax.compilation import use_cache
+from pd_jax.data.records.dataset import Dataset
 from pd_jax.errors import ConfigError
+from pd_jax.models.weights import hf
 from pd_jax.report import models
 from pd_jax.stages.compare import compare_models
 from pd_jax.tools import command, options
@@ -24,6 +26,7 @@ _PROGRAMS = ("jax", "onnx", "onnx_int8")
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 after every model was measured."""
     arguments = _parser().parse_args(argv)
+    options.check_output(arguments.output)
     use_cache()
     with options.faults():
         stage = config_lib.CompareStage(
@@ -31,10 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             records=arguments.records,
             programs=tuple(arguments.programs),
             batch=arguments.batch,
-            lengths=tuple(sorted(set(arguments.lengths))),
+            lengths=tuple(sorted(set(arguments.lengths or _lengths(arguments)))),
         )
     print(f"comparing {len(stage.models)} models on {arguments.records}", file=sys.stderr)
-    found = [measured.as_json() for measured in compare_models(stage)]
+    found = [measured.as_json() for measured in compare_models(stage, warn=_warn)]
     print(models.comparison_grid("", [models.Compared.model_validate(it) for it in found]).text())
     if arguments.output:
         files.write_json(arguments.output, {"models": found})
@@ -82,18 +85,26 @@ def _parser() -> argparse.ArgumentParser:
         "--lengths",
         type=options.at_least(8),
         nargs="+",
-        default=[32, 64, 128],
-        help="padded lengths a batch may have (default: 32 64 128)",
+        help="padded lengths a batch may have; rows longer than the last are cut (default: up to "
+        "the longest row, or to what every model can read)",
     )
     return parser
 
 
+def _lengths(arguments: argparse.Namespace) -> tuple[int, ...]:
+    folders = [folder for _, folder in map(_folder, arguments.model)]
+    positions = min(hf.load_config(folder).positions for folder in folders)
+    longest = int(Dataset.open(arguments.records).lengths.max(initial=1))
+    return options.padded_lengths(min(longest, positions))
+
+
+def _folder(given: str) -> tuple[str, str]:
+    return options.named(given, option="--model", write="NAME=FOLDER, such as Teacher=models/base")
+
+
 def _models(models: Sequence[str], labels: Sequence[str]) -> tuple[config_lib.Compared, ...]:
     """Returns the models of --model, with the names of --labels for their outputs."""
-    folders = [
-        options.named(given, option="--model", write="NAME=FOLDER, such as Teacher=models/base")
-        for given in models
-    ]
+    folders = list(map(_folder, models))
     named = dict(
         options.named(given, option="--labels", write="NAME=LABEL,LABEL, such as Teacher=no,yes")
         for given in labels
@@ -106,6 +117,10 @@ def _models(models: Sequence[str], labels: Sequence[str]) -> tuple[config_lib.Co
         )
         for name, folder in folders
     )
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ from etils import epath
 
 from pd_jax import config as config_lib
 from pd_jax.stages.export import export_model
-from pd_jax.tools import command
+from pd_jax.tools import command, options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 after the model was written and compared."""
     arguments = _parser().parse_args(argv)
     output = epath.Path(arguments.output)
+    options.check_apart(arguments.model, output)
     stage = config_lib.ExportStage(
         model=arguments.model,
         format=arguments.format,

@@ -24,7 +24,7 @@ from pd_jax.errors import ConfigError, SourceError, did_you_mean
 from pd_jax.evaluation import glue
 from pd_jax.models.weights import hf
 from pd_jax.progress import Progress
-from pd_jax.stages.predict import load_classifier, predict_rows
+from pd_jax.stages.predict import check_pairs, load_classifier, predict_rows
 from pd_jax.tools import command, options
 
 
@@ -38,12 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"no model for {', '.join(missing)}; name one for each as --model TASK=FOLDER, or add "
             "--fill to write one constant answer"
         )
+    options.check_output(arguments.output)
     keep_memory()
     use_cache()
     wanted = {name: item for name, item in glue.TEST_SETS.items() if item.task in models}
     classifiers = {task: load_classifier(path) for task, path in models.items()}
     for test_set in wanted.values():
-        _check(test_set, classifiers[test_set.task][0])
+        _check(test_set, classifiers[test_set.task][0], models[test_set.task])
     rows = {name: _rows(epath.Path(arguments.data), item) for name, item in wanted.items()}
     print(f"answering {', '.join(rows)} with {len(models)} models", flush=True)
     answers = {
@@ -103,8 +104,11 @@ def _models(given: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _check(test_set: glue.TestSet, model: hf.SavedModel) -> None:
-    """Raises WeightsError where a model cannot answer, before others have done their work."""
+def _check(test_set: glue.TestSet, model: hf.SavedModel, folder: str) -> None:
+    """Raises WeightsError, or for pairs ConfigError, where a model cannot answer, before others
+    have done their work.
+    """
+    check_pairs(model, pairs=test_set.pair is not None, name=folder)
     outputs = model.params["classifier"]["bias"].shape[0]
     test_set.predictions(np.zeros((0, outputs)), model.labels)
 

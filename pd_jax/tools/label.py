@@ -29,8 +29,8 @@ from pd_jax.stages.label import label
 from pd_jax.stages.teachers import reads_tokens
 from pd_jax.tools import command, options
 
-_PADDED = (32, 64, 128, 256, 512)
-"""Padded lengths: each is compiled once, and batches of short rows use the shorter ones."""
+_LONGEST = 512
+"""Tokens to which texts are cut for a teacher that does not say how many it can read."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,12 +91,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         stage = _stage(args, lengths)
     if distributed.is_writer():
         print(f"labelling {len(dataset):,} rows of {args.records} with {args.teacher}", flush=True)
-        longer = int((dataset.lengths > lengths[-1]).sum()) if own else 0
-        if longer:
-            warning = (
-                f"warning: {longer:,} rows are longer than {lengths[-1]} tokens and are cut there"
-            )
-            print(warning, file=sys.stderr, flush=True)
     mesh = make_mesh(config_lib.Mesh())
     one_writer = locks.held(
         f"{args.output}/.lock",
@@ -120,13 +114,13 @@ def _lengths(longest: int | None, teacher: str) -> tuple[int, ...]:
     declared = files.read_object(path, WeightsError) if path.exists() else {}
     positions = declared.get("max_position_embeddings")
     if not isinstance(positions, int) or positions < 1:
-        longest = longest or _PADDED[-1]
+        longest = longest or _LONGEST
     elif longest is None:
         # RoBERTa's positions begin behind its padding's id: of its 514, 512 can be read.
         longest = positions // 8 * 8 or positions
     else:
         longest = min(longest, positions)
-    return (*(length for length in _PADDED if length < longest), longest)
+    return options.padded_lengths(longest)
 
 
 def _stage(args: argparse.Namespace, lengths: tuple[int, ...]) -> config_lib.LabelStage:

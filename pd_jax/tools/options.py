@@ -1,13 +1,18 @@
 """Options that several commands share, and reports of wrong options in one sentence."""
 
 import argparse
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pydantic
+from etils import epath
 
 from pd_jax import config
 from pd_jax.errors import ConfigError
+
+_PADDED = (32, 64, 128, 256, 512)
+"""Padded lengths: each is compiled once, and batches of short rows use the shorter ones."""
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +64,32 @@ def numbers(smallest: int) -> Callable[[str], tuple[int, ...]]:
         return tuple(number(part) for part in given.split(",")) if given else ()
 
     return several
+
+
+def check_output(path: str | None, *, option: str = "--output") -> None:
+    """Makes the folder of a file that a command will write at its end; raises ConfigError where the
+    file could not be written, before any work.
+    """
+    if path is None:
+        return
+    if epath.Path(path).is_dir():
+        raise ConfigError(f"{option}={path} is a folder; name a file in it")
+    try:
+        epath.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise ConfigError(f"{option}={path}: {fault.strerror}; name another place") from None
+
+
+def check_apart(source: epath.PathLike, output: epath.PathLike) -> None:
+    """Raises ConfigError where a model would be written over the folder that it is read from."""
+    first, second = (os.path.realpath(os.fspath(folder)) for folder in (source, output))
+    if first == second:
+        raise ConfigError(f"--output={output} is the model that is read; name another folder")
+
+
+def padded_lengths(longest: int) -> tuple[int, ...]:
+    """Returns padded lengths for rows of up to `longest` tokens."""
+    return (*(length for length in _PADDED if length < longest), longest)
 
 
 def named(given: str, *, option: str, write: str) -> tuple[str, str]:

@@ -66,6 +66,7 @@ class Place:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 when every stage was planned and fits, 1 when one does not fit."""
     arguments = _parser().parse_args(argv)
+    options.check_output(arguments.json, option="--json")
     run, requests = _requests(arguments)
     place = _place(arguments, run)
     print(f"planning {len(requests)} steps for {place.name}", file=sys.stderr, flush=True)
@@ -87,11 +88,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _plan(request: Request, place: Place, arguments: argparse.Namespace) -> Plan:
     """Returns the figures of one stage."""
     stage, facts = request.stage, request.facts
-    if stage.data.packing > 1:
-        raise ConfigError(
-            f"{request.name}: the number of rows with data.packing={stage.data.packing} depends on "
-            "the texts; plan the padded batch with data.packing=1"
-        )
     assert facts.vocabulary is not None, "_completed ensures it"
     shape = sizes.bert_config(stage.model, vocab_size=facts.vocabulary.size, compute=stage.compute)
     rows, length = stage.data.batch, stage.data.lengths[-1]
@@ -165,7 +161,11 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--topology", help="v5e:16x16, v4:16x16x16, h100:1, a100:2x8; else this machine"
     )
-    where.add_argument("--mesh", help="data,fsdp,tensor, -1 for the rest (default: the config's)")
+    where.add_argument(
+        "--mesh",
+        metavar="DATA,FSDP,TENSOR",
+        help="devices along each axis, -1 for the rest: --mesh=-1,4,1 (default: the config's)",
+    )
     where.add_argument("--abstract", action="store_true", help="lower only, without its compiler")
     where.add_argument("--price-per-chip-hour", type=float)
     parser.add_argument("--json", help="also write the figures to this file")
@@ -236,6 +236,11 @@ def _grid(arguments: argparse.Namespace) -> Iterator[Request]:
 
 def _completed(stage: config_lib.TrainStage, facts: Facts, arguments: argparse.Namespace) -> Facts:
     """Returns the facts, in which values from the command line take precedence."""
+    if stage.data.packing > 1:
+        raise ConfigError(
+            f"the number of rows with data.packing={stage.data.packing} depends on the texts; plan "
+            "the padded batch with --set stages.NAME.data.packing=1"
+        )
     if arguments.task:
         labels = tuple(map(str, range(arguments.labels)))
         facts = dataclasses.replace(facts, task=arguments.task, labels=labels, labelled=True)
@@ -264,9 +269,13 @@ def _load(name: str, changes: Sequence[str]) -> config_lib.Pipeline:
     sys.path.insert(0, "")  # configs import each other from the checkout's root
     try:
         spec.loader.exec_module(module)
+        config = module.get_config(argument) if argument else module.get_config()
+    except SyntaxError as fault:
+        raise ConfigError(f"{path}, line {fault.lineno}: {fault.msg}; correct the file") from None
+    except ValueError as fault:  # as configs refuse their arguments
+        raise ConfigError(f"--config={name}: {fault}") from None
     finally:
         sys.path.remove("")
-    config = module.get_config(argument) if argument else module.get_config()
     for change in changes:
         key, _, value = change.partition("=")
         try:
@@ -284,7 +293,8 @@ def _place(arguments: argparse.Namespace, run: config_lib.Run) -> Place:
             run = config_lib.Run(mesh=config_lib.Mesh(data=data, fsdp=fsdp, tensor=tensor))
         except ValueError:
             raise MeshError(
-                f"--mesh={arguments.mesh} is not a mesh; write data,fsdp,tensor, for example -1,4,1"
+                f"--mesh={arguments.mesh} is not a mesh; write --mesh=DATA,FSDP,TENSOR, such as "
+                "--mesh=-1,4,1"
             ) from None
     if not arguments.topology:
         mesh = mesh_lib.mesh_for(run)

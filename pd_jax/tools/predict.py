@@ -22,7 +22,6 @@ from pd_jax.allocation import keep_memory
 from pd_jax.compilation import use_cache
 from pd_jax.config import Source
 from pd_jax.data.text import corpora, tables
-from pd_jax.errors import SourceError
 from pd_jax.evaluation.scores import softmax
 from pd_jax.models.weights import hf
 from pd_jax.progress import Progress
@@ -38,6 +37,7 @@ _COUNTED_BYTES = 1 << 30
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 after a line was written for every text."""
     arguments = _parser().parse_args(argv)
+    options.check_output(arguments.output)
     keep_memory()
     use_cache()
     model, tokenizer = load_classifier(arguments.model)
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _output(arguments.output) as stream,
         Progress("labelling", total, unit="texts") as progress,
     ):
-        done = 0
+        done, cut = 0, list[int]()
         header, lines = _WRITERS[arguments.format](model, with_logits=arguments.logits)
         stream.write(header)
         predicted = predict_rows(
@@ -58,13 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             batch=arguments.batch,
             max_length=arguments.max_length,
             dtype=arguments.dtype,
+            cut=cut.append,
         )
         for rows, logits in predicted:
             stream.writelines(f"{line}\n" for line in lines(rows, logits))
             stream.flush()
             done += len(rows)
             progress.set(done)
-    print(f"labelled {done} texts: {where}", file=sys.stderr)
+    also = f", {longer} of them cut at the last token that fits" if (longer := sum(cut)) else ""
+    print(f"labelled {done} texts{also}: {where}", file=sys.stderr)
     return 0
 
 
@@ -205,10 +207,7 @@ def _output(path: str | None) -> Iterator[IO[str]]:
     if path is None:
         yield sys.stdout
         return
-    target = epath.Path(path)
-    if not target.parent.exists():
-        raise SourceError(f"{target.parent} does not exist; create the folder of --output first")
-    with files.replaced(target, "w") as stream:
+    with files.replaced(path, "w") as stream:
         yield stream
 
 

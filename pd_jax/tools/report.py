@@ -17,12 +17,14 @@ from etils import epath
 from pd_jax import files
 from pd_jax.errors import ReportError
 from pd_jax.report import load, study, study_text, table, write_report
-from pd_jax.tools import command
+from pd_jax.tools import command, options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 after the page was written."""
     arguments = _parser().parse_args(argv)
+    options.check_output(arguments.output)
+    options.check_output(arguments.json, option="--json")
     workdir = epath.Path(arguments.workdir)
     name = arguments.pipeline or _only_pipeline(workdir)
     pipeline = load.load_pipeline(workdir, name)

@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError("give --select N and --output FILE together")
     if arguments.select is not None and len(arguments.transfer) > 1:
         raise ConfigError("--select picks rows of one transfer set; name only one in --transfer")
+    options.check_output(arguments.output)
     with options.faults():
         labelled = config.Source(
             path=tuple(arguments.labelled),

@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sample_sentences=arguments.sample_sentences,
             seed=arguments.seed,
         )
+    vocabulary.check_empty_of_models(arguments.output)
     vocabulary.check_place(arguments.output)
     found = corpora.source_files(source)
     print(
@@ -52,9 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = unknown_share(tokenizer, watched)
     if unknown > _MUCH_UNKNOWN:
         print(_advice(unknown, stage), file=sys.stderr)
-    enough = tokenizer.vocab_size >= stage.vocab_size
+    fewer = tokenizer.vocab_size < stage.vocab_size
+    more = tokenizer.vocab_size > stage.vocab_size
+    why = ", all that the text gives" if fewer else ", as its letters need" if more else ""
     print(
-        f"{tokenizer.vocab_size:,} pieces{'' if enough else ', all that the text gives'}, trained"
+        f"{tokenizer.vocab_size:,} pieces{why}, trained"
         f" in {seconds:.1f} s, {unknown:.2%} of the text's tokens unknown: {arguments.output}"
     )
     return 0

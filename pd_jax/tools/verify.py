@@ -10,7 +10,8 @@ are computed again and compared. Exits with 0 where nothing is wrong, else with 
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from etils import epath
@@ -27,6 +28,7 @@ from pd_jax.progress import Progress
 from pd_jax.tools import command, options
 
 _SAMPLE_BATCH = 32
+_Read = TypeVar("_Read")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,16 +39,25 @@ def main(argv: Sequence[str] | None = None) -> int:
       LogitsError: where a store's dataset is not among those given.
     """
     arguments = _parser().parse_args(argv)
-    datasets = {epath.Path(folder): _manifest_of(folder) for folder in arguments.datasets}
-    damaged = {}
+    for folder in arguments.datasets:
+        _check_kind(epath.Path(folder), may_be_store=False)
+    for folder in arguments.logits:
+        _check_kind(epath.Path(folder), may_be_store=True)
+    datasets, unread = _opened(arguments.datasets, manifest.read)
+    stores, lost = _opened(arguments.logits, LogitStore.open)
+    damaged = dict.fromkeys(unread, 1)
+    of_stores = {
+        folder: _dataset_of(store, datasets, all_read=not unread)
+        for folder, store in stores.items()
+    }
     for folder, found in datasets.items():
         print(f"reading {folder}: {found.rows} rows in {len(found.shards)} shards", file=sys.stderr)
         damaged[folder] = _print_faults(_dataset_faults(folder, found, workers=arguments.workers))
-    wrong = 0
-    for folder in arguments.logits:
-        store, of = _open_store(epath.Path(folder), datasets)
-        if damaged[of]:
-            print(f"{folder} is left out: {of} has faults", file=sys.stderr)
+    wrong = len(lost)
+    for folder, store in stores.items():
+        of = of_stores[folder]
+        if of is None or damaged[of]:
+            print(f"{folder} is left out: its dataset has faults", file=sys.stderr)
         else:
             wrong += _print_faults(_store_faults(store, Dataset.open(of), arguments))
     if faults := sum(damaged.values()):
@@ -57,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if wrong:
         raise LogitsError(f"{wrong} faults; restore the files named above or label again")
     rows = sum(found.rows for found in datasets.values())
-    stores = f" and {len(arguments.logits)} logit stores" if arguments.logits else ""
-    print(f"no fault in {rows} rows of {len(datasets)} datasets{stores}: {arguments.datasets}")
+    also = f" and {len(stores)} logit stores" if stores else ""
+    print(f"no fault in {rows} rows of {len(datasets)} datasets{also}: {arguments.datasets}")
     return 0
 
 
@@ -115,28 +126,48 @@ def _dataset_faults(folder: epath.Path, found: Manifest, workers: int) -> Iterat
         )
 
 
-def _manifest_of(folder: str) -> Manifest:
-    """Returns a dataset's manifest; raises RecordsError, also where the folder is a logit store."""
-    path = epath.Path(folder) / manifest.FILE
-    found = files.read_json(path, RecordsError) if path.exists() else None
-    if isinstance(found, dict) and str(found.get("format")).startswith("pd_jax logits"):
+def _check_kind(folder: epath.Path, *, may_be_store: bool) -> None:
+    """Raises RecordsError where a folder has no manifest, or is a logit store and not a dataset."""
+    path = folder / manifest.FILE
+    if not path.exists():
+        raise RecordsError(f"{path} does not exist; name the folder of a finished build")
+    found = files.read_json(path, RecordsError)
+    stored = isinstance(found, dict) and str(found.get("format")).startswith("pd_jax logits")
+    if stored and not may_be_store:
         raise RecordsError(
             f"{folder} is a logit store, not a dataset; name its dataset here and the store after "
             "--logits"
         )
-    return manifest.read(folder)
 
 
-def _open_store(
-    folder: epath.Path, datasets: Mapping[epath.Path, Manifest]
-) -> tuple[LogitStore, epath.Path]:
-    """Returns a store and the folder of the dataset that it was made for."""
-    store = LogitStore.open(folder)
+def _opened(
+    folders: Sequence[str], read: Callable[[epath.Path], _Read]
+) -> tuple[dict[epath.Path, _Read], list[epath.Path]]:
+    """Returns what was read of each folder, and the folders where that failed, which it prints."""
+    found: dict[epath.Path, _Read] = {}
+    failed: list[epath.Path] = []
+    for folder in map(epath.Path, folders):
+        try:
+            found[folder] = read(folder)
+        except (RecordsError, LogitsError) as fault:
+            _print_faults(iter([str(fault)]))
+            failed.append(folder)
+    return found, failed
+
+
+def _dataset_of(
+    store: LogitStore, datasets: Mapping[epath.Path, Manifest], *, all_read: bool
+) -> epath.Path | None:
+    """Returns the folder of the dataset that a store was made for; None where that may be one that
+    could not be read.
+    """
     for path, found in datasets.items():
         if found.fingerprint == store.manifest.dataset:
-            return store, path
+            return path
+    if not all_read:
+        return None
     raise LogitsError(
-        f"{folder} was made for none of the datasets given; name the one with fingerprint"
+        f"{store.folder} was made for none of the datasets given; name the one with fingerprint"
         f" {store.manifest.dataset}"
     )
 

@@ -66,7 +66,7 @@ class Checkpoints:
                 preservation_policy=newest,
                 cleanup_tmp_directories=True,
             )
-        except ValueError as fault:  # of a checkpoint's own description
+        except (ValueError, TypeError, OverflowError) as fault:  # of a checkpoint's description
             raise CheckpointError(
                 f"the checkpoints in {folder} cannot be listed ({_first_line(fault)}); move the "
                 "newest one away and run the same command again"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from pd_jax import pipeline, planning
+from pd_jax import execution, pipeline, planning
 from pd_jax.config import reading
 from pd_jax.data.logits.store import LogitStore
 from pd_jax.data.records.dataset import Dataset
@@ -126,6 +126,18 @@ def test_a_second_run_does_nothing_and_says_so(finished):
     }
 
 
+def test_seconds_are_those_of_all_sessions(finished, tmp_path):
+    folder, _ = finished
+    shutil.copytree(folder / "work", tmp_path / "work")
+    (path,) = (tmp_path / "work" / "stages").glob("labels-*/done.json")
+    before = json.loads(path.read_text())["seconds"]
+    path.unlink()  # as a kill just before it was written would leave the stage
+    run(tmp_path, small_chain(folder / "text"))
+    assert json.loads(path.read_text())["seconds"] > before > 0
+    sessions = (path.parent / "sessions.jsonl").read_text().splitlines()
+    assert len(sessions) == 2
+
+
 def test_candidates_for_the_best_weights_are_gone_once_their_stage_is_done(finished):
     folder, _ = finished
     config = {**small_chain(folder / "text"), "name": "best", "report": {}}
@@ -186,7 +198,7 @@ def test_an_input_changed_in_the_middle_is_not_taken_for_the_planned_one(
         return ended
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "carry_out", changing)
+        patch.setattr(execution, "carry_out", changing)
         with pytest.raises(StageError, match="inputs of stage 'dev' have changed since this"):
             run(tmp_path, config)
     assert run(tmp_path, config)[0].endswith("2 stages, 1 done, 1 to run")

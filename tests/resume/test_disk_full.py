@@ -13,7 +13,7 @@ import jax
 import pytest
 from etils import epath
 
-from pd_jax import pipeline
+from pd_jax import execution, pipeline
 from pd_jax.config import reading
 from pd_jax.data.records import manifest
 from pd_jax.data.wire import tfrecord
@@ -246,7 +246,7 @@ def test_the_chain_on_a_disk_that_fills_up_goes_on_where_there_is_room(disk, tmp
     config = reading.pipeline_from(small_chain(tmp_path / "text"))
     workdir = epath.Path(disk / "work")
     record = disk / "work" / "pipelines" / "chain.json"
-    run_stages = pipeline.run_stages
+    run_stages = execution.run_stages
 
     def filling(items, *others):
         if items[0].name == "transfer":
@@ -254,7 +254,7 @@ def test_the_chain_on_a_disk_that_fills_up_goes_on_where_there_is_room(disk, tmp
         return run_stages(items, *others)
 
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "run_stages", filling)
+        patched.setattr(execution, "run_stages", filling)
         with pytest.raises(PdError, match="No space left .*(free some space|free space)"):
             pipeline.run(config, workdir, say=lambda line: None)
     json.loads(record.read_text())

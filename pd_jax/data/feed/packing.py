@@ -1,7 +1,8 @@
 """Packs several examples into a row: short texts then cost their own length, not the longest's.
 
 Packing changes where a batch's examples lie and nothing else: the examples of each step are those
-of the padded batch, each attends only to itself (`models/bert.py`), and so the losses are the same.
+of the padded batch, each attends only to itself (`models/bert.py`), and so the losses are the same;
+but MLM masks a share of each row, not of each example.
 """
 
 import dataclasses

@@ -138,16 +138,20 @@ def read_answers(
     if not ids:
         raise LogitsError(f"{named} has no rows; give files with a row for each example")
     joined = np.concatenate(logits)
-    if form.kind == "logits" and form.task == "classification" and _are_shares(joined):
+    if form.kind == "logits" and _are_probabilities(joined, form.task):
+        how = "adds up to 1" if form.task == "classification" else "lies between 0 and 1"
         raise LogitsError(
-            f"every row of {named} adds up to 1, as probabilities do and logits do not; give "
-            "--kind probabilities"
+            f"every row of {named} {how}, as probabilities do and logits do not; give --kind "
+            "probabilities"
         )
     return _once(np.concatenate(ids).reshape(-1, ID_BYTES), joined, places, form)
 
 
-def _are_shares(values: np.ndarray) -> bool:
-    return bool(np.all(values >= 0) and np.allclose(values.sum(axis=1), 1.0, atol=_NOISE))
+def _are_probabilities(values: np.ndarray, task: str) -> bool:
+    if task == "multilabel":
+        return bool(np.all((values >= 0) & (values <= 1)))
+    whole = task == "classification" and np.all(values >= 0)
+    return bool(whole and np.allclose(values.sum(axis=1), 1.0, atol=_NOISE))
 
 
 def missing_rows(dataset: Dataset, answers: Answers) -> Int64[np.ndarray, " missing"]:

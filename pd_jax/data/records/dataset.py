@@ -99,6 +99,17 @@ class Dataset:
         """Digest of what the dataset holds."""
         return self.manifest.fingerprint
 
+    def cut_at(self, length: int) -> str:
+        """Returns a sentence on the rows that have more than `length` tokens; empty without any."""
+        longer = self.lengths[self.lengths > length].astype(np.int64)
+        if not len(longer):
+            return ""
+        share = (longer - length).sum() / self.lengths.sum(dtype=np.int64)
+        return (
+            f"{len(longer):,} rows of {self.folder} are longer than {length} tokens and are cut "
+            f"there, {share:.1%} of all tokens"
+        )
+
     @cached_property
     def lengths(self) -> Int32[np.ndarray, " rows"]:
         """Tokens of each row, special tokens included."""

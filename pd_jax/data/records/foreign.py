@@ -165,6 +165,9 @@ def _record(features: dict[str, list], source: _Source) -> Record:
     _check_ids(ids[:length], tokenizer)
     ids, segments = ids[:length].astype(np.int32), segments[:length]
     following = _one_of(features, ("next_sentence_labels",))
+    for name, values in (("segment_ids", segments), ("next_sentence_labels", following)):
+        if wrong := [value for value in values if value not in (0, 1)]:
+            raise ValueError(f"its {name} must be 0 or 1, not {wrong[0]}; correct the record")
     return Record(
         input_ids=ids,
         segment_ids=segments if segments.any() else None,

@@ -66,12 +66,14 @@ class JsonTokenizer:
         """Writes tokenizer.json and tokenizer_config.json."""
         folder = epath.Path(folder)
         vocabulary.make_way(folder, (vocabulary.JSON_FILE, vocabulary.CONFIG_FILE))
-        files.write_json(folder / vocabulary.JSON_FILE, self._definition)
+        # Framed as we frame texts, whatever the source's own frame is.
+        model = _from_definition(self._definition, vocabulary.JSON_FILE)
+        vocabulary.save_definition(folder, model, self._special)
         vocabulary.save_config(folder, "PreTrainedTokenizerFast", self._special, {})
 
     def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         found = self._model.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(item.ids, np.int32) for item in found]
+        return [vocabulary.of_text(np.array(item.ids, np.int32), self) for item in found]
 
 
 def _from_definition(definition: Mapping[str, Any], where: str) -> hf.Tokenizer:

@@ -59,7 +59,7 @@ class SentencePiece:
 
     def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         found = self._processor.encode(list(texts), out_type=int)
-        return [np.array(ids, np.int32) for ids in found]
+        return [vocabulary.of_text(np.array(ids, np.int32), self) for ids in found]
 
 
 def _equivalent(model: bytes) -> hf.Tokenizer:

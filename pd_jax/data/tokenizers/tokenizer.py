@@ -203,7 +203,8 @@ def _train_sentencepiece(sample: list[str], stage: TokenizerStage) -> SentencePi
         reason = str(fault).split(") ")[-1].strip()
         raise TokenizerError(
             f"a {stage.algorithm} vocabulary of {stage.vocab_size} cannot be trained on this text"
-            f" ({reason}); give more text or a smaller vocab_size"
+            f" ({reason}); give more text or a smaller vocab_size, or where its letters alone are"
+            " more, a larger one"
         ) from None
     return SentencePiece(model.getvalue())
 

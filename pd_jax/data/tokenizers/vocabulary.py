@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tokenizers as hf
@@ -79,6 +79,26 @@ def parts(text: str) -> Iterator[str]:
     yield text[start:]
 
 
+class _WithSpecial(Protocol):
+    """A tokenizer as far as its special tokens."""
+
+    unk_id: int
+    pad_id: int
+    cls_id: int
+    sep_id: int
+    mask_id: int
+
+
+def of_text(
+    ids: Int32[np.ndarray, " tokens"], tokenizer: _WithSpecial
+) -> Int32[np.ndarray, " tokens"]:
+    """Returns a text's ids, with [UNK] for what it wrote like a special token: a vocabulary may
+    have `<s>` among its pieces, which HTML has among its tags.
+    """
+    special = (tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id)
+    return np.where(np.isin(ids, special), np.int32(tokenizer.unk_id), ids)
+
+
 def encode_in_parts(
     encode: Callable[[Sequence[str]], Sequence[np.ndarray]], text: str, *, limit: int | None
 ) -> Int32[np.ndarray, " tokens"]:
@@ -99,6 +119,21 @@ def check_place(folder: epath.PathLike) -> None:
             raise TokenizerError(
                 f"{path} would be read in place of a tokenizer saved beside it; name another folder"
                 " or move the file"
+            )
+
+
+def check_empty_of_models(folder: epath.PathLike) -> None:
+    """Raises TokenizerError where a new tokenizer would take the place of a model's, or there is a
+    file in place of the folder.
+    """
+    folder = epath.Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise TokenizerError(f"{folder} is a file; name a folder for the tokenizer's files")
+    for path in sorted(folder.iterdir()) if folder.exists() else ():
+        if path.name == "config.json" or path.suffix in (".safetensors", ".bin", ".index"):
+            raise TokenizerError(
+                f"{folder} has a model ({path.name}), whose tokenizer would be lost; name another "
+                "folder"
             )
 
 

@@ -106,14 +106,23 @@ def stablehlo_program(path: epath.Path) -> Program:
     return lambda *batch: call(*_on(host_device(), batch))
 
 
-def transformers_token_ids(folder: epath.Path, texts: Sequence[str]) -> list[list[int]] | None:
-    """Returns the ids that transformers' AutoTokenizer gives to texts, special tokens included."""
+def transformers_tokens(
+    folder: epath.Path, texts: Sequence[str | tuple[str, str]]
+) -> list[tuple[list[int], list[int]]] | None:
+    """Returns the ids, special tokens included, and segments that transformers' AutoTokenizer gives
+    to texts and pairs of texts; None where transformers is not installed.
+    """
     try:
         transformers = importlib.import_module("transformers")
     except ImportError:
         return None
     with _local(folder, endings=_TOKENIZER_ENDINGS) as local:
-        return transformers.AutoTokenizer.from_pretrained(local)(list(texts))["input_ids"]
+        tokenizer = transformers.AutoTokenizer.from_pretrained(local)
+        framed = [
+            tokenizer(*((text,) if isinstance(text, str) else text), return_token_type_ids=True)
+            for text in texts
+        ]
+        return [(one["input_ids"], one["token_type_ids"]) for one in framed]
 
 
 @contextlib.contextmanager

@@ -17,6 +17,8 @@ from pd_jax.models.weights import hf
 Format = Literal["hf", "onnx", "stablehlo"]
 ONNX_FILE, INT8_FILE, STABLEHLO_FILE = "model.onnx", "model_int8.onnx", "model.stablehlo"
 CARD_FILE = "README.md"
+_KNOWN_BY = {"hf": CARD_FILE, "onnx": ONNX_FILE, "stablehlo": STABLEHLO_FILE}
+"""What an older export has, which may be replaced, and a trained model has not."""
 TOLERANCE = 1e-5
 """How far a float32 export may be from ours, relative to outputs above 1."""
 
@@ -111,7 +113,7 @@ def export(
     if int8 and format != "onnx":
         raise WeightsError(f"--int8 works with onnx only, not with {format}; leave it out")
     forward = programs.jax_program(model.config, model.params, programs.host_device())
-    with files.whole_folder(folder, known_by=hf.CONFIG_FILE, error=WeightsError) as partial:
+    with files.whole_folder(folder, known_by=_KNOWN_BY[format], error=WeightsError) as partial:
         tokenizer.save(partial)
         checks = _WRITERS[format](model, partial, forward)
         if int8:
@@ -194,14 +196,18 @@ def _check(
 
 def _check_tokenizer(tokenizer: Tokenizer, folder: epath.Path) -> str:
     """Returns what a comparison with AutoTokenizer showed; raises WeightsError where ids differ."""
-    found = programs.transformers_token_ids(folder, _TEXTS)
+    second = _TEXTS[0]
+    found = programs.transformers_tokens(folder, [*_TEXTS, *((text, second) for text in _TEXTS)])
     if found is None:
         return "tokenizer: not compared, because transformers is not installed"
-    for text, ours, other in zip(_TEXTS, tokenizer.encode(_TEXTS), found, strict=True):
-        expected = [tokenizer.cls_id, *ours.tolist(), tokenizer.sep_id]
-        if other != expected:
+    encoded = [ids.tolist() for ids in tokenizer.encode(_TEXTS)]
+    single = [([tokenizer.cls_id, *ids, tokenizer.sep_id], [0] * (len(ids) + 2)) for ids in encoded]
+    behind = [*encoded[0], tokenizer.sep_id]
+    paired = [([*ids, *behind], [*segments, *[1] * len(behind)]) for ids, segments in single]
+    for text, ours, theirs in zip(_TEXTS * 2, single + paired, found, strict=True):
+        if ours != theirs:
             raise WeightsError(
-                f"transformers splits {text!r} into {other}, but pd_jax into {expected}; "
-                "the tokenizer's files do not fit each other"
+                f"transformers makes ids and segments {theirs} of {text!r}, but pd_jax {ours}; the "
+                "tokenizer's files do not fit each other: save its own ones again with transformers"
             )
-    return f"tokenizer: transformers' ids equal ours on {len(_TEXTS)} probe texts"
+    return f"tokenizer: transformers' ids equal ours on {len(_TEXTS)} probe texts, alone and paired"

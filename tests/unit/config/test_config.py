@@ -37,13 +37,25 @@ def test_a_key_in_the_wrong_place_is_named_with_those_that_have_it():
     )
 
 
+def test_weights_below_0_and_figures_over_no_axis_are_refused():
+    message = refused(pretrain=train(data={**train()["data"], "weights": (-1.0,)}))
+    assert "weights must be 0 or more, and at least one above 0" in message
+    cells = ({"stage": "a", "axes": {"size": "Tiny", "seed": 0}},)
+    measures = ({"quantity": "accuracy", "sets": ("dev",)},)
+    for axes in ({"x": "layers"}, {"x": "size", "panels": "hidden"}):
+        config_lib.Study(cells=cells, measures=measures, figures=({"title": "F", **axes},))
+    for axes in ({"x": "sizes"}, {"x": "size", "panels": "sizes"}):
+        with pytest.raises(ValueError, match="'F' names the axis 'sizes', .*did you mean 'size'"):
+            config_lib.Study(cells=cells, measures=measures, figures=({"title": "F", **axes},))
+
+
 def test_a_key_of_another_place_that_looks_like_one_of_this_is_named_with_both():
     source = {"path": "train.tsv", "labels": "label"}
     rows = {"kind": "records", "tokenizer": "vocab.txt", "examples": {"layout": "rows"}}
     message = refused(rows={**rows, "source": source, "max_length": 16})
     assert message == (
         "config.stages.rows.source.labels is not a known key here; did you mean 'label'? It is one "
-        "of LabelStage, Rows"
+        "of Compared, LabelStage, Rows"
     )
 
 

@@ -44,6 +44,22 @@ def test_a_vocabulary_is_trained_and_said_so(folder, capsys):
     assert tokenizer.load_tokenizer(folder / "v2").vocab_size == 60
 
 
+def test_a_vocabulary_takes_no_models_place(folder, capsys):
+    options = ["--input", folder / "a.txt", "--vocab-size", "60", "--output"]
+    model = folder / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "spiece.model").write_text("a model's")
+    assert run(train_tokenizer, [*options, model]) == 2
+    told = capsys.readouterr().err
+    assert "model has a model (config.json), whose tokenizer would be lost" in told
+    assert (model / "spiece.model").exists()
+    assert run(train_tokenizer, [*options, folder / "a.txt"]) == 2
+    assert "a.txt is a file; name a folder" in capsys.readouterr().err
+    for _ in range(2):
+        assert run(train_tokenizer, [*options, folder / "v5"]) == 0
+
+
 def test_much_unknown_text_is_said_so_with_what_helps(folder, capsys):
     (folder / "long.txt").write_text("known words\n" + "unbroken" * 20 + "\n")  # 160 letters
     options = ["--input", folder / "long.txt", "--output", folder / "v3", "--vocab-size", "60"]

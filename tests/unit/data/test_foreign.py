@@ -152,7 +152,7 @@ def test_records_that_do_not_fit_are_named(tmp_path, imported, changes, fault):
 
 def test_a_segment_is_0_or_1_however_large(tmp_path, imported):
     path = written(tmp_path / "file", task_row(segment_ids=[0, 1 << 40, 0, 0]))
-    with pytest.raises(RecordsError, match="segment_ids must be 0 or 1"):
+    with pytest.raises(RecordsError, match="file record 0: its segment_ids must be 0 or 1, not"):
         imported(path)
 
 

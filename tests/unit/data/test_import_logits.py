@@ -143,6 +143,16 @@ def test_probabilities_without_their_kind_are_not_taken_for_logits(dataset, tmp_
         run(tmp_path, "--input", path, *LISTED)
 
 
+def test_probabilities_of_several_labels_are_not_taken_for_logits(dataset, tmp_path):
+    several = (*LISTED, "--task", "multilabel")
+    shares = 1 / (1 + np.exp(-LOGITS.astype(np.float64)))
+    path = jsonl(tmp_path / "a.jsonl", rows_of(shares))
+    with pytest.raises(LogitsError, match="between 0 and 1, .*; give --kind probabilities"):
+        run(tmp_path, "--input", path, *several)
+    made = run(tmp_path, "--input", path, *several, "--kind=probabilities")
+    np.testing.assert_allclose(stored(made, dataset), LOGITS, rtol=1e-4, atol=1e-5)
+
+
 def test_labels_of_a_language_model_get_the_certainty_they_are_given(dataset, tmp_path):
     rows = [{"text": text, "answer": ("few", "many")[n % 2]} for n, text in enumerate(TEXTS)]
     kind = ("--kind", "labels", "--values", "answer", "--certainty", "0.9")

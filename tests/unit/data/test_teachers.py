@@ -295,11 +295,11 @@ def test_rows_longer_than_a_foreign_teacher_can_read_are_refused(dataset, foreig
         model.save_pretrained(folder)
         transformers.AutoTokenizer.from_pretrained(foreign).save_pretrained(folder)
     # RoBERTa's positions begin behind its padding's id.
-    assert load_torch(reads["Roberta"], dtype="float32", length=19).layers == 1
+    assert load_torch(reads["Roberta"], dtype="float32", length=19).states() == (1, 8)
     with pytest.raises(ConfigError, match="Roberta can read 19 tokens, but rows are cut at 20"):
         load_torch(reads["Roberta"], dtype="float32", length=20)
     # Relative positions have no end.
-    assert load_torch(reads["DebertaV2"], dtype="float32", length=64).layers == 1
+    assert load_torch(reads["DebertaV2"], dtype="float32", length=64).states() == (1, 8)
 
 
 def test_texts_that_have_changed_are_refused_or_named_anew(dataset, foreign, tmp_path):
@@ -328,6 +328,48 @@ def test_a_dataset_without_sources_says_so(foreign, tmp_path):
     dataset = tiny.dataset(tmp_path / "set", rows=6, labelled=False)
     with pytest.raises(SourceError, match="does not state which texts its rows were made from"):
         labelled(tmp_path / "store", stage(foreign, dataset))
+
+
+def test_a_decoder_answers_alike_in_any_batch(dataset, foreign, tmp_path):
+    settings = {"vocab_size": len(OTHER_VOCABULARY), "n_embd": 8, "n_layer": 1, "n_head": 1}
+    for pad in (3, None):
+        folder = tmp_path / f"gpt2-{pad}"
+        shape = transformers.GPT2Config(**settings, pad_token_id=pad, initializer_range=0.5)
+        transformers.GPT2ForSequenceClassification(shape).save_pretrained(folder)
+        transformers.AutoTokenizer.from_pretrained(foreign).save_pretrained(folder)
+        found = []
+        for batch in (1, 8):
+            store = tmp_path / f"{pad}-{batch}"
+            labelled(store, stage(folder, dataset, batch=batch))
+            ids = dataset.gather(np.arange(24)).example_ids
+            found.append(LogitStore.open(store).read(np.arange(24), ids)["logits"])
+        np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+
+
+def test_teachers_without_states_and_regressions_of_several_values_are_refused(
+    dataset, foreign, tmp_path
+):
+    settings = {"vocab_size": 65, "d_model": 8, "encoder_layers": 1, "decoder_layers": 1}
+    settings |= {"encoder_attention_heads": 1, "decoder_attention_heads": 1, "eos_token_id": 3}
+    settings |= {"encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "pad_token_id": 0}
+    shape = transformers.BartConfig(**settings)
+    transformers.BartForSequenceClassification(shape).save_pretrained(tmp_path / "bart")
+    transformers.AutoTokenizer.from_pretrained(foreign).save_pretrained(tmp_path / "bart")
+    with pytest.raises(ConfigError, match="a BartForSequence.* gives no states of its layers"):
+        labelled(tmp_path / "store", stage(tmp_path / "bart", dataset, labels=(), states=(0,)))
+    several = tmp_path / "several"
+    shutil.copytree(foreign, several)
+    values = json.loads((several / "config.json").read_text())
+    (several / "config.json").write_text(json.dumps({**values, "problem_type": "regression"}))
+    with pytest.raises(WeightsError, match="gives 2 values of a regression, and one can be learnt"):
+        labelled(tmp_path / "store", stage(several, dataset, labels=()))
+    other_bert(tmp_path / "bert")
+    values = json.loads((tmp_path / "bert" / "config.json").read_text())
+    (tmp_path / "bert" / "config.json").write_text(
+        json.dumps({**values, "problem_type": "regression"})
+    )
+    with pytest.raises(WeightsError, match="gives 2 values of a regression"):
+        load_classifier(str(tmp_path / "bert"))
 
 
 def test_an_estimate_asks_a_teacher_in_a_folder(dataset, foreign, tmp_path, monkeypatch):

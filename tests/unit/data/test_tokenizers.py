@@ -330,6 +330,34 @@ def test_another_kind_of_tokenizer_json_is_used_as_it_is(tmp_path):
     assert load_tokenizer(tmp_path / "again").fingerprint == ours.fingerprint
 
 
+def test_a_saved_tokenizer_json_frames_texts_as_we_do_whatever_its_own_frame_was(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    import tokenizers as library
+
+    pieces = [(piece, -1.0 * n) for n, piece in enumerate(["<s>", "<pad>", "</s>", "<unk>"])]
+    pieces += [(piece, -5.0) for piece in ("▁good", "▁film", "▁", "g", "o", "<mask>")]
+    model = library.Tokenizer(library.models.Unigram(pieces, unk_id=3))
+    model.pre_tokenizer = library.pre_tokenizers.Metaspace()
+    model.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    model.post_processor = library.processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", 0), ("</s>", 2)],
+    )
+    model.save(str(tmp_path / "tokenizer.json"))
+    ours = load_tokenizer(tmp_path)
+    ours.save(tmp_path / "again")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
+    pair = theirs("good film", "good", return_token_type_ids=True)
+    assert pair["input_ids"] == [0, 4, 5, 2, 4, 2]
+    assert pair["token_type_ids"] == [0, 0, 0, 0, 1, 1]
+    # What a text writes like a special token is unknown to it.
+    special = {ours.pad_id, ours.cls_id, ours.sep_id, ours.mask_id}
+    for text in ("<s>good</s>", "good <mask> film", "<pad>"):
+        ids = encode(ours, text)
+        assert ours.unk_id in ids and not special & set(ids)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -92,11 +92,12 @@ def test_missing_and_truncated_shards(dataset):
     assert len(found) == 4
 
 
-def test_a_manifest_edited_by_hand_is_refused(dataset):
+def test_a_manifest_edited_by_hand_is_a_fault(dataset, capsys):
     path = dataset.folder / manifest.FILE
     path.write_text(path.read_text().replace('"rows": 4', '"rows": 3', 1))
-    with pytest.raises(RecordsError, match=r"manifest\.json .*"):
+    with pytest.raises(RecordsError, match="^1 faults; restore the files"):
         verify.main([str(dataset.folder), "--workers", "1"])
+    assert f"fault: {path} " in capsys.readouterr().out
 
 
 def test_an_index_of_another_shard_does_not_hide_what_the_shard_holds(dataset):
@@ -207,6 +208,22 @@ def test_stores_of_undamaged_datasets_are_read_beside_a_damaged_one(
     told = capsys.readouterr()
     assert "store is left out: " in told.err and "has faults" in told.err
     assert "other-00001-of-00002.tfrecord row 0 is damaged" in told.out
+
+
+def test_a_store_that_is_cut_short_hides_no_fault_of_another(dataset, store, tmp_path, capsys):
+    tiny.logit_store(tmp_path / "short", dataset, np.zeros((12, 2), np.float32))
+    cut = tmp_path / "short" / "set-00001-of-00003.tfrecord"
+    cut.write_bytes(cut.read_bytes()[:-4])
+    damage(store / "set-00000-of-00003.tfrecord", 20)
+    folders = [str(dataset.folder), "--workers", "1", "--logits", str(tmp_path / "short")]
+    with pytest.raises(LogitsError, match="^3 faults; restore"):
+        verify.main([*folders, str(store)])
+    told = capsys.readouterr().out
+    assert "short/set-00001-of-00003.tfrecord" in told
+    assert "store/set-00000-of-00003.tfrecord row 0 is damaged" in told
+    with pytest.raises(RecordsError, match="none/manifest.json does not exist; name the folder"):
+        verify.main([*folders, str(tmp_path / "none")])
+    assert not capsys.readouterr().out
 
 
 def test_a_sample_is_computed_again_with_the_teacher(tmp_path, capsys):

@@ -181,6 +181,12 @@ def test_the_tool_prints_the_table_and_writes_the_same_figures(
     assert rest[-1] == f"compared 2 models: {output}"
     models = json.loads(output.read_text())["models"]
     assert [row["name"] for row in models] == ["Teacher", "Student"]
+    assert tool.main([*arguments[:4], *arguments[6:]]) == 0  # the longest row sets the lengths
+    assert "are cut there" not in capsys.readouterr().err
+    assert tool.main([*arguments, "--lengths", "8"]) == 0
+    assert "rows of" in (told := capsys.readouterr().err) and "longer than 8 tokens" in told
+    with pytest.raises(ConfigError, match="--output=.* is a folder; name a file in it"):
+        tool.main([*arguments, "--output", str(tmp_path)])
     with pytest.raises(ConfigError, match="--model x is incomplete; write NAME=FOLDER"):
         tool.main([*arguments, "--model", "x"])
     unnamed = make_model(tmp_path / "unnamed", seed=1, task=None, labels=("LABEL_0", "LABEL_1"))

@@ -1,5 +1,6 @@
 """GLUE: the released files as they lie in the zips, and answers as the server takes them."""
 
+import dataclasses
 import importlib.util
 import pathlib
 import zipfile
@@ -153,9 +154,10 @@ def test_models_of_other_tasks_are_refused(
         glue.TEST_SETS[name].predictions(np.zeros((1, outputs)), labels)
 
 
-def make_model(folder: pathlib.Path) -> pathlib.Path:
+def make_model(folder: pathlib.Path, **changes: Any) -> pathlib.Path:
     """Returns the folder of a random model for WNLI."""
     config = BertConfig(vocab_size=64, layers=1, hidden=16, heads=2, intermediate=24, positions=32)
+    config = dataclasses.replace(config, **changes)
     ids = np.zeros((1, 4), np.int32)
     shapes = jax.eval_shape(TaskModel(config, 2).init, jax.random.key(0), ids, ids, ids)["params"]
     random = np.random.default_rng(0)
@@ -213,6 +215,7 @@ def test_the_tool_writes_the_eleven_files_that_the_server_wants(
 
 def test_the_tool_names_what_is_wrong_before_it_works(tmp_path: pathlib.Path) -> None:
     model = make_model(tmp_path / "model")
+    alone = make_model(tmp_path / "alone", token_types=1)
     make_test_set(tmp_path, 145)
     base = ["--data", str(tmp_path), "--output", str(tmp_path / "out.zip"), "--model"]
     for given, error, message in (
@@ -223,10 +226,14 @@ def test_the_tool_names_what_is_wrong_before_it_works(tmp_path: pathlib.Path) ->
         ([f"wnlli={model}", "--fill"], ConfigError, "not a GLUE task .*did you mean 'wnli'"),
         (["wnli", "--fill"], ConfigError, "write TASK=FOLDER"),
         (["wnli=a", "--model", "wnli=b", "--fill"], ConfigError, "names wnli twice"),
+        ([f"wnli={alone}", "--fill"], ConfigError, "alone has type_vocab_size=1, so that"),
     ):
         with pytest.raises(error, match=message):
             tool.main([*base, *given])
     assert not (tmp_path / "out.zip").exists()
+    (tmp_path / "out.zip").mkdir()
+    with pytest.raises(ConfigError, match="--output=.*out.zip is a folder; name a file in it"):
+        tool.main([*base, f"wnli={model}", "--fill"])
 
 
 def test_a_submission_of_another_length_is_never_written(tmp_path: pathlib.Path) -> None:

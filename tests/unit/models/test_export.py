@@ -11,7 +11,7 @@ import safetensors.numpy as safetensors_numpy
 
 from pd_jax import config as config_lib
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer
-from pd_jax.errors import WeightsError
+from pd_jax.errors import ConfigError, WeightsError
 from pd_jax.models.export import card, onnx_graph, programs, stablehlo, write
 from pd_jax.models.export.forward import difference, make_forward, probes
 from pd_jax.models.heads import PretrainingModel, TaskModel
@@ -363,6 +363,23 @@ def test_models_without_a_part_are_refused(tmp_path: pathlib.Path) -> None:
     for part, name in ((half, "bert, nsp"), (bare, "bert"), ({**bare, **half}, "bert, nsp")):
         with pytest.raises(WeightsError, match=f"a model of {name} cannot be exported"):
             make_forward(small(), part)
+
+
+def test_an_export_takes_no_models_place(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    other = tmp_path / "other"
+    hf.save(other, make_model("task", small()).params, small())
+    for output, error, message in (
+        (folder, ConfigError, "is the model that is read; name another folder"),
+        (folder / ".." / folder.name, ConfigError, "is the model that is read"),
+        (other, WeightsError, "is not a folder of the kind to be written"),
+    ):
+        for kind in ("hf", "stablehlo"):
+            arguments = ["--model", str(folder), "--output", str(output), "--format", kind]
+            with pytest.raises(error, match=message):
+                export.main(arguments)
+    assert hf.load(folder).labels and hf.load(other).params
+    for _ in range(2):  # an older export is replaced
+        assert export.main(["--model", str(folder), "--output", str(tmp_path / "out")]) == 0
 
 
 def test_int8_is_for_onnx_only(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:

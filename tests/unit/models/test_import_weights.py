@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer
-from pd_jax.errors import EXIT_CODE, WeightsError
+from pd_jax.errors import EXIT_CODE, ConfigError, WeightsError
 from pd_jax.models.sizes import BertConfig
 from pd_jax.models.weights import hf, layout
 from pd_jax.tools import command, import_weights
@@ -57,6 +57,19 @@ def test_a_release_becomes_a_model_folder(
         arguments = ["--source", str(source), "--output", str(tmp_path / again)]
         assert import_weights.main(arguments) == 0
         assert hf.load(tmp_path / again).fingerprint == model.fingerprint
+
+
+def test_a_conversion_that_kept_the_release_s_config_is_read_as_what_it_is(
+    release: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    model = tmp_path / "model"
+    assert import_weights.main(["--source", str(release), "--output", str(model)]) == 0
+    (model / "bert_config.json").write_text((release / "bert_config.json").read_text())
+    arguments = ["--source", str(model), "--output", str(tmp_path / "again")]
+    assert import_weights.main(arguments) == 0
+    assert hf.load(tmp_path / "again").fingerprint == hf.load(model).fingerprint
+    with pytest.raises(ConfigError, match="is the model that is read; name another folder"):
+        import_weights.main(["--source", str(model), "--output", str(model)])
 
 
 def test_a_checkpoint_by_name_with_exact_gelu(

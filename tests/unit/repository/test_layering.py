@@ -31,6 +31,7 @@ ORDER = (
     "versions",
     "record",
     "planning",
+    "execution",
     "pipeline",
     "estimate",
 )

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import re
+import sys
 from typing import Any
 
 import jax
@@ -28,7 +29,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def rows(path: str) -> config_lib.RecordsStage:
-    source = config_lib.Source(path=path)
+    source = config_lib.Source(path=path, rows=500)
     return config_lib.RecordsStage(
         source=source, tokenizer="vocab.txt", examples=config_lib.Rows(), max_length=16
     )
@@ -78,6 +79,19 @@ def test_a_chain_that_fits_is_not_refused(teacher: str) -> None:
         (ConfigError, "has 3 outputs", {"label": {"labels": ("a", "b")}}),
         (
             ConfigError,
+            "stages.pupil.data.rows=501 asks for more rows than @set reads .500, its source.rows",
+            {
+                "data": {
+                    "records": "@set",
+                    "logits": "@labels",
+                    "batch": 8,
+                    "lengths": (16,),
+                    "rows": 501,
+                }
+            },
+        ),
+        (
+            ConfigError,
             "stages.pupil.data.logits names @labels, which labels @other, not @set; name a stage",
             {"label": {"records": "@other"}},
         ),
@@ -88,6 +102,21 @@ def test_what_its_stage_would_refuse_hours_later_is_refused_now(
 ) -> None:
     found = fault(teacher, init={"source": teacher}, **changes)
     assert isinstance(found, error) and re.search(message, str(found))
+
+
+def test_a_program_that_is_not_installed_is_told_before_the_first_stage(
+    teacher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    compared = config_lib.CompareStage(
+        models=({"name": "A", "model": teacher},),
+        records="@set",
+        lengths=(16,),
+        programs=("jax", "onnx"),
+    )
+    pipeline = config_lib.Pipeline(name="own", stages={"set": rows("a"), "compared": compared})
+    with pytest.raises(ConfigError, match="program 'onnx' needs onnxruntime; pip install"):
+        check_stages(pipeline, ["compared"], on_devices=True)
 
 
 def test_logits_of_a_stage_that_reads_the_same_text_are_of_the_same_rows(teacher: str) -> None:

@@ -11,7 +11,8 @@ import pytest
 from etils import epath
 
 from pd_jax import config as config_lib
-from pd_jax import estimate, planning
+from pd_jax import estimate, files, planning
+from pd_jax.config import reading
 from pd_jax.data.feed.batches import rows_per_epoch
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.errors import ConfigError, MeshError, StageError
@@ -245,6 +246,23 @@ def test_a_vocabulary_that_nothing_declares_must_be_given(
     assert made["parameters"] < 150_000
 
 
+def test_what_is_wrong_with_a_config_is_told_before_a_step_is_planned(
+    config: str, tmp_path: pathlib.Path
+) -> None:
+    path = pathlib.Path(config)
+    raising = "    raise ValueError('no such argument')\n    rows ="
+    for text, message in (
+        (CONFIG.replace("def get_config", "def get_config("), "line 4: .*; correct the file"),
+        (CONFIG.replace("    rows =", raising, 1), "no such"),
+        (CONFIG.replace("**data", '"packing": 4, **data'), "data.packing=4 depends on the texts"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            plan.main([f"--config={path}", "--abstract", "--topology=v5e:4x4"])
+    with pytest.raises(ConfigError, match="--json=.* is a folder; name a file in it"):
+        plan.main(["--sizes=Tiny", "--abstract", f"--json={tmp_path}"])
+
+
 def test_every_job_of_a_size_is_planned(tmp_path: pathlib.Path) -> None:
     made = figures(
         tmp_path,
@@ -390,6 +408,26 @@ def test_an_estimate_counts_the_rows_of_an_epoch_as_training_does(tmp_path: path
         assert one.seconds == pytest.approx(second * steps / 175)
     assert found[3].seconds is None and found[3].basis == "packed rows"
     assert estimate.as_text(found).splitlines()[-2].endswith("not known yet: 3")
+
+
+def test_an_estimate_takes_no_speed_of_another_vocabulary(tmp_path: pathlib.Path) -> None:
+    data = {"records": str(tiny.dataset(tmp_path / "set", rows=8).folder)}
+    data |= {"batch": 8, "lengths": (16,)}
+    stage = tiny.stage(tmp_path, objective={"kind": "mlm"}, data=data)
+    pipeline = config_lib.Pipeline(name="own", stages={"one": stage, "two": stage})
+    planned = planning.plan(pipeline, epath.Path(tmp_path / "work"))
+    bases = []
+    for words in (64, 65):
+        folder = tmp_path / "work" / "stages" / f"done-{words}"
+        shape = sizes.BertConfig(words, layers=1, hidden=8, heads=1, intermediate=8, positions=16)
+        params = TaskModel(shape, 2).init(jax.random.key(0), *dummy_inputs())["params"]
+        hf.save(folder / "model", params, shape)
+        done = {"kind": "train", "steps": 100, "seconds": 100 * words}
+        files.write_json(folder / "done.json", done)
+        files.write_json(folder / "config.json", reading.to_json(stage))
+    (found,) = estimate.estimate(pipeline, planned, only=("two",), say=bases.append)
+    assert found.name == "two" and not bases
+    assert found.seconds == 64 * 12
 
 
 def test_an_estimate_says_what_it_lacks(tmp_path: pathlib.Path) -> None:

@@ -4,14 +4,17 @@ import dataclasses
 
 import numpy as np
 import pytest
+from etils import epath
 
 from pd_jax import config as config_lib
 from pd_jax.data.records import manifest
 from pd_jax.data.records.dataset import Dataset, Record, example_id, finish, write_shard
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.errors import ConfigError
+from pd_jax.stages.context import Context
 from pd_jax.stages.declared import check_labels
 from pd_jax.stages.material import open_material, open_sets, with_teacher
+from pd_jax.stages.train import run_train
 from tests import tiny
 
 ROWS = {
@@ -144,3 +147,18 @@ def test_best_is_a_score_that_its_set_will_have(tmp_path, objective, learnt, bes
     message = rf"^stages\.own\.evaluation\.best='{best}', .* on {possible}; name another score"
     with pytest.raises(ConfigError, match=message):
         check_stage(stage)
+
+
+def test_rows_longer_than_the_last_length_are_told(tmp_path, capsys):
+    data = tiny.dataset(tmp_path / "set", rows=16)
+    stage = tiny.stage(
+        data.folder,
+        data={"records": str(data.folder), "batch": 8, "lengths": (8,)},
+        length={"steps": 1},
+    )
+    run_train(stage, Context("student", epath.Path(tmp_path / "stage"), tiny.run_options()))
+    told = capsys.readouterr().err
+    longer = int((data.lengths > 8).sum())
+    share = (data.lengths - data.lengths.clip(max=8)).sum() / data.lengths.sum()
+    assert f"warning: stage student: {longer} rows of {data.folder} are longer than 8" in told
+    assert f"cut there, {share:.1%} of all tokens" in told
