@@ -9,6 +9,7 @@ is missing; `finish` collects the notes into `manifest.json`.
 import dataclasses
 import hashlib
 import io
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -145,7 +146,8 @@ def finish(
     sources: Mapping[str, str] | None = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Returns the manifest of the shards (in order), after writing it: the dataset is now complete.
+    """Returns the manifest of the shards (in order), after writing it: the dataset is now complete,
+    and what earlier builds of its name left in the folder is removed.
 
     Raises:
       RecordsError: where shards are missing, disagree about their features, or lack what `task`
@@ -169,7 +171,20 @@ def finish(
     )
     whole = dataclasses.replace(unsigned, fingerprint=manifest.fingerprint(unsigned))
     manifest.write(folder, whole)
+    _remove_older(folder, name, of=len(shards))
     return whole
+
+
+def _remove_older(folder: epath.Path, name: str, *, of: int) -> None:
+    """Removes shards of a build in another number of them, and what killed processes left of one
+    half-written.
+    """
+    older = re.compile(rf"\.?{re.escape(name)}-\d{{5}}-of-(\d{{5}})\..*")
+    for path in list(folder.iterdir()):
+        found = older.fullmatch(path.name)
+        unfinished = path.name.startswith(".") and ".partial-" in path.name
+        if found and (int(found[1]) != of or unfinished):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

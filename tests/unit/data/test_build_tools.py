@@ -10,7 +10,9 @@ import pytest
 
 from pd_jax.data.records import dataset as dataset_lib
 from pd_jax.data.tokenizers import tokenizer
-from pd_jax.tools import build_records, command, train_tokenizer
+from pd_jax.tools import build_records, command, train_tokenizer, verify
+
+_KINDS = ("tfrecord", "index.npy", "shard.json")
 
 
 @pytest.fixture
@@ -72,6 +74,17 @@ def test_much_unknown_text_is_said_so_with_what_helps(folder, capsys):
     assert "0.00% of the text's tokens unknown" in printed.out and "[UNK]" not in printed.err
     made = tokenizer.load_tokenizer(folder / "v4").vocab_size  # 30,522 were asked for
     assert printed.out.startswith(f"{made} pieces, all that the text gives, trained in ")
+
+
+def test_a_build_leaves_nothing_of_an_older_one(folder, capsys):
+    assert build(folder, "--input", folder / "a.txt", "--shards", 3) == 0
+    (folder / "set" / ".data-00001-of-00003.tfrecord.partial-7-a").write_text("half")
+    (folder / "set" / "data-notes.txt").write_text("kept")
+    assert build(folder, "--input", folder / "a.txt", "--shards", 2) == 0
+    left = sorted(path.name for path in (folder / "set").iterdir() if path.is_file())
+    made = [f"data-0000{n}-of-00002.{kind}" for n in range(2) for kind in _KINDS]
+    assert left == sorted([*made, "data-notes.txt", "manifest.json"])
+    assert verify.main([str(folder / "set"), "--workers", "1"]) == 0
 
 
 def test_text_that_the_tokenizer_does_not_know_is_said_so(folder, capsys):
