@@ -165,9 +165,10 @@ class _Steps:
             done = files.read_json(path, StageError)
             if done.get("kind") == "train" and done.get("steps", 0) >= 20:
                 config = files.read_json(path.parent / "config.json", StageError)
-                shape = hf.load_config(path.parent / OUTPUT["train"])
-                key = _key(config, vocab_size=shape.vocab_size)
-                seconds.setdefault(key, []).append(done["seconds"] / done["steps"])
+                model = path.parent / OUTPUT["train"]
+                if (model / hf.CONFIG_FILE).exists():
+                    key = _key(config, vocab_size=hf.load_config(model).vocab_size)
+                    seconds.setdefault(key, []).append(done["seconds"] / done["steps"])
         for key, values in seconds.items():
             self._known[key] = statistics.median(values), "as done stages with the same step took"
 

@@ -102,8 +102,11 @@ def _timed(folders: Sequence[epath.Path]) -> Iterator[None]:
 
 
 def _seconds(folder: epath.Path) -> float:
-    """Returns the seconds of all sessions of a stage."""
-    lines = (folder / _SESSIONS).read_text().splitlines()
+    """Returns the seconds of all sessions of a stage, as process 0 wrote them; 0 in the others."""
+    if not distributed.is_writer():
+        return 0.0
+    path = folder / _SESSIONS
+    lines = path.read_text().splitlines() if path.exists() else []
     return sum(json.loads(line)["seconds"] for line in lines)
 
 

@@ -145,11 +145,17 @@ def load_pipeline(workdir: epath.PathLike, name: str) -> Pipeline:
             _inside(folder, path),
             status=content.status.get(stage),
             fault=content.faults.get(stage, ""),
-            config=content.config.get("stages", {}).get(stage),
+            config=_part(_part(content.config, "stages"), stage),
         )
         for stage, folder in content.stages.items()
     }
     return Pipeline(name, content.report, content.command, stages, _study(content, path))
+
+
+def _part(value: Mapping[str, Any] | None, name: str) -> Mapping[str, Any] | None:
+    """Returns a mapping inside another; None where there is none."""
+    found = None if value is None else value.get(name)
+    return found if isinstance(found, Mapping) else None
 
 
 def _study(content: _PipelineFile, path: epath.Path) -> config_lib.Study | None:

@@ -271,7 +271,8 @@ def _load(name: str, changes: Sequence[str]) -> config_lib.Pipeline:
         spec.loader.exec_module(module)
         config = module.get_config(argument) if argument else module.get_config()
     except SyntaxError as fault:
-        raise ConfigError(f"{path}, line {fault.lineno}: {fault.msg}; correct the file") from None
+        where = f"{fault.filename or path}, line {fault.lineno}"
+        raise ConfigError(f"{where}: {fault.msg}; correct the file") from None
     except ValueError as fault:  # as configs refuse their arguments
         raise ConfigError(f"--config={name}: {fault}") from None
     finally:

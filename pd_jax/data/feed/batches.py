@@ -6,9 +6,9 @@ count changes nothing.
 
 With several lengths, the rows of a window of 64 batches are sorted by the length they are padded
 to (rows of one length stay in random order), cut into batches, and the batches are shuffled. A
-window is no longer than an epoch (except of a mixture), and the last one ends with the stage:
-batches left out of it would take their rows, all of one length, from the last epoch. With packing,
-a step's examples share rows of the longest length (`packing.py`).
+window is no longer than an epoch of 16 batches or more (except of a mixture), and the last one ends
+with the stage: batches left out of it would take their rows, all of one length, from the last
+epoch. With packing, a step's examples share rows of the longest length (`packing.py`).
 
 Batches are prefetched in threads, not in worker processes: on two cores, taking a ready batch of
 256 x 128 from a grain worker cost this process 0.7 ms of CPU time, making it from rows in memory
@@ -39,6 +39,8 @@ from pd_jax.errors import ConfigError, LogitsError, RecordsError
 Batch = dict[str, np.ndarray]
 
 WINDOW_BATCHES = 64
+_FEWEST_BATCHES = 16
+"""A window of fewer would sort little: it then has several epochs."""
 
 _EVALUATION_PREFETCH = 2
 _MAX_THREADS = 2
@@ -217,7 +219,8 @@ class _Plan:
         self._seed = seed
         self._steps = steps
         epoch = max(1, order.rows_per_epoch // data.batch)
-        self._window = WINDOW_BATCHES if data.weights else min(WINDOW_BATCHES, epoch)
+        epochs = epoch * -(-_FEWEST_BATCHES // epoch)
+        self._window = WINDOW_BATCHES if data.weights else min(WINDOW_BATCHES, epochs)
         self._rows_multiple = rows_multiple
         # Threads work on neighbouring steps, at most in two windows at once.
         self._places = functools.lru_cache(maxsize=2)(self._make_places)

@@ -165,9 +165,11 @@ def _record(features: dict[str, list], source: _Source) -> Record:
     _check_ids(ids[:length], tokenizer)
     ids, segments = ids[:length].astype(np.int32), segments[:length]
     following = _one_of(features, ("next_sentence_labels",))
-    for name, values in (("segment_ids", segments), ("next_sentence_labels", following)):
-        if wrong := [value for value in values if value not in (0, 1)]:
-            raise ValueError(f"its {name} must be 0 or 1, not {wrong[0]}; correct the record")
+    for name, values in (("segment_ids", segments), ("next_sentence_labels", np.array(following))):
+        if np.any(wrong := (values != 0) & (values != 1)):
+            raise ValueError(
+                f"its {name} must be 0 or 1, not {values[wrong][0]}; correct the record"
+            )
     return Record(
         input_ids=ids,
         segment_ids=segments if segments.any() else None,
@@ -191,7 +193,7 @@ def _one_of(features: dict[str, list], names: Sequence[str]) -> list:
 
 def _integers(features: dict[str, list], names: Sequence[str]) -> np.ndarray:
     values = _one_of(features, names)
-    if any(isinstance(value, float) for value in values):
+    if values and isinstance(values[0], float):  # a list has numbers of one kind
         raise ValueError(f"its {names[0]} are floats; write them as an int64 list")
     return np.array(values, np.int64)
 

@@ -177,14 +177,19 @@ def finish(
 
 def _remove_older(folder: epath.Path, name: str, *, of: int) -> None:
     """Removes shards of a build in another number of them, and what killed processes left of one
-    half-written.
+    half-written. A file that is called so and has no note of ours may be what the text came from.
     """
-    older = re.compile(rf"\.?{re.escape(name)}-\d{{5}}-of-(\d{{5}})\..*")
+    shard = re.compile(rf"{re.escape(name)}-\d{{5}}-of-(\d{{5}})")
+    kinds = (".tfrecord", ".index.npy", ".shard.json")
     for path in list(folder.iterdir()):
-        found = older.fullmatch(path.name)
-        unfinished = path.name.startswith(".") and ".partial-" in path.name
-        if found and (int(found[1]) != of or unfinished):
+        stem, partial, _ = path.name.removeprefix(".").partition(".partial-")
+        kind = next((kind for kind in kinds if stem.endswith(kind)), "")
+        found = shard.fullmatch(stem.removesuffix(kind)) if kind else None
+        if found and partial and path.name.startswith("."):
             path.unlink(missing_ok=True)
+        elif found and kind == ".shard.json" and int(found[1]) != of:
+            for other in kinds:
+                (folder / f"{found[0]}{other}").unlink(missing_ok=True)
 
 
 @contextmanager

@@ -47,6 +47,7 @@ class JsonTokenizer:
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
             ids[name] for name in self._special.values()
         )
+        self._ids_of_text = vocabulary.ids_of_text(self)
         self.word_starts = np.zeros(self.vocab_size, bool)
         continues = any(piece.startswith("##") for piece in ids)
         for piece, number in ids.items():
@@ -66,14 +67,16 @@ class JsonTokenizer:
         """Writes tokenizer.json and tokenizer_config.json."""
         folder = epath.Path(folder)
         vocabulary.make_way(folder, (vocabulary.JSON_FILE, vocabulary.CONFIG_FILE))
-        # Framed as we frame texts, whatever the source's own frame is.
-        model = _from_definition(self._definition, vocabulary.JSON_FILE)
-        vocabulary.save_definition(folder, model, self._special)
+        # Framed as we frame texts, whatever the source's own frame is; all else stays as it was.
+        ids = {"cls": self.cls_id, "sep": self.sep_id}
+        frame = vocabulary.frame_of(self._special, ids)
+        definition = {**self._definition, "post_processor": frame}
+        files.write_json(folder / vocabulary.JSON_FILE, definition)
         vocabulary.save_config(folder, "PreTrainedTokenizerFast", self._special, {})
 
     def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         found = self._model.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [vocabulary.of_text(np.array(item.ids, np.int32), self) for item in found]
+        return [self._ids_of_text[np.array(item.ids, np.int32)] for item in found]
 
 
 def _from_definition(definition: Mapping[str, Any], where: str) -> hf.Tokenizer:

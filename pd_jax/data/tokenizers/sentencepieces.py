@@ -36,6 +36,7 @@ class SentencePiece:
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
             ids[name] for name in self._special.values()
         )
+        self._ids_of_text = vocabulary.ids_of_text(self)
         names = set(self._special.values())
         self.word_starts = np.array(
             [piece.startswith(_SPACE) or piece in names for piece in self._pieces]
@@ -59,7 +60,7 @@ class SentencePiece:
 
     def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         found = self._processor.encode(list(texts), out_type=int)
-        return [vocabulary.of_text(np.array(ids, np.int32), self) for ids in found]
+        return [self._ids_of_text[np.array(ids, np.int32)] for ids in found]
 
 
 def _equivalent(model: bytes) -> hf.Tokenizer:

@@ -1,5 +1,6 @@
 """What all tokenizers share: special tokens, long texts in parts, and files to save."""
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -79,9 +80,10 @@ def parts(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-class _WithSpecial(Protocol):
-    """A tokenizer as far as its special tokens."""
+class _Vocabulary(Protocol):
+    """A tokenizer as far as its ids."""
 
+    vocab_size: int
     unk_id: int
     pad_id: int
     cls_id: int
@@ -89,14 +91,14 @@ class _WithSpecial(Protocol):
     mask_id: int
 
 
-def of_text(
-    ids: Int32[np.ndarray, " tokens"], tokenizer: _WithSpecial
-) -> Int32[np.ndarray, " tokens"]:
-    """Returns a text's ids, with [UNK] for what it wrote like a special token: a vocabulary may
-    have `<s>` among its pieces, which HTML has among its tags.
+def ids_of_text(tokenizer: _Vocabulary) -> Int32[np.ndarray, " vocab"]:
+    """Returns for each id what it stands for in a text: itself, or [UNK] for a special token, which
+    no text yields: a vocabulary may have `<s>` among its pieces, and HTML among its tags.
     """
+    ids = np.arange(tokenizer.vocab_size, dtype=np.int32)
     special = (tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id)
-    return np.where(np.isin(ids, special), np.int32(tokenizer.unk_id), ids)
+    ids[list(special)] = tokenizer.unk_id
+    return ids
 
 
 def encode_in_parts(
@@ -156,13 +158,26 @@ def save_definition(folder: epath.Path, model: hf.Tokenizer, special: Mapping[st
     """Writes `tokenizer.json`: the pipeline, framing texts by special tokens as BERT's input."""
     whole = hf.Tokenizer.from_str(model.to_str())
     whole.add_special_tokens(list(special.values()))
+    known = whole.get_vocab(with_added_tokens=True)
+    ids = {role: known[special[role]] for role in ("cls", "sep")}
+    whole.post_processor = _frame(special, ids)
+    files.write_text(folder / JSON_FILE, whole.to_str(pretty=True) + "\n")
+
+
+def frame_of(special: Mapping[str, str], ids: Mapping[str, int]) -> dict[str, Any]:
+    """Returns the part of a `tokenizer.json` that frames texts as BERT's input."""
+    empty = hf.Tokenizer(hf.models.WordLevel())
+    empty.post_processor = _frame(special, ids)
+    return json.loads(empty.to_str())["post_processor"]
+
+
+def _frame(special: Mapping[str, str], ids: Mapping[str, int]) -> hf.processors.TemplateProcessing:
     cls, sep = special["cls"], special["sep"]
-    whole.post_processor = hf.processors.TemplateProcessing(
+    return hf.processors.TemplateProcessing(
         single=f"{cls}:0 $A:0 {sep}:0",
         pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
-        special_tokens=[(name, whole.token_to_id(name)) for name in (cls, sep)],
+        special_tokens=[(special[role], ids[role]) for role in ("cls", "sep")],
     )
-    files.write_text(folder / JSON_FILE, whole.to_str(pretty=True) + "\n")
 
 
 def save_config(

@@ -79,11 +79,13 @@ def test_much_unknown_text_is_said_so_with_what_helps(folder, capsys):
 def test_a_build_leaves_nothing_of_an_older_one(folder, capsys):
     assert build(folder, "--input", folder / "a.txt", "--shards", 3) == 0
     (folder / "set" / ".data-00001-of-00003.tfrecord.partial-7-a").write_text("half")
-    (folder / "set" / "data-notes.txt").write_text("kept")
+    kept = ("data-notes.txt", "data-00000-of-00004.parquet", "data-00000-of-00005.tfrecord")
+    for name in kept:  # of the user's, as the hub calls its files
+        (folder / "set" / name).write_text("kept")
     assert build(folder, "--input", folder / "a.txt", "--shards", 2) == 0
     left = sorted(path.name for path in (folder / "set").iterdir() if path.is_file())
     made = [f"data-0000{n}-of-00002.{kind}" for n in range(2) for kind in _KINDS]
-    assert left == sorted([*made, "data-notes.txt", "manifest.json"])
+    assert left == sorted([*made, *kept, "manifest.json"])
     assert verify.main([str(folder / "set"), "--workers", "1"]) == 0
 
 

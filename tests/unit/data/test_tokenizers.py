@@ -330,6 +330,28 @@ def test_another_kind_of_tokenizer_json_is_used_as_it_is(tmp_path):
     assert load_tokenizer(tmp_path / "again").fingerprint == ours.fingerprint
 
 
+def test_a_saved_tokenizer_json_is_known_again_however_it_was_written(tmp_path):
+    import tokenizers as library
+
+    names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    model = library.Tokenizer(library.models.BPE(unk_token="<unk>"))
+    model.pre_tokenizer = library.pre_tokenizers.Whitespace()
+    trainer = library.trainers.BpeTrainer(vocab_size=60, special_tokens=names, show_progress=False)
+    model.train_from_iterator(corpus(), trainer)
+    whole = json.loads(model.to_str())
+    merges = [" ".join(pair) for pair in whole["model"]["merges"]]
+    older = {**whole, "model": {**whole["model"], "merges": merges}}
+    del older["model"]["ignore_merges"], older["model"]["byte_fallback"]
+    added = [{**token, "special": token["content"] != "<mask>"} for token in whole["added_tokens"]]
+    for number, definition in enumerate((whole, older, {**whole, "added_tokens": added})):
+        path = tmp_path / f"{number}" / "tokenizer.json"
+        path.parent.mkdir()
+        path.write_text(json.dumps(definition))
+        ours = load_tokenizer(path)
+        ours.save(tmp_path / f"{number}" / "again")
+        assert load_tokenizer(tmp_path / f"{number}" / "again").fingerprint == ours.fingerprint
+
+
 def test_a_saved_tokenizer_json_frames_texts_as_we_do_whatever_its_own_frame_was(tmp_path):
     transformers = pytest.importorskip("transformers")
     import tokenizers as library

@@ -40,6 +40,15 @@ def test_a_folder_that_another_pipeline_made_has_the_inputs_of_this_one(workdir:
     assert {row.label: row.chain_seconds for row in make(workdir).rows} == pytest.approx(whole)
 
 
+@pytest.mark.parametrize("config", [{"stages": []}, {"stages": {"pd": "x"}}, {}])
+def test_where_the_record_has_no_config_of_a_stage_its_folder_has_it(
+    workdir: Any, config: dict
+) -> None:
+    path = workdir.root / "pipelines" / f"{workdir.name}.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "config": config}))
+    assert load.load_pipeline(workdir.root, workdir.name).stages["pd"].kind == "train"
+
+
 def test_rows_carry_sizes_and_intervals(workdir: Any) -> None:
     row = make(workdir).rows[3]
     assert (row.label, row.size, row.parameters, row.steps) == ("PD", "L2_H128", 4_386_178, 900)
