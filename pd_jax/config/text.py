@@ -94,6 +94,10 @@ class Rows:
             "'positive')",
         )
         require(
+            self.task != "classification" or len(self.labels) > 1,
+            f"labels={self.labels} leaves nothing to learn; name all classes of the task",
+        )
+        require(
             len(set(self.labels)) == len(self.labels),
             f"labels={self.labels} names one twice; name each once, in the order of the outputs",
         )

@@ -160,6 +160,22 @@ def check_heads(source: BertConfig, model: BertConfig) -> None:
         )
 
 
+def check_shape(source: BertConfig, init: config_lib.Init, model: BertConfig) -> None:
+    """Raises WeightsError where the tensors that `init` takes from a source do not fit a model."""
+    if init.scope == "model":
+        check_heads(source, model)
+        choose_layers(init.layers, source.layers, model.layers)
+    taken = {"word_embeddings": ("hidden",), "embeddings": ("hidden", "positions")}
+    for name in taken.get(init.scope, ("hidden", "intermediate", "positions")):
+        theirs, ours = getattr(source, name), getattr(model, name)
+        if theirs != ours:
+            key = "size" if name == "hidden" else name
+            raise WeightsError(
+                f"init.source={init.source} has {name}={theirs}, but this model has {ours}; change "
+                f"model.{key}, or choose another init.source"
+            )
+
+
 def _check_head(source: SavedModel, labels: Sequence[str]) -> None:
     if "classifier" not in source.params:
         raise WeightsError("init.head='keep', but the source has no task head; set head='fresh'")

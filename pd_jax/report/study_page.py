@@ -208,7 +208,8 @@ def _spot(
 ) -> lines.Spot:
     summary = group.summaries[measure]
     assert summary.mean is not None
-    interval = summary.interval
+    found = summary.interval
+    interval = None if found is None else study_text.level_interval(measure, found)
     low, high = (
         (None, None)
         if interval is None

@@ -1,5 +1,7 @@
 """A study for the terminal and as JSON: every group of cells, and the answer to every claim."""
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -126,6 +128,17 @@ def difference(measure: str, value: float) -> str:
 def range_text(measure: str, interval: Interval) -> str:
     """Returns an interval of differences."""
     return f"[{difference(measure, interval.low)}, {difference(measure, interval.high)}]"
+
+
+def level_interval(measure: str, interval: Interval) -> Interval:
+    """Returns the interval of a mean, as far as its measure can reach: a t interval of few seeds
+    goes beyond.
+    """
+    quantity = measure.rpartition("/")[2]
+    lowest = -1.0 if quantity in ("matthews", "pearson", "spearman") else 0.0
+    highest = 1.0 if notation.is_share(measure) or lowest < 0 else math.inf
+    low, high = max(interval.low, lowest), min(interval.high, highest)
+    return dataclasses.replace(interval, low=low, high=high)
 
 
 def _seeds(group: Group) -> str:

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from etils import epath
 
 from pd_jax import config as config_lib
+from pd_jax.data.text import corpora, tfds
 from pd_jax.errors import ConfigError
 from pd_jax.evaluation.compare import check_programs
 from pd_jax.models import sizes
-from pd_jax.models.initialise import check_heads as check_source_heads
+from pd_jax.models.initialise import check_shape
 from pd_jax.models.weights import hf
 from pd_jax.parallel import distributed
 from pd_jax.parallel.mesh import check_heads, mesh_for
@@ -33,6 +34,8 @@ def _check_stage(pipeline: config_lib.Pipeline, name: str, *, on_devices: bool) 
     stage = pipeline.stages[name]
     if isinstance(stage, config_lib.LabelStage):
         _check_teacher(stage)
+    if isinstance(stage, config_lib.RecordsStage):
+        _check_columns(stage)
     if isinstance(stage, config_lib.CompareStage):
         check_programs(stage.programs)
     if not isinstance(stage, config_lib.TrainStage):
@@ -40,20 +43,33 @@ def _check_stage(pipeline: config_lib.Pipeline, name: str, *, on_devices: bool) 
     shape = sizes.bert_config(stage.model, vocab_size=1)
     _check_logits(pipeline, name, stage)
     _check_rows(pipeline, name, stage)
-    if stage.init.source and _is_bert(stage.init.source):
-        check_source_heads(hf.load_config(stage.init.source), shape)
+    if stage.init.source and _is_model(stage.init.source):
+        if not _is_bert(stage.init.source):
+            raise ConfigError(
+                f"stages.{name}.init.source={stage.init.source} is no BERT with GELU, with whose "
+                "weights a student could begin; name one (others can be a label stage's teacher)"
+            )
+        check_shape(hf.load_config(stage.init.source), stage.init, shape)
     if on_devices:
         mesh = mesh_for(pipeline.run)
         check_batch(stage.data.batch, micro_batches=stage.compute.micro_batches, mesh=mesh)
         check_heads(shape.heads, mesh)
 
 
+def _check_columns(stage: config_lib.RecordsStage) -> None:
+    """Raises SourceError where the first file of a source lacks a column."""
+    for source in stage.source if isinstance(stage.source, tuple) else (stage.source,):
+        paths = config_lib.several(source.path)
+        if not any(path.startswith(("@", tfds.PREFIX)) for path in paths):
+            first = corpora.source_files(source)[:1]
+            next(corpora.tables_of(corpora.Piece(source, first)), None)
+
+
 def _check_teacher(stage: config_lib.LabelStage) -> None:
-    path = epath.Path(stage.teacher) / hf.CONFIG_FILE
-    if stage.teacher.startswith("@") or not path.exists():
+    if not _is_model(stage.teacher):
         return
     if stage.language is None:
-        _, outputs = declared_task(path.parent)
+        _, outputs = declared_task(epath.Path(stage.teacher))
         output_names(stage.teacher, stage.labels, outputs)
     if _is_bert(stage.teacher):
         check_positions(stage, hf.load_config(stage.teacher).positions)
@@ -61,8 +77,11 @@ def _check_teacher(stage: config_lib.LabelStage) -> None:
 
 def _is_bert(source: str) -> bool:
     """Returns whether a reference is a folder in Hugging Face's format with a BERT."""
-    path = epath.Path(source) / hf.CONFIG_FILE
-    return not source.startswith("@") and path.exists() and hf.is_bert(source)
+    return _is_model(source) and hf.is_bert(source)
+
+
+def _is_model(source: str) -> bool:
+    return not source.startswith("@") and (epath.Path(source) / hf.CONFIG_FILE).exists()
 
 
 def _check_rows(pipeline: config_lib.Pipeline, name: str, stage: config_lib.TrainStage) -> None:

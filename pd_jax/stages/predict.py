@@ -21,6 +21,7 @@ from pd_jax import files
 from pd_jax.data.building.layouts import Passage, frame
 from pd_jax.data.text.tables import Row
 from pd_jax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from pd_jax.data.tokenizers.vocabulary import SPECIAL
 from pd_jax.errors import ConfigError, WeightsError
 from pd_jax.models.bert import first_states
 from pd_jax.models.heads import TaskModel
@@ -68,6 +69,11 @@ def load_classifier(folder: str) -> tuple[hf.SavedModel, Tokenizer]:
         raise WeightsError(
             f"{folder} has a tokenizer with {tokenizer.vocab_size} entries and a model with "
             f"{model.config.vocab_size}; take both from the same source"
+        )
+    if tokenizer.vocab_size <= len(SPECIAL):
+        raise WeightsError(
+            f"{folder} has a tokenizer with no words, only special tokens; save its whole "
+            "vocabulary there"
         )
     outputs = model.params["classifier"]["bias"].shape[0]
     task, labels = _as_transformers(model.task, model.labels, outputs)

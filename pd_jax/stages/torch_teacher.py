@@ -176,6 +176,11 @@ def _read(folder: epath.Path, dtype: str) -> tuple[Any, Any]:
             f"{folder} has no vocabulary ({', '.join(sorted(names))}); save the teacher's "
             "tokenizer there too, with tokenizer.save_pretrained"
         )
+    if names and len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise WeightsError(
+            f"{folder} has a tokenizer with no words, only special tokens; save its whole "
+            "vocabulary there"
+        )
     return model, tokenizer
 
 

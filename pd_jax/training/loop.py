@@ -162,8 +162,9 @@ class Loop:
             with self.clock.span("step" if shape in compiled else "compile"):
                 read = yield batch
                 newest = norms() if self._due_to_log(number + 1) else None
+            if shape in compiled:
+                self.standing.flops += job.flops(*shape)
             compiled.add(shape)
-            self.standing.flops += job.flops(*shape)
             pending = self._read(pending, then=_Pending(number, read, newest))
         self._read(pending)
         return self._finish(first)

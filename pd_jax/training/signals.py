@@ -36,8 +36,10 @@ def stop_on(number: int) -> None:
     before = sys.unraisablehook
 
     def again(unraisable: "sys.UnraisableHookArgs") -> None:
-        if isinstance(unraisable.exc_value, Stopped):
-            threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number)).start()
+        swallowed = {Stopped: number, KeyboardInterrupt: signal.SIGINT}
+        kind = type(unraisable.exc_value)
+        if kind in swallowed:
+            threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), swallowed[kind])).start()
         else:
             before(unraisable)
 

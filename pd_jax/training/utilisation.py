@@ -40,7 +40,7 @@ def utilisation(
     """Returns `mfu` and `goodput` as shares, with what they were computed from.
 
     Args:
-      flops: operations of all steps of a run.
+      flops: operations of all steps of a run but those that were compiled first.
       spans: seconds by span. While the host waits for data, the devices may still be stepping.
       seconds: of the whole run.
       peak: operations a second of all its devices.

@@ -14,6 +14,7 @@ ROWS = 400
 TASKS = {
     "sst2": (("0", "1"), False),
     "mnli_subset": (("entailment", "neutral", "contradiction"), True),
+    "rte": (("entailment", "not_entailment"), True),
 }
 RUNNING = ("transfer/imdb_unsup", "corpus/wiki", "corpus/novels")
 OTHER = ("amazon_electronics_kitchen_unlabelled", "reuters_news_unlabelled")

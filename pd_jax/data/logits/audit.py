@@ -22,7 +22,7 @@ from pd_jax.errors import RecordsError
 
 _BLOCK_ROWS = 4096
 _SAMPLED_SPOTS, _ROWS_OF_A_SPOT = 8, 128
-_MUCH_UNKNOWN = 0.01
+_MUCH_UNKNOWN = _MUCH_CUT = 0.01
 
 
 def dataset_faults(
@@ -74,6 +74,20 @@ def strange_text(dataset: Dataset, unk_id: int) -> str:
     return (
         f"{share:.1%} of the tokens in {dataset.folder} are [UNK]: its tokenizer was made for other"
         " text; use one for this language and script, or train one (tools.train_tokenizer)"
+    )
+
+
+def full_rows(dataset: Dataset) -> str:
+    """Returns a sentence where more than a hundredth of a dataset's texts have as many tokens as a
+    row may have, so that they are likely to have been cut; else "".
+    """
+    limit = dataset.manifest.max_length
+    full = int(np.count_nonzero(dataset.lengths == limit))
+    if full <= _MUCH_CUT * len(dataset):
+        return ""
+    return (
+        f"{full:,} of {len(dataset):,} rows of {dataset.folder} have max_length={limit} tokens: "
+        "longer texts are cut there; raise max_length to keep more of them"
     )
 
 

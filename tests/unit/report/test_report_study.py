@@ -14,7 +14,7 @@ from pd_jax.errors import ReportError
 from pd_jax.evaluation import predictions
 from pd_jax.evaluation.predictions import Predictions
 from pd_jax.report import claims, lines, load, study, study_text, table_text, write_report
-from pd_jax.report.statistics import Verdict, interval_over_examples
+from pd_jax.report.statistics import Interval, Verdict, interval_over_examples
 from pd_jax.tools import report as report_tool
 from tests.unit.report import studies
 from tests.unit.report.conftest import Workdir
@@ -246,6 +246,20 @@ def test_cells_that_name_their_axes_in_another_order_are_one_group(tmp_path):
         cell["axes"] = dict(reversed(cell["axes"].items()))
     studies.write(made, asked)
     assert [len(group.results) for group in results_of(made).groups] == before
+
+
+def test_an_interval_of_a_level_ends_where_its_measure_does():
+    wide = Interval(0.9, 0.5, 1.3, 2)
+    for measure, ends in (
+        ("dev/accuracy", (0.5, 1.0)),
+        ("dev/kl", (0.5, 1.3)),
+        ("dev/pearson", (0.5, 1.0)),
+    ):
+        shown = study_text.level_interval(measure, wide)
+        assert (shown.low, shown.high) == ends
+    below = Interval(0.1, -1.3, 1.5, 2)
+    assert study_text.level_interval("dev/kl", below).low == 0.0
+    assert study_text.level_interval("dev/matthews", below).low == -1.0
 
 
 def test_a_claim_with_a_margin_shows_it_in_the_measures_unit(tmp_path):

@@ -1,6 +1,7 @@
 """What is refused before the first stage begins."""
 
 import dataclasses
+import json
 import pathlib
 import re
 import sys
@@ -10,13 +11,16 @@ import jax
 import pytest
 
 from pd_jax import config as config_lib
-from pd_jax.errors import ConfigError, MeshError, PdError, WeightsError
+from pd_jax.errors import ConfigError, MeshError, PdError, SourceError, WeightsError
 from pd_jax.models import sizes
 from pd_jax.models.heads import TaskModel
 from pd_jax.models.weights import hf
 from pd_jax.objectives.objective import dummy_inputs
 from pd_jax.stages.foreseen import check_stages
 from tests import tiny
+
+BEGUN = {"init": {"source": "TEACHER"}}
+SHAPE = {"size": "L1_H8", "heads": 2, "intermediate": 8, "positions": 16}
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +46,9 @@ def fault(
     labels = config_lib.LabelStage(
         **{"teacher": teacher, "records": "@set", "lengths": (16,), **(label or {})}
     )
+    init = pupil.get("init", {})
+    if init.get("source") == "TEACHER":
+        pupil["init"] = {**init, "source": teacher}
     learning = tiny.stage(
         pathlib.Path("none"),
         **{
@@ -74,7 +81,18 @@ def test_a_chain_that_fits_is_not_refused(teacher: str) -> None:
         (ConfigError, "did you mean 'tiny'", {"model": {"size": "tinny"}}),
         (MeshError, "does not divide by data x fsdp x mic", {"compute": {"micro_batches": 3}}),
         (MeshError, "heads do not divide", {"run": {"mesh": config_lib.Mesh(tensor=4)}}),
-        (WeightsError, "source has 2 attention heads", {"model": {"size": "L1_H32", "heads": 4}}),
+        (WeightsError, "source has 2 attention heads", {**BEGUN, "model": {**SHAPE, "heads": 4}}),
+        (
+            WeightsError,
+            "has hidden=8, but this model has 32; change model.size",
+            {**BEGUN, "model": {**SHAPE, "size": "L1_H32"}},
+        ),
+        (WeightsError, "cannot make 3 layers", {**BEGUN, "model": {**SHAPE, "size": "L3_H8"}}),
+        (
+            WeightsError,
+            "has positions=16, but this model has 32; change model.positions",
+            {**BEGUN, "model": {**SHAPE, "positions": 32}},
+        ),
         (ConfigError, "can read 16 tokens", {"label": {"lengths": (32,)}}),
         (ConfigError, "has 3 outputs", {"label": {"labels": ("a", "b")}}),
         (
@@ -100,8 +118,28 @@ def test_a_chain_that_fits_is_not_refused(teacher: str) -> None:
 def test_what_its_stage_would_refuse_hours_later_is_refused_now(
     error: type[PdError], message: str, changes: dict, teacher: str
 ) -> None:
-    found = fault(teacher, init={"source": teacher}, **changes)
+    found = fault(teacher, **changes)
     assert isinstance(found, error) and re.search(message, str(found))
+
+
+def test_a_source_that_fits_where_it_is_taken_from_is_not_refused(teacher: str) -> None:
+    assert fault(teacher, **BEGUN, model=SHAPE) is None
+    words = {"source": "TEACHER", "scope": "word_embeddings"}
+    assert fault(teacher, init=words, model={"size": "L2_H8", "heads": 1}) is None
+
+
+def test_another_architecture_is_no_source_of_weights(teacher: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "distilbert"}))
+    found = fault(teacher, init={"source": str(tmp_path)})
+    assert isinstance(found, ConfigError) and "is no BERT with GELU" in str(found)
+
+
+def test_a_column_that_is_not_there_is_told_before_the_first_stage(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.tsv").write_text("sentence\na film\n")
+    built = rows(str(tmp_path / "a.tsv"))
+    pipeline = config_lib.Pipeline(name="own", stages={"set": built})
+    with pytest.raises(SourceError, match="has no column 'text'; its columns are 'sentence'"):
+        check_stages(pipeline, ["set"], on_devices=False)
 
 
 def test_a_program_that_is_not_installed_is_told_before_the_first_stage(
