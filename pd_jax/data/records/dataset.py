@@ -51,6 +51,8 @@ _INDEXES: weakref.WeakValueDictionary[str, np.ndarray] = weakref.WeakValueDictio
 _CACHE_BYTES = 1 << 28
 """Datasets whose rows take no more than this are kept in memory."""
 _ROWS_AT_ONCE = 1 << 12
+_MUCH_CUT = 0.01
+"""The share of tokens from which it is said that they are cut."""
 """Rows of a complete shard that are decoded together: their memory fits a core's cache."""
 
 
@@ -100,11 +102,13 @@ class Dataset:
         return self.manifest.fingerprint
 
     def cut_at(self, length: int) -> str:
-        """Returns a sentence on the rows that have more than `length` tokens; empty without any."""
+        """Returns a sentence on the rows that have more than `length` tokens; empty where that is
+        less than a hundredth of all tokens.
+        """
         longer = self.lengths[self.lengths > length].astype(np.int64)
-        if not len(longer):
+        share = (longer - length).sum() / max(1, self.lengths.sum(dtype=np.int64))
+        if share < _MUCH_CUT:
             return ""
-        share = (longer - length).sum() / self.lengths.sum(dtype=np.int64)
         return (
             f"{len(longer):,} rows of {self.folder} are longer than {length} tokens and are cut "
             f"there, {share:.1%} of all tokens"
