@@ -51,9 +51,9 @@ _INDEXES: weakref.WeakValueDictionary[str, np.ndarray] = weakref.WeakValueDictio
 _CACHE_BYTES = 1 << 28
 """Datasets whose rows take no more than this are kept in memory."""
 _ROWS_AT_ONCE = 1 << 12
+"""Rows of a complete shard that are decoded together: their memory fits a core's cache."""
 _MUCH_CUT = 0.01
 """The share of tokens from which it is said that they are cut."""
-"""Rows of a complete shard that are decoded together: their memory fits a core's cache."""
 
 
 @dataclasses.dataclass(frozen=True)
