@@ -61,4 +61,4 @@ def test_an_export_to_a_bucket_is_compared_as_a_local_one(
     card = (bucket / "README.md").read_text()
     assert "transformers' ids equal ours" in card and check.sentence() in card
     assert [path.name for path in bucket.parent.iterdir()] == ["models"]
-    assert programs.transformers_token_ids(bucket, ["ab"]) is not None
+    assert programs.transformers_tokens(bucket, ["ab"]) is not None
