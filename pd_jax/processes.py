@@ -104,8 +104,14 @@ class _Total:
         self._report(self._done)
 
 
+class _Ended(BaseException):
+    """This worker was asked to end: what its job has half-written is removed on the way out."""
+
+
 _counter: Any = None
 """The sum over all processes; set once in each worker."""
+_working = False
+"""Whether this worker has a job."""
 
 
 def _start(counter: Any, parent: int) -> None:
@@ -115,6 +121,7 @@ def _start(counter: Any, parent: int) -> None:
     # The tokenizers library would start a thread for every core in each of the processes.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # ctrl-c ends it without a traceback of its own
+    signal.signal(signal.SIGTERM, _end)
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
 
 
@@ -125,8 +132,22 @@ def _leave_with(parent: int) -> None:
     os._exit(1)
 
 
+def _end(number: int, frame: types.FrameType | None) -> None:
+    del number, frame
+    if _working:
+        raise _Ended
+    os._exit(1)
+
+
 def _do(job: Job[Task, Result], task: Task) -> Result:
-    return job(task, _add)
+    global _working
+    _working = True
+    try:
+        return job(task, _add)
+    except _Ended:
+        os._exit(1)  # the pool would hand this worker another job
+    finally:
+        _working = False
 
 
 def _add(amount: float) -> None:
