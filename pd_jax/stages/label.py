@@ -13,7 +13,7 @@ from pd_jax.data.records.dataset import Dataset
 from pd_jax.parallel import distributed
 from pd_jax.parallel.mesh import mesh_for
 from pd_jax.stages.context import Context, Done
-from pd_jax.stages.teachers import open_teacher, reads_tokens
+from pd_jax.stages.teachers import open_teacher
 
 
 def run_label(stage: config_lib.LabelStage, context: Context) -> Done:
@@ -49,8 +49,8 @@ def label(
     """
     dataset = Dataset.open(stage.records)
     counts: list[int] = []
-    teacher, answers = open_teacher(stage, dataset, mesh, cut=counts.append)
-    reads_records = stage.language is not None or reads_tokens(stage.teacher, dataset)
+    opened = open_teacher(stage, dataset, mesh, cut=counts.append)
+    reads_records, teacher, answers = opened.reads_records, opened.teacher, opened.answers
     if distributed.is_writer() and reads_records and (told := dataset.cut_at(stage.lengths[-1])):
         warn(told)
     made = label_dataset(folder, dataset, teacher=teacher, answers=answers, title=title)

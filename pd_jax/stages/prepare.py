@@ -2,7 +2,7 @@
 
 from pd_jax import config as config_lib
 from pd_jax.data.building.build import build_records
-from pd_jax.data.logits.audit import full_rows, strange_text
+from pd_jax.data.logits.audit import doubts
 from pd_jax.data.records.dataset import Dataset
 from pd_jax.data.text.corpora import sentences
 from pd_jax.data.text.synthetic import write_synthetic
@@ -35,10 +35,9 @@ def run_records(stage: config_lib.RecordsStage, context: Context) -> Done:
     manifest = build_records(
         stage, tokenizer, folder, name=context.name, workers=len(available_cores())
     )
-    dataset = Dataset.open(folder)
-    cut = full_rows(dataset) if stage.examples.layout == "rows" else ""
-    for warning in filter(None, (strange_text(dataset, tokenizer.unk_id), cut)):
-        context.warn(warning)
+    layout = stage.examples.layout
+    for doubt in doubts(Dataset.open(folder), unk_id=tokenizer.unk_id, layout=layout):
+        context.warn(doubt)
     return Done(
         examples=manifest.rows,
         outputs={

@@ -48,6 +48,8 @@ class OpenedTeacher(NamedTuple):
 
     teacher: Teacher
     answers: Answers
+    reads_records: bool = False
+    """Whether it reads the records' own tokens, and not their texts."""
 
 
 def reads_tokens(teacher: str, dataset: Dataset) -> bool:
@@ -82,7 +84,9 @@ def open_teacher(
         language_model = load_language_model(stage, dataset)
         predict = make_language_predict(language_model, dataset, stage, mesh)
         return OpenedTeacher(
-            describe_teacher(stage, language_model), _token_answers(predict, dataset, stage, mesh)
+            describe_teacher(stage, language_model),
+            _token_answers(predict, dataset, stage, mesh),
+            reads_records=True,
         )
     if not hf.is_bert(stage.teacher):
         foreign = load_torch(stage.teacher, dtype=stage.dtype, length=stage.lengths[-1])
@@ -95,7 +99,8 @@ def open_teacher(
     classifier = _described(stage, model, layers=model.config.layers, width=model.config.hidden)
     if tokenizer.fingerprint == dataset.manifest.tokenizer.fingerprint:
         predict = make_predict(model, mesh, dtype=stage.dtype, states=stage.states)
-        return OpenedTeacher(classifier, _token_answers(predict, dataset, stage, mesh))
+        answers = _token_answers(predict, dataset, stage, mesh)
+        return OpenedTeacher(classifier, answers, reads_records=True)
     # A model's fingerprint covers its weights, shape and labels, but not its tokenizer, which
     # decides how it reads the same texts.
     settings = {**classifier.settings, "tokenizer": tokenizer.fingerprint}

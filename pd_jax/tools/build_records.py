@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pd_jax import config, locks, processes
 from pd_jax.data.building import beam, estimates, plans
 from pd_jax.data.building.build import Run, Share, build_share
-from pd_jax.data.logits.audit import full_rows, strange_text
+from pd_jax.data.logits.audit import doubts
 from pd_jax.data.records import manifest
 from pd_jax.data.records.dataset import Dataset
 from pd_jax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
@@ -71,10 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             " the dataset is complete when all shares are made"
         )
         return 0
-    dataset = Dataset.open(arguments.output)
-    cut = full_rows(dataset) if stage.examples.layout == "rows" else ""
-    for warning in filter(None, (strange_text(dataset, tokenizer.unk_id), cut)):
-        print(f"warning: {warning}", file=sys.stderr)
+    dataset, layout = Dataset.open(arguments.output), stage.examples.layout
+    for doubt in doubts(dataset, unk_id=tokenizer.unk_id, layout=layout):
+        command.warn(doubt)
     print(_summary(made, arguments.output, time.monotonic() - began))
     return 0
 

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             lengths=tuple(sorted(set(arguments.lengths or _lengths(arguments)))),
         )
     print(f"comparing {len(stage.models)} models on {arguments.records}", file=sys.stderr)
-    found = [measured.as_json() for measured in compare_models(stage, warn=_warn)]
+    found = [measured.as_json() for measured in compare_models(stage, warn=command.warn)]
     print(models.comparison_grid("", [models.Compared.model_validate(it) for it in found]).text())
     if arguments.output:
         files.write_json(arguments.output, {"models": found})
@@ -117,10 +117,6 @@ def _models(models: Sequence[str], labels: Sequence[str]) -> tuple[config_lib.Co
         )
         for name, folder in folders
     )
-
-
-def _warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -200,7 +200,7 @@ def _teacher_faults(
     sample = np.sort(Permutation(len(dataset), ("verify",))(np.arange(size)))
     stage = _stage_again(store, dataset, arguments, longest=int(dataset.lengths[sample].max()))
     mesh = make_mesh(config.Mesh(data=1), jax.local_devices()[:1])
-    teacher, answers = open_teacher(stage, dataset, mesh)
+    teacher, answers, _ = open_teacher(stage, dataset, mesh)
     reads = teacher.settings.get("tokenizer")
     same = (
         teacher.fingerprint == declared.teacher

@@ -59,6 +59,12 @@ def shard_faults(folder: epath.PathLike, manifest: Manifest, number: int) -> lis
     return list(_ShardAudit(epath.Path(folder), manifest, manifest.shards[number]).faults())
 
 
+def doubts(dataset: Dataset, *, unk_id: int, layout: str) -> list[str]:
+    """Returns sentences on what a user may not expect of a dataset that was just built."""
+    found = [strange_text(dataset, unk_id), full_rows(dataset) if layout == "rows" else ""]
+    return [sentence for sentence in found if sentence]
+
+
 def strange_text(dataset: Dataset, unk_id: int) -> str:
     """Returns a sentence where more than a hundredth of the tokens are [UNK], else "".
 
