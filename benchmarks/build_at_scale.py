@@ -178,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--kills", type=int, default=3)
     add("--seed", type=int, default=0, help="decides what is killed, and when")
     add("--folder", type=pathlib.Path, default=pathlib.Path("build_at_scale"), help="for scratch")
-    add("--output", type=pathlib.Path, default=side_by_side.RESULTS / "build_at_scale.json")
+    add("--output", type=pathlib.Path, default=side_by_side.own_folder() / "build_at_scale.json")
     arguments = parser.parse_args(argv)
     arguments.folder.mkdir(parents=True)
     try:

@@ -32,6 +32,7 @@ from pd_jax.models.weights import hf
 from pd_jax.objectives.objective import dummy_inputs
 from pd_jax.parallel.mesh import make_mesh
 from pd_jax.stages.label import label
+from pd_jax.tools import command
 
 _LENGTHS = (16, 32, 64, 128)
 _STEPS = 20
@@ -84,7 +85,8 @@ def measure(dataset: Dataset, folder: pathlib.Path, parsed: Any) -> dict[str, An
     )
     mesh = make_mesh(config_lib.Mesh())
     wall = time.perf_counter()
-    seconds = _seconds(lambda: label(stage, epath.Path(folder / "store"), mesh, title="labelling"))
+    made = {"title": "labelling", "warn": command.warn}
+    seconds = _seconds(lambda: label(stage, epath.Path(folder / "store"), mesh, **made))
     wall = time.perf_counter() - wall
     store = LogitStore.open(folder / "store")
     checked, unchecked = _read_both(store.check(dataset), dataset, parsed)

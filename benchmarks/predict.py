@@ -22,12 +22,14 @@ from benchmarks.texts import BATCH, ROWS, STOCK_SHARE, Work
 def make_ours(work: Work, runs: int):
     """Returns our labelling of one run's sentences, and how many there are."""
     from pd_jax.allocation import keep_memory
-    from pd_jax.stages.predict import load_classifier, predict_rows
+    from pd_jax.stages.classifier import load_classifier
+    from pd_jax.stages.predict import make_predict_rows
 
     keep_memory()
     model, tokenizer = load_classifier(work.model)
     # One input, from which each run takes its windows. One run more, as a window is made ahead.
-    windows = predict_rows(model, tokenizer, iter(texts.sentences(work.text, (runs + 1) * ROWS)))
+    predict = make_predict_rows(model, tokenizer)
+    windows = predict(texts.sentences(work.text, (runs + 1) * ROWS))
     size = len(next(windows).rows)
 
     def label() -> None:

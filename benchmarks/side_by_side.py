@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import pathlib
 import platform
+import re
 import statistics
 import sys
 import time
@@ -23,6 +24,7 @@ from pd_jax import files
 RESULTS = pathlib.Path(__file__).parent / "results"
 OURS = "pd_jax"
 PACKAGES = (
+    "pd_jax",
     "jax",
     "jaxlib",
     "flax",
@@ -267,8 +269,14 @@ def arguments(doc: str, name: str, *, repetitions: int) -> argparse.ArgumentPars
         prog=f"python -m benchmarks.{name}", description=doc.splitlines()[0]
     )
     parser.add_argument("--repetitions", type=int, default=repetitions)
-    parser.add_argument("--output", type=pathlib.Path, default=RESULTS / f"{name}.json")
+    parser.add_argument("--output", type=pathlib.Path, default=own_folder() / f"{name}.json")
     return parser
+
+
+def own_folder() -> pathlib.Path:
+    """Returns where this kind of machine's results go, beside those of others."""
+    kind = f"{_processor()} {os.cpu_count()} cores".lower()
+    return RESULTS / "-".join(re.findall("[a-z0-9]+", kind))
 
 
 def peak_bytes(process: int) -> int:

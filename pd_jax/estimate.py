@@ -34,10 +34,11 @@ from pd_jax.parallel.mesh import mesh_for
 from pd_jax.parallel.sharding import put_batch
 from pd_jax.planning import Planned
 from pd_jax.report.notation import duration
+from pd_jax.stages.classifier import load_classifier
 from pd_jax.stages.context import OUTPUT
 from pd_jax.stages.declared import declared
 from pd_jax.stages.objectives import Facts, make_objective
-from pd_jax.stages.predict import load_classifier, make_predict
+from pd_jax.stages.predict import make_predict
 from pd_jax.stages.torch_teacher import load_torch
 from pd_jax.training import ahead, rng
 
@@ -138,14 +139,13 @@ class _Steps:
         rows = self._rows(stage.records)
         if rows is None:
             return Estimate(name, None, "rows unknown")
-        named = stage.teacher.startswith("@")
-        teacher = self._pipeline.stages.get(stage.teacher[1:].split("/")[0]) if named else None
+        teacher = self._pipeline.stage_of(stage.teacher)
         if isinstance(teacher, config_lib.TrainStage):
             if (found := self._seconds(name, teacher)) is None:
                 return Estimate(name, None, "packed rows")
             second, basis = found
             return Estimate(name, second * rows / teacher.data.batch * _FORWARD_SHARE, basis)
-        if named or stage.language is not None:
+        if config_lib.referred(stage.teacher) or stage.language is not None:
             return Estimate(name, None, "teacher unknown")
         key = json.dumps([stage.teacher, stage.batch, stage.lengths, stage.dtype])
         if key not in self._known:
@@ -190,11 +190,16 @@ class _Steps:
         None where that is unknown.
         """
         first = config_lib.several(stage.data.records)[0]
-        item = self._planned.get(first.removeprefix("@"))
-        if item is not None and item.done:
-            return manifest.read(item.folder / OUTPUT["records"]).tokenizer.vocab_size
+        item = self._item(first)
+        if item is not None and item.done and item.output.exists():
+            return manifest.read(item.output).tokenizer.vocab_size
         vocabulary = declared(self._pipeline, stage).vocabulary
         return vocabulary.size if vocabulary is not None else None
+
+    def _item(self, reference: str) -> Planned | None:
+        """Returns the stage that a reference names, as planned; None for a path."""
+        found = config_lib.referred(reference)
+        return self._planned.get(found.stage) if found else None
 
     def _epoch(self, stage: config_lib.TrainStage) -> int | None:
         """Returns how many examples an epoch has, or has at most; None where that is unknown."""
@@ -212,9 +217,9 @@ class _Steps:
         return self._counted[reference]
 
     def _count(self, reference: str) -> int | None:
-        if not reference.startswith("@"):
+        if config_lib.referred(reference) is None:
             return manifest.read(reference).rows
-        item = self._planned.get(reference.removeprefix("@"))
+        item = self._item(reference)
         if item is None:
             return None
         if item.done:
@@ -222,8 +227,9 @@ class _Steps:
         stage = item.stage
         if not isinstance(stage, config_lib.RecordsStage) or stage.examples.layout != "rows":
             return None
-        sources = stage.source if isinstance(stage.source, tuple) else (stage.source,)
-        if any(str(source.path).startswith("@") for source in sources):
+        sources = config_lib.several(stage.source)
+        paths = [path for source in sources for path in config_lib.several(source.path)]
+        if any(map(config_lib.referred, paths)):
             return None
         return sum(source.rows or sum(1 for _ in corpora.rows(source)) for source in sources)
 

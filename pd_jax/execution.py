@@ -16,7 +16,7 @@ from pd_jax import files, versions
 from pd_jax.config import reading
 from pd_jax.parallel import distributed
 from pd_jax.planning import Planned, check_unchanged
-from pd_jax.stages.context import OUTPUT, Context, Done
+from pd_jax.stages.context import Context, Done
 from pd_jax.stages.faults import with_remedy
 from pd_jax.stages.runners import carry_out
 
@@ -55,11 +55,10 @@ def run_stages(
     """
 
     def path(reference: str, _: Any) -> str:
-        if not reference.startswith("@"):
+        if (found := config_lib.referred(reference)) is None:
             return reference
-        source, _, inside = reference[1:].partition("/")
-        output = planned[source].folder / OUTPUT[planned[source].stage.kind]
-        return str(output / inside) if inside else str(output)
+        output = planned[found.stage].output
+        return str(output / found.inside) if found.inside else str(output)
 
     _check_unchanged(items, planned, workdir)
     resolved = [reading.map_references(item.stage, path) for item in items]

@@ -229,7 +229,6 @@ def held(
     path: epath.PathLike,
     what: str,
     *,
-    wait: Callable[[str], None] | None = None,
     writer: bool = True,
     agree: Callable[[int], int] = int,
 ) -> Iterator[None]:
@@ -238,8 +237,6 @@ def held(
     Args:
       path: the lock's file; its folder is created where it is missing.
       what: what is locked, for the message: "the dataset in runs/corpus".
-      wait: called with a line for the user before waiting for another process; without it, that
-        process's lock is an error. After a wait the work may be done already: check in the block.
       writer: whether this process takes the lock for a group of processes that run together; all of
         them come here.
       agree: the largest of the group's values (`distributed.agree`).
@@ -247,21 +244,14 @@ def held(
     Raises:
       LockError: another process holds it, or its file cannot be written.
     """
-    lock, announced = Lock(path), False
-    while True:
-        owner = lock.take() if writer else None
-        if not agree(int(owner is not None)):
-            break
-        if wait is None:
-            raise LockError(
-                _refusal(what, owner, path)
-                if owner is not None
-                else f"{what} is locked; process 0 names the holder"
-            )
-        if owner is not None and not announced:
-            wait(f"{what} is being written by {owner}; waiting for it")
-            announced = True
-        time.sleep(_POLL_SECONDS)
+    lock = Lock(path)
+    owner = lock.take() if writer else None
+    if agree(int(owner is not None)):
+        raise LockError(
+            _refusal(what, owner, path)
+            if owner is not None
+            else f"{what} is locked; process 0 names the holder"
+        )
     try:
         yield
     finally:

@@ -4,28 +4,21 @@
 Run the same command again and it continues where it stopped; finished stages are not repeated.
 """
 
-import argparse
 import os
-import pathlib
 import shlex
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from absl import app, flags, logging
 from etils import epath
-from ml_collections import config_flags
 
-from pd_jax.errors import EXIT_CODE, ConfigError, PdError, did_you_mean, no_space, sentence_of
+from pd_jax.config import Pipeline, flag
+from pd_jax.errors import EXIT_CODE, ConfigError, PdError, no_space, sentence_of
 
-if TYPE_CHECKING:
-    from pd_jax.config import Pipeline
-
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="Config file of the pipeline, as FILE or FILE:arg."
-)
+_CONFIG = flag.define()
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder (local or gs://) for stages, records and the report."
 )
@@ -54,10 +47,6 @@ _DISTRIBUTED = flags.DEFINE_enum(
     ["auto", "on", "off"],
     "Whether to join other processes (auto: if a launcher started several).",
 )
-_OF_A_CONFIG = {"<module>", "get_config"}
-"""The functions that run when a config file is loaded."""
-_WRAPPED = "Error whilst parsing config file"
-"""How ml_collections' text for a fault in a config file begins."""
 
 
 def _main(_: Sequence[str]) -> int:
@@ -149,7 +138,7 @@ def _set_up() -> None:
             )
 
 
-def _report(config: "Pipeline", workdir: epath.Path) -> None:
+def _report(config: Pipeline, workdir: epath.Path) -> None:
     """Prints the table of the stages that are done, and the report's path."""
     from pd_jax import report
     from pd_jax.parallel import distributed
@@ -161,7 +150,7 @@ def _report(config: "Pipeline", workdir: epath.Path) -> None:
         _tell(f"report: {page}")
 
 
-def _report_after(fault: Exception, config: "Pipeline", workdir: epath.Path) -> None:
+def _report_after(fault: Exception, config: Pipeline, workdir: epath.Path) -> None:
     """Reports what was done before a fault; a fault of the report itself is only mentioned.
 
     Not where the workdir is another config's, whose results would look like this one's.
@@ -187,87 +176,23 @@ def _tell(line: str) -> None:
 
 
 def _flags(argv: list[str]) -> list[str]:
-    """Returns the arguments that are not flags. A fault in the flags ends with one line, a fault in
-    the config's own code with its traceback.
+    """Parses the flags and returns the rest, the command's name. A fault in the flags ends with one
+    line, a fault in the config's own code with its traceback.
 
     Both end with EXIT_CODE: a launcher that ran the command again would meet the same fault.
     """
-    named = _config_named(argv)
     try:
-        left = flags.FLAGS(argv)
-        if len(left) > 1:
-            raise flags.Error(f"unexpected argument {left[1]!r}; flags begin with --")
+        flag.parse(argv, flags.FLAGS)
         if _CONFIG.value is None or _WORKDIR.value is None:
-            raise flags.Error("--config and --workdir are needed; give both")
+            raise ConfigError("--config and --workdir are needed; give both")
         if any("\ud800" <= letter <= "\udfff" for letter in _WORKDIR.value):
-            raise flags.Error(f"--workdir={_WORKDIR.value!r} is not UTF-8; choose another name")
-        hasattr(_CONFIG.value, "stages")  # an OSError of the config's code comes on its first use
-        return left
-    except Exception as raised:
-        fault = _unwrapped(raised)
-        if message := _refusal(fault, named):
-            print(f"error: {message}", file=sys.stderr)
-        else:
-            traceback.print_exception(fault)
-        sys.exit(EXIT_CODE)
-
-
-def _unwrapped(fault: BaseException) -> BaseException:
-    """Returns what a config file raised, which ml_collections and absl turn into text."""
-    while _WRAPPED in str(fault) and fault.__context__ is not None:
-        fault = fault.__context__
-    return fault
-
-
-def _refusal(fault: BaseException, named: str) -> str:
-    """Returns the sentence for a fault in the flags, or in the config that they name; empty where
-    the config's own code is at fault.
-    """
-    message = " ".join(str(fault).split())
-    if isinstance(fault, SyntaxError):
-        return f"{fault.filename}, line {fault.lineno}: {fault.msg}; correct the file"
-    if isinstance(fault, ModuleNotFoundError) and fault.name == "configs":
-        return f"--config={named} imports configs, which is not here; run from the checkout"
-    if isinstance(fault, flags.UnrecognizedFlagError):
-        remedy = did_you_mean(fault.flagname, flags.FLAGS) or "; see --help"
-        return f"--{fault.flagname} is not a flag{remedy}"
-    if isinstance(fault, flags.Error):
-        return message
-    if isinstance(fault, OSError):
-        return f"--config={named}: {fault.__cause__ or message}"
-    if isinstance(fault, ValueError):  # as configs refuse their arguments
-        return f"--config={named}: {message}"
-    if isinstance(fault, AttributeError) and fault.name == "get_config":
-        return f"--config={named}: the file has no function get_config; write one"
-    if isinstance(fault, TypeError) and message.startswith("get_config("):
-        return f"--config={named}: {message}; write FILE:ARG if it takes an argument, else FILE"
-    if {frame.name for frame in traceback.extract_tb(fault.__traceback__)} & _OF_A_CONFIG:
-        return ""
-    if isinstance(fault, (AttributeError, KeyError, TypeError)):  # as ConfigDict's overrides do
-        inner = fault.args[0]  # an AttributeError holds the KeyError that it began as
-        reason = str(inner.args[0] if isinstance(inner, Exception) else inner)
-        named = " ".join(flag for flag in sys.argv if flag.startswith("--config."))
-        remedy = "; a flag changes only what the file writes out: add the key there"
-        return f"{named or '--config.KEY'} does not fit the config: {' '.join(reason.split())}" + (
-            "" if "Did you mean" in reason else remedy
-        )
-    return ""
-
-
-def _config_named(argv: list[str]) -> str:
-    """Returns the value of --config, or nothing; ends with one line where there is no such file."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", nargs="?")
-    named = parser.parse_known_args(argv[1:])[0].config
-    if named is None:  # not given, or without a value, which absl reports in one line
-        return ""
-    path = named.partition(":")[0]
-    if not os.path.isfile(path):
-        here = [str(found) for found in pathlib.Path("configs").glob("**/*.py")]
-        hint = did_you_mean(path, here) or "; check the path"
-        print(f"error: --config={path}: no such file{hint}", file=sys.stderr)
-        sys.exit(EXIT_CODE)
-    return named
+            raise ConfigError(f"--workdir={_WORKDIR.value!r} is not UTF-8; choose another name")
+        return argv[:1]
+    except ConfigError as fault:
+        print(f"error: {fault}", file=sys.stderr)
+    except Exception as fault:
+        traceback.print_exception(fault)
+    sys.exit(EXIT_CODE)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,7 @@ from pd_jax.config import reading
 from pd_jax.errors import DivergenceError, LockError, PdError, StageError, no_space
 from pd_jax.parallel import distributed
 from pd_jax.planning import Planned, check_names, located, plan, vmap_groups
-from pd_jax.stages.declared import check_labels
-from pd_jax.stages.foreseen import check_stages
+from pd_jax.stages.foreseen import check_labels, check_stages
 
 
 def run(
@@ -31,7 +30,6 @@ def run(
     *,
     only: Sequence[str] = (),
     changed: bool = False,
-    wait: bool = False,
     jobs: int = 1,
     vmap: int = 1,
     command: str = "",
@@ -48,7 +46,6 @@ def run(
       only: names of stages to run; empty for all.
       changed: continue in a workdir where this pipeline had another config; equal stages are
         reused.
-      wait: wait for a stage that another process runs, and use its output, instead of refusing.
       jobs: how many stages to run at once, each in its own process; 1 runs them in this one.
       vmap: how many training stages, at most, to train in one program, where they differ only in
         seed, learning rate and first weights.
@@ -66,8 +63,8 @@ def run(
     def work(group: jobs_lib.Group) -> jobs_lib.Work:
         items = [planned[name] for name in group]
         inputs = {need: planned[need] for item in items for need in item.inputs}
-        how = {"workdir": workdir, "wait": wait, "changed": changed}
-        return functools.partial(_run_group, items, inputs, run_config=pipeline.run, **how)
+        how = {"run_config": pipeline.run, "workdir": workdir, "changed": changed}
+        return functools.partial(_run_group, items, inputs, **how)
 
     groups = vmap_groups(left, vmap)
     if vmap > 1:
@@ -109,7 +106,8 @@ def _begin(
     )
     selected = [item for item in planned.values() if not only or item.name in only]
     finished = _finished(planned)
-    _check_inputs(selected, finished)
+    with distributed.all_or_none("finding what the stages read"):
+        _check_inputs(selected, planned, finished)
     left = [item for item in _in_order(pipeline, selected) if item.name not in finished]
     say(
         f"pipeline {pipeline.name}: {len(selected)} stages, {len(selected) - len(left)} done, "
@@ -202,7 +200,6 @@ def _run_group(
     *,
     run_config: config_lib.Run,
     workdir: epath.Path,
-    wait: bool,
     changed: bool,
 ) -> list[tuple[Planned, dict[str, Any]] | Exception]:
     """Returns each stage with its current folder, and its `done.json`, running it if necessary; or
@@ -210,7 +207,7 @@ def _run_group(
     """
     with contextlib.ExitStack() as locked:
         for item in items:
-            locked.enter_context(_one_writer(item, wait=wait, say=say))
+            locked.enter_context(_one_writer(item))
         # The previous holder of a lock may have run an equal stage under another name.
         items = [located(item, workdir) for item in items]
         finished = _finished({item.name: item for item in items})
@@ -231,14 +228,11 @@ def _run_group(
         return found
 
 
-def _one_writer(
-    item: Planned, *, wait: bool, say: Callable[[str], None]
-) -> contextlib.AbstractContextManager[None]:
+def _one_writer(item: Planned) -> contextlib.AbstractContextManager[None]:
     """Returns a block in which no other run works on a stage, whatever that run calls it."""
     return locks.held(
         item.folder.parent / f"{item.fingerprint}.lock",
         f"stage {item.name!r}",
-        wait=say if wait else None,
         writer=distributed.is_writer(),
         agree=distributed.agree,
     )
@@ -250,13 +244,24 @@ def _finished(planned: Mapping[str, Planned]) -> set[str]:
     return {name for name, done in zip(planned, distributed.from_writer(seen), strict=True) if done}
 
 
-def _check_inputs(selected: Sequence[Planned], finished: Collection[str]) -> None:
+def _check_inputs(
+    selected: Sequence[Planned], planned: Mapping[str, Planned], finished: Collection[str]
+) -> None:
+    """Raises StageError where a stage to run reads from one that is not done, and not to run, or
+    whose output was removed since.
+    """
     available = {item.name for item in selected} | set(finished)
     for item in selected:
-        for need in item.inputs:
-            if item.name not in finished and need not in available:
+        for need in item.inputs if item.name not in finished else ():
+            if need not in available:
                 raise StageError(
                     f"stage {item.name!r} needs {need!r}, which is not done; add it to --stages"
+                )
+            output = planned[need].output
+            if need in finished and not output.exists():
+                raise StageError(
+                    f"stage {item.name!r} reads {output}, which is gone; remove {output.parent}, "
+                    f"and {need!r} is run again"
                 )
 
 

@@ -16,6 +16,7 @@ from pd_jax.config import Source, reading
 from pd_jax.data.text import corpora
 from pd_jax.errors import ConfigError, StageError, did_you_mean
 from pd_jax.inputs import InputDigests
+from pd_jax.stages.context import OUTPUT
 
 _INPUTS = "inputs.json"
 _FORMAT = 1
@@ -37,6 +38,11 @@ class Planned:
         """Whether the stage has finished."""
         return (self.folder / "done.json").exists()
 
+    @property
+    def output(self) -> epath.Path:
+        """The folder that `@name` stands for."""
+        return self.folder / OUTPUT[self.stage.kind]
+
 
 def plan(pipeline: config_lib.Pipeline, workdir: epath.Path) -> dict[str, Planned]:
     """Returns every stage of the pipeline by name, in an order in which they can run.
@@ -51,7 +57,7 @@ def plan(pipeline: config_lib.Pipeline, workdir: epath.Path) -> dict[str, Planne
     check_kinds(pipeline.stages)
     for name in ordered:
         stage = pipeline.stages[name]
-        inputs = tuple(dict.fromkeys(_stage_of(reference) for reference in _links(stage)))
+        inputs = tuple(_read_by(stage))
         fingerprint = _fingerprint(name, stage, planned, digests)
         planned[name] = Planned(
             name, stage, inputs, fingerprint, _folder(workdir, name, fingerprint)
@@ -68,13 +74,13 @@ def _fingerprint(
     """Returns a digest of a stage's config and of everything that it reads."""
 
     def identity(reference: str, holder: Any) -> str:
-        if not reference.startswith("@"):
+        found = config_lib.referred(reference)
+        if found is None:
             # A records stage names, beside its sources, its tokenizer alone.
             tokenizer = isinstance(holder, config_lib.RecordsStage)
             digest = digests.of(reference, stage=name, tokenizer=tokenizer)
             return digest + (_unusual(reference, holder) if isinstance(holder, Source) else "")
-        source, _, inside = reference[1:].partition("/")
-        return f"@{planned[source].fingerprint}/{inside}"
+        return f"@{planned[found.stage].fingerprint}/{found.inside}"
 
     described = reading.to_json(reading.map_references(stage, identity))
     return files.digest_json({"format": _FORMAT, "stage": described})[:12]
@@ -106,7 +112,7 @@ def check_unchanged(item: Planned, planned: Mapping[str, Planned], workdir: epat
 def order(stages: Mapping[str, Any]) -> list[str]:
     """Returns the stages' names in an order in which each follows those it reads."""
     done: list[str] = []
-    waiting = {name: {_stage_of(link) for link in _links(stage)} for name, stage in stages.items()}
+    waiting = {name: set(_read_by(stage)) for name, stage in stages.items()}
     for name, needs in waiting.items():
         for need in sorted(needs - set(stages)):
             raise ConfigError(
@@ -129,23 +135,20 @@ def check_kinds(stages: Mapping[str, Any]) -> None:
     """Raises ConfigError where a stage refers to one that does not make what is read there."""
     for name, stage in stages.items():
         for where, reference, mark in reading.placed_references(stage, f"stages.{name}"):
-            if not reference.startswith("@"):
+            if (found := config_lib.referred(reference)) is None:
                 continue
-            source, _, inside = reference[1:].partition("/")
-            kind = stages[source].kind
-            if kind not in mark.kinds and f"{kind}/{inside}" not in mark.kinds:
+            kind = stages[found.stage].kind
+            if kind not in mark.kinds and f"{kind}/{found.inside}" not in mark.kinds:
                 fitting = " or ".join(one for one in mark.kinds if "/" not in one)
                 raise ConfigError(
                     f"{where} names {reference}, a stage of kind {kind}; name one of kind {fitting}"
                 )
 
 
-def _links(stage: Any) -> list[str]:
-    return [reference for reference in reading.references(stage) if reference.startswith("@")]
-
-
-def _stage_of(reference: str) -> str:
-    return reference[1:].partition("/")[0]
+def _read_by(stage: Any) -> list[str]:
+    """Returns the names of the stages that a stage refers to, in field order."""
+    found = map(config_lib.referred, reading.references(stage))
+    return list(dict.fromkeys(one.stage for one in found if one is not None))
 
 
 def _folder(workdir: epath.Path, name: str, fingerprint: str) -> epath.Path:

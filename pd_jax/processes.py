@@ -46,9 +46,9 @@ def run(
             yield task, job(task, total.add)
         return
     context = multiprocessing.get_context("spawn")
-    counter = context.Value("d", 0.0)
+    counter, unwanted = context.Value("d", 0.0), context.RawValue("b", False)
     pool = concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start, initargs=(counter, os.getpid())
+        workers, mp_context=context, initializer=_start, initargs=(counter, unwanted, os.getpid())
     )
     running = {}
     try:
@@ -66,8 +66,7 @@ def run(
         ) from None
     finally:
         # After an error nobody wants the other results, for which shutdown would wait.
-        for process in list((pool._processes or {}).values()) if running else ():
-            process.terminate()
+        unwanted.value = bool(running)
         pool.shutdown(cancel_futures=True)
 
 
@@ -114,7 +113,7 @@ _working = False
 """Whether this worker has a job."""
 
 
-def _start(counter: Any, parent: int) -> None:
+def _start(counter: Any, unwanted: Any, parent: int) -> None:
     """Prepares a worker process."""
     global _counter
     _counter = counter
@@ -122,14 +121,14 @@ def _start(counter: Any, parent: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # ctrl-c ends it without a traceback of its own
     signal.signal(signal.SIGTERM, _end)
-    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_leave, args=(unwanted, parent), daemon=True).start()
 
 
-def _leave_with(parent: int) -> None:
-    """Ends this process when its parent was killed, as nobody would use its results."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
+def _leave(unwanted: Any, parent: int) -> None:
+    """Ends this process where nobody will use its results, or its parent was killed."""
+    while os.getppid() == parent and not unwanted.value:
+        time.sleep(_POLL_SECONDS / 2)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _end(number: int, frame: types.FrameType | None) -> None:

@@ -10,8 +10,9 @@ from pd_jax.data.building.build import build_records
 from pd_jax.data.logits import labelling
 from pd_jax.data.logits.logit_shards import Field, Values
 from pd_jax.data.logits.store import LogitsManifest
-from pd_jax.data.records import dataset as dataset_lib
-from pd_jax.data.records.dataset import Dataset, Record
+from pd_jax.data.records import shards as shards_lib
+from pd_jax.data.records.dataset import Dataset
+from pd_jax.data.records.shards import Record
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -40,14 +41,14 @@ def dataset(
             words = generator.integers(5, 64, generator.integers(3, 13))
             ids = np.concatenate([[_CLS], words, [_SEP]]).astype(np.int32)
             text = " ".join(map(str, words))
-            identity = dataset_lib.example_id(f"{seed} {shard} {row} {text}")
+            identity = shards_lib.example_id(f"{seed} {shard} {row} {text}")
             label = int(np.mean(words > 34) > 0.5) if labelled else None
             part.append(Record(ids, None, identity, label=label))
         infos.append(
-            dataset_lib.write_shard(folder, folder.name, index=shard, of=shards, records=part)
+            shards_lib.write_shard(folder, folder.name, index=shard, of=shards, records=part)
         )
     task = {"task": "classification", "labels": LABELS} if labelled else {}
-    dataset_lib.finish(folder, infos, name=folder.name, tokenizer=made, max_length=16, **task)
+    shards_lib.finish(folder, infos, name=folder.name, tokenizer=made, max_length=16, **task)
     return Dataset.open(folder)
 
 

@@ -10,22 +10,41 @@ A string that starts with `@` refers to the output of another stage (`@corpus`),
 result (mesh, logging, saving); everything else enters the stages' fingerprints.
 """
 
-from pd_jax.config.kinds import Fraction, Positive, ReferenceMark, several
+from pd_jax.config.kinds import (
+    Fraction,
+    Positive,
+    Precision,
+    ReferenceMark,
+    Task,
+    referred,
+    several,
+)
 from pd_jax.config.pipeline import (
     Compared,
     CompareStage,
+    ExportFormat,
     ExportStage,
     LabelStage,
     MaskedTokens,
     Mesh,
     MeshRule,
     Pipeline,
+    Program,
     Report,
     Run,
     Stage,
 )
 from pd_jax.config.study import Cell, Claim, Contrast, Figure, Measure, Study, Term
-from pd_jax.config.text import Corpus, RecordsStage, Rows, Source, SyntheticStage, TokenizerStage
+from pd_jax.config.text import (
+    Algorithm,
+    Corpus,
+    RecordsStage,
+    Rows,
+    Source,
+    SyntheticStage,
+    TextFormat,
+    TokenizerStage,
+)
 from pd_jax.config.training import (
     Classify,
     Compute,
@@ -48,23 +67,22 @@ from pd_jax.config.training import (
 )
 
 __all__ = [
-    "Term",
-    "Study",
-    "Measure",
-    "Figure",
-    "Contrast",
-    "Claim",
+    "Algorithm",
     "Cell",
+    "Claim",
     "Classify",
     "CompareStage",
     "Compared",
     "Compute",
+    "Contrast",
     "Corpus",
     "Data",
     "Distill",
     "Distillation",
     "Evaluation",
+    "ExportFormat",
     "ExportStage",
+    "Figure",
     "Fraction",
     "Init",
     "LabelStage",
@@ -73,6 +91,7 @@ __all__ = [
     "Masked",
     "MaskedLanguageModel",
     "MaskedTokens",
+    "Measure",
     "Mesh",
     "MeshRule",
     "Model",
@@ -83,6 +102,8 @@ __all__ = [
     "Patient",
     "Pipeline",
     "Positive",
+    "Precision",
+    "Program",
     "RecordsStage",
     "ReferenceMark",
     "Report",
@@ -90,8 +111,13 @@ __all__ = [
     "Run",
     "Source",
     "Stage",
+    "Study",
     "SyntheticStage",
+    "Task",
+    "Term",
+    "TextFormat",
     "TokenizerStage",
     "TrainStage",
+    "referred",
     "several",
 ]

@@ -3,13 +3,14 @@
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Annotated, TypeVar, dataclass_transform
+from typing import Annotated, Literal, NamedTuple, TypeVar, dataclass_transform
 
 import pydantic
 from pydantic.dataclasses import dataclass
 
 _STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 _Class = TypeVar("_Class")
+_Value = TypeVar("_Value")
 
 
 @dataclass_transform(
@@ -38,6 +39,25 @@ RecordsReference = Annotated[str, ReferenceMark("records")]
 ModelReference = Annotated[str, ReferenceMark("train", "export")]
 LogitsReference = Annotated[str, ReferenceMark("label")]
 
+
+class Reference(NamedTuple):
+    """A stage, and a file in its output or nothing."""
+
+    stage: str
+    inside: str
+
+
+def referred(reference: str) -> Reference | None:
+    """Returns what `@stage` or `@stage/file` refers to; None for a path."""
+    if not reference.startswith("@"):
+        return None
+    stage, _, inside = reference[1:].partition("/")
+    return Reference(stage, inside)
+
+
+Task = Literal["classification", "regression", "multilabel"]
+Precision = Literal["float32", "bfloat16"]
+
 Fraction = Annotated[float, pydantic.Field(ge=0.0, le=1.0)]
 ProperFraction = Annotated[float, pydantic.Field(ge=0.0, lt=1.0)]
 """A fraction below 1, for values that are divided by their difference from 1, such as dropout."""
@@ -46,9 +66,11 @@ Seed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
 """A seed as JAX takes it: of a larger number it would drop the upper bits."""
 
 
-def several(named: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """Returns the names in a field that may have one, several, or none."""
-    return (named,) if isinstance(named, str) else named or ()
+def several(held: _Value | tuple[_Value, ...] | None) -> tuple[_Value, ...]:
+    """Returns the values of a field that may have one, several, or none."""
+    if held is None:
+        return ()
+    return held if isinstance(held, tuple) else (held,)
 
 
 def require_rising(lengths: Sequence[int]) -> None:

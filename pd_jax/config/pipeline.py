@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
 import pydantic
@@ -11,9 +11,11 @@ from pd_jax.config.kinds import (
     Fraction,
     ModelReference,
     Positive,
+    Precision,
     RecordsReference,
     Seed,
     frozen,
+    referred,
     require,
     require_name,
     require_rising,
@@ -23,6 +25,10 @@ from pd_jax.config.study import Study
 from pd_jax.config.text import RecordsStage, Source, SyntheticStage, TokenizerStage
 from pd_jax.config.training import Patient, TrainStage
 from pd_jax.errors import did_you_mean
+
+ExportFormat = Literal["hf", "onnx", "stablehlo"]
+Program = Literal["jax", "onnx", "onnx_int8"]
+"""What runs a model: jax on every kind of device here, ONNX on the CPU."""
 
 
 @frozen
@@ -48,7 +54,7 @@ class LabelStage:
     records: RecordsReference
     batch: Positive = 256
     lengths: tuple[Positive, ...]
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Precision = "float32"
     labels: tuple[str, ...] = ()
     """Names of the outputs in the teacher's order, where its own names differ from the data's:
     LABEL_0, LABEL_1, or POSITIVE, NEGATIVE.
@@ -77,7 +83,7 @@ class ExportStage:
 
     kind: Literal["export"] = "export"
     model: ModelReference
-    format: Literal["hf", "onnx", "stablehlo"] = "hf"
+    format: ExportFormat = "hf"
     int8: bool = False
     """With onnx: also a file with 8-bit weights."""
     licence: str | None = None
@@ -106,8 +112,8 @@ class CompareStage:
     kind: Literal["compare"] = "compare"
     models: tuple[Compared, ...]
     records: RecordsReference
-    programs: tuple[Literal["jax", "onnx", "onnx_int8"], ...] = ("jax",)
-    """The programs that run each model: jax on every kind of device here, ONNX on the CPU."""
+    programs: tuple[Program, ...] = ("jax",)
+    """The programs that run each model."""
     batch: Positive = 64
     lengths: tuple[Positive, ...]
 
@@ -216,20 +222,20 @@ class Pipeline:
                 + did_you_mean(cell.stage, self.stages),
             )
         self._check_measures()
+        self._check_report()
         for name, stage in self.stages.items():
             if isinstance(stage, TrainStage) and isinstance(stage.objective, Patient):
                 if stage.objective.teacher is None:
                     self._check_states(name, stage)
 
+    def stage_of(self, reference: str) -> Stage | None:
+        """Returns the stage that a reference names; None for a path, or where there is none."""
+        found = referred(reference)
+        return self.stages.get(found.stage) if found else None
+
     def _check_measures(self) -> None:
         """Raises unless the stage of some cell is scored on each set that the study measures."""
-        trained = [self.stages[cell.stage] for cell in self.study.cells] if self.study else []
-        scored = {
-            name
-            for stage in trained
-            if isinstance(stage, TrainStage)
-            for name in (*stage.evaluation.sets, *stage.evaluation.final)
-        }
+        scored = self._scored(cell.stage for cell in self.study.cells) if self.study else set()
         for measure in self.study.measures if self.study else ():
             for name in measure.sets:
                 require(
@@ -237,6 +243,28 @@ class Pipeline:
                     f"study.measures names the set {name!r}, which no cell's stage has in "
                     f"evaluation.sets or evaluation.final{did_you_mean(name, scored)}",
                 )
+
+    def _check_report(self) -> None:
+        """Raises unless some training stage is scored on the set of each metric to report."""
+        scored = self._scored(self.stages)
+        for metric in self.report.metrics:
+            of, _, quantity = metric.rpartition("/")
+            require(
+                of in scored | {"train"},
+                f"report.metrics names {metric!r}, but no training stage has {of!r} in "
+                "evaluation.sets or evaluation.final"
+                + did_you_mean(metric, [f"{name}/{quantity}" for name in sorted(scored)]),
+            )
+
+    def _scored(self, names: Iterable[str]) -> set[str]:
+        """Returns the evaluation sets of those of the stages that train."""
+        trained = [self.stages[name] for name in names]
+        return {
+            name
+            for stage in trained
+            if isinstance(stage, TrainStage)
+            for name in (*stage.evaluation.sets, *stage.evaluation.final)
+        }
 
     def _check_states(self, name: str, stage: TrainStage) -> None:
         """Raises unless all label stages that a stage of patient distillation reads store the same
@@ -247,7 +275,7 @@ class Pipeline:
             reference: label.states
             for logits in named
             for reference in several(logits)
-            if isinstance(label := self.stages.get(reference.removeprefix("@")), LabelStage)
+            if isinstance(label := self.stage_of(reference), LabelStage)
         }
         shown = ", ".join(f"{reference}: {list(states)}" for reference, states in found.items())
         require(

@@ -137,6 +137,8 @@ def _sentence(error: Any, values: Mapping[str, Any]) -> str:
     reason = error["msg"].removeprefix("Value error, ")
     given = error.get("input")
     shown = f" (got {given!r})" if isinstance(given, (str, int, float, bool)) else ""
+    if error["type"] == "string_type" and shown:
+        shown = f" (got {given!r}; write {str(given)!r})"
     where = f"config.{path}" if path else "config"
     return f"{where}: {reason}{shown}"
 

@@ -11,6 +11,7 @@ from pd_jax.config.kinds import (
     LogitsReference,
     ModelReference,
     Positive,
+    Precision,
     ProperFraction,
     RecordsReference,
     Seed,
@@ -269,7 +270,7 @@ class Optimizer:
 class Compute:
     """How a step is computed. Parameters, losses and softmaxes are always float32."""
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Precision = "float32"
     remat: bool = False
     micro_batches: Positive = 1
 

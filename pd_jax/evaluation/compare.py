@@ -21,7 +21,7 @@ TIMED_ROWS = (1, 32)
 """How many texts of `programs.LENGTH` tokens are timed at once."""
 
 Batches = Callable[[], Iterable[Mapping[str, np.ndarray]]]
-"""Returns the rows, from the start at every call: `data.feed.evaluation_batches`."""
+"""Returns the rows, from the start at every call: `data.feed.batches.evaluation_batches`."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pd_jax.evaluation.predictions import Predictions
 from pd_jax.parallel.mesh import row_share
 from pd_jax.parallel.sharding import put_batch
 from pd_jax.training import rng
-from pd_jax.training.arrays import whole
+from pd_jax.training.arrays import one_behind, whole
 from pd_jax.training.metrics import Totals, ratios
 
 _EVALUATION_SEED = 0
@@ -55,7 +55,7 @@ def evaluate(
     """
     totals, rows = Totals(), 0
     kept: dict[str, list[np.ndarray]] = {}
-    for sent in _ahead(_send(step, params, batches, mesh)):
+    for sent in one_behind(_send(step, params, batches, mesh)):
         totals.add(jax.device_get(sent.sums))
         real = _on_host(sent.batch["weight"]) > 0
         rows += int(real.sum())
@@ -82,17 +82,6 @@ def _send(
         given = {**batch, "row": batch["row"].astype(np.int32)}
         inputs = put_batch(given, mesh)
         yield _Sent(given if has_all_rows else inputs, *step(params, inputs, key))
-
-
-def _ahead(batches: Iterator[_Sent]) -> Iterator[_Sent]:
-    """Yields each batch after the next one was dispatched."""
-    before = next(batches, None)
-    for sent in batches:
-        if before is not None:
-            yield before
-        before = sent
-    if before is not None:
-        yield before
 
 
 def _on_host(values: np.ndarray | jax.Array) -> np.ndarray:

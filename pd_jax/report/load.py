@@ -1,8 +1,8 @@
 """Reads a workdir: one pipeline and its stage folders, from their files.
 
 Only the files of the stage contract are read: `pipelines/NAME.json`, and of every stage folder
-`config.json`, `versions.json`, `metrics.jsonl`, `spans.jsonl` and `done.json`. A report can
-therefore be made years later.
+`config.json`, `versions.json`, `metrics.jsonl`, `spans.jsonl` and `done.json` (by a study also its
+predictions). A report can therefore be made years later.
 
 A process that was killed leaves an incomplete last line, which is ignored. Anything else that
 cannot be read is damage, and raises a ReportError that names the file.

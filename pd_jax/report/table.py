@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pd_jax import config as config_lib
 from pd_jax.errors import ConfigError
 from pd_jax.models import sizes
 from pd_jax.report import load, notation, paper
@@ -173,7 +174,7 @@ def inputs(stage: load.Stage) -> tuple[str, ...]:
 
 def _referred(value: Any) -> list[str]:
     if isinstance(value, str):
-        return [value[1:].split("/")[0]] if value.startswith("@") else []
+        return [found.stage] if (found := config_lib.referred(value)) else []
     parts = value.values() if isinstance(value, Mapping) else value
     if not isinstance(value, (Mapping, list, tuple)):
         return []

@@ -11,8 +11,8 @@ from pd_jax.errors import ConfigError, RecordsError
 from pd_jax.evaluation.compare import Measured, check_programs, compare, devices
 from pd_jax.models.weights import hf
 from pd_jax.progress import Progress
+from pd_jax.stages.classifier import check_pairs, check_positions, load_classifier, output_names
 from pd_jax.stages.context import Context, Done
-from pd_jax.stages.predict import check_pairs, load_classifier, output_names
 
 FILE = "comparison.json"
 
@@ -72,12 +72,7 @@ def _load(item: config_lib.Compared, dataset: Dataset, longest: int) -> hf.Saved
             f"{item.name} ({item.model}) and records {dataset.folder} have different vocabularies; "
             "build the records with the models' tokenizer"
         )
-    positions = model.config.positions
-    if longest > positions:
-        raise ConfigError(
-            f"{item.name} can read {positions} tokens, but rows are cut at {longest}; cut them at "
-            f"{positions} or fewer"
-        )
+    check_positions(item.name, model.config.positions, longest)
     check_pairs(model, pairs=manifest.pairs, name=item.name)
     if not item.labels:
         return model

@@ -46,7 +46,9 @@ class Done:
 
     metrics: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
     seconds: float | None = None
-    """Seconds over all sessions of the stage; None where it has only this one."""
+    """Seconds over all sessions of the stage, as the stage counted them; None where nothing but its
+    sessions' own length is known.
+    """
     steps: int = 0
     examples: int = 0
     parameters: int = 0

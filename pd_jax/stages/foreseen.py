@@ -2,6 +2,7 @@
 and that their own stages would meet hours later.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 from etils import epath
@@ -15,8 +16,16 @@ from pd_jax.models.initialise import check_shape
 from pd_jax.models.weights import hf
 from pd_jax.parallel import distributed
 from pd_jax.parallel.mesh import check_heads, mesh_for
-from pd_jax.stages.language_teacher import check_positions
-from pd_jax.stages.predict import declared_task, output_names
+from pd_jax.stages.classifier import check_positions, declared_task, output_names
+from pd_jax.stages.declared import (
+    first_of,
+    labels_of,
+    learnt,
+    model_folder,
+    rows_of,
+    store_task,
+)
+from pd_jax.stages.material import check_set, check_tasks
 from pd_jax.training.step import check_batch
 
 
@@ -43,7 +52,7 @@ def _check_stage(pipeline: config_lib.Pipeline, name: str, *, on_devices: bool) 
     shape = sizes.bert_config(stage.model, vocab_size=1)
     _check_logits(pipeline, name, stage)
     _check_rows(pipeline, name, stage)
-    if stage.init.source and _is_model(stage.init.source):
+    if stage.init.source and model_folder(stage.init.source):
         if not _is_bert(stage.init.source):
             raise ConfigError(
                 f"stages.{name}.init.source={stage.init.source} is no BERT with GELU, with whose "
@@ -56,9 +65,106 @@ def _check_stage(pipeline: config_lib.Pipeline, name: str, *, on_devices: bool) 
         check_heads(shape.heads, mesh)
 
 
+def check_labels(pipeline: config_lib.Pipeline, name: str) -> None:
+    """Raises ConfigError where a stage learns from rows of several tasks, would be scored on a set
+    of another, or learns from a teacher whose outputs have other names than the labels of its rows
+    or of a set: now, rather than after everything was labelled.
+    """
+    stage = pipeline.stages[name]
+    if not isinstance(stage, config_lib.TrainStage):
+        return
+    _check_sets(pipeline, name, stage)
+    _check_best(pipeline, name, stage)
+    if not isinstance(stage.objective, config_lib.Masked):
+        _check_tasks(pipeline, name, stage)
+    if not stage.data.logits:
+        return
+    own = labels_of(pipeline, first_of(stage.data.records))
+    _, outputs = store_task(pipeline, stage)
+    remedy = (
+        "name the outputs, in the teacher's order, with labels=(...) in the label stage, or list "
+        "these names in examples.labels"
+    )
+    if own and outputs and sorted(own) != sorted(outputs):
+        raise ConfigError(
+            f"stages.{name}: the rows of data.records have labels {', '.join(own)}, but their "
+            f"teacher's outputs are called {', '.join(outputs)}; {remedy}"
+        )
+    learnt = own or outputs
+    for of, reference in {**stage.evaluation.sets, **stage.evaluation.final}.items():
+        scored = labels_of(pipeline, reference)
+        if learnt and scored and scored != learnt:
+            if sorted(scored) == sorted(learnt):
+                remedy = "list them in this order in examples.labels of the set"
+            raise ConfigError(
+                f"stages.{name}: evaluation set {of} has labels {', '.join(scored)}, but the "
+                f"student learns {', '.join(learnt)}, in this order; {remedy}"
+            )
+
+
+def _check_sets(pipeline: config_lib.Pipeline, name: str, stage: config_lib.TrainStage) -> None:
+    task, _ = learnt(pipeline, stage)
+    for of, reference in {**stage.evaluation.sets, **stage.evaluation.final}.items():
+        if (rows := rows_of(pipeline, reference)) is not None:
+            check_set(
+                f"stages.{name}: evaluation set {of}",
+                stage.objective,
+                task=task,
+                of_set=rows.task,
+                paired=rows.next_sentence,
+            )
+
+
+def _check_best(pipeline: config_lib.Pipeline, name: str, stage: config_lib.TrainStage) -> None:
+    """Raises ConfigError where `best` names a score that its set will not have."""
+    if stage.evaluation.best is None:
+        return
+    of, _, score = stage.evaluation.best.partition("/")
+    possible = _scores(pipeline, stage, of)
+    if score not in possible:
+        raise ConfigError(
+            f"stages.{name}.evaluation.best={stage.evaluation.best!r}, but objective.kind="
+            f"{stage.objective.kind!r} is scored there on {', '.join(possible) or 'nothing'}; name "
+            "another score or set"
+        )
+
+
+def _scores(
+    pipeline: config_lib.Pipeline, stage: config_lib.TrainStage, of: str
+) -> tuple[str, ...]:
+    """Returns the scores of which more is better that an evaluation set may have."""
+    kind, rows = stage.objective, rows_of(pipeline, stage.evaluation.sets[of])
+    if isinstance(kind, config_lib.MaskedLanguageModel):
+        return ("mlm_accuracy", "nsp_accuracy") if kind.next_sentence else ("mlm_accuracy",)
+    taught = of in stage.evaluation.logits or (
+        isinstance(kind, config_lib.OnlineDistillation) and kind.teacher is not None
+    )
+    if isinstance(kind, config_lib.LanguageDistill):
+        return ("mlm_accuracy", "agreement") if taught else ("mlm_accuracy",)
+    task, labels = learnt(pipeline, stage)
+    binary = ("f1", "matthews") if len(labels) in (0, 2) else ()
+    of_task = {
+        "classification": ("accuracy", *binary),
+        "multilabel": ("accuracy", "label_accuracy"),
+        "regression": ("pearson", "spearman"),
+    }
+    known = of_task.get(task or "", tuple(dict.fromkeys(itertools.chain(*of_task.values()))))
+    unlabelled = rows is not None and rows.task is None
+    compared = ("agreement",) if taught and task != "regression" else ()
+    return compared if unlabelled else (*known, *compared)
+
+
+def _check_tasks(pipeline: config_lib.Pipeline, name: str, stage: config_lib.TrainStage) -> None:
+    tasks = [("the teacher of data.logits", store_task(pipeline, stage)[0])]
+    for reference in config_lib.several(stage.data.records):
+        if (rows := rows_of(pipeline, reference)) is not None:
+            tasks.append((reference, rows.task))
+    check_tasks(f"stages.{name}.data.records", tasks)
+
+
 def _check_columns(stage: config_lib.RecordsStage) -> None:
     """Raises SourceError where the first file of a source lacks a column."""
-    for source in stage.source if isinstance(stage.source, tuple) else (stage.source,):
+    for source in config_lib.several(stage.source):
         paths = config_lib.several(source.path)
         if not any(path.startswith(("@", tfds.PREFIX)) for path in paths):
             first = corpora.source_files(source)[:1]
@@ -66,33 +172,29 @@ def _check_columns(stage: config_lib.RecordsStage) -> None:
 
 
 def _check_teacher(stage: config_lib.LabelStage) -> None:
-    if not _is_model(stage.teacher):
+    if model_folder(stage.teacher) is None:
         return
     if stage.language is None:
         _, outputs = declared_task(epath.Path(stage.teacher))
         output_names(stage.teacher, stage.labels, outputs)
     if _is_bert(stage.teacher):
-        check_positions(stage, hf.load_config(stage.teacher).positions)
+        positions = hf.load_config(stage.teacher).positions
+        check_positions(stage.teacher, positions, stage.lengths[-1])
 
 
 def _is_bert(source: str) -> bool:
     """Returns whether a reference is a folder in Hugging Face's format with a BERT."""
-    return _is_model(source) and hf.is_bert(source)
-
-
-def _is_model(source: str) -> bool:
-    return not source.startswith("@") and (epath.Path(source) / hf.CONFIG_FILE).exists()
+    return model_folder(source) is not None and hf.is_bert(source)
 
 
 def _check_rows(pipeline: config_lib.Pipeline, name: str, stage: config_lib.TrainStage) -> None:
     """Raises ConfigError where `data.rows` asks for more than a dataset's sources are read for."""
     wanted = stage.data.rows or 0
     for reference in config_lib.several(stage.data.records):
-        built = pipeline.stages.get(reference.removeprefix("@"))
+        built = pipeline.stage_of(reference)
         if not isinstance(built, config_lib.RecordsStage):
             continue
-        sources = built.source if isinstance(built.source, tuple) else (built.source,)
-        limits = [source.rows for source in sources]
+        limits = [source.rows for source in config_lib.several(built.source)]
         most = sum(limit for limit in limits if limit is not None)
         if built.examples.layout == "rows" and None not in limits and most < wanted:
             raise ConfigError(
@@ -104,12 +206,11 @@ def _check_rows(pipeline: config_lib.Pipeline, name: str, stage: config_lib.Trai
 def _check_logits(pipeline: config_lib.Pipeline, name: str, stage: config_lib.TrainStage) -> None:
     """Raises ConfigError where a label stage's rows are not those that its logits are named for."""
     for key, records, logits in _named_logits(stage):
-        labels = pipeline.stages.get(logits.removeprefix("@")) if logits.startswith("@") else None
+        labels = pipeline.stage_of(logits)
         if not isinstance(labels, config_lib.LabelStage):
             continue
         of, wanted = (
-            pipeline.stages.get(reference.removeprefix("@"), reference)
-            for reference in (labels.records, records)
+            pipeline.stage_of(reference) or reference for reference in (labels.records, records)
         )
         if of != wanted:
             raise ConfigError(

@@ -1,6 +1,5 @@
 """A teacher's outputs over a dataset: computed once on all devices, stored shard by shard."""
 
-import sys
 from collections.abc import Callable
 
 from etils import epath
@@ -12,8 +11,12 @@ from pd_jax.data.logits.store import LogitsManifest
 from pd_jax.data.records.dataset import Dataset
 from pd_jax.parallel import distributed
 from pd_jax.parallel.mesh import mesh_for
+from pd_jax.stages.classifier import Read
 from pd_jax.stages.context import Context, Done
 from pd_jax.stages.teachers import open_teacher
+
+_MUCH_UNKNOWN = 0.01
+"""The share of tokens from which it is said that a tokenizer does not know them."""
 
 
 def run_label(stage: config_lib.LabelStage, context: Context) -> Done:
@@ -26,21 +29,17 @@ def run_label(stage: config_lib.LabelStage, context: Context) -> Done:
     )
 
 
-def _warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr, flush=True)
-
-
 def label(
     stage: config_lib.LabelStage,
     folder: epath.Path,
     mesh: Mesh,
     *,
     title: str,
-    warn: Callable[[str], None] = _warn,
+    warn: Callable[[str], None],
 ) -> LogitsManifest:
     """Returns the manifest of the logit store of `stage.records` in `folder`, made if missing.
 
-    It warns once where texts were cut by a teacher with a tokenizer of its own.
+    It warns once where a teacher with a tokenizer of its own cut texts, or did not know them.
 
     Raises:
       LogitsError: the folder has another finished store, or the teacher's outputs are not finite.
@@ -48,16 +47,22 @@ def label(
       ConfigError, WeightsError, SourceError: as `open_teacher`.
     """
     dataset = Dataset.open(stage.records)
-    counts: list[int] = []
-    opened = open_teacher(stage, dataset, mesh, cut=counts.append)
+    reads: list[Read] = []
+    opened = open_teacher(stage, dataset, mesh, told=reads.append)
     reads_records, teacher, answers = opened.reads_records, opened.teacher, opened.answers
     if distributed.is_writer() and reads_records and (told := dataset.cut_at(stage.lengths[-1])):
         warn(told)
     made = label_dataset(folder, dataset, teacher=teacher, answers=answers, title=title)
-    if longer := sum(counts):
+    if longer := sum(read.cut for read in reads):
         warn(
             f"{longer:,} texts are longer than {stage.teacher} reads them here, up to "
             f"{stage.lengths[-1]} of its own tokens, and were cut; raise lengths where it can read "
             "more"
+        )
+    unknown, tokens = sum(read.unknown for read in reads), sum(read.tokens for read in reads)
+    if unknown > _MUCH_UNKNOWN * tokens:
+        warn(
+            f"{unknown / tokens:.1%} of the tokens that {stage.teacher} read are [UNK]: its "
+            "tokenizer was made for other text, or saved without its vocabulary"
         )
     return made

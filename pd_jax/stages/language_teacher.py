@@ -22,7 +22,8 @@ from pd_jax.models.weights import hf
 from pd_jax.objectives.lm_distill import language_answers
 from pd_jax.objectives.mlm import Vocabulary, masked_once, predictions_per_row
 from pd_jax.objectives.objective import StoredLanguage, tokens_of
-from pd_jax.stages.predict import check_pairs, on_mesh
+from pd_jax.stages.classifier import check_pairs, check_positions
+from pd_jax.stages.predict import on_mesh
 from pd_jax.training import rng
 
 
@@ -41,19 +42,10 @@ def load_language_model(stage: config_lib.LabelStage, dataset: Dataset) -> hf.Sa
             f"{stage.teacher} and {dataset.folder} have different vocabularies; build the records "
             "with the teacher's tokenizer"
         )
-    check_positions(stage, model.config.positions)
+    check_positions(stage.teacher, model.config.positions, stage.lengths[-1])
     check_pairs(model, pairs=dataset.manifest.pairs, name=stage.teacher)
     params = with_head(model, "mlm", name=stage.teacher)
     return dataclasses.replace(model, params=params)
-
-
-def check_positions(stage: config_lib.LabelStage, positions: int) -> None:
-    """Raises ConfigError where a label stage's teacher cannot read rows of its longest length."""
-    if stage.lengths[-1] > positions:
-        raise ConfigError(
-            f"{stage.teacher} can read {positions} tokens, but rows are cut at "
-            f"{stage.lengths[-1]}; cut them at {positions} or fewer"
-        )
 
 
 def with_head(saved: hf.SavedModel, head: str, *, name: str) -> dict[str, Any]:

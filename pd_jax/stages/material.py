@@ -12,9 +12,9 @@ from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.errors import ConfigError
 from pd_jax.models.weights import hf
 from pd_jax.objectives.objective import OnlineTeacher, StoredLanguage, StoredStates
+from pd_jax.stages.classifier import check_pairs, load_classifier
 from pd_jax.stages.language_teacher import masking_vocabulary, stored_language, with_head
 from pd_jax.stages.objectives import Facts
-from pd_jax.stages.predict import check_pairs, load_classifier
 
 
 @dataclasses.dataclass(frozen=True)

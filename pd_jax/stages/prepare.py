@@ -2,8 +2,8 @@
 
 from pd_jax import config as config_lib
 from pd_jax.data.building.build import build_records
-from pd_jax.data.logits.audit import doubts
 from pd_jax.data.records.dataset import Dataset
+from pd_jax.data.records.doubts import doubts
 from pd_jax.data.text.corpora import sentences
 from pd_jax.data.text.synthetic import write_synthetic
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer, train_tokenizer
@@ -19,7 +19,7 @@ def run_synthetic(stage: config_lib.SyntheticStage, context: Context) -> Done:
 
 def run_tokenizer(stage: config_lib.TokenizerStage, context: Context) -> Done:
     """Trains a vocabulary and writes it as a tokenizer folder."""
-    sources = stage.source if isinstance(stage.source, tuple) else (stage.source,)
+    sources = config_lib.several(stage.source)
     tokenizer = train_tokenizer((line for source in sources for line in sentences(source)), stage)
     tokenizer.save(context.output("tokenizer"))
     if tokenizer.vocab_size != stage.vocab_size:

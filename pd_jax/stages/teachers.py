@@ -24,21 +24,21 @@ from pd_jax.errors import ConfigError
 from pd_jax.models.weights import hf
 from pd_jax.parallel import sharding
 from pd_jax.parallel.mesh import row_share
-from pd_jax.stages.language_teacher import (
+from pd_jax.stages.classifier import (
+    Read,
+    check_pairs,
     check_positions,
+    load_classifier,
+    output_names,
+)
+from pd_jax.stages.language_teacher import (
     describe_teacher,
     load_language_model,
     make_language_predict,
 )
-from pd_jax.stages.predict import (
-    check_pairs,
-    load_classifier,
-    make_predict,
-    make_predict_rows,
-    output_names,
-)
+from pd_jax.stages.predict import make_predict, make_predict_rows
 from pd_jax.stages.torch_teacher import TorchTeacher, load_torch
-from pd_jax.training.arrays import whole
+from pd_jax.training.arrays import one_behind, whole
 
 _ROWS_OF_TEXT = 1 << 14
 
@@ -67,12 +67,11 @@ def open_teacher(
     dataset: Dataset,
     mesh: Mesh,
     *,
-    cut: Callable[[int], None] = lambda count: None,
+    told: Callable[[Read], None] = lambda read: None,
 ) -> OpenedTeacher:
     """Returns the teacher of a label stage, ready to label the dataset.
 
-    `cut` is called with the number of texts that have more than `stage.lengths[-1]` of the tokens
-    of a teacher with a tokenizer of its own.
+    `told` is called with what a teacher with a tokenizer of its own makes of some texts.
 
     Raises:
       ConfigError: `stage.labels`, `stage.states`, `stage.lengths`, `stage.language` or the rows do
@@ -92,9 +91,9 @@ def open_teacher(
         foreign = load_torch(stage.teacher, dtype=stage.dtype, length=stage.lengths[-1])
         layers, width = foreign.states() if stage.states else (0, 0)
         classifier = _described(stage, foreign, layers=layers, width=width)
-        return OpenedTeacher(classifier, _torch_answers(foreign, dataset, stage, cut))
+        return OpenedTeacher(classifier, _torch_answers(foreign, dataset, stage, told))
     model, tokenizer = load_classifier(stage.teacher)
-    check_positions(stage, model.config.positions)
+    check_positions(stage.teacher, model.config.positions, stage.lengths[-1])
     check_pairs(model, pairs=dataset.manifest.pairs, name=stage.teacher)
     classifier = _described(stage, model, layers=model.config.layers, width=model.config.hidden)
     if tokenizer.fingerprint == dataset.manifest.tokenizer.fingerprint:
@@ -110,7 +109,7 @@ def open_teacher(
             f"states of {stage.teacher} are stored only for records with its own vocabulary; "
             f"build {dataset.folder} with its tokenizer"
         )
-    return OpenedTeacher(classifier, _text_answers(model, tokenizer, dataset, stage, cut))
+    return OpenedTeacher(classifier, _text_answers(model, tokenizer, dataset, stage, told))
 
 
 def _described(
@@ -158,15 +157,10 @@ def _token_answers(
             process_index=share,
             process_count=shares,
         )
-        running = None
-        for batch in batches:
-            placed = sharding.put_batch({**batch, "row": batch["row"].astype(np.int32)}, mesh)
-            following = placed, predict(placed)
-            if running:
-                yield read(*running)
-            running = following
-        if running:
-            yield read(*running)
+        given = ({**batch, "row": batch["row"].astype(np.int32)} for batch in batches)
+        placed = (sharding.put_batch(batch, mesh) for batch in given)
+        for batch, outputs in one_behind((batch, predict(batch)) for batch in placed):
+            yield read(batch, outputs)
 
     return answers
 
@@ -176,7 +170,7 @@ def _text_answers(
     tokenizer: Tokenizer,
     dataset: Dataset,
     stage: config_lib.LabelStage,
-    cut: Callable[[int], None],
+    told: Callable[[Read], None],
 ) -> Answers:
     """Returns a function by which a BERT with another vocabulary labels the rows' texts."""
     texts = _texts(dataset, stage)
@@ -186,15 +180,15 @@ def _text_answers(
         batch=stage.batch,
         max_length=stage.lengths[-1],
         dtype=stage.dtype,
-        cut=cut,
     )
 
     def answers(rows: np.ndarray) -> Iterator[tuple[np.ndarray, Values]]:
         for part in _parts(rows):
             first = 0
-            for found, logits in predict(texts.of(part)):
-                yield part[first : first + len(found)], {"logits": logits}
-                first += len(found)
+            for window in predict(texts.of(part)):
+                told(window.read)
+                yield part[first : first + len(window.rows)], {"logits": window.logits}
+                first += len(window.rows)
 
     return answers
 
@@ -203,7 +197,7 @@ def _torch_answers(
     model: TorchTeacher,
     dataset: Dataset,
     stage: config_lib.LabelStage,
-    cut: Callable[[int], None],
+    told: Callable[[Read], None],
 ) -> Answers:
     """Returns a function by which any other model labels the rows' texts, through torch."""
     texts = _texts(dataset, stage)
@@ -215,7 +209,7 @@ def _torch_answers(
                 batch=stage.batch,
                 length=stage.lengths[-1],
                 states=stage.states,
-                cut=cut,
+                told=told,
             )
             for places, values in found:
                 yield part[places], values

@@ -15,7 +15,7 @@ from pd_jax.data.logits.logit_shards import Values
 from pd_jax.data.text.tables import Row
 from pd_jax.data.tokenizers import vocabulary
 from pd_jax.errors import ConfigError, WeightsError
-from pd_jax.stages.predict import check_values
+from pd_jax.stages.classifier import Read, check_positions, check_values
 
 _TASKS = {
     "single_label_classification": "classification",
@@ -61,12 +61,12 @@ class TorchTeacher:
         batch: int,
         length: int,
         states: Sequence[int] = (),
-        cut: Callable[[int], None] = lambda count: None,
+        told: Callable[[Read], None] = lambda read: None,
     ) -> Iterator[tuple[np.ndarray, Values]]:
         """Yields (places in `rows`, their logits and first tokens' states), shortest texts first.
 
         Texts are truncated to `length` of the teacher's tokens; a batch is padded to its longest.
-        `cut` is called with the number of texts that are longer.
+        `told` is called with what the tokenizer made of them.
         """
         import torch
 
@@ -74,7 +74,9 @@ class TorchTeacher:
         encoded = self._encoded(rows, truncation=True, max_length=length)
         sizes = np.array([len(inputs["input_ids"]) for inputs in encoded])
         full = self._encoded([rows[at] for at in np.flatnonzero(sizes >= length).tolist()])
-        cut(sum(len(inputs["input_ids"]) > length for inputs in full))
+        cut = sum(len(inputs["input_ids"]) > length for inputs in full)
+        tokens = np.concatenate([inputs["input_ids"] for inputs in encoded])
+        told(Read(cut, len(tokens), int(np.sum(tokens == self.tokenizer.unk_token_id))))
         order = np.argsort(sizes, kind="stable")
         for first in range(0, len(order), batch):
             places = order[first : first + batch]
@@ -199,10 +201,7 @@ def _check_positions(folder: epath.Path, model: Any, tokenizer: Any, length: int
         return
     for count in counts:
         if _can_read(model, tokenizer, count):
-            raise ConfigError(
-                f"{folder} can read {count} tokens, but rows are cut at {length}; cut them at "
-                f"{count} or fewer"
-            )
+            check_positions(str(folder), count, length)
 
 
 def _can_read(model: Any, tokenizer: Any, length: int) -> bool:

@@ -17,14 +17,15 @@ import dataclasses
 import functools
 import sys
 import time
+import typing
 from collections.abc import Sequence
 
 from pd_jax import config, locks, processes
 from pd_jax.data.building import beam, estimates, plans
 from pd_jax.data.building.build import Run, Share, build_share
-from pd_jax.data.logits.audit import doubts
 from pd_jax.data.records import manifest
 from pd_jax.data.records.dataset import Dataset
+from pd_jax.data.records.doubts import doubts
 from pd_jax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from pd_jax.errors import ConfigError
 from pd_jax.tools import command, options
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokenizer = load_tokenizer(arguments.tokenizer)
     with options.faults():
         stage = _stage(arguments)
-    sources = stage.source if isinstance(stage.source, tuple) else (stage.source,)
+    sources = config.several(stage.source)
     megabytes = estimates.source_bytes(sources) / 1e6
     workers = arguments.workers or len(processes.available_cores())
     by = (
@@ -87,8 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--pair-column", metavar="NAME", help="column of a second text")
     add("--label-column", metavar="NAME", help="column of labels")
-    add("--task", choices=("classification", "regression", "multilabel"), help="what labels mean")
-    add("--labels", default="", metavar="A,B", help="the label set, in order of class number")
+    add("--task", choices=typing.get_args(config.Task), help="what labels mean")
+    names = {"type": options.names, "default": (), "metavar": "A,B"}
+    add("--labels", **names, help="the label set, in order of class number")
     add("--layout", choices=("rows", "corpus"), default="rows", help="one per row, or packed")
     add("--tokenizer", required=True, metavar="PATH", help="vocab.txt, tokenizer.json or .model")
     add("--max-length", type=int, default=128, help="tokens per example (default: %(default)s)")
@@ -112,9 +114,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _stage(arguments: argparse.Namespace) -> config.RecordsStage:
     """Returns the stage that the arguments describe."""
-    labels = tuple(label.strip() for label in arguments.labels.split(",") if label.strip())
     if arguments.layout == "corpus":
-        if arguments.task or labels or arguments.pair_column:
+        if arguments.task or arguments.labels or arguments.pair_column:
             raise ConfigError(
                 "a corpus has neither labels nor pairs; leave --task, --labels and --pair-column"
                 " out, or use --layout rows"
@@ -127,7 +128,7 @@ def _stage(arguments: argparse.Namespace) -> config.RecordsStage:
     else:
         if arguments.next_sentence:
             raise ConfigError("--next-sentence requires --layout corpus; give both or neither")
-        examples = config.Rows(task=arguments.task, labels=labels)
+        examples = config.Rows(task=arguments.task, labels=arguments.labels)
     source = options.source_from(
         arguments, pair=arguments.pair_column, label=arguments.label_column
     )

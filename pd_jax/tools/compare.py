@@ -8,6 +8,7 @@ The first model is the one whose answers the others' are compared with.
 
 import argparse
 import sys
+import typing
 from collections.abc import Sequence
 
 from pd_jax import config as config_lib
@@ -19,8 +20,6 @@ from pd_jax.models.weights import hf
 from pd_jax.report import models
 from pd_jax.stages.compare import compare_models
 from pd_jax.tools import command, options
-
-_PROGRAMS = ("jax", "onnx", "onnx_int8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--programs",
         nargs="+",
-        choices=_PROGRAMS,
+        choices=typing.get_args(config_lib.Program),
         default=["jax"],
         help="what runs the models (default: jax); ONNX on the CPU",
     )
@@ -112,9 +111,7 @@ def _models(models: Sequence[str], labels: Sequence[str]) -> tuple[config_lib.Co
     if strange := sorted(set(named) - {name for name, _ in folders}):
         raise ConfigError(f"--labels names {strange[0]!r}, which no --model is; give its name")
     return tuple(
-        config_lib.Compared(
-            name=name, model=folder, labels=tuple(named[name].split(",")) if name in named else ()
-        )
+        config_lib.Compared(name=name, model=folder, labels=options.names(named.get(name, "")))
         for name, folder in folders
     )
 

@@ -5,6 +5,7 @@ python -m pd_jax.tools.export --model WORKDIR/stages/NAME-FINGERPRINT/model --ou
 
 import argparse
 import sys
+import typing
 from collections.abc import Sequence
 
 from etils import epath
@@ -44,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         "--model", required=True, help="a folder with config.json, model.safetensors, tokenizer"
     )
     parser.add_argument("--output", required=True, help="the folder to write")
-    parser.add_argument("--format", choices=("hf", "onnx", "stablehlo"), default="hf")
+    parser.add_argument("--format", choices=typing.get_args(config_lib.ExportFormat), default="hf")
     parser.add_argument(
         "--int8", action="store_true", help="with onnx: also a file with 8-bit weights"
     )

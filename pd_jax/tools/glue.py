@@ -24,7 +24,8 @@ from pd_jax.errors import ConfigError, SourceError, did_you_mean
 from pd_jax.evaluation import glue
 from pd_jax.models.weights import hf
 from pd_jax.progress import Progress
-from pd_jax.stages.predict import check_pairs, load_classifier, predict_rows
+from pd_jax.stages.classifier import check_pairs, load_classifier
+from pd_jax.stages.predict import make_predict_rows
 from pd_jax.tools import command, options
 
 
@@ -135,14 +136,10 @@ def _answers(
     """Returns the model's answer to every row, in the server's words."""
     found = []
     with Progress(test_set.path, len(rows), unit="texts") as progress:
-        predicted = predict_rows(
-            model,
-            tokenizer,
-            rows,
-            batch=arguments.batch,
-            max_length=arguments.max_length,
+        predict = make_predict_rows(
+            model, tokenizer, batch=arguments.batch, max_length=arguments.max_length
         )
-        for window in predicted:
+        for window in predict(rows):
             found.append(window.logits)
             progress.advance(len(window.rows))
     return test_set.predictions(np.concatenate(found), model.labels)

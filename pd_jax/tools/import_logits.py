@@ -7,14 +7,16 @@ r"""Imports a teacher's outputs that other programs wrote into a logit store of 
 
 Files are JSONL, CSV, TSV or Parquet, or an .npy array with a file that names its rows. Rows are
 joined to the dataset by text (with --pair-column: both) or by id. Without --values, each label has
-a column of its own. A row that is repeated with the same numbers (but for rounding) counts once;
-one that contradicts another counts as missing, and so does a row of the dataset that no file
-mentions.
+a column of its own; with it, one column has a list of numbers, an object of numbers by label, or
+what transformers' pipelines answer with `top_k=None`: [{"label": ..., "score": ...}, ...]. A row
+that is repeated with the same numbers (but for rounding) counts once; one that contradicts another
+counts as missing, and so does a row of the dataset that no file mentions.
 """
 
 import argparse
 import itertools
 import sys
+import typing
 from collections.abc import Iterator, Sequence
 
 from etils import epath
@@ -26,7 +28,7 @@ from pd_jax.data.records.dataset import Dataset
 from pd_jax.data.text import corpora
 from pd_jax.errors import ConfigError, LogitsError
 from pd_jax.progress import Progress
-from pd_jax.tools import command
+from pd_jax.tools import command, options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,13 +101,12 @@ def _form(arguments: argparse.Namespace, dataset: Dataset) -> answers_lib.Form:
     """
     manifest = dataset.manifest
     task = arguments.task or manifest.task or "classification"
-    labels = tuple(filter(None, (label.strip() for label in arguments.labels.split(","))))
     form = answers_lib.Form(
         task,
-        () if task == "regression" else labels or manifest.labels,
+        () if task == "regression" else arguments.labels or manifest.labels,
         arguments.kind,
         arguments.values,
-        tuple(filter(None, arguments.columns.split(","))),
+        arguments.columns,
         arguments.certainty or 1.0,
     )
     faults = itertools.chain(
@@ -209,10 +210,11 @@ def _parser() -> argparse.ArgumentParser:
     kinds = ("logits", "probabilities", "labels")
     add("--kind", choices=kinds, default="logits", help="what the numbers are (default: logits)")
     add("--values", metavar="NAME", help="column of a list, of numbers by label, or of the label")
-    add("--columns", default="", metavar="A,B", help="columns of the labels, if named otherwise")
+    names = {"type": options.names, "default": (), "metavar": "A,B"}
+    add("--columns", **names, help="columns of the labels, if named otherwise")
     add("--array", metavar="FILE.npy", help="the numbers; --input then only names its rows")
-    add("--labels", default="", metavar="A,B", help="labels in order (default: the dataset's)")
-    add("--task", choices=("classification", "regression", "multilabel"), help="teacher's")
+    add("--labels", **names, help="labels in order (default: the dataset's)")
+    add("--task", choices=typing.get_args(config.Task), help="teacher's")
     add("--certainty", type=float, metavar="P", help="for --kind labels: the label's probability")
     add(
         "--allow-missing",

@@ -10,11 +10,12 @@ repeated.
 
 import argparse
 import sys
+import typing
 from collections.abc import Sequence
 
 from etils import epath
 
-from pd_jax import locks
+from pd_jax import config, locks
 from pd_jax.data.building import build
 from pd_jax.data.records import foreign
 from pd_jax.data.text import corpora
@@ -68,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", default="records", help="name of the dataset and its shards")
     parser.add_argument(
         "--task",
-        choices=("classification", "regression", "multilabel"),
+        choices=typing.get_args(config.Task),
         help="what the labels are (default: labels are dropped)",
     )
     parser.add_argument(

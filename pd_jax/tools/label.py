@@ -14,6 +14,7 @@ at each masked place are stored in 16 + 8 K bytes, so a student can mask it the 
 
 import argparse
 import sys
+import typing
 from collections.abc import Sequence
 
 from etils import epath
@@ -49,7 +50,10 @@ def _parser() -> argparse.ArgumentParser:
         "the longest row, or to what the teacher can read)",
     )
     parser.add_argument(
-        "--labels", default="", help="names of outputs called LABEL_0, LABEL_1, ..."
+        "--labels",
+        type=options.names,
+        default=(),
+        help="names of outputs called LABEL_0, LABEL_1, ...",
     )
     parser.add_argument(
         "--states",
@@ -72,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     language.add_argument("--mask-rate", type=float, default=defaults.mask_rate)
     language.add_argument("--whole-word", action="store_true", help="mask whole words")
     language.add_argument("--seed", type=int, default=defaults.seed, help="for the masks")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--dtype", choices=typing.get_args(config_lib.Precision), default="float32")
     parser.add_argument("--distributed", choices=("auto", "on", "off"), default="auto")
     return parser
 
@@ -99,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         agree=distributed.agree,
     )
     with distributed.leaving_with_the_lost(), one_writer:
-        made = label(stage, epath.Path(args.output), mesh, title="labelling")
+        made = label(stage, epath.Path(args.output), mesh, title="labelling", warn=command.warn)
     if distributed.is_writer():
         print(f"logits of {made.rows:,} rows x {made.outputs} outputs in {args.output}")
     return 0
@@ -143,7 +147,7 @@ def _stage(args: argparse.Namespace, lengths: tuple[int, ...]) -> config_lib.Lab
         batch=args.batch,
         lengths=lengths,
         dtype=args.dtype,
-        labels=tuple(filter(None, map(str.strip, args.labels.split(",")))),
+        labels=args.labels,
         states=args.states,
         language=language,
         source=source,

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -19,7 +20,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that name text."""
     add = parser.add_argument
     add("--input", nargs="+", action="extend", required=True, metavar="PATH", help="text to read")
-    formats = ("auto", "text", "tsv", "csv", "jsonl", "parquet", "tfds")
+    formats = typing.get_args(config.TextFormat)
     add("--format", choices=formats, default="auto", help="default: by file ending")
     add("--text-column", default="text", metavar="NAME", help="default: %(default)s")
     add("--rows", type=int, metavar="N", help="read the first N rows or documents only")
@@ -64,6 +65,11 @@ def numbers(smallest: int) -> Callable[[str], tuple[int, ...]]:
         return tuple(number(part) for part in given.split(",")) if given else ()
 
     return several
+
+
+def names(given: str) -> tuple[str, ...]:
+    """Returns names that are separated by commas; an argparse type."""
+    return tuple(filter(None, map(str.strip, given.split(","))))
 
 
 def check_output(path: str | None, *, option: str = "--output") -> None:

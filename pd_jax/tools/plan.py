@@ -1,6 +1,6 @@
 """Tells, without the hardware, if a training stage fits a TPU slice or GPUs, and what it will take.
 
-python -m pd_jax.tools.plan --config=FILE[:ARG] --stage=NAME --topology=v5e:16x16
+python -m pd_jax.tools.plan --config=FILE[:ARG] [--config.x.y=z] --stage=NAME --topology=v5e:16x16
 python -m pd_jax.tools.plan --sizes=all --jobs=mlm,distill,finetune --batch=256 --topology=h100:1
 
 Lowers and compiles the same step that training uses: for a named slice by libtpu (extra `[tpu]`),
@@ -9,28 +9,27 @@ this machine's devices. --abstract lowers only, in seconds, for any mesh.
 """
 
 import argparse
-import ast
 import dataclasses
-import importlib.util
 import math
 import sys
+import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-from etils import epath
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from pd_jax import config as config_lib
 from pd_jax import files
+from pd_jax.config import flag
 from pd_jax.config.reading import pipeline_from
 from pd_jax.errors import ConfigError, MeshError
 from pd_jax.models import sizes
 from pd_jax.parallel import mesh as mesh_lib
 from pd_jax.parallel import topology
 from pd_jax.progress import Progress
-from pd_jax.report import plans as plans_lib
-from pd_jax.report.plans import Plan
+from pd_jax.report import step_cost
+from pd_jax.report.step_cost import Plan
 from pd_jax.stages.declared import declared, vocabulary_of
 from pd_jax.stages.objectives import Facts, make_objective
 from pd_jax.tools import command, options
@@ -65,7 +64,7 @@ class Place:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 when every stage was planned and fits, 1 when one does not fit."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(argv)
     options.check_output(arguments.json, option="--json")
     run, requests = _requests(arguments)
     place = _place(arguments, run)
@@ -77,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             progress.advance(1)
             if arguments.json:
                 files.write_json(arguments.json, [plan.as_json() for plan in plans])
-    print(plans_lib.as_text(plans[0]) if len(plans) == 1 else plans_lib.as_markdown(plans))
+    print(step_cost.as_text(plans[0]) if len(plans) == 1 else step_cost.as_markdown(plans))
     failing = sum(plan.fits is False for plan in plans)
     found = "not compiled" if arguments.abstract else f"{len(plans) - failing} fit"
     made = f": {arguments.json}" if arguments.json else ""
@@ -141,11 +140,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     number = options.at_least(1)
     what = parser.add_argument_group("what: a stage of a config, or sizes and jobs")
-    what.add_argument("--config", help="config file, as FILE or FILE:ARG")
-    what.add_argument("--stage", help="a training stage of it; needed where it has several")
     what.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the config"
+        "--config", help="config file, as FILE or FILE:ARG; --config.KEY=VALUE changes a key of it"
     )
+    what.add_argument("--stage", help="a training stage of it; needed where it has several")
     what.add_argument("--sizes", help="model sizes, L4_H256,Base, or all for the grid of 24")
     what.add_argument("--jobs", default="mlm", help=f"of {','.join(_JOBS)} (default: mlm)")
     what.add_argument("--batch", type=number, default=256, help="global batch with --sizes")
@@ -154,7 +152,8 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--micro-batches", type=number, default=1, help="with --sizes")
     what.add_argument("--remat", action="store_true", help="with --sizes: recompute layers")
     what.add_argument("--vocab-size", type=number, help="where no stage or file gives it")
-    what.add_argument("--task", help="classification, regression or multilabel; likewise")
+    tasks = typing.get_args(config_lib.Task)
+    what.add_argument("--task", choices=tasks, help="likewise")
     what.add_argument("--labels", type=number, default=2, help="number of labels of --task")
     what.add_argument("--rows", type=number, help="rows of the dataset, for a length in epochs")
     where = parser.add_argument_group("where")
@@ -172,13 +171,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Returns the arguments, among them the `--config.KEY=VALUE` flags as `overrides`."""
+    parser = _parser()
+    arguments, arguments.overrides = parser.parse_known_args(argv)
+    if arguments.overrides and not arguments.overrides[0].startswith("--config."):
+        parser.error(f"unrecognized arguments: {' '.join(arguments.overrides)}")
+    return arguments
+
+
 def _requests(arguments: argparse.Namespace) -> tuple[config_lib.Run, list[Request]]:
     """Returns the config's settings of the run, and the stages that the arguments name."""
     if bool(arguments.config) == bool(arguments.sizes):
         raise ConfigError("give either --config or --sizes, to choose what to plan")
+    if arguments.sizes and arguments.overrides:
+        raise ConfigError(f"{arguments.overrides[0]} changes a config, not --sizes; leave it out")
     if arguments.sizes:
         return config_lib.Run(), list(_grid(arguments))
-    pipeline = _load(arguments.config, arguments.set)
+    pipeline = pipeline_from(flag.load(arguments.config, arguments.overrides))
     stages = {
         name: stage
         for name, stage in pipeline.stages.items()
@@ -202,8 +212,8 @@ def _requests(arguments: argparse.Namespace) -> tuple[config_lib.Run, list[Reque
 
 
 def _grid(arguments: argparse.Namespace) -> Iterator[Request]:
-    names = sizes.GRID if arguments.sizes == "all" else arguments.sizes.split(",")
-    for job in arguments.jobs.split(","):
+    names = sizes.GRID if arguments.sizes == "all" else options.names(arguments.sizes)
+    for job in options.names(arguments.jobs):
         if job not in _JOBS:
             raise ConfigError(f"--jobs={job} is not a job; give some of {', '.join(_JOBS)}")
         for size in names:
@@ -239,7 +249,7 @@ def _completed(stage: config_lib.TrainStage, facts: Facts, arguments: argparse.N
     if stage.data.packing > 1:
         raise ConfigError(
             f"the number of rows with data.packing={stage.data.packing} depends on the texts; plan "
-            "the padded batch with --set stages.NAME.data.packing=1"
+            "the padded batch with --config.stages.NAME.data.packing=1"
         )
     if arguments.task:
         labels = tuple(map(str, range(arguments.labels)))
@@ -255,35 +265,6 @@ def _completed(stage: config_lib.TrainStage, facts: Facts, arguments: argparse.N
             "one; give --task and --labels"
         )
     return facts
-
-
-def _load(name: str, changes: Sequence[str]) -> config_lib.Pipeline:
-    """Returns the pipeline of FILE[:ARG], with KEY=VALUE changes."""
-    path, _, argument = name.partition(":")
-    if not epath.Path(path).exists():
-        raise ConfigError(f"--config={path} does not exist; name a file of configs/")
-    spec = importlib.util.spec_from_file_location("planned_config", path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"--config={path} is not a Python file; name a file of configs/")
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, "")  # configs import each other from the checkout's root
-    try:
-        spec.loader.exec_module(module)
-        config = module.get_config(argument) if argument else module.get_config()
-    except SyntaxError as fault:
-        where = f"{fault.filename or path}, line {fault.lineno}"
-        raise ConfigError(f"{where}: {fault.msg}; correct the file") from None
-    except ValueError as fault:  # as configs refuse their arguments
-        raise ConfigError(f"--config={name}: {fault}") from None
-    finally:
-        sys.path.remove("")
-    for change in changes:
-        key, _, value = change.partition("=")
-        try:
-            config.update_from_flattened_dict({key: ast.literal_eval(value)})
-        except (KeyError, TypeError, ValueError, SyntaxError) as fault:
-            raise ConfigError(f"--set {change}: {fault}; write KEY=VALUE as in Python") from None
-    return pipeline_from(config)
 
 
 def _place(arguments: argparse.Namespace, run: config_lib.Run) -> Place:

@@ -11,12 +11,14 @@ import argparse
 import contextlib
 import json
 import sys
+import typing
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 import numpy as np
 from etils import epath
 
+from pd_jax import config as config_lib
 from pd_jax import files
 from pd_jax.allocation import keep_memory
 from pd_jax.compilation import use_cache
@@ -25,7 +27,8 @@ from pd_jax.data.text import corpora, tables
 from pd_jax.evaluation.scores import softmax
 from pd_jax.models.weights import hf
 from pd_jax.progress import Progress
-from pd_jax.stages.predict import load_classifier, predict_rows
+from pd_jax.stages.classifier import load_classifier
+from pd_jax.stages.predict import make_predict_rows
 from pd_jax.tools import command, options
 
 _STANDARD_INPUT = "/dev/stdin"
@@ -48,24 +51,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         _output(arguments.output) as stream,
         Progress("labelling", total, unit="texts") as progress,
     ):
-        done, cut = 0, list[int]()
+        done, cut = 0, 0
         header, lines = _WRITERS[arguments.format](model, with_logits=arguments.logits)
         stream.write(header)
-        predicted = predict_rows(
+        predict = make_predict_rows(
             model,
             tokenizer,
-            _rows(arguments),
             batch=arguments.batch,
             max_length=arguments.max_length,
             dtype=arguments.dtype,
-            cut=cut.append,
         )
-        for rows, logits in predicted:
-            stream.writelines(f"{line}\n" for line in lines(rows, logits))
+        for window in predict(_rows(arguments)):
+            stream.writelines(f"{line}\n" for line in lines(window.rows, window.logits))
             stream.flush()
-            done += len(rows)
+            done, cut = done + len(window.rows), cut + window.read.cut
             progress.set(done)
-    also = f", {longer} of them cut at the last token that fits" if (longer := sum(cut)) else ""
+    also = f", {cut} of them cut at the last token that fits" if cut else ""
     print(f"labelled {done} texts{also}: {where}", file=sys.stderr)
     return 0
 
@@ -95,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--batch", type=options.at_least(1), default=64, help="texts at once (default: 64)"
     )
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--dtype", choices=typing.get_args(config_lib.Precision), default="float32")
     return parser
 
 

@@ -10,6 +10,7 @@ and `tokenizer.json` for WordPiece, `spiece.model` and `tokenizer.json` for unig
 import argparse
 import sys
 import time
+import typing
 from collections.abc import Iterator, Sequence
 
 from pd_jax import config
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     options.add_source(parser)
     add = parser.add_argument
-    algorithms = ("wordpiece", "unigram", "bpe")
+    algorithms = typing.get_args(config.Algorithm)
     add("--algorithm", choices=algorithms, default="wordpiece", help="default: %(default)s")
     add("--vocab-size", type=int, default=30_522, help="number of pieces (default: %(default)s)")
     add("--cased", action="store_true", help="keep capitals and accents")

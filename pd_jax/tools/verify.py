@@ -18,9 +18,8 @@ from etils import epath
 
 from pd_jax import config, files, processes
 from pd_jax.data.feed.order import Permutation
-from pd_jax.data.logits import audit
-from pd_jax.data.logits.store import LogitStore
-from pd_jax.data.records import manifest
+from pd_jax.data.logits.store import LogitStore, logits_faults
+from pd_jax.data.records import audit, manifest
 from pd_jax.data.records.dataset import Dataset
 from pd_jax.data.records.manifest import Manifest
 from pd_jax.errors import LogitsError, RecordsError
@@ -178,7 +177,7 @@ def _store_faults(
     """Yields the faults of a store; where it has none, it is compared with its teacher."""
     print(f"reading {store.folder}: {len(dataset)} rows of logits", file=sys.stderr)
     whole = True
-    for fault in audit.logits_faults(store, dataset):
+    for fault in logits_faults(store, dataset):
         whole = False
         yield fault
     if arguments.teacher and whole:

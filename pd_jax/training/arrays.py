@@ -1,10 +1,22 @@
 """Arrays between host and mesh, the same on one process and on many."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+
+T = TypeVar("T")
+
+
+def one_behind(dispatched: Iterator[T]) -> Iterator[T]:
+    """Yields each item after the next one was dispatched, so that devices and host overlap."""
+    before: list[T] = []
+    for item in dispatched:
+        yield from before
+        before = [item]
+    yield from before
 
 
 def place(tree: Any, shardings: Any) -> Any:

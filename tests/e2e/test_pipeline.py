@@ -172,6 +172,24 @@ def test_one_stage_needs_its_inputs(finished, tmp_path):
         pipeline.run(config, epath.Path(tmp_path), only=("studnet",))
 
 
+def test_an_output_that_was_removed_is_named_with_the_way_to_make_it_again(tmp_path):
+    write_text(tmp_path / "text")
+    chain = small_chain(tmp_path / "text")
+    kept = ("vocabulary", "train", "dev")
+    chain["stages"] = {name: chain["stages"][name] for name in kept}
+    chain["report"] = {}
+    config, work = reading.pipeline_from(chain), epath.Path(tmp_path / "work")
+    pipeline.run(config, work, only=("vocabulary", "train"))
+    made = planning.plan(config, work)["vocabulary"]
+    made.output.rmtree()
+    with pytest.raises(StageError, match=f"'dev' reads {made.output}, which is gone; remove"):
+        pipeline.run(config, work)
+    pipeline.run(config, work, only=("train",))  # done: it reads nothing any more
+    made.folder.rmtree()
+    pipeline.run(config, work)
+    assert all(item.done for item in planning.plan(config, work).values())
+
+
 def test_a_changed_input_file_makes_its_stages_anew(tmp_path):
     write_text(tmp_path / "text")
     config = reading.pipeline_from(small_chain(tmp_path / "text"))
@@ -356,28 +374,17 @@ def test_a_stage_that_another_process_runs_is_refused_and_stays_waiting(tmp_path
 def test_a_stage_that_another_process_ran_meanwhile_is_taken(tmp_path):
     config = vocabulary_alone(tmp_path)
     _, lock = lock_of(tmp_path, config)
-    printed: list[str] = []
-    with holder(lock) as other:
+    (tmp_path / "elsewhere").mkdir()
+    run(tmp_path / "elsewhere", config)
+    (finished,) = (tmp_path / "elsewhere" / "work" / "stages").glob("vocabulary-*")
 
-        def meanwhile(line: str) -> None:
-            printed.append(line)
-            if "waiting for it" in line:  # the other's pipeline names the stage otherwise
-                elsewhere = tmp_path / "elsewhere"
-                elsewhere.mkdir()
-                run(elsewhere, config)
-                (made,) = (elsewhere / "work" / "stages").glob("vocabulary-*")
-                made.rename(lock.parent / made.name.replace("vocabulary", "words"))
-                assert other.stdin is not None
-                other.stdin.write("\n")
-                other.stdin.flush()
+    def meanwhile(line: str) -> None:
+        if line.startswith("pipeline chain"):  # planned, and no lock taken yet
+            lock.parent.mkdir(parents=True)
+            # The other's pipeline calls the stage otherwise.
+            finished.rename(lock.parent / finished.name.replace("vocabulary", "words"))
 
-        pipeline.run(
-            reading.pipeline_from(config),
-            epath.Path(tmp_path / "work"),
-            wait=True,
-            say=meanwhile,
-        )
-    assert any(f"process {other.pid} on" in line for line in printed)
+    pipeline.run(reading.pipeline_from(config), epath.Path(tmp_path / "work"), say=meanwhile)
     (made,) = lock.parent.glob("*-*")
     assert made.name.startswith("words-")
     record = json.loads((tmp_path / "work" / "pipelines" / "chain.json").read_text())

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from pd_jax import files
-from pd_jax.data.logits import audit
-from pd_jax.data.logits.store import LogitStore
-from pd_jax.data.records import foreign, shards
+from pd_jax.data.logits.store import LogitStore, logits_faults
+from pd_jax.data.records import audit, foreign, shards
 from pd_jax.data.records.dataset import Dataset
 from pd_jax.data.records.manifest import TokenizerInfo
 from pd_jax.data.records.shards import INDEX
@@ -218,7 +217,7 @@ def store_in(folder: pathlib.Path) -> Callable[[], object]:
 
     def parse() -> object:
         store = LogitStore.open(folder / "store").check(dataset)
-        faults = list(audit.logits_faults(store, dataset))
+        faults = list(logits_faults(store, dataset))
         return store.read(np.arange(8), ids), faults
 
     return parse

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pd_jax.data.records import dataset
+from pd_jax.data.records import shards as shards_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +23,12 @@ class Vocabulary:
     mask_id: int = 103
 
 
-def make_record(number: int, length: int, **changes: object) -> dataset.Record:
+def make_record(number: int, length: int, **changes: object) -> shards_lib.Record:
     """Returns a record whose tokens all say its number (1000 + number), between [CLS] and [SEP]."""
     ids = np.full(length, 1000 + number, np.int32)
     ids[0], ids[-1] = 101, 102
-    values = {"segment_ids": None, "example_id": dataset.example_id(f"row {number}")} | changes
-    return dataset.Record(input_ids=ids, **values)
+    values = {"segment_ids": None, "example_id": shards_lib.example_id(f"row {number}")} | changes
+    return shards_lib.Record(input_ids=ids, **values)
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def make_dataset(tmp_path) -> Callable[..., dataset.Dataset]:
     """Returns a function that writes records, cut into shards of these sizes, and opens them."""
 
     def make(
-        rows: Sequence[dataset.Record],
+        rows: Sequence[shards_lib.Record],
         name: str = "set",
         shards: Sequence[int] = (),
         tokenizer: Vocabulary | None = None,
@@ -46,12 +47,12 @@ def make_dataset(tmp_path) -> Callable[..., dataset.Dataset]:
         ends = np.cumsum(sizes)
         assert ends[-1] == len(rows)
         written = [
-            dataset.write_shard(
+            shards_lib.write_shard(
                 folder, name, index=index, of=len(sizes), records=rows[end - size : end]
             )
             for index, (size, end) in enumerate(zip(sizes, ends, strict=True))
         ]
-        dataset.finish(
+        shards_lib.finish(
             folder,
             written,
             name=name,
@@ -65,7 +66,7 @@ def make_dataset(tmp_path) -> Callable[..., dataset.Dataset]:
 
 
 @pytest.fixture
-def record() -> Callable[..., dataset.Record]:
+def record() -> Callable[..., shards_lib.Record]:
     """Returns `make_record`."""
     return make_record
 

@@ -34,7 +34,7 @@ def estimate(stage: config.RecordsStage, tokenizer: Tokenizer) -> Estimate:
     Nothing is left out of the sample: duplicates are known only once everything has been read.
     """
     plans.check(stage)
-    sources = plans.sources_of(stage.source)
+    sources = config.several(stage.source)
     total = source_bytes(sources)
     divided = corpora.split(sources, max(1, total // _SAMPLE_BYTES))
     whole_reads = any(piece.shares > 1 for pieces in divided for piece in pieces)

@@ -15,7 +15,7 @@ from jaxtyping import Int32
 from pd_jax.config import Corpus, Rows
 from pd_jax.data.records.shards import ID_BYTES, Record, example_id
 from pd_jax.data.text.corpora import Document
-from pd_jax.data.text.tables import LABEL_SEPARATOR, Row
+from pd_jax.data.text.tables import LABEL_SEPARATOR, Row, label_text
 from pd_jax.data.tokenizers.tokenizer import Tokenizer
 from pd_jax.errors import SourceError
 
@@ -247,7 +247,7 @@ class _LabelReader:
 
     def __init__(self, layout: Rows):
         self._task, self._labels = layout.task, layout.labels
-        self._numbers = {label: number for number, label in enumerate(layout.labels)}
+        self._numbers = {label_text(label): number for number, label in enumerate(layout.labels)}
         if not any(map(_is_number, layout.labels)):
             # Public sets often give a class by its number where its name is known from elsewhere.
             self._numbers |= {str(number): number for number in range(len(layout.labels))}

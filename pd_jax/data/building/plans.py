@@ -70,11 +70,6 @@ class Plan:
         return [task.left_out for task in self.tasks if task.left_out is not None]
 
 
-def sources_of(source: config.Source | tuple[config.Source, ...]) -> tuple[config.Source, ...]:
-    """Returns one or several sources as several."""
-    return (source,) if isinstance(source, config.Source) else source
-
-
 def with_shards(stage: config.RecordsStage) -> config.RecordsStage:
     """Returns the stage with a number of shards.
 
@@ -87,7 +82,7 @@ def with_shards(stage: config.RecordsStage) -> config.RecordsStage:
         return stage
     wanted = sum(
         min(size / _SHARD_BYTES, limit)
-        for source in sources_of(stage.source)
+        for source in config.several(stage.source)
         for size, limit in _sizes(source)
     )
     return dataclasses.replace(stage, shards=min(_MOST_SHARDS, max(1, math.ceil(wanted))))
@@ -106,7 +101,7 @@ def _sizes(source: config.Source) -> list[tuple[int, int]]:
 def check(stage: config.RecordsStage) -> None:
     """Raises ConfigError where task and columns do not fit each other."""
     layout = stage.examples
-    for source in sources_of(stage.source):
+    for source in config.several(stage.source):
         if isinstance(layout, config.Rows) and layout.task and source.label is None:
             raise ConfigError(
                 f"task={layout.task!r} needs a column of labels in {source.path}; name it"
@@ -137,7 +132,7 @@ def make_plan(
     """
     stage = with_shards(stage)
     assert stage.shards is not None, "with_shards sets it"
-    divided = corpora.split(sources_of(stage.source), stage.shards)
+    divided = corpora.split(stage.source, stage.shards)
     found = {file.path: file for pieces in divided for piece in pieces for file in piece.files}
     excluded = {
         file.path: file for source in stage.exclude for file in corpora.source_files(source)

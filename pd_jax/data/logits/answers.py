@@ -208,6 +208,8 @@ def _numbers(values: Mapping[str, Any], form: Form, row: tables.Row) -> list[flo
             raise LogitsError(
                 f"{row.where}: {form.column!r} is not JSON ({fault}); correct the row"
             ) from None
+    if isinstance(given, list) and given and all(map(_is_scored_label, given)):
+        given = {one["label"]: one["score"] for one in given}
     if isinstance(given, Mapping):
         if sorted(given) != sorted(form.labels):
             raise LogitsError(
@@ -224,6 +226,12 @@ def _numbers(values: Mapping[str, Any], form: Form, row: tables.Row) -> list[flo
     return [_number(one, row, form.column) for one in listed]
 
 
+def _is_scored_label(value: Any) -> bool:
+    """Returns whether a value is one of those that transformers' pipelines answer a text with."""
+    named = isinstance(value, Mapping) and value.keys() == {"label", "score"}
+    return named and isinstance(value["label"], str)
+
+
 def _number(value: Any, row: tables.Row, name: str) -> float:
     try:
         if isinstance(value, bool):
@@ -237,14 +245,14 @@ def _number(value: Any, row: tables.Row, name: str) -> float:
 
 def _of_label(given: Any, form: Form, row: tables.Row) -> list[float]:
     """Returns the probabilities of a row that only names its label."""
-    name = tables.label_text(given).strip()
-    if name not in form.labels:
+    name, labels = tables.label_text(given).strip(), list(map(tables.label_text, form.labels))
+    if name not in labels:
         known = ", ".join(map(repr, form.labels))
         raise LogitsError(
             f"{row.where}: label {name!r} is not one of {known}; name the labels with --labels"
         )
     rest = (1.0 - form.certainty) / max(1, len(form.labels) - 1)
-    return [form.certainty if label == name else rest for label in form.labels]
+    return [form.certainty if label == name else rest for label in labels]
 
 
 def _unusable(given: np.ndarray, form: Form) -> tuple[int | None, str]:

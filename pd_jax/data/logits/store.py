@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import mmap
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -34,6 +34,7 @@ from pd_jax.data.wire import remote
 from pd_jax.errors import LogitsError
 
 _FORMAT = "pd_jax logits 2"
+_BLOCK_ROWS = 4096
 
 LANGUAGE = "language"
 """The task of a store that holds a masked language model's predictions at masked positions."""
@@ -172,11 +173,6 @@ class LogitStore:
                     f"{path} is missing or cut short; restore it or label the dataset again"
                 )
         return cls(folder, found)
-
-    @property
-    def fingerprint(self) -> str:
-        """Digest of what the store holds."""
-        return self.manifest.fingerprint
 
     def check(self, dataset: Dataset, labels: tuple[str, ...] = ()) -> "LogitStore":
         """Returns this store with its outputs in the order of `labels` (else of the dataset's).
@@ -355,3 +351,15 @@ def _fingerprint(found: LogitsManifest) -> str:
     held = dataclasses.asdict(found)
     del held["name"], held["fingerprint"], held["settings"]  # the digests show their effect
     return files.digest_json({**held, "shards": [shard.digest for shard in found.shards]})
+
+
+def logits_faults(store: LogitStore, dataset: Dataset) -> Iterator[str]:
+    """Yields one sentence for every fault in a store of an undamaged dataset."""
+    store.check(dataset)
+    for shard in store.manifest.shards:
+        path = store.folder / shard.file
+        if files.digest_file(path) != shard.digest:
+            yield f"{path} is not the file its manifest lists (its digest differs)"
+    for first in range(0, len(dataset), _BLOCK_ROWS):
+        rows = np.arange(first, min(first + _BLOCK_ROWS, len(dataset)))
+        yield from store.faults(rows, dataset.gather(rows).example_ids)

@@ -7,8 +7,6 @@ shards are memory-mapped; remote ones (`gs://`) are read in blocks (`wire/remote
 A small dataset is kept in memory (`row_cache.py`). The first request for a row of a shard reads the
 complete shard and compares it with its digest in the manifest, which takes a third of the time of
 reading its rows one by one.
-
-What is needed for writing is re-exported from `shards.py` and `manifest.py`.
 """
 
 import dataclasses
@@ -25,25 +23,11 @@ from jaxtyping import Int32, Int64, Shaped, UInt8
 
 from pd_jax import files
 from pd_jax.data.records import manifest
-from pd_jax.data.records.manifest import Manifest, ShardInfo, TokenizerInfo
+from pd_jax.data.records.manifest import Manifest, ShardInfo
 from pd_jax.data.records.row_cache import Gathered, RowCache
-from pd_jax.data.records.shards import (
-    ID_BYTES,
-    INDEX,
-    Record,
-    example_id,
-    finish,
-    whole_shard,
-    write_shard,
-)
+from pd_jax.data.records.shards import ID_BYTES, INDEX
 from pd_jax.data.wire import example, remote, tfrecord
 from pd_jax.errors import RecordsError
-
-__all__ = [
-    "Dataset", "Manifest", "Record", "ShardInfo", "TokenizerInfo", "example_id",
-    "finish", "whole_shard", "write_shard",
-]  # fmt: skip
-
 
 _INDEX_BLOCK = 1 << 20
 _INDEXES: weakref.WeakValueDictionary[str, np.ndarray] = weakref.WeakValueDictionary()

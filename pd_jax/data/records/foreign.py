@@ -19,6 +19,7 @@ import numpy as np
 from etils import epath
 
 from pd_jax import files, processes
+from pd_jax.config import Task
 from pd_jax.data.records import manifest, shards
 from pd_jax.data.records.manifest import HasVocabulary, Manifest, ShardInfo, TokenizerInfo
 from pd_jax.data.records.shards import ID_BYTES, Record
@@ -39,7 +40,7 @@ class _Source:
 
     path: str
     tokenizer: TokenizerInfo
-    task: str | None
+    task: Task | None
     labels: tuple[str, ...]
     digest: str
 
@@ -58,7 +59,7 @@ def import_records(
     *,
     name: str,
     tokenizer: HasVocabulary,
-    task: str | None = None,
+    task: Task | None = None,
     labels: tuple[str, ...] = (),
     workers: int = 1,
     shown: Callable[[ShardInfo], None] = lambda shard: None,
@@ -93,7 +94,7 @@ def import_records(
     )
 
 
-def check(name: str, task: str | None, labels: Sequence[str]) -> None:
+def check(name: str, task: Task | None, labels: Sequence[str]) -> None:
     """Raises ConfigError where `name` cannot name shards, or a task lacks its labels."""
     manifest.check_name(name)
     if task in _LABELLED and not labels:

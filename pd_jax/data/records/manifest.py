@@ -14,6 +14,7 @@ from typing import Annotated, Any, Protocol, Self, TypeVar
 import pydantic
 from etils import epath
 
+from pd_jax import config as config_lib
 from pd_jax import files
 from pd_jax.errors import ConfigError, PdError, RecordsError
 
@@ -22,8 +23,6 @@ TOKENIZER_FOLDER = "tokenizer"
 
 _FORMAT = "pd_jax records 1"
 
-
-_TASKS = "^(classification|multilabel|regression)$"
 
 Count = Annotated[int, pydantic.Field(ge=0, lt=1 << 53)]
 
@@ -89,7 +88,7 @@ class Manifest:
     rows: Count
     tokens: Count
     max_length: Count
-    task: Annotated[str | None, pydantic.Field(pattern=_TASKS)]
+    task: config_lib.Task | None
     labels: tuple[str, ...]
     pairs: bool
     tokenizer: TokenizerInfo

@@ -19,6 +19,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Int32
 
+from pd_jax import config as config_lib
 from pd_jax import files
 from pd_jax.data.records import manifest
 from pd_jax.data.records.manifest import Manifest, ShardInfo, TokenizerInfo
@@ -141,7 +142,7 @@ def finish(
     name: str,
     tokenizer: manifest.HasVocabulary,
     max_length: int,
-    task: str | None = None,
+    task: config_lib.Task | None = None,
     labels: tuple[str, ...] = (),
     sources: Mapping[str, str] | None = None,
     arguments: Mapping[str, Any] | None = None,

@@ -125,14 +125,14 @@ def format_of(path: str) -> str | None:
     return _FORMATS.get(epath.Path(path.removesuffix(".gz")).suffix)
 
 
-def split(sources: Source | Sequence[Source], shards: int = 1) -> list[list[Piece]]:
+def split(sources: Source | tuple[Source, ...], shards: int = 1) -> list[list[Piece]]:
     """Returns for every shard the pieces it consists of; shards are about equal in size.
 
     Raises:
       SourceError: where the sources are missing or empty.
     """
     units = []
-    for source in (sources,) if isinstance(sources, Source) else sources:
+    for source in several(sources):
         found = source_files(source)
         # A limit on rows concerns a source's whole sequence, which must be counted from its top.
         units += (

@@ -22,6 +22,7 @@ LABEL_SEPARATOR = "|"
 _PARQUET_ROWS = 1024
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """Half of a surrogate pair of UTF-16, which JSON can write alone and UTF-8 cannot."""
+_WHOLE_NUMBER = re.compile(r"(-?[0-9]{1,18})\.0+")
 
 
 class Row(NamedTuple):
@@ -336,7 +337,10 @@ def named_row(value: Mapping[str, Any], source: Source, origin: lines.Origin, nu
 
 
 def label_text(value: Any) -> str:
-    """Returns a label as text; several labels are joined by `|`."""
+    """Returns a label as text; several labels are joined by `|`.
+
+    A whole number is written without the `.0` that it has in columns that lack some values.
+    """
     several = value if isinstance(value, (list, tuple)) else (value,)
     return LABEL_SEPARATOR.join(map(_one_label, several))
 
@@ -346,9 +350,9 @@ def _one_label(value: Any) -> str:
         return value.decode("utf-8", "replace")
     if isinstance(value, (list, tuple, dict)):
         return type(value).__name__  # never a valid label, at any depth
-    if isinstance(value, float) and value.is_integer():  # as in columns that lack some values
-        return str(int(value))
-    return "" if value is None else str(value)
+    text = "" if value is None else str(value)
+    whole = _WHOLE_NUMBER.fullmatch(text)
+    return str(int(whole[1])) if whole else text
 
 
 class _Columns:
@@ -368,7 +372,7 @@ class _Columns:
     ) -> Row:
         self._check(cells, origin, number, separator)
         pair = None if self._pair is None else cells[self._pair].strip()
-        label = None if self._label is None else cells[self._label].strip()
+        label = None if self._label is None else label_text(cells[self._label].strip())
         return Row(cells[self._text].strip(), pair, label, origin, number)
 
     def named(

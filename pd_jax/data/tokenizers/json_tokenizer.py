@@ -44,10 +44,11 @@ class JsonTokenizer:
                 f" {_LARGEST_VOCABULARY} are supported"
             )
         self._special = vocabulary.special_tokens(ids, where)
-        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
-            ids[name] for name in self._special.values()
+        special = [ids[name] for name in self._special.values()]
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = special
+        self._ids_of_text = vocabulary.ids_of_text(
+            self.vocab_size, unk_id=self.unk_id, special=special
         )
-        self._ids_of_text = vocabulary.ids_of_text(self)
         self.word_starts = np.zeros(self.vocab_size, bool)
         continues = any(piece.startswith("##") for piece in ids)
         for piece, number in ids.items():

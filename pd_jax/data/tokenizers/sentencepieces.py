@@ -33,10 +33,11 @@ class SentencePiece:
         self._pieces = [self._processor.id_to_piece(number) for number in range(self.vocab_size)]
         ids = {piece: number for number, piece in enumerate(self._pieces)}
         self._special = vocabulary.special_tokens(ids, where)
-        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
-            ids[name] for name in self._special.values()
+        special = [ids[name] for name in self._special.values()]
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = special
+        self._ids_of_text = vocabulary.ids_of_text(
+            self.vocab_size, unk_id=self.unk_id, special=special
         )
-        self._ids_of_text = vocabulary.ids_of_text(self)
         names = set(self._special.values())
         self.word_starts = np.array(
             [piece.startswith(_SPACE) or piece in names for piece in self._pieces]

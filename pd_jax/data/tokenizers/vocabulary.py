@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import tokenizers as hf
@@ -80,24 +80,12 @@ def parts(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-class _Vocabulary(Protocol):
-    """A tokenizer as far as its ids."""
-
-    vocab_size: int
-    unk_id: int
-    pad_id: int
-    cls_id: int
-    sep_id: int
-    mask_id: int
-
-
-def ids_of_text(tokenizer: _Vocabulary) -> Int32[np.ndarray, " vocab"]:
+def ids_of_text(size: int, *, unk_id: int, special: Sequence[int]) -> Int32[np.ndarray, " size"]:
     """Returns for each id what it stands for in a text: itself, or [UNK] for a special token, which
     no text yields: a vocabulary may have `<s>` among its pieces, and HTML among its tags.
     """
-    ids = np.arange(tokenizer.vocab_size, dtype=np.int32)
-    special = (tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id)
-    ids[list(special)] = tokenizer.unk_id
+    ids = np.arange(size, dtype=np.int32)
+    ids[list(special)] = unk_id
     return ids
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from pd_jax import config as config_lib
 from pd_jax import files
 from pd_jax.errors import WeightsError
 from pd_jax.models.weights import layout
@@ -53,9 +54,11 @@ class Stage:
 
     def input(self, reference: str) -> "Stage | None":
         """Returns the stage that `@name` stands for here, or None where its folder is gone."""
-        name = reference.removeprefix("@").split("/")[0]
-        digest = self.done["inputs"].get(name)
-        return Stage.read(self.folder.parent / f"{name}-{digest}") if digest else None
+        named = config_lib.referred(reference)
+        digest = self.done["inputs"].get(named.stage) if named else None
+        # An equal stage may have been run first under another name.
+        found = sorted(self.folder.parent.glob(f"*-{digest}")) if digest else []
+        return Stage.read(found[0]) if found else None
 
 
 def read_run(folder: epath.Path) -> Stage | None:
@@ -168,7 +171,7 @@ def _described(run: Stage, references: str | Sequence[str]) -> str:
     """Returns a description of what references name: a model, a dataset, a teacher, or a file."""
     if not isinstance(references, str):
         return "; ".join(_described(run, reference) for reference in references)
-    if not references.startswith("@"):
+    if not config_lib.referred(references):
         return references.rsplit("/", 1)[-1]
     stage = run.input(references)
     if stage is None:

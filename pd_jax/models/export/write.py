@@ -3,18 +3,17 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, Protocol
 
-import numpy as np
 from etils import epath
 
+from pd_jax import config as config_lib
 from pd_jax import files
+from pd_jax.data.tokenizers.tokenizer import Tokenizer
 from pd_jax.errors import WeightsError
 from pd_jax.models.export import onnx_graph, programs, stablehlo
 from pd_jax.models.export.forward import Difference, difference
 from pd_jax.models.weights import hf
 
-Format = Literal["hf", "onnx", "stablehlo"]
 ONNX_FILE, INT8_FILE, STABLEHLO_FILE = "model.onnx", "model_int8.onnx", "model.stablehlo"
 CARD_FILE = "README.md"
 _KNOWN_BY = {"hf": CARD_FILE, "onnx": ONNX_FILE, "stablehlo": STABLEHLO_FILE}
@@ -33,22 +32,6 @@ _TEXTS = (
     "",
     "x" * 200,
 )
-
-
-class Tokenizer(Protocol):
-    """What is needed of `data.tokenizers.Tokenizer`."""
-
-    vocab_size: int
-    cls_id: int
-    sep_id: int
-
-    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Returns each text's ids without special tokens."""
-        ...
-
-    def save(self, folder: epath.PathLike) -> None:
-        """Writes the tokenizer's files."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +69,7 @@ def export(
     tokenizer: Tokenizer,
     folder: epath.PathLike,
     *,
-    format: Format,
+    format: config_lib.ExportFormat,
     int8: bool = False,
     card: Callable[[Sequence[str]], str],
 ) -> list[Check]:

@@ -219,16 +219,11 @@ def fingerprint(
 def _tensors_of(config: BertConfig, params: Mapping[str, Any]) -> list[layout.Tensor]:
     """Returns the tensors that a model with these subtrees has."""
     hf_config.architecture(params)
-    wanted = [*layout.encoder(config)]
-    if "pooler" in params["bert"] or set(params) != {"bert", "mlm"}:
-        wanted += layout.pooler(config)
-    if "mlm" in params:
-        wanted += layout.mlm(config)
-    if "nsp" in params:
-        wanted += layout.nsp(config)
-    if "classifier" in params:
-        wanted += layout.classifier(config, np.shape(params["classifier"]["bias"])[0])
-    return wanted
+    heads = set(params) - {"bert"}
+    if "pooler" in params["bert"] or heads != {"mlm"}:
+        heads.add("pooler")
+    outputs = np.shape(params["classifier"]["bias"])[0] if "classifier" in heads else 0
+    return layout.tensors(config, heads, outputs=outputs)
 
 
 def _wanted(
@@ -246,17 +241,10 @@ def _wanted(
         for prefix, head in _PREFIXES.items()
         if any(name.startswith(prefix) for name in tensors)
     }
-    wanted = [*layout.encoder(config)]
-    if "pooler" in heads or "BertForMaskedLM" not in architectures:
-        wanted += layout.pooler(config)
-    if "mlm" in heads:
-        wanted += layout.mlm(config)
-    if "nsp" in heads:
-        wanted += layout.nsp(config)
-    if "classifier" in heads:
-        bias = tensors.get("classifier.bias", np.zeros(2))
-        wanted += layout.classifier(config, bias.shape[0] if bias.ndim else 1)
-    return wanted
+    if "BertForMaskedLM" not in architectures:
+        heads.add("pooler")
+    bias = tensors.get("classifier.bias", np.zeros(2))
+    return layout.tensors(config, heads, outputs=bias.shape[0] if bias.ndim else 1)
 
 
 def _read_tensors(folder: epath.Path) -> tuple[epath.Path, dict[str, np.ndarray]]:

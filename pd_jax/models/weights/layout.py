@@ -4,7 +4,7 @@ A kernel here is [in, out], as in TF1; torch stores it as [out, in]. The project
 classifiers (`cls/seq_relationship/output_weights`, `output_weights`) are [out, in] in both.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +34,16 @@ class Tensor(NamedTuple):
     def tf1_shape(self) -> tuple[int, ...]:
         """Returns the shape that the tensor has in a TF1 checkpoint."""
         return self.shape[::-1] if self.tf1_transposed else self.shape
+
+
+def tensors(config: BertConfig, heads: Collection[str], *, outputs: int = 0) -> list[Tensor]:
+    """Returns the tensors of an encoder with these of the heads pooler, mlm, nsp and classifier;
+    `outputs` are the classifier's.
+    """
+    found = [*encoder(config)]
+    for name, head in {"pooler": pooler, "mlm": mlm, "nsp": nsp}.items():
+        found += head(config) if name in heads else ()
+    return [*found, *(classifier(config, outputs) if "classifier" in heads else ())]
 
 
 def encoder(config: BertConfig) -> Iterator[Tensor]:

@@ -27,6 +27,7 @@ _TRAILER_BYTES = 5
 _UNCOMPRESSED = 0
 _FLOAT32 = 1
 _SLOTS = ("/adam_m", "/adam_v", "/Adam", "/Adam_1", "/LAMB", "/LAMB_1")
+_HEADS = {"cls/predictions/": "mlm", "cls/seq_relationship/": "nsp"}
 _COUNTERS = ("global_step", "beta1_power", "beta2_power")
 
 
@@ -87,13 +88,12 @@ def tensors_of(
     config: BertConfig, shapes: Mapping[str, tuple[int, ...]], *, where: object
 ) -> list[layout.Tensor]:
     """Returns the tensors of a checkpoint; raises WeightsError unless it has exactly a BERT's."""
-    wanted = [*layout.encoder(config), *layout.pooler(config)]
-    if any(name.startswith("cls/predictions/") for name in shapes):
-        wanted += layout.mlm(config)
-    if any(name.startswith("cls/seq_relationship/") for name in shapes):
-        wanted += layout.nsp(config)
-    if "output_bias" in shapes:
-        wanted += layout.classifier(config, shapes["output_bias"][0])
+    heads = {"pooler"}
+    for part, head in _HEADS.items():
+        heads |= {head} if any(name.startswith(part) for name in shapes) else set()
+    heads |= {"classifier"} if "output_bias" in shapes else set()
+    outputs = shapes["output_bias"][0] if "classifier" in heads else 0
+    wanted = layout.tensors(config, heads, outputs=outputs)
     layout.check(shapes, {tensor.tf1: tensor.tf1_shape() for tensor in wanted}, where=where)
     return wanted
 

@@ -241,6 +241,25 @@ def test_a_study_measures_sets_that_its_cells_are_scored_on():
         read("dev", "test", quantity="f1")
 
 
+def test_metrics_to_report_are_of_sets_that_some_stage_is_scored_on():
+    def read(*metrics):
+        stage = train(evaluation={"sets": {"dev": "@dev"}, "final": {"test": "@test"}})
+        return reading.pipeline_from({**pipeline(a=stage), "report": {"metrics": metrics}})
+
+    assert read("train/loss", "dev/accuracy", "test/kl").report
+    message = "names 'dve/kl', but no training stage has 'dve' in .* did you mean 'dev/kl'?"
+    with pytest.raises(ConfigError, match=message):
+        read("dev/accuracy", "dve/kl")
+
+
+def test_a_number_where_text_belongs_is_shown_as_text():
+    rows = {"layout": "rows", "task": "classification", "labels": (0, 1)}
+    stage = {"kind": "records", "source": {"path": "a.tsv"}, "tokenizer": "v", "examples": rows}
+    first, second = refused(rows={**stage, "max_length": 16}).splitlines()
+    assert first.startswith("config.stages.rows.examples.labels.0: ")
+    assert first.endswith("(got 0; write '0')") and second.endswith("(got 1; write '1')")
+
+
 def test_two_cells_at_one_place_of_mixed_kinds_are_named():
     axes = ({"rows": 5, "seed": 0}, {"rows": "all", "seed": 0})
     cells = tuple({"stage": "a", "axes": place} for place in axes * 2)

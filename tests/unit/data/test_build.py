@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from pd_jax.config import Corpus, Rows
 from pd_jax.data.building import layouts
 from pd_jax.data.building.build import build_records
-from pd_jax.data.records.dataset import Dataset, example_id
+from pd_jax.data.records.dataset import Dataset
+from pd_jax.data.records.shards import example_id
 from pd_jax.data.tokenizers import tokenizer as tokenizer_lib
 from pd_jax.errors import ConfigError, SourceError
 from tests.building import (
@@ -94,6 +95,14 @@ def test_booleans_are_labels_where_those_are_0_and_1(tmp_path, tokenizer):
     content = "text\tlabel\na\tTrue\nb\tFalse\nc\t1\n"
     build_rows(tmp_path, tokenizer, content, BINARY, columns={"label": "label"})
     assert rows_of(tmp_path / "set")[1].labels.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize("labels", [("0", "1"), ("0.0", "1.0"), ("no", "yes")])
+def test_whole_numbers_are_labels_however_a_table_writes_them(tmp_path, tokenizer, labels):
+    content = "text\tlabel\na\t1.0\nb\t0\nc\t1\nd\t0.00\n"
+    layout = Rows(task="classification", labels=labels)
+    build_rows(tmp_path, tokenizer, content, layout, columns={"label": "label"})
+    assert rows_of(tmp_path / "set")[1].labels.tolist() == [1, 0, 1, 0]
 
 
 def test_regression_and_several_labels(tmp_path, tokenizer):

@@ -102,6 +102,21 @@ def test_text_that_the_tokenizer_does_not_know_is_said_so(folder, capsys):
     assert "[UNK]" not in capsys.readouterr().err
 
 
+def test_blank_rows_and_labels_without_rows_are_said_so(folder, capsys):
+    lines = [f"bad\tsentence {n}" for n in range(9)]
+    (folder / "sorted.tsv").write_text("\n".join(["label\ttext", *lines[:4], "bad\t", *lines[4:]]))
+    labels = ["--task", "classification", "--label-column", "label", "--labels", "bad,good,fine"]
+    assert build(folder, "--input", folder / "sorted.tsv", *labels) == 0
+    warned = capsys.readouterr().err
+    made = folder / "set"
+    assert f"warning: 1 of 10 rows of {made} are blank (the first is row 4), and count" in warned
+    assert f"warning: 10 rows of {made} have no label good, fine; check the label column" in warned
+    made.rename(folder / "other")
+    (folder / "mixed.tsv").write_text("label\ttext\nbad\tone\ngood\ttwo\nfine\tthe\n")
+    assert build(folder, "--input", folder / "mixed.tsv", *labels) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_a_labelled_set_is_built_and_said_so(folder, capsys):
     labels = ["--task", "classification", "--label-column", "label", "--labels", "bad, good"]
     assert build(folder, "--input", folder / "a.tsv", *labels, "--shards", 3) == 0

@@ -7,8 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from pd_jax.data.logits import audit
-from pd_jax.data.records import foreign
+from pd_jax.data.records import audit, foreign
 from pd_jax.data.records.dataset import Dataset
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.data.wire import example, tfrecord

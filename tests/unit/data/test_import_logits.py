@@ -67,12 +67,17 @@ def test_every_format_gives_the_same_store(dataset, tmp_path, capsys):
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     named = [{"text": row["text"], "by": {"many": row["many"], "few": row["few"]}} for row in flat]
     parquet.write_table(pyarrow.Table.from_pylist(named), tmp_path / "b.parquet")
+    answers = [  # as transformers' pipelines give them, the best label first
+        {"text": row["text"], "by": [{"label": k, "score": row[k]} for k in ("many", "few")]}
+        for row in flat
+    ]
     ids = dataset.gather(np.arange(12)).example_ids
     np.save(tmp_path / "a.npy", LOGITS[ORDER])
     (tmp_path / "ids.txt").write_text("".join(f"{ids[n].tobytes().hex()}\n" for n in ORDER))
     ways = {
         "jsonl": ("--input", jsonl(tmp_path / "a.jsonl", rows), *LISTED),
         "object": ("--input", jsonl(tmp_path / "b.jsonl", named), *LABELLED, "--values", "by"),
+        "answers": ("--input", jsonl(tmp_path / "c.jsonl", answers), *LABELLED, "--values", "by"),
         "csv": ("--input", str(tmp_path / "a.csv"), *LABELLED),
         "tsv": ("--input", str(tmp_path / "*.tsv.gz"), *LABELLED),
         "parquet": ("--input", str(tmp_path / "a.parquet"), *LISTED),

@@ -106,7 +106,7 @@ def made(tmp_path_factory):
     hf.save(folder / "teacher", params, SHAPE, add=tiny.tokenizer)
     for kept, seed in ((8, 0), (64, 1)):
         stage, output = asked(folder, top_k=kept, seed=seed), epath.Path(folder / f"top{kept}")
-        label(stage, output, mesh(), title="labels")
+        label(stage, output, mesh(), title="labels", warn=pytest.fail)
     return folder
 
 
@@ -195,7 +195,7 @@ def test_masks_depend_on_seed_and_row_alone(made, tmp_path):
     rows = np.arange(ROWS)
     ids = Dataset.open(made / "set").gather(rows).example_ids
     stage = asked(made, top_k=8, lengths=(8, 16))
-    label(stage, epath.Path(tmp_path / "padded"), mesh(), title="labels")
+    label(stage, epath.Path(tmp_path / "padded"), mesh(), title="labels", warn=pytest.fail)
     one, other, padded = (
         LogitStore.open(folder).read(rows, ids)
         for folder in (made / "top8", made / "top64", tmp_path / "padded")

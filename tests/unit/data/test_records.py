@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pd_jax import files
 from pd_jax.data.records import dataset as dataset_lib
 from pd_jax.data.records import manifest
+from pd_jax.data.records import shards as shards_lib
 from pd_jax.data.wire import remote, tfrecord
 from pd_jax.errors import RecordsError
 
@@ -37,7 +38,7 @@ def test_rows_come_back_in_the_order_asked_for(make_dataset, record):
     assert found.lengths.tolist() == [4, 3, 3, 3]
     assert found.segments is None and found.next_sentence is None
     assert found.labels.tolist() == [1, 0, 0, 0] and found.labels.dtype == np.int32
-    assert found.example_ids[0].tobytes() == dataset_lib.example_id("row 9")
+    assert found.example_ids[0].tobytes() == shards_lib.example_id("row 9")
     assert found.example_ids.shape == (4, 16)
     assert dataset.gather(np.array([], int)).tokens.tolist() == []
     assert dataset.place(9).endswith("set-00002-of-00003.tfrecord row 5")
@@ -81,12 +82,12 @@ def test_regression_and_multilabel(make_dataset, record):
 def test_any_tokens_survive(tmp_path_factory, vocabulary, rows, random):
     folder = tmp_path_factory.mktemp("any")
     made = [
-        dataset_lib.Record(np.array(ids), None, dataset_lib.example_id(str(number)))
+        shards_lib.Record(np.array(ids), None, shards_lib.example_id(str(number)))
         for number, ids in enumerate(rows)
     ]
-    info = dataset_lib.write_shard(folder, "any", index=0, of=1, records=made)
+    info = shards_lib.write_shard(folder, "any", index=0, of=1, records=made)
     assert info.tokens == sum(map(len, rows)) and info.longest == max(map(len, rows))
-    dataset_lib.finish(folder, [info], name="any", tokenizer=vocabulary, max_length=40)
+    shards_lib.finish(folder, [info], name="any", tokenizer=vocabulary, max_length=40)
     wanted = [random.randrange(len(rows)) for _ in range(20)]
     found = dataset_lib.Dataset.open(folder).gather(np.array(wanted))
     assert found.tokens.tolist() == [token for row in wanted for token in rows[row]]
@@ -221,7 +222,7 @@ def test_tokens_outside_the_vocabulary_and_labels_outside_the_labels(make_datase
     dataset = make_dataset(rows, task="classification", labels=("a", "b"))
     with pytest.raises(RecordsError, match="row 2 has label 2, but there are 2 labels"):
         dataset.gather(np.array([0, 2, 1]))
-    rows = [record(0, 3), dataset_lib.Record(np.array([101, 30522, 102]), None, bytes(16))]
+    rows = [record(0, 3), shards_lib.Record(np.array([101, 30522, 102]), None, bytes(16))]
     with pytest.raises(RecordsError, match="row 1 has token 30522, outside the vocabulary"):
         make_dataset(rows, name="other").gather(np.array([0, 1]))
 

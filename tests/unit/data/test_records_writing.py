@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from pd_jax.data.records import dataset, manifest
+from pd_jax.data.records import manifest, shards
 from pd_jax.errors import RecordsError
 
 
@@ -28,9 +28,9 @@ def test_a_shard_whose_records_fail_leaves_nothing(tmp_path, record):
         raise RecordsError("the source ended in the middle")
 
     with pytest.raises(RecordsError, match="in the middle"):
-        dataset.write_shard(tmp_path, "x", index=0, of=1, records=broken())
+        shards.write_shard(tmp_path, "x", index=0, of=1, records=broken())
     assert list(tmp_path.iterdir()) == []
-    assert dataset.whole_shard(tmp_path, "x", index=0, of=1) is None
+    assert shards.whole_shard(tmp_path, "x", index=0, of=1) is None
 
 
 def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path, record, monkeypatch):
@@ -53,17 +53,17 @@ def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path, record, monkeypatc
     with pytest.raises(
         RecordsError, match=r"x-00000-of-00001\.tfrecord could not be written .*No space left"
     ):
-        dataset.write_shard(tmp_path, "x", index=0, of=1, records=[record(0, 4)])
+        shards.write_shard(tmp_path, "x", index=0, of=1, records=[record(0, 4)])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_writer_killed_at_any_moment_leaves_no_shard_that_is_taken_for_whole(tmp_path):
     program = (
         "import numpy as np, itertools\n"
-        "from pd_jax.data.records import dataset\n"
+        "from pd_jax.data.records import shards\n"
         "print('ready', flush=True)\n"
-        "rows = (dataset.Record(np.arange(1, 200), None, bytes(16)) for _ in itertools.count())\n"
-        f"dataset.write_shard({str(tmp_path)!r}, 'x', index=0, of=1, records=rows)\n"
+        "rows = (shards.Record(np.arange(1, 200), None, bytes(16)) for _ in itertools.count())\n"
+        f"shards.write_shard({str(tmp_path)!r}, 'x', index=0, of=1, records=rows)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
     with process:
@@ -73,15 +73,15 @@ def test_a_writer_killed_at_any_moment_leaves_no_shard_that_is_taken_for_whole(t
         process.kill()
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(f".x-00000-of-00001.tfrecord.partial-{process.pid}-")
-    assert dataset.whole_shard(tmp_path, "x", index=0, of=1) is None
+    assert shards.whole_shard(tmp_path, "x", index=0, of=1) is None
 
 
 def test_whole_shards_are_recognised_and_others_are_not(tmp_path, record):
     rows = [record(n, 4) for n in range(3)]
-    made = dataset.write_shard(tmp_path, "x", index=0, of=2, records=rows, made_from="arguments 1")
+    made = shards.write_shard(tmp_path, "x", index=0, of=2, records=rows, made_from="arguments 1")
 
     def look(made_from="arguments 1"):
-        return dataset.whole_shard(tmp_path, "x", index=0, of=2, made_from=made_from)
+        return shards.whole_shard(tmp_path, "x", index=0, of=2, made_from=made_from)
 
     assert look() == made
     assert look("arguments 2") is None
@@ -99,7 +99,7 @@ def test_whole_shards_are_recognised_and_others_are_not(tmp_path, record):
 
 def test_rows_that_cannot_be_stored_are_named(tmp_path, record):
     def write(*rows):
-        dataset.write_shard(tmp_path, "x", index=0, of=1, records=rows)
+        shards.write_shard(tmp_path, "x", index=0, of=1, records=rows)
 
     with pytest.raises(
         RecordsError, match="x-00000-of-00001.tfrecord row 1: example_id has 3 bytes"
@@ -112,18 +112,18 @@ def test_rows_that_cannot_be_stored_are_named(tmp_path, record):
     with pytest.raises(RecordsError, match="row 0: next_sentence is 2"):
         write(record(0, 4, next_sentence=2))
     with pytest.raises(RecordsError, match="row 0: feature 'input_ids' must be"):
-        write(dataset.Record(np.array([], int), None, bytes(16)))
+        write(shards.Record(np.array([], int), None, bytes(16)))
     with pytest.raises(RecordsError, match="row 1 differs from the rows before it in label_ids"):
         write(record(0, 4), record(1, 4, label=1))
 
 
 def test_finish_refuses_what_is_no_dataset(tmp_path, record, vocabulary):
     def shard(index, *rows, of=2):
-        return dataset.write_shard(tmp_path, "x", index=index, of=of, records=rows)
+        return shards.write_shard(tmp_path, "x", index=index, of=of, records=rows)
 
     def finish(*found, **arguments):
         arguments = {"max_length": 8} | arguments
-        dataset.finish(tmp_path, found, name="x", tokenizer=vocabulary, **arguments)
+        shards.finish(tmp_path, found, name="x", tokenizer=vocabulary, **arguments)
 
     plain, labelled, empty = record(0, 4), record(1, 4, label=1), ()
     with pytest.raises(RecordsError, match="x-00000-of-00001.tfrecord is not among the shards"):
@@ -147,5 +147,5 @@ def test_a_shard_whose_note_the_disk_refuses_is_told_by_name(tmp_path, monkeypat
 
     monkeypatch.setattr(manifest, "write_sealed", refuse)
     with pytest.raises(RecordsError, match=r"x-00000-of-00001.* could not be written .*No space"):
-        dataset.write_shard(tmp_path, "x", index=0, of=1, records=[])
-    assert dataset.whole_shard(tmp_path, "x", index=0, of=1) is None
+        shards.write_shard(tmp_path, "x", index=0, of=1, records=[])
+    assert shards.whole_shard(tmp_path, "x", index=0, of=1) is None

@@ -24,12 +24,13 @@ from pd_jax.models.heads import TaskModel
 from pd_jax.models.weights import hf
 from pd_jax.parallel.mesh import make_mesh
 from pd_jax.stages import predict, teachers
+from pd_jax.stages.classifier import load_classifier
 from pd_jax.stages.context import Context
 from pd_jax.stages.label import label
-from pd_jax.stages.predict import load_classifier, predict_rows
+from pd_jax.stages.predict import make_predict_rows
 from pd_jax.stages.torch_teacher import load_torch
 from pd_jax.stages.train import run_train
-from pd_jax.tools import import_logits, verify
+from pd_jax.tools import command, import_logits, verify
 from pd_jax.tools import label as label_tool
 from tests import tiny
 
@@ -73,7 +74,8 @@ def stage(teacher, dataset, **changes) -> config_lib.LabelStage:
 
 
 def labelled(folder, of: config_lib.LabelStage):
-    return label(of, epath.Path(folder), make_mesh(config_lib.Mesh()), title="labelling")
+    mesh = make_mesh(config_lib.Mesh())
+    return label(of, epath.Path(folder), mesh, title="labelling", warn=command.warn)
 
 
 def one_by_one(folder, texts, states=()) -> tuple[np.ndarray, np.ndarray]:
@@ -134,6 +136,23 @@ def test_texts_that_their_teacher_cuts_are_counted(dataset, foreign, tmp_path, c
         assert capsys.readouterr().err.count(f"warning: {longer} texts are longer than") == 1
 
 
+def test_texts_that_their_teacher_does_not_know_are_told(dataset, foreign, tmp_path, capsys):
+    strange = [word if word in tiny.SPECIAL else f"x{word}" for word in OTHER_VOCABULARY]
+    other_bert(tmp_path / "bert", strange)
+    other = shutil.copytree(foreign, tmp_path / "foreign")
+    (other / "vocab.txt").write_text("\n".join(strange) + "\n")
+    transformers.BertTokenizerFast(str(other / "vocab.txt")).save_pretrained(other)
+    words = sum(len(text.split()) for text in TEXTS)
+    share = f"{words / (words + 2 * len(TEXTS)):.1%}"  # each text has [CLS] and [SEP], too
+    for teacher in (tmp_path / "bert", other):
+        shutil.rmtree(tmp_path / "store", ignore_errors=True)
+        labelled(tmp_path / "store", stage(teacher, dataset))
+        told = f"warning: {share} of the tokens that {teacher} read are [UNK]: its tokenizer was"
+        assert told in capsys.readouterr().err
+    labelled(tmp_path / "known", stage(foreign, dataset))
+    assert "[UNK]" not in capsys.readouterr().err
+
+
 def test_the_command_reads_as_much_of_a_text_as_the_teacher_can(foreign, tmp_path, capsys):
     dataset = tiny.text_dataset(tmp_path / "set", [("w1 w2",), ("w3 unknown",)], shards=1)
     arguments = ["--teacher", str(foreign), "--records", str(dataset.folder), "--labels=few, many"]
@@ -181,7 +200,8 @@ def test_a_bert_with_another_vocabulary_reads_the_text(dataset, tmp_path, monkey
         "logits"
     ]
     source = config_lib.Source(path=str(tmp_path / "set.tsv"))
-    (window,) = predict_rows(*load_classifier(str(tmp_path / "bert")), corpora.rows(source))
+    predict = make_predict_rows(*load_classifier(str(tmp_path / "bert")))
+    (window,) = predict(corpora.rows(source))
     np.testing.assert_allclose(stored, window.logits, atol=1e-6)
     with pytest.raises(ConfigError, match="its outputs .'a', 'b'.*leave labels out, and list"):
         labelled(tmp_path / "other", stage(tmp_path / "bert", dataset, labels=("b", "a")))

@@ -176,11 +176,11 @@ def test_rows_of_a_table_are_documents_cut_into_sentences(tmp_path):
 
 
 def test_several_sources_share_the_shards(tmp_path):
-    sources = [
+    sources = (
         Source(path=write(tmp_path / "a.txt", "a\n" * 500)),
         Source(path=tsv(tmp_path / "b.tsv")),
         Source(path=write(tmp_path / "c.csv", "text\n" + "c\n" * 500)),
-    ]
+    )
     shards = corpora.split(sources, 4)
     found = [[row.text for piece in shard for row in corpora.rows(piece)] for shard in shards]
     assert sorted(sum(found, [])) == sorted(["a"] * 500 + [w for w, _ in ROWS] + ["c"] * 500)

@@ -10,9 +10,8 @@ import pytest
 
 from pd_jax import config, files
 from pd_jax.data.feed import batches
-from pd_jax.data.logits import audit
-from pd_jax.data.records import dataset as dataset_lib
-from pd_jax.data.records import manifest, shards
+from pd_jax.data.records import audit, manifest, shards
+from pd_jax.data.records import shards as shards_lib
 from pd_jax.data.wire import tfrecord
 from pd_jax.errors import LogitsError, RecordsError
 from pd_jax.models import sizes
@@ -113,7 +112,7 @@ def test_an_index_of_another_shard_does_not_hide_what_the_shard_holds(dataset):
 
 def sealed(folder, rows, index=None, change=None, **arguments):
     """Writes a dataset whose digests all fit, however wrong its content; returns its faults."""
-    info = dataset_lib.write_shard(folder, "x", index=0, of=1, records=rows)
+    info = shards_lib.write_shard(folder, "x", index=0, of=1, records=rows)
     if change:
         entries = np.load(folder / info.index_file).copy()
         change(entries)
@@ -122,7 +121,7 @@ def sealed(folder, rows, index=None, change=None, **arguments):
         digest = files.digest_file(folder / info.index_file)
         info = dataclasses.replace(info, index_digest=digest)
     arguments = {"max_length": 8, "task": "classification", "labels": LABELS} | arguments
-    found = dataset_lib.finish(folder, [info], name="x", **arguments)
+    found = shards_lib.finish(folder, [info], name="x", **arguments)
     return [fault.split(".tfrecord ")[-1] for fault in audit.shard_faults(folder, found, 0)]
 
 

@@ -17,9 +17,9 @@ from pd_jax.evaluation import compare as compare_lib
 from pd_jax.models.heads import TaskModel
 from pd_jax.models.sizes import BertConfig
 from pd_jax.models.weights import hf
+from pd_jax.stages.classifier import load_classifier
 from pd_jax.stages.compare import run_compare
 from pd_jax.stages.context import Context
-from pd_jax.stages.predict import load_classifier
 from pd_jax.tools import compare as tool
 from tests import tiny
 

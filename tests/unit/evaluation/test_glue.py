@@ -19,7 +19,8 @@ from pd_jax.evaluation import glue
 from pd_jax.models.heads import TaskModel
 from pd_jax.models.sizes import BertConfig
 from pd_jax.models.weights import hf
-from pd_jax.stages.predict import load_classifier, predict_rows
+from pd_jax.stages.classifier import load_classifier
+from pd_jax.stages.predict import make_predict_rows
 from pd_jax.tools import glue as tool
 from tests import tiny
 
@@ -207,7 +208,7 @@ def test_the_tool_writes_the_eleven_files_that_the_server_wants(
         path=str(tmp_path / "WNLI" / "test.tsv"), text="sentence1", pair="sentence2"
     )
     classifier, tokenizer = load_classifier(str(model))
-    (window,) = predict_rows(classifier, tokenizer, corpora.rows(source), batch=64)
+    (window,) = make_predict_rows(classifier, tokenizer)(corpora.rows(source))
     expected = [str(number) for number in window.logits.argmax(1)]
     assert [line.split("\t")[1] for line in found["WNLI.tsv"][1:]] == expected
     assert set(expected) == {"0", "1"}

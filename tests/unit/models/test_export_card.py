@@ -50,7 +50,7 @@ def test_each_method_is_named_and_a_teacher_that_was_asked_or_reads_along(
     }
     stage(tmp_path / "student-1", trained, {"labels": "2", "teacher": "3"})
     stage(tmp_path / "labels-2", {"kind": "label", "teacher": "@teacher"}, {"teacher": "3"})
-    stage(tmp_path / "teacher-3", {**trained, "objective": {"kind": "classify"}}, {})
+    stage(tmp_path / "other-3", {**trained, "objective": {"kind": "classify"}}, {})
     run = card.read_run(epath.Path(tmp_path) / "student-1" / "model")
     text = card.write_card(MODEL, run, name="m", format="hf", licence=None, checks=())
     assert f"* Method: {method}" in text

@@ -125,12 +125,16 @@ def test_the_page_shows_ratios_with_their_spread_and_who_was_skipped():
         "whole": True,
         "cases": [found],
     }
-    text = benchmarks.all.page({"steps": result})
+    text = benchmarks.all.page([result])
     assert "| steps, Tiny | 8 rows | 4.00 (4.00 to 4.00) |" in text.splitlines()
     assert "P, 2 cores, load 0.5 before and 0.75 after; jax 1." in text
     assert "Skipped: torch (not installed)." in text
     assert "interrupted" not in text
-    assert "interrupted" in benchmarks.all.page({"steps": {**result, "whole": False}})
+    assert "interrupted" in benchmarks.all.page([{**result, "whole": False}])
+    other = {**result, "machine": {**result["machine"], "processor": "Q"}}
+    both = benchmarks.all.page([result, other])
+    assert both.count("## Steps") == 1
+    assert "P, 2 cores" in both and "Q, 2 cores" in both
 
 
 def test_a_start_in_a_new_process_counts_and_its_fault_is_told(tmp_path):

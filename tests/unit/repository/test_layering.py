@@ -45,7 +45,7 @@ ONLY = {
     "tensorflow_datasets": ("data/",),
     "optax": ("training/optim.py", "training/step.py"),
     "jinja2": ("report/page.py",),
-    "ml_collections": ("config/", "main.py"),
+    "ml_collections": ("config/",),
 }
 HEAVY = ("torch", "tensorflow", "transformers")
 

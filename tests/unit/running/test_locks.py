@@ -1,4 +1,4 @@
-"""Two real processes and one lock: refused, waited for, killed, taken over, lost."""
+"""Two real processes and one lock: refused, killed, taken over, lost."""
 
 import contextlib
 import json
@@ -93,23 +93,6 @@ def test_a_stopped_process_still_holds(path):
         with pytest.raises(LockError), locks.held(path, "stage 'pd'"):
             pytest.fail("two hold it")
         first.send_signal(signal.SIGCONT)
-
-
-def test_waiting_ends_when_the_other_releases(path):
-    printed: list[str] = []
-    with holder(path) as first:
-
-        def release(line: str) -> None:
-            printed.append(line)
-            assert first.stdin is not None
-            first.stdin.write("\n")
-            first.stdin.flush()
-
-        with locks.held(path, "stage 'pd'", wait=release):
-            assert first.wait(timeout=10) == 0
-    (line,) = printed
-    assert line.startswith(f"stage 'pd' is being written by process {first.pid} on ")
-    assert line.endswith("; waiting for it")
 
 
 def test_the_number_of_a_dead_process_in_new_use_is_no_holder(path):

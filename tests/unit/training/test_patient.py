@@ -112,7 +112,13 @@ def test_stores_with_other_states_are_refused_by_name(tmp_path):
             lengths=(16,),
             states=layers,
         )
-        label(labelling, epath.Path(tmp_path / f"{name}-store"), mesh, title="labelling")
+        label(
+            labelling,
+            epath.Path(tmp_path / f"{name}-store"),
+            mesh,
+            title="labelling",
+            warn=pytest.fail,
+        )
 
     def opened(*names: str, evaluated: str = "first"):
         data = config_lib.Data(
@@ -187,7 +193,7 @@ def test_states_from_a_store_and_from_a_teacher_at_hand_give_the_same_student(tm
         states=(0, 1, 3),
     )
     mesh = make_mesh(config_lib.Mesh())
-    label(labelling, epath.Path(tmp_path / "store"), mesh, title="labelling")
+    label(labelling, epath.Path(tmp_path / "store"), mesh, title="labelling", warn=pytest.fail)
     data = {"records": str(tmp_path / "set"), "batch": 16, "lengths": (16,)}
     ways = {
         "stored": ({}, {**data, "logits": str(tmp_path / "store")}),

@@ -8,11 +8,12 @@ from etils import epath
 
 from pd_jax import config as config_lib
 from pd_jax.data.records import manifest
-from pd_jax.data.records.dataset import Dataset, Record, example_id, finish, write_shard
+from pd_jax.data.records.dataset import Dataset
+from pd_jax.data.records.shards import Record, example_id, finish, write_shard
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.errors import ConfigError
 from pd_jax.stages.context import Context
-from pd_jax.stages.declared import check_labels
+from pd_jax.stages.foreseen import check_labels
 from pd_jax.stages.material import open_material, open_sets, with_teacher
 from pd_jax.stages.train import run_train
 from tests import tiny

@@ -1,4 +1,4 @@
-"""Reads a complete dataset or logit store and reports every fault in it.
+"""Reads a complete dataset and reports every fault in it.
 
 The reader for training checks what it reads. This one reads everything, and in another way:
 protobuf parses each payload, and the parsed example, encoded again, must give the same bytes and
@@ -13,16 +13,11 @@ import numpy as np
 from etils import epath
 
 from pd_jax import files, processes
-from pd_jax.data.logits.store import LogitStore
-from pd_jax.data.records.dataset import Dataset, index_in
+from pd_jax.data.records.dataset import index_in
 from pd_jax.data.records.manifest import Manifest, ShardInfo
 from pd_jax.data.records.shards import ID_BYTES, INDEX, TASK_FEATURES, index_row
 from pd_jax.data.wire import example, tfrecord
 from pd_jax.errors import RecordsError
-
-_BLOCK_ROWS = 4096
-_SAMPLED_SPOTS, _ROWS_OF_A_SPOT = 8, 128
-_MUCH_UNKNOWN = _MUCH_CUT = 0.01
 
 
 def dataset_faults(
@@ -57,56 +52,6 @@ def _read(
 def shard_faults(folder: epath.PathLike, manifest: Manifest, number: int) -> list[str]:
     """Returns one sentence for every fault in shard `number`, with its file and row."""
     return list(_ShardAudit(epath.Path(folder), manifest, manifest.shards[number]).faults())
-
-
-def doubts(dataset: Dataset, *, unk_id: int, layout: str) -> list[str]:
-    """Returns sentences on what a user may not expect of a dataset that was just built."""
-    found = [strange_text(dataset, unk_id), full_rows(dataset) if layout == "rows" else ""]
-    return [sentence for sentence in found if sentence]
-
-
-def strange_text(dataset: Dataset, unk_id: int) -> str:
-    """Returns a sentence where more than a hundredth of the tokens are [UNK], else "".
-
-    It looks at a sample of rows from several spots of the dataset.
-    """
-    # Neighbours, since a remote dataset is read in blocks.
-    last = max(0, len(dataset) - _ROWS_OF_A_SPOT)
-    spots = np.linspace(0, last, _SAMPLED_SPOTS, dtype=np.int64)
-    rows = np.unique(spots[:, None] + np.arange(min(len(dataset), _ROWS_OF_A_SPOT)))
-    share = np.mean(dataset.gather(rows).tokens == unk_id)
-    if share <= _MUCH_UNKNOWN:
-        return ""
-    return (
-        f"{share:.1%} of the tokens in {dataset.folder} are [UNK]: its tokenizer was made for other"
-        " text; use one for this language and script, or train one (tools.train_tokenizer)"
-    )
-
-
-def full_rows(dataset: Dataset) -> str:
-    """Returns a sentence where more than a hundredth of a dataset's texts have as many tokens as a
-    row may have, so that they are likely to have been cut; else "".
-    """
-    limit = dataset.manifest.max_length
-    full = int(np.count_nonzero(dataset.lengths == limit))
-    if full <= _MUCH_CUT * len(dataset):
-        return ""
-    return (
-        f"{full:,} of {len(dataset):,} rows of {dataset.folder} have max_length={limit} tokens: "
-        "longer texts are cut there; raise max_length to keep more of them"
-    )
-
-
-def logits_faults(store: LogitStore, dataset: Dataset) -> Iterator[str]:
-    """Yields one sentence for every fault in a store of an undamaged dataset."""
-    store.check(dataset)
-    for shard in store.manifest.shards:
-        path = store.folder / shard.file
-        if files.digest_file(path) != shard.digest:
-            yield f"{path} is not the file its manifest lists (its digest differs)"
-    for first in range(0, len(dataset), _BLOCK_ROWS):
-        rows = np.arange(first, min(first + _BLOCK_ROWS, len(dataset)))
-        yield from store.faults(rows, dataset.gather(rows).example_ids)
 
 
 @dataclasses.dataclass(frozen=True)
