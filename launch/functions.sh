@@ -71,8 +71,12 @@ install_once() {
     return 0
   fi
   echo "installing pd_jax${extras:+[$extras]} into $venv; this takes some minutes, only once" >&2
-  run "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-    --editable ".${extras:+[$extras]}"
+  if ! run "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    --editable ".${extras:+[$extras]}"; then
+    echo "error: pip did not install pd_jax${extras:+[$extras]} into $venv; see its message" \
+      "above, and run the command again" >&2
+    return 2
+  fi
   if [ "$dry_run" != 1 ]; then
     echo "$state" >"$stamp"
   fi

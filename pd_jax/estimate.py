@@ -161,11 +161,12 @@ class _Steps:
     def _learn(self, folder: epath.Path) -> None:
         """Reads the speeds of the stages that are done."""
         seconds: dict[str, list[float]] = {}
-        for path in folder.glob("*/done.json") if folder.exists() else ():
-            done = files.read_json(path, StageError)
+        for stage in files.matching(folder, "*"):
+            path = stage / "done.json"
+            done = files.read_json(path, StageError) if path.exists() else {}
             if done.get("kind") == "train" and done.get("steps", 0) >= 20:
-                config = files.read_json(path.parent / "config.json", StageError)
-                model = path.parent / OUTPUT["train"]
+                config = files.read_json(stage / "config.json", StageError)
+                model = stage / OUTPUT["train"]
                 if (model / hf.CONFIG_FILE).exists():
                     key = _key(config, vocab_size=hf.load_config(model).vocab_size)
                     seconds.setdefault(key, []).append(done["seconds"] / done["steps"])

@@ -5,6 +5,7 @@ on every machine.
 """
 
 import contextlib
+import fnmatch
 import hashlib
 import io
 import json
@@ -175,6 +176,16 @@ def whole_folder(
     finally:
         if unfinished.exists():
             unfinished.rmtree()
+
+
+def matching(folder: epath.PathLike, pattern: str) -> list[epath.Path]:
+    """Returns what is in a folder under names that match a pattern, in order; nothing if there is
+    no such folder.
+    """
+    # Not glob, which takes the brackets, stars and question marks in the folder's own path, too.
+    folder = epath.Path(folder)
+    held = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in held if fnmatch.fnmatchcase(path.name, pattern))
 
 
 def files_below(folder: epath.PathLike) -> Iterator[epath.Path]:

@@ -70,7 +70,7 @@ class InputDigests:
 
 def _files(reference: str) -> list[epath.Path]:
     path = epath.Path(reference)
-    if manifest.is_ours(path / manifest.FILE):
+    if manifest.format_of(path / manifest.FILE):
         return [path / manifest.FILE]
     if (path / "config.json").exists():
         top = [item for item in sorted(path.iterdir()) if not item.is_dir()]

@@ -214,7 +214,8 @@ class Lock:
             count += 1
             # What fails now may succeed at the next beat. A holder whose beats fail for too long
             # loses its lock, and finds out here.
-            with contextlib.suppress(OSError):
+            # (Exception: clients of gs:// have their own, once their retries are used up.)
+            with contextlib.suppress(Exception):
                 owner, pulse = self._read()
                 if pulse is not None and (owner is None or owner.token != self._me.token):
                     _end_process(self._path, owner or _UNKNOWN)

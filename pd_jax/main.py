@@ -140,10 +140,10 @@ def _set_up() -> None:
 
 def _report(config: Pipeline, workdir: epath.Path) -> None:
     """Prints the table of the stages that are done, and the report's path."""
-    from pd_jax import report
+    from pd_jax import files, report
     from pd_jax.parallel import distributed
 
-    done = any((workdir / "stages").glob("*/done.json")) if workdir.exists() else False
+    done = any((stage / "done.json").exists() for stage in files.matching(workdir / "stages", "*"))
     if distributed.is_writer() and (config.report.rows or config.study) and done:
         page = report.write_report(workdir, config.name)
         _tell(report.table_text(workdir, config.name))
@@ -183,7 +183,7 @@ def _flags(argv: list[str]) -> list[str]:
     """
     try:
         flag.parse(argv, flags.FLAGS)
-        if _CONFIG.value is None or _WORKDIR.value is None:
+        if _CONFIG.value is None or not _WORKDIR.value:
             raise ConfigError("--config and --workdir are needed; give both")
         if any("\ud800" <= letter <= "\udfff" for letter in _WORKDIR.value):
             raise ConfigError(f"--workdir={_WORKDIR.value!r} is not UTF-8; choose another name")

@@ -206,12 +206,17 @@ def _run_group(
     the fault that ended it.
     """
     with contextlib.ExitStack() as locked:
+        refused: dict[str, Exception] = {}
         for item in items:
-            locked.enter_context(_one_writer(item))
+            try:
+                locked.enter_context(_one_writer(item))
+            except LockError as fault:  # the others of the group can be run
+                refused[item.name] = fault
         # The previous holder of a lock may have run an equal stage under another name.
         items = [located(item, workdir) for item in items]
-        finished = _finished({item.name: item for item in items})
-        left = [item for item in items if item.name not in finished]
+        ours = {item.name: item for item in items if item.name not in refused}
+        finished = _finished(ours)
+        left = [item for item in ours.values() if item.name not in finished]
         for item in left:
             versions.check(item.folder, item.name, changed=changed, say=say)
             _explain_change(item, workdir, say)
@@ -220,7 +225,9 @@ def _run_group(
         made = iter(execution.run_with_remedies(left, inputs, run_config, workdir))
         found: list[tuple[Planned, dict[str, Any]] | Exception] = []
         for item in items:
-            if item.name in finished:
+            if item.name in refused:
+                done = refused[item.name]
+            elif item.name in finished:
                 done = files.read_json(item.folder / "done.json", StageError)
             else:
                 done = next(made)
@@ -272,15 +279,16 @@ def _explain_change(item: Planned, workdir: epath.Path, say: Callable[[str], Non
     if item.folder.exists():
         say(f"stage {item.name}: continuing in {item.folder}")
         return
-    stages = workdir / "stages"
-    earlier = sorted(stages.glob(f"{item.name}-*/config.json")) if stages.exists() else []
-    for path in earlier:
+    for folder in files.matching(workdir / "stages", f"{item.name}-*"):
+        path = folder / "config.json"
+        if not path.exists():
+            continue
         now = reading.to_json(item.stage)
         changes = record.differences(files.read_json(path, StageError), now, item.name) or [
             "its inputs changed"
         ]
         say(
-            f"stage {item.name}: not the one in {path.parent.name} ({'; '.join(changes[:3])}); "
+            f"stage {item.name}: not the one in {folder.name} ({'; '.join(changes[:3])}); "
             "starting from scratch"
         )
 

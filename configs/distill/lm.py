@@ -3,7 +3,8 @@
 Run:    python -m pd_jax.main --config=configs/distill/lm.py --workdir=runs/lm
 Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
 Args:   budget=cpu|gpu size=L2_H128 teacher=L4_H128 pretrained= top_k=0 seed=0 smoke. As in the
-        paper: :budget=gpu,size=L6_H768,teacher=L12_H768,pretrained=FOLDER (a BERT-Base's).
+        paper: :budget=gpu,size=L6_H768,teacher=L12_H768,pretrained=FOLDER (a BERT-Base's
+        with its tokenizer).
         :top_k=64 adds a student taught by a store of the teacher's 64 likeliest tokens at masked
         positions, and its twin that runs the teacher itself.
 Time:   cpu: 34 CPU minutes, 49 minutes on two busy cores. It has its own vocabulary of 4,096
@@ -79,8 +80,9 @@ def _text(args: dict) -> dict:
         "path": os.path.join(folder, "transfer", "imdb_unsup.txt"),
         "rows": budget["held_out"],
     }
-    vocabulary, stages = os.path.join(folder, "vocab", "vocab.txt"), {}
-    if name != "gpu":
+    vocabulary = args["pretrained"] or os.path.join(folder, "vocab", "vocab.txt")
+    stages = {}
+    if name != "gpu" and not args["pretrained"]:
         size, vocabulary = 4_096 if name == "cpu" else 600, "@vocabulary"
         stages["vocabulary"] = common.tokenizer(corpus, size, sample_sentences=100_000)
     sources = {"corpus": corpus, "held_out": reviews}

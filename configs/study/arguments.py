@@ -28,7 +28,8 @@ with its own seed, are averaged. `dropout` is that of teacher and students as th
 the pre-trained model whose layers, repeated, initialise the teacher's pre-training (progressive
 stacking, Gong et al. 2019); without one, it starts from random weights. `dtype` is what training
 and labelling compute in, float32 or bfloat16; parameters, losses and softmaxes are float32 in any
-case.
+case. Of `transfer_rows`, students learn from no more than their transfer set has
+(`sources.TRANSFER`).
 """
 
 LONG = {
@@ -87,6 +88,20 @@ def read(arg: str, **more) -> dict:
 def listed(text: str) -> tuple[str, ...]:
     """Returns the values of an argument that is a list, `a+b+c`, each once."""
     return tuple(dict.fromkeys(text.split("+")))
+
+
+def counts(args: dict, name: str) -> tuple[int, ...]:
+    """Returns the numbers in an argument that is a list of them, each once.
+
+    Raises:
+      ValueError: where one is not a whole number of 1 or more.
+    """
+    texts = args[name].split("+")
+    if not all(text.strip().isdecimal() and int(text) for text in texts):
+        raise ValueError(
+            f"config argument {name}={args[name]}: give whole numbers of 1 or more, as 1000+6000"
+        )
+    return tuple(dict.fromkeys(map(int, texts)))
 
 
 def sizes(text: str) -> tuple[str, ...]:

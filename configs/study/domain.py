@@ -30,6 +30,9 @@ def get_config(arg: str = ""):
     setting = pieces.Setting("domain", args)
     *_, near = SIMILARITY
     sets = _sets(args["sets"])
+    rows = setting.rows(*sets)
+    fewer = {} if args["smoke"] or rows == setting.rows(near) else {"rows": rows}
+    special = [f"{rows}_rows"] if fewer else []
     setting.teacher_cell()
     for seed in setting.seeds:
         for method in ("basic", "PF"):
@@ -41,7 +44,9 @@ def get_config(arg: str = ""):
                     args["size"],
                     seed,
                     transfer=name,
-                    name="" if name == near else name,  # the near set is the one every study uses
+                    # The near set is the one that every study uses.
+                    name="_".join([*([] if name == near else [name]), *special]),
+                    **fewer,
                     place={"transfer": name, "similarity": similarity},
                 )
     return setting.config(

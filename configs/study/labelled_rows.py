@@ -30,7 +30,7 @@ def get_config(arg: str = ""):
         teacher_finetune=arguments.DEFAULTS["finetune"],
     )
     setting = pieces.Setting("labelled_rows", args, task=args["task"])
-    size, counts = args["size"], [int(text) for text in arguments.listed(args["rows"])]
+    size, counts = args["size"], arguments.counts(args, "rows")
     for seed in setting.seeds:
         for rows in counts:
             place = {"labelled rows": rows}

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from configs import common
 from configs.study import arguments
-from configs.study.sources import TASKS, Sources
+from configs.study.sources import TASKS, TRANSFER, Sources
 
 LENGTHS = (16, 32, 64)
 
@@ -82,6 +82,12 @@ class Setting:
             "distillation": self.args["distill"] >= 1_200,
         }
         return RATES | {name: LONG_RATES[name] for name, is_so in longer.items() if is_so}
+
+    def rows(self, *sets: str) -> int:
+        """Returns the rows of each of these transfer sets to learn from: equally many, as many as
+        the study asks for or the smallest has.
+        """
+        return min(self.args["transfer_rows"], *(TRANSFER[name].rows for name in sets))
 
     def add(self, name: str, stage: dict) -> str:
         """Adds a stage, and returns `@name`: a word, so that `--config.stages.NAME...` finds it."""
@@ -272,7 +278,7 @@ class Setting:
             stage = self._distilled(transfer, rows, teachers, rate, objective, shared)
         if method == "PD-F":
             again = common.start_from(self.add(stem.format(method="pd"), stage), head="keep")
-            stage = self._tuned(labelled, self.rates["PD-F"], {**shared, "init": again})
+            stage = self._tuned(labelled, self.rate(method), {**shared, "init": again})
         found = self.add(stem.format(method=method.lower().replace("-", "_")), stage)
         self._mean_of_teachers(teachers, found)
         self.cell(found, called or method, size, seed, **(place or {}))
@@ -299,10 +305,11 @@ class Setting:
         objective: dict | None,
         shared: dict,
     ) -> dict:
-        records = self.transfer(transfer or TASKS[self.task]["transfer"])
+        name = transfer or TASKS[self.task]["transfer"]
+        records = self.transfer(name)
         logits = self.labels(records, teachers)
-        if transfer != "own" and not self.args["smoke"]:
-            rows = rows or self.args["transfer_rows"]
+        if name != "own" and not self.args["smoke"]:
+            rows = rows or self.rows(name)
         limit = {"rows": rows} if rows else {}
         return common.distill(
             data=common.data(records, 128, LENGTHS, logits=logits, **limit),

@@ -27,7 +27,7 @@ def get_config(arg: str = ""):
     args = arguments.read(arg, task="sst2", seeds=3, size="L2_H128", lengths="12000+36000")
     setting = pieces.Setting("pretraining", args, task=args["task"])
     size = args["size"]
-    lengths = sorted(int(text) for text in arguments.listed(args["lengths"]))
+    lengths = sorted(arguments.counts(args, "lengths"))
     setting.teacher_cell()
     for seed in setting.seeds:
         for method in ("basic", "distillation"):

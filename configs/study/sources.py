@@ -2,6 +2,9 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 from configs import common
 
@@ -28,15 +31,28 @@ TASKS = {
         "reference": "MNLI",
     },
 }
+
+
+class TransferSet(NamedTuple):
+    """Unlabelled text to distil on.
+
+    `rows` are what no study exceeds: a little fewer than remain without the rows of SST-2's or
+    MNLI's evaluation sets and without the held-out ones. `sentences`, of a set that is pre-trained
+    on, is how many of its rows a document has.
+    """
+
+    path: str
+    rows: int
+    columns: Mapping[str, str] = MappingProxyType({})
+    sentences: float | None = None
+
+
 TRANSFER = {
-    # Name: file, columns, and, where it is pre-trained on, how many of its rows a document has.
-    "imdb": ("transfer/imdb_unsup.txt", {}, 11.834),
-    "electronics": ("transfer/amazon_electronics_kitchen_unlabelled.txt", {}, None),
-    "news": ("transfer/reuters_news_unlabelled.txt", {}, None),
-    "captions": (
-        "transfer/nli_pairs_unlabelled.tsv",
-        {"text": "text_a", "pair": "text_b"},
-        None,
+    "imdb": TransferSet("transfer/imdb_unsup.txt", 560_000, sentences=11.834),
+    "electronics": TransferSet("transfer/amazon_electronics_kitchen_unlabelled.txt", 74_000),
+    "news": TransferSet("transfer/reuters_news_unlabelled.txt", 101_000),
+    "captions": TransferSet(
+        "transfer/nli_pairs_unlabelled.tsv", 49_000, {"text": "text_a", "pair": "text_b"}
     ),
 }
 GENERAL = ("transfer/imdb_unsup.txt", "corpus/wiki.txt", "corpus/novels.txt")
@@ -60,14 +76,14 @@ class Sources:
 
     def transfer(self, name: str) -> dict:
         """Returns a transfer set and the held-out rows, which are its first."""
-        path, columns, _ = TRANSFER[name]
-        return self._file(path, **columns, rows=self._read_rows)
+        found = TRANSFER[name]
+        return self._file(found.path, **found.columns, rows=self._read_rows)
 
     def held_out(self, task: str) -> dict:
         """Returns the held-out transfer rows: the first of a task's own transfer set."""
-        path, columns, _ = TRANSFER[TASKS[task]["transfer"]]
+        found = TRANSFER[TASKS[task]["transfer"]]
         rows = 100 if self.smoke else HELD_OUT_ROWS
-        return {**self._file(path, **columns), "rows": rows}
+        return {**self._file(found.path, **found.columns), "rows": rows}
 
     def lacks(self, task: str) -> bool:
         """Returns whether the data folder exists, but lacks what `kept_apart` reads for a task."""
@@ -86,9 +102,9 @@ class Sources:
         documents whose sentences are a transfer set.
         """
         if name != "general":
-            path, columns, sentences = TRANSFER[name]
-            documents = round(self._read_rows / sentences) if sentences else None
-            return self._file(path, **columns, rows=documents)
+            found = TRANSFER[name]
+            documents = round(self._read_rows / found.sentences) if found.sentences else None
+            return self._file(found.path, **found.columns, rows=documents)
         # Rows of running text are documents; a few of them are enough.
         limit = {"rows": 3} if self.smoke else {}
         return tuple({**self._file(path), **limit} for path in GENERAL)

@@ -16,22 +16,31 @@ Found:  the smaller slope; PD > distillation at 1,000 rows by 3.2 points (rows=1
 """
 
 import math
+from collections.abc import Sequence
 
 from configs.study import arguments, claims, pieces
+from configs.study.sources import TASKS, TRANSFER
 
 
 def get_config(arg: str = ""):
     """Returns the study."""
     args = arguments.read(arg, task="sst2", seeds=3, size="L2_H128", rows="1000+6000+38000")
     setting = pieces.Setting("transfer_rows", args, task=args["task"])
-    size, counts = args["size"], [int(text) for text in arguments.listed(args["rows"])]
+    size, counts = args["size"], arguments.counts(args, "rows")
+    name = TASKS[args["task"]]["transfer"]
+    usual, most = setting.rows(name), TRANSFER[name].rows
+    if max(counts) > most:
+        raise ValueError(
+            f"config argument rows={args['rows']}: {name} has {most} rows to learn from; give no "
+            "number above"
+        )
     setting.teacher_cell()
     for seed in setting.seeds:
         for method in ("basic", "PF"):
             setting.student(method, size, seed)
         for rows in counts:
             for method in ("distillation", "PD"):
-                special = "" if rows == args["transfer_rows"] else f"{rows}_rows"
+                special = "" if rows == usual else f"{rows}_rows"
                 setting.student(method, size, seed, rows=rows, name=special, place={"rows": rows})
     return setting.config(
         "Rows of the transfer set",
@@ -42,7 +51,7 @@ def get_config(arg: str = ""):
     )
 
 
-def _claims(size: str, counts: list[int]) -> list[dict]:
+def _claims(size: str, counts: Sequence[int]) -> list[dict]:
     """Returns the claims at each number of rows and, where there are several, over all of them."""
     places = [{"size": size, "rows": rows} for rows in counts]
     by_rows = [
@@ -58,7 +67,7 @@ def _claims(size: str, counts: list[int]) -> list[dict]:
     return [claims.better("PD", "distillation", places), *by_rows, slopes]
 
 
-def _slopes(size: str, counts: list[int]) -> dict:
+def _slopes(size: str, counts: Sequence[int]) -> dict:
     """Returns distillation's gain for each doubling of the rows minus PD's: a difference of
     least-squares slopes, which are sums of the scores by fixed weights.
     """

@@ -89,6 +89,12 @@ class ExportStage:
     licence: str | None = None
     """For the model card, an SPDX name."""
 
+    def __post_init__(self) -> None:
+        require(
+            not self.int8 or self.format == "onnx",
+            f"int8 works with format='onnx' only, not with {self.format!r}; leave it out",
+        )
+
 
 @frozen
 class Compared:

@@ -6,6 +6,7 @@ Every key that is not a field is refused with its full path and the nearest know
 import contextlib
 import dataclasses
 import json
+import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -40,8 +41,13 @@ def pipeline_from(config: ml_collections.ConfigDict | Mapping[str, Any]) -> conf
     return pipeline
 
 
+_HALF_URL = re.compile(r"[a-z0-9]{2,}:/(?!/)")
+
+
 def check_scheme(path: str, where: str) -> None:
     """Raises ConfigError where a path is a URL that is not read here; `where` it was given."""
+    if _HALF_URL.match(path):
+        raise ConfigError(f"{where}: {path} is half a URL; write its scheme with ://")
     scheme, found, _ = path.partition("://")
     if found and scheme != "gs":
         raise ConfigError(

@@ -93,6 +93,11 @@ class Rows:
 
     def __post_init__(self) -> None:
         require(
+            self.task is not None or not self.labels,
+            f"labels={self.labels} needs a task, 'classification' or 'multilabel'; name it, or "
+            "leave labels out",
+        )
+        require(
             self.task in (None, "regression") or len(self.labels) > 0,
             f"task={self.task!r} needs labels: name them in order, for example labels=('negative', "
             "'positive')",

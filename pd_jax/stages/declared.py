@@ -10,6 +10,7 @@ from pd_jax import config as config_lib
 from pd_jax.data.logits.store import LogitStore
 from pd_jax.data.records import manifest
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer
+from pd_jax.errors import TokenizerError
 from pd_jax.models import sizes
 from pd_jax.models.heads import TaskModel
 from pd_jax.models.weights import hf
@@ -86,6 +87,29 @@ def _rows_vocabulary(pipeline: config_lib.Pipeline, reference: str) -> Vocabular
     if isinstance(stage, config_lib.RecordsStage):
         return _vocabulary(pipeline, stage.tokenizer)
     return vocabulary_of(manifest.read(reference).tokenizer.vocab_size)
+
+
+def tokenizer_of(
+    pipeline: config_lib.Pipeline, reference: str
+) -> config_lib.TokenizerStage | str | None:
+    """Returns what decides the ids of a dataset, or those that a model was trained on: the stage
+    that makes their tokenizer or, of one that exists, its fingerprint; None where neither is known.
+    """
+    stage = pipeline.stage_of(reference)
+    if isinstance(stage, config_lib.TrainStage):
+        return tokenizer_of(pipeline, first_of(stage.data.records))
+    if isinstance(stage, config_lib.RecordsStage):
+        return tokenizer_of(pipeline, stage.tokenizer)
+    if isinstance(stage, config_lib.TokenizerStage):
+        return stage
+    if config_lib.referred(reference) or not epath.Path(reference).exists():
+        return None
+    if _exists(reference, manifest.FILE):
+        return manifest.read(reference).tokenizer.fingerprint
+    try:
+        return load_tokenizer(reference).fingerprint
+    except TokenizerError:  # of weights without one
+        return None
 
 
 def labels_of(pipeline: config_lib.Pipeline, reference: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from pd_jax.data.text import corpora, tfds
 from pd_jax.errors import ConfigError
 from pd_jax.evaluation.compare import check_programs
 from pd_jax.models import sizes
+from pd_jax.models.export import onnx_graph
 from pd_jax.models.initialise import check_shape
 from pd_jax.models.weights import hf
 from pd_jax.parallel import distributed
@@ -24,6 +25,7 @@ from pd_jax.stages.declared import (
     model_folder,
     rows_of,
     store_task,
+    tokenizer_of,
 )
 from pd_jax.stages.material import check_set, check_tasks
 from pd_jax.training.step import check_batch
@@ -47,11 +49,14 @@ def _check_stage(pipeline: config_lib.Pipeline, name: str, *, on_devices: bool) 
         _check_columns(stage)
     if isinstance(stage, config_lib.CompareStage):
         check_programs(stage.programs)
+    if isinstance(stage, config_lib.ExportStage) and stage.format == "onnx":
+        onnx_graph.require_onnx()
     if not isinstance(stage, config_lib.TrainStage):
         return
     shape = sizes.bert_config(stage.model, vocab_size=1)
     _check_logits(pipeline, name, stage)
     _check_rows(pipeline, name, stage)
+    _check_vocabulary(pipeline, name, stage)
     if stage.init.source and model_folder(stage.init.source):
         if not _is_bert(stage.init.source):
             raise ConfigError(
@@ -201,6 +206,22 @@ def _check_rows(pipeline: config_lib.Pipeline, name: str, stage: config_lib.Trai
                 f"stages.{name}.data.rows={wanted} asks for more rows than {reference} "
                 f"reads ({most}, its source.rows); lower the one or raise the other"
             )
+
+
+def _check_vocabulary(
+    pipeline: config_lib.Pipeline, name: str, stage: config_lib.TrainStage
+) -> None:
+    """Raises ConfigError where a model would begin with the embeddings of another vocabulary."""
+    source, records = stage.init.source, first_of(stage.data.records)
+    if source is None:
+        return
+    theirs, ours = tokenizer_of(pipeline, source), tokenizer_of(pipeline, records)
+    if type(theirs) is type(ours) and theirs != ours:
+        raise ConfigError(
+            f"stages.{name}.init.source={source} reads text with another tokenizer than {records}, "
+            "so that its embeddings would stand for other words; build the records with its "
+            "tokenizer"
+        )
 
 
 def _check_logits(pipeline: config_lib.Pipeline, name: str, stage: config_lib.TrainStage) -> None:

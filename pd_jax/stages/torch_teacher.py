@@ -86,7 +86,10 @@ class TorchTeacher:
                 outputs = self.model(**inputs, output_hidden_states=bool(states))
             values = {"logits": outputs.logits.float().cpu().numpy()}
             if states:
-                kept = [outputs.hidden_states[layer + 1][:, 0] for layer in states]
+                padded = inputs["input_ids"].shape[1] - sizes[places]
+                firsts = padded * (self.tokenizer.padding_side == "left")
+                at = np.arange(len(places)), firsts
+                kept = [outputs.hidden_states[layer + 1][at] for layer in states]
                 values["states"] = torch.stack(kept, dim=1).float().cpu().numpy()
             yield places, values
 

@@ -14,7 +14,7 @@ from pd_jax import config as config_lib
 from pd_jax import files
 from pd_jax.data.feed.batches import evaluation_batches, examples_of, make_feed, rows_per_epoch
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer
-from pd_jax.errors import ConfigError, TokenizerError
+from pd_jax.errors import ConfigError, TokenizerError, WeightsError
 from pd_jax.evaluation import predictions
 from pd_jax.evaluation.evaluate import Evaluated, evaluate
 from pd_jax.models import sizes
@@ -65,23 +65,32 @@ def run_together(
       ConfigError: their first weights are of models that compute differently.
     """
     mesh = mesh_for(contexts[0].run)
-    works = [_open(*pair, mesh) for pair in zip(stages, contexts, strict=True)]
+    opened = [_tried(_open, *pair, mesh) for pair in zip(stages, contexts, strict=True)]
+    works = [work for work in opened if not isinstance(work, Exception)]
     if any(work.objective.config != works[0].objective.config for work in works):
         raise ConfigError(
             "the models in init.source of stages to be trained together compute differently "
             "(GELU, or epsilon of the norms); run them without --vmap"
         )
     members = [Member(work.job(), work.context.folder, work.context.warn) for work in works]
+    outcomes = iter(train(members, contexts[0].run, mesh) if members else ())
     found: list[Done | Exception] = []
-    for work, outcome in zip(works, train(members, contexts[0].run, mesh), strict=True):
-        if isinstance(outcome, Exception):
+    for work in opened:
+        if isinstance(work, Exception):
+            found.append(work)
+        elif isinstance(outcome := next(outcomes), Exception):
             found.append(outcome)
-            continue
-        try:
-            found.append(_finish(work, outcome))
-        except Exception as fault:
-            found.append(fault)
+        else:
+            found.append(_tried(_finish, work, outcome))
     return found
+
+
+def _tried(do: Callable[..., Any], *given: Any) -> Any:
+    """Returns what a function returns, or the fault that ended it: the other members go on."""
+    try:
+        return do(*given)
+    except Exception as fault:
+        return fault
 
 
 def _open(stage: config_lib.TrainStage, context: Context, mesh: Mesh) -> "_Work":
@@ -134,7 +143,7 @@ def _finish(work: "_Work", outcome: Outcome) -> Done:
         steps=work.steps,
         examples=work.steps * stage.data.batch,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(work.shapes)),
-        megabytes=round(weights.stat().length / 1e6, 3) if weights.exists() else 0.0,
+        megabytes=round(files.size(weights) / 1e6, 3) if weights.exists() else 0.0,
         outputs={"best_step": outcome.best_step, "skipped_steps": outcome.skipped_steps},
         scratch=(work.best,),
         utilisation=utilisation(
@@ -271,7 +280,7 @@ class _Work:
                 stage.init,
                 model=self.objective.config,
                 labels=self.material.labels,
-                same_tokenizer=self.reads_as(stage.init.source, source.config.vocab_size),
+                same_tokenizer=self.reads_as(stage.init.source),
             )
             params = arrays.place(params, self.params_at)
             origin = report.text()
@@ -280,17 +289,23 @@ class _Work:
             files.write_text(self.context.folder / "parameters.txt", f"{origin}\n{table}")
         return params
 
-    def reads_as(self, source: str, rows: int) -> bool:
-        """Returns whether a model with more embedding rows than our vocabulary has the records'
-        tokenizer.
+    def reads_as(self, source: str) -> bool:
+        """Returns whether a model is known to have the records' tokenizer.
+
+        Raises:
+          WeightsError: it has another, so that its embeddings would stand for other words.
         """
-        tokenizer = self.material.tokenizer
-        if rows <= tokenizer.vocab_size:
-            return False
         try:
-            return load_tokenizer(source).fingerprint == tokenizer.fingerprint
-        except TokenizerError:
+            theirs = load_tokenizer(source).fingerprint
+        except TokenizerError:  # of weights without one
             return False
+        if theirs != self.material.tokenizer.fingerprint:
+            raise WeightsError(
+                f"init.source={source} reads text with another tokenizer than "
+                f"{self.material.datasets[0].folder}, so that its embeddings would stand for other "
+                "words; build the records with its tokenizer"
+            )
+        return True
 
     def evaluate(
         self, params: Any, sets: dict[str, ScoredSet], alive: Callable[[], None] = lambda: None

@@ -30,12 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
       ConfigError: where the name cannot name shards, or a task lacks its labels' names.
       SourceError: where a file is missing.
-      RecordsError: where one is damaged, or does not fit tokenizer or task.
+      RecordsError: where one would be overwritten, is damaged, or does not fit tokenizer or task.
     """
     arguments = _parser().parse_args(argv)
     foreign.check(arguments.name, arguments.task, arguments.labels)
     paths = [path for pattern in arguments.files for path in corpora.expanded(pattern)]
     folder = epath.Path(arguments.output)
+    foreign.check_places(paths, folder, arguments.name)
     tokenizer = tokenizer_lib.load_tokenizer(arguments.tokenizer)
     print(f"importing {len(paths)} files into {folder}, one shard each", file=sys.stderr)
     with locks.held(folder / ".lock", f"the dataset in {folder}"):

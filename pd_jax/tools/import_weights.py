@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from pd_jax import files
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.errors import WeightsError
 from pd_jax.models.weights import hf, layout, tf1
@@ -24,9 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 after the complete model was read and written."""
     arguments = _parser().parse_args(argv)
     source, output = epath.Path(arguments.source), epath.Path(arguments.output)
-    options.check_apart(source, output)
     if (source / "done.json").exists():  # a stage of ours: its trained model is inside
         source = source / "model"
+    options.check_apart(source, output)
     is_tf1 = _is_tf1(source)
     print(f"reading {source} as a {'TF1 checkpoint' if is_tf1 else 'Hugging Face folder'}")
     if is_tf1:
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _is_tf1(source: epath.Path) -> bool:
     """Returns whether a source is a TF1 checkpoint by its name, or the folder of one."""
     if source.is_dir():
-        converted = (source / hf.CONFIG_FILE).exists() and not any(source.glob("*.index"))
+        converted = (source / hf.CONFIG_FILE).exists() and not files.matching(source, "*.index")
         return (source / tf1.CONFIG_FILE).exists() and not converted
     return source.suffix in (".ckpt", ".index") or epath.Path(f"{source}.index").exists()
 

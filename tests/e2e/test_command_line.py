@@ -54,7 +54,8 @@ def test_what_the_flags_say_wrongly_ends_in_one_line(tmp_path, arguments, messag
 
 
 def test_a_missing_workdir_ends_in_one_line():
-    assert refused(SIZES) == "error: --config and --workdir are needed; give both"
+    for workdir in ((), ("--workdir=",)):
+        assert refused(SIZES, *workdir) == "error: --config and --workdir are needed; give both"
 
 
 def test_a_workdir_that_no_file_could_name_ends_in_one_line(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from pd_jax.errors import DivergenceError
+from pd_jax.errors import DivergenceError, WeightsError
 from pd_jax.models.weights import hf
 from pd_jax.parallel import mesh
 from pd_jax.stages import train
@@ -106,6 +106,14 @@ def test_stopped_and_continued_each_ends_as_alone(data, tmp_path, monkeypatch):
     assert [sorted(path.name for path in folder.iterdir()) for folder in saved] == [["7"], ["6"]]
     together = run_together(stages(data, "classify"), contexts(tmp_path / "together"))
     assert_each_as_alone(data, tmp_path, "classify", together)
+
+
+def test_one_that_cannot_begin_is_no_fault_of_the_other(data, tmp_path):
+    good, bad = stages(data, "classify", length={"steps": 2})
+    bad = dataclasses.replace(bad, init={"source": str(tmp_path / "none")})
+    done, fault = run_together([good, bad], contexts(tmp_path))
+    assert isinstance(fault, WeightsError) and done.steps == 2
+    assert [isinstance(one, WeightsError) for one in run_together([bad], contexts(tmp_path)[1:])]
 
 
 @pytest.mark.slow

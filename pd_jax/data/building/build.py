@@ -19,7 +19,7 @@ from pd_jax.data.building.plans import Plan, Task, check, make_plan
 from pd_jax.data.records import manifest, shards
 from pd_jax.data.text import corpora
 from pd_jax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
-from pd_jax.errors import SourceError, TokenizerError
+from pd_jax.errors import RecordsError, SourceError, TokenizerError
 from pd_jax.progress import Progress
 
 _COUNT_BYTES = 1 << 16
@@ -93,6 +93,11 @@ def build_share(
     for task in plan.tasks:
         if task.index not in done:
             whole = task.whole()
+            if whole is None and share.of == 1:
+                raise RecordsError(
+                    f"{folder} lacks shard {task.index} of {task.of} though the build has ended; "
+                    "run the same command again"
+                )
             if whole is None:
                 return None
             done[task.index] = whole
@@ -105,7 +110,11 @@ def begin(folder: epath.PathLike, tokenizer: Tokenizer) -> None:
 
     An earlier manifest is removed first: shards and tokenizers of two builds must never pass for
     one dataset.
+
+    Raises:
+      RecordsError: where it is something else's.
     """
+    manifest.check_replaceable(folder, "pd_jax records", RecordsError)
     (epath.Path(folder) / manifest.FILE).unlink(missing_ok=True)
     tokenizer.save(epath.Path(folder) / manifest.TOKENIZER_FOLDER)
 

@@ -193,7 +193,7 @@ def counts(filters: Sequence[Filter]) -> dict[str, int]:
 
 def tidy(filters: Sequence[Filter]) -> None:
     """Removes everything but the counts."""
-    for path in epath.Path(filters[0].folder).glob("*.npy"):
+    for path in files.matching(filters[0].folder, "*.npy"):
         path.unlink(missing_ok=True)
 
 

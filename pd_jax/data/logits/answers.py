@@ -6,6 +6,7 @@ rejected, naming its file and line.
 """
 
 import dataclasses
+import io
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
-from pd_jax import config
+from pd_jax import config, files
 from pd_jax.data.records.dataset import Dataset
 from pd_jax.data.records.shards import ID_BYTES, example_id
 from pd_jax.data.text import corpora, lines, tables
@@ -369,12 +370,15 @@ def _names(ids: UInt8[np.ndarray, "rows 16"]) -> np.ndarray:
 
 
 def _load(path: epath.PathLike, form: Form) -> np.ndarray:
-    """Returns the numbers of an `.npy` file, memory-mapped."""
+    """Returns the numbers of an `.npy` file, memory-mapped where it is local."""
     path = epath.Path(path)
     if not path.exists():
         raise LogitsError(f"{path} does not exist; check the path")
     try:
-        numbers = np.load(path, mmap_mode="r", allow_pickle=False)
+        if files.is_remote(path):
+            numbers = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        else:
+            numbers = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as fault:
         raise LogitsError(f"{path} is not an .npy file of numbers ({fault})") from None
     if numbers.ndim == 1 and form.outputs == 1:

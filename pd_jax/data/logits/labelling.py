@@ -7,7 +7,7 @@ missing. No more than one shard's answers are held in memory.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from etils import epath
@@ -93,7 +93,7 @@ def label_dataset(
     distributed.same_everywhere(f"what is labelled into {folder}", made_from)
     sizes = [shard.rows for shard in dataset.manifest.shards]
     ends = np.cumsum(sizes)
-    whole = _whole_shards(folder, dataset, made_from) if distributed.is_writer() else {}
+    whole = _whole_shards(folder, dataset, teacher) if distributed.is_writer() else {}
     held = distributed.from_writer(np.isin(np.arange(len(sizes)), list(whole)).astype(np.int32))
     with Progress(
         title,
@@ -119,7 +119,7 @@ def label_dataset(
             about=teacher.about,
             settings=teacher.settings,
         )
-        for left in folder.glob(".*.partial-*"):  # by a process that was killed
+        for left in files.matching(folder, ".*.partial-*"):  # by a process that was killed
             left.unlink()
     distributed.barrier(f"labelled {folder}")
     return LogitStore.open(folder).manifest
@@ -129,18 +129,39 @@ def _made_from(dataset: Dataset, teacher: Teacher) -> str:
     return files.digest_json({"dataset": dataset.fingerprint, **dataclasses.asdict(teacher)})
 
 
-def _whole_shards(folder: epath.Path, dataset: Dataset, made_from: str) -> dict[int, LogitsShard]:
+def _whole_shards(folder: epath.Path, dataset: Dataset, teacher: Teacher) -> dict[int, LogitsShard]:
     """Returns the shards that need not be made, by number.
 
     Where something is to be made, an older manifest is removed first: shards of two labellings
     must never pass for one store.
     """
-    of = len(dataset.manifest.shards)
+    of, made_from = len(dataset.manifest.shards), _made_from(dataset, teacher)
     found = {index: _whole_shard(folder, dataset, index, made_from) for index in range(of)}
     whole = {index: shard for index, shard in found.items() if shard is not None}
     if len(whole) < of:
+        _check_replaceable(folder, dataset, teacher)
         (folder / manifest.FILE).unlink(missing_ok=True)
     return whole
+
+
+def _check_replaceable(folder: epath.Path, dataset: Dataset, teacher: Teacher) -> None:
+    """Raises LogitsError where a folder has another finished store, or something else."""
+    manifest.check_replaceable(folder, "pd_jax logits", LogitsError)
+    if not (folder / manifest.FILE).exists():
+        return
+    try:
+        found = LogitStore.open(folder).manifest
+    except LogitsError:
+        return  # a damaged store is made again
+    if (found.dataset, found.teacher) != (dataset.fingerprint, teacher.fingerprint):
+        _refuse(folder)
+
+
+def _refuse(folder: epath.Path) -> NoReturn:
+    raise LogitsError(
+        f"{folder} has a finished store of another teacher, dataset or settings; choose another "
+        "folder, or delete it"
+    )
 
 
 def _whole_shard(
@@ -155,10 +176,7 @@ def _whole_shard(
     found = manifest.checked(_Note, sealed, note, LogitsError)
     if found.made_from != made_from:
         if (folder / manifest.FILE).exists():
-            raise LogitsError(
-                f"{folder} has a finished store of another teacher, dataset or settings; choose "
-                "another folder, or delete it"
-            )
+            _refuse(folder)
         return None
     if found.shard.file != path.name or not path.exists():
         return None

@@ -107,7 +107,9 @@ class Dataset:
     def _cache(self) -> RowCache | None:
         """The rows in memory; None where they do not fit."""
         bytes_a_token = np.int32().itemsize + self.manifest.pairs
-        size = bytes_a_token * int(self.lengths.sum()) + ID_BYTES * len(self)
+        labels = len(self.manifest.labels) if self.manifest.task == "multilabel" else 1
+        bytes_a_row = ID_BYTES + np.int32().itemsize * labels
+        size = bytes_a_token * int(self.lengths.sum()) + bytes_a_row * len(self)
         return RowCache(self.lengths, self._kept) if size <= _CACHE_BYTES else None
 
     def place(self, row: int) -> str:

@@ -13,6 +13,7 @@ that already exists and was made from the same file is kept.
 import dataclasses
 import functools
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -70,10 +71,11 @@ def import_records(
 
     Raises:
       ConfigError: as `check`.
-      RecordsError: on a record that is damaged, made with another tokenizer or for another task, or
-        has a label that is not one of `labels`, naming its file and number.
+      RecordsError: as `check_places`; on a record that is damaged, made with another tokenizer or
+        for another task, or has a label that is not one of `labels`, naming its file and number.
     """
     check(name, task, labels)
+    check_places(paths, folder, name)
     info = TokenizerInfo.of(tokenizer)
     sources = [_Source(str(path), info, task, labels, files.digest_file(path)) for path in paths]
     job = functools.partial(_import_file, folder=str(folder), name=name, of=len(sources))
@@ -99,6 +101,31 @@ def check(name: str, task: Task | None, labels: Sequence[str]) -> None:
     manifest.check_name(name)
     if task in _LABELLED and not labels:
         raise ConfigError(f"task {task!r} needs the names of its labels, in order; give --labels")
+
+
+def check_places(paths: Sequence[epath.PathLike], folder: epath.PathLike, name: str) -> None:
+    """Raises RecordsError where one of `paths` is a file that their dataset would overwrite."""
+    written: set[str] = set()
+    for index in range(len(paths)):
+        shard = epath.Path(folder) / manifest.shard_file(name, index, len(paths))
+        index_file = shard.parent / f"{shard.name.removesuffix('.tfrecord')}.index.npy"
+        written.update(map(_place, (shard, index_file, shards.note_file(shard))))
+    for path in paths:
+        source = os.fspath(path)
+        followed = source if files.is_remote(source) else os.path.realpath(source)
+        if {_place(source), followed} & written:
+            raise RecordsError(
+                f"{source} would be overwritten by a shard of dataset {name!r};"
+                " give another output folder or another name"
+            )
+
+
+def _place(path: epath.PathLike) -> str:
+    """Returns where a file is, through links to its folder; a link to the file counts itself."""
+    path = os.fspath(path)
+    if files.is_remote(path):
+        return path
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
 def _import_file(

@@ -151,15 +151,25 @@ def read(folder: epath.PathLike) -> Manifest:
     return manifest
 
 
-def is_ours(path: epath.Path) -> bool:
-    """Returns whether a file is the manifest of a dataset or a logit store."""
+def format_of(path: epath.Path) -> str:
+    """Returns what a manifest is of, `pd_jax records 1`; an empty text for another file."""
     if not path.exists():
-        return False
+        return ""
     try:
         value = files.read_json(path, RecordsError)
     except RecordsError:
-        return False
-    return isinstance(value, dict) and str(value.get("format")).startswith("pd_jax ")
+        return ""
+    found = str(value.get("format")) if isinstance(value, dict) else ""
+    return found if found.startswith("pd_jax ") else ""
+
+
+def check_replaceable(folder: epath.PathLike, kind: str, error: type[PdError]) -> None:
+    """Raises `error` where a folder's manifest is not of a `kind` (`pd_jax records`), and would be
+    lost if one of that kind was made there.
+    """
+    path = epath.Path(folder) / FILE
+    if path.exists() and not format_of(path).startswith(kind):
+        raise error(f"{path} is of something else, which would be lost; choose another folder")
 
 
 def write_sealed(path: epath.PathLike, value: Mapping[str, Any]) -> None:

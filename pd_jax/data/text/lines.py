@@ -215,23 +215,33 @@ class _Part(NamedTuple):
 
 
 def _parts(stream: IO[bytes], offset: int) -> Iterator[_Part]:
-    """Yields lines, long ones in parts cut at a space or, without one, between characters."""
-    rest, starts_line = b"", True
-    while True:
-        content = rest + stream.readline(SENTENCE_BYTES)
-        if not content:
-            return
-        rest = b""
-        if not content.endswith(b"\n") and len(content) >= SENTENCE_BYTES:
-            cut = content.rfind(b" ", SENTENCE_BYTES // 2)
-            if cut < 0:
-                cut = len(content) - 4
-                while cut > 0 and content[cut] & 0xC0 == 0x80:
-                    cut -= 1
-            content, rest = content[:cut], content[cut:]
-        yield _Part(offset, _clean(content, offset), starts_line)
-        starts_line = content.endswith(b"\n")
+    """Yields lines, long ones in parts cut at a space or, without one, between characters.
+
+    A line's first part has text, unless all of the line is blank.
+    """
+    rest, starts_line, line_at = b"", True, offset
+    while content := rest + stream.readline(SENTENCE_BYTES):
+        cut = _cut(content)
+        content, rest = content[:cut], content[cut:]
+        cleaned, ends_line = _clean(content, offset), content.endswith(b"\n")
         offset += len(content)
+        if starts_line and not ends_line and not cleaned.strip():
+            continue
+        yield _Part(line_at, cleaned, starts_line)
+        starts_line, line_at = ends_line, offset
+
+
+def _cut(content: bytes) -> int:
+    """Returns where to cut what was read of a line: at its end, unless the line is long."""
+    if content.endswith(b"\n") or len(content) < SENTENCE_BYTES:
+        return len(content)
+    space = content.rfind(b" ", SENTENCE_BYTES // 2)
+    if space >= 0:
+        return space
+    last = len(content) - 4
+    # A character has four bytes at most; what has more that continue one is refused as no UTF-8.
+    starts = (at for at in range(last, last - 4, -1) if content[at] & 0xC0 != 0x80)
+    return next(starts, last)
 
 
 def _clean(content: bytes, offset: int) -> bytes:

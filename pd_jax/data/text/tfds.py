@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from pd_jax import files
@@ -42,7 +43,7 @@ class TfdsRows:
             yield tables.Item(number, value)
 
     def row(self, item: tables.Item) -> tables.Row:
-        """Returns an item's texts; a class label becomes its name."""
+        """Returns an item's texts; class labels become their names."""
         value = {name: self._plain(name, content) for name, content in item.value.items()}
         return tables.named_row(value, self._source, self._origin, item.number)
 
@@ -50,12 +51,15 @@ class TfdsRows:
         """Returns a feature as TFDS's own reader or a parsed record gives it, as text or number."""
         if isinstance(content, list) and len(content) == 1:
             return self._plain(name, content[0])
-        names = getattr(self._features[name], "names", None)
-        if names is None or name != self._source.label:
+        if name != self._source.label:
             return content
+        label: Any = content.tolist() if isinstance(content, np.ndarray) else content
+        names = getattr(self._features[name], "names", None)
+        if names is None:
+            return label
         # TFDS marks the label of an unlabelled row by -1.
-        label: Any = content
-        return names[label] if 0 <= label < len(names) else None
+        named = [names[one] if 0 <= one < len(names) else None for one in np.ravel(label).tolist()]
+        return named if isinstance(label, list) else named[0]
 
 
 def size(path: str) -> int:
@@ -163,7 +167,7 @@ def _folder(path: str, name: str) -> epath.Path:
             configs = [
                 child
                 for child in folder.iterdir()
-                if child.is_dir() and any(child.glob(f"*/{_INFO}"))
+                if any((held / _INFO).exists() for held in files.matching(child, "*"))
             ]
             if len(configs) == 1:
                 return _folder(path, str(configs[0]))

@@ -210,7 +210,7 @@ def _train_sentencepiece(sample: list[str], stage: TokenizerStage) -> SentencePi
 
 
 def _file_in(folder: epath.Path) -> epath.Path:
-    models = sorted(folder.glob("*.model"))
+    models = files.matching(folder, "*.model")
     if len(models) > 1:
         names = ", ".join(model.name for model in models)
         raise TokenizerError(f"{folder} has several tokenizers ({names}); name one of the files")

@@ -104,7 +104,7 @@ def encode_in_parts(
 
 def check_place(folder: epath.PathLike) -> None:
     """Raises TokenizerError where a folder holds a `.model` that would be read in place of ours."""
-    for path in sorted(epath.Path(folder).glob("*.model")):
+    for path in files.matching(folder, "*.model"):
         if path.name not in _KNOWN_MODELS:
             raise TokenizerError(
                 f"{path} would be read in place of a tokenizer saved beside it; name another folder"

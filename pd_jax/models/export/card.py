@@ -57,7 +57,7 @@ class Stage:
         named = config_lib.referred(reference)
         digest = self.done["inputs"].get(named.stage) if named else None
         # An equal stage may have been run first under another name.
-        found = sorted(self.folder.parent.glob(f"*-{digest}")) if digest else []
+        found = files.matching(self.folder.parent, f"*-{digest}") if digest else []
         return Stage.read(found[0]) if found else None
 
 

@@ -163,7 +163,7 @@ def _check(
     tolerance: float = TOLERANCE,
 ) -> Check:
     """Returns the comparison; raises WeightsError where it is worse than `tolerance`."""
-    megabytes = path.stat().length / 1e6
+    megabytes = files.size(path) / 1e6
     if program is None:
         return Check(path.name, megabytes, name)
     found: Difference = difference(model.config, forward, program)

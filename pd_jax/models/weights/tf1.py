@@ -120,7 +120,7 @@ def read_index(path: epath.PathLike) -> Index:
 def _prefix(path: epath.Path) -> epath.Path:
     """Returns the checkpoint's path without `.index`, found in a folder where one is given."""
     if path.is_dir():
-        found = sorted(path.glob("*.index"))
+        found = files.matching(path, "*.index")
         if len(found) != 1:
             names = ", ".join(item.name for item in found) or "none"
             raise WeightsError(f"{path} must have one *.index file, but has {names}; name the file")

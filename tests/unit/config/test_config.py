@@ -277,8 +277,18 @@ def test_a_url_is_refused_wherever_a_path_may_stand():
         )
         with pytest.raises(ConfigError, match=f"^--workdir: {url} cannot"):
             reading.check_scheme(url, "--workdir")
+    with pytest.raises(ConfigError, match="^--workdir: gs:/bucket/x is half a URL; write its"):
+        reading.check_scheme("gs:/bucket/x", "--workdir")
     for path in ("gs://bucket/x", "@text/train.tsv", "/a:/b", "tfds:glue/sst2"):
         reading.check_scheme(path, "--workdir")
+
+
+def test_what_a_stage_could_not_do_is_refused():
+    export = {"kind": "export", "model": "@a", "format": "hf", "int8": True}
+    assert "int8 works with format='onnx' only, not with 'hf'; leave" in refused(x=export)
+    rows = {"layout": "rows", "labels": ("no", "yes")}
+    built = {"kind": "records", "source": {"path": "a"}, "tokenizer": "v", "examples": rows}
+    assert "labels=('no', 'yes') needs a task, 'classification' or" in refused(x=built)
 
 
 def test_seeds_and_seconds_beyond_what_is_told_apart_are_refused():

@@ -275,6 +275,15 @@ def test_a_build_killed_and_repeated_equals_an_undisturbed_one(tmp_path, tokeniz
     assert json.loads((folder / "manifest.json").read_text())["rows"] > 0
 
 
+def test_a_whole_build_without_a_shard_is_no_success(tmp_path, tokenizer):
+    made = stage(write_corpus(tmp_path / "a.txt", documents=20), Rows(), shards=2)
+    whole = {"name": "a", "share": build.Share(0, 1)}
+    with pytest.raises(RecordsError, match="lacks shard 0 of 2 though the build has ended; run"):
+        build.build_share(
+            made, tokenizer, tmp_path / "set", **whole, run=lambda *given, **more: iter(())
+        )
+
+
 @pytest.mark.parametrize("deduplicate", [False, True])
 def test_shares_made_apart_are_the_whole(tmp_path, tokenizer, deduplicate):
     path = write_corpus(tmp_path / "a.txt", documents=200)

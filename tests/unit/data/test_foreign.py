@@ -249,6 +249,28 @@ def test_a_name_that_no_file_can_have_is_refused_before_any_work(tmp_path, capsy
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_files_that_their_own_shards_would_overwrite_are_refused(tmp_path, capsys, linked):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\n")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    shards = [folder / f"records-0000{index}-of-00002.tfrecord" for index in range(2)]
+    for shard in shards:
+        written(shard, {"input_ids": [2, 5, 6, 3]})
+    before = [shard.read_bytes() for shard in shards]
+    sources = [str(folder / "*.tfrecord")]
+    if linked:
+        (tmp_path / "link").symlink_to(shards[1])
+        sources = [str(written(tmp_path / "a", ROW)), str(tmp_path / "link")]
+    arguments = [*sources, "--tokenizer", str(tmp_path / "vocab.txt"), "--output", str(folder)]
+    assert command.run(import_records.main, arguments) == 2
+    assert "would be overwritten by a shard of dataset 'records'" in capsys.readouterr().err
+    assert [shard.read_bytes() for shard in shards] == before
+    assert len(list(folder.iterdir())) == 2
+    assert command.run(import_records.main, [*arguments[-4:], "--name=b", str(shards[0])]) == 0
+    assert [shard.read_bytes() for shard in shards] == before
+
+
 def test_another_tokenizer_leaves_no_dataset_that_passes_for_whole(tmp_path):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdef"]
     for name, pieces in (("right", words), ("wrong", [*"abcdef", *words[:5]])):

@@ -6,8 +6,11 @@ import json
 import numpy as np
 import pyarrow
 import pytest
+from etils.epath import backend
+from fsspec.implementations.local import LocalFileSystem
 from pyarrow import parquet
 
+from pd_jax.data.logits import answers
 from pd_jax.data.logits.store import LogitStore
 from pd_jax.data.logits.teachers import Teachers
 from pd_jax.data.records.dataset import Dataset
@@ -93,6 +96,22 @@ def test_every_format_gives_the_same_store(dataset, tmp_path, capsys):
         )
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("logits of 12 of 12 rows x 2 outputs, from 12 rows with 0 repet")
+
+
+def test_an_array_in_a_bucket_is_read(dataset, tmp_path, monkeypatch):
+    class Bucket(LocalFileSystem):
+        @classmethod
+        def _strip_protocol(cls, path):
+            return super()._strip_protocol(str(path).replace("gs://bucket", str(tmp_path)))
+
+    bucket = Bucket(skip_instance_cache=True)
+    monkeypatch.setattr(type(backend.fsspec_backend), "fs", lambda self, path: bucket)
+    np.save(tmp_path / "a.npy", LOGITS)
+    (tmp_path / "b.npy").write_bytes(b"nothing")
+    form = answers.Form("classification", ("a", "b"))
+    np.testing.assert_array_equal(answers._load("gs://bucket/a.npy", form), LOGITS)
+    with pytest.raises(LogitsError, match=r"gs://bucket/b.npy is not an .npy file"):
+        answers._load("gs://bucket/b.npy", form)
 
 
 def test_pairs_are_joined_by_both_texts(tmp_path):

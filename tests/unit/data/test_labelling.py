@@ -11,9 +11,11 @@ import jax
 import numpy as np
 import pytest
 
+from pd_jax.data.building import build
 from pd_jax.data.logits import labelling
 from pd_jax.data.logits.store import LogitStore
-from pd_jax.errors import ConfigError, LogitsError
+from pd_jax.data.tokenizers.tokenizer import load_tokenizer
+from pd_jax.errors import ConfigError, LogitsError, RecordsError
 from pd_jax.models import sizes
 from pd_jax.models.heads import TaskModel
 from pd_jax.models.weights import hf
@@ -100,6 +102,25 @@ def test_a_finished_store_of_another_teacher_is_refused(dataset, tmp_path):
     for changes in ({"fingerprint": "b"}, {"labels": ("x", "y")}, {"settings": {"dtype": "f"}}):
         with pytest.raises(LogitsError, match="finished store of another teacher, dataset or"):
             run(tmp_path / "store", dataset, **changes)
+    assert content(tmp_path / "store") == whole
+
+
+def test_what_is_in_the_place_of_a_store_is_kept(dataset, tmp_path):
+    other = tiny.dataset(tmp_path / "other", rows=ROWS, labelled=False, shards=2, seed=1)
+    run(tmp_path / "store", dataset)
+    whole = content(tmp_path / "store")
+    with pytest.raises(LogitsError, match="finished store of another teacher, dataset or"):
+        run(tmp_path / "store", other)
+    assert content(tmp_path / "store") == whole
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "manifest.json").write_text('{"name": "an application"}')
+    for folder in (other.folder, tmp_path / "site"):
+        before = (folder / "manifest.json").read_bytes()
+        with pytest.raises(LogitsError, match="manifest.json is of something else, which would be"):
+            run(folder, dataset)
+        assert (folder / "manifest.json").read_bytes() == before
+    with pytest.raises(RecordsError, match="manifest.json is of something else, which would be"):
+        build.begin(tmp_path / "store", load_tokenizer(other.folder / "tokenizer"))
     assert content(tmp_path / "store") == whole
 
 

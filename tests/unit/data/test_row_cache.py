@@ -102,6 +102,16 @@ def test_threads_that_read_the_same_rows_all_get_them(dataset):
     assert failed == []
 
 
+def test_labels_count_for_what_fits_in_memory(make_dataset, record, monkeypatch):
+    names = tuple(f"label {number}" for number in range(100))
+    rows = [record(number, 4, label=(1, *99 * (0,))) for number in range(10)]
+    dataset = make_dataset(rows, shards=(10,), task="multilabel", labels=names)
+    size = 10 * (4 * 4 + 16 + 100 * 4)
+    for limit, kept in ((size, True), (size - 1, False)):
+        monkeypatch.setattr(dataset_lib, "_CACHE_BYTES", limit)
+        assert (dataset_lib.Dataset.open(dataset.folder)._cache is not None) == kept
+
+
 def test_a_dataset_too_large_is_read_anew_and_checked_every_time(dataset, monkeypatch):
     before = dataset.gather(np.array([3]))
     monkeypatch.setattr(dataset_lib, "_CACHE_BYTES", 100)

@@ -366,6 +366,21 @@ def test_a_decoder_answers_alike_in_any_batch(dataset, foreign, tmp_path):
         np.testing.assert_allclose(found[0], found[1], atol=1e-5)
 
 
+def test_a_first_token_is_found_behind_padding_on_the_left(dataset, foreign, tmp_path):
+    folder = shutil.copytree(foreign, tmp_path / "left")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(foreign, padding_side="left")
+    tokenizer.save_pretrained(folder)
+    settings = {"vocab_size": len(OTHER_VOCABULARY), "d_model": 8, "n_layer": 2, "n_head": 2}
+    shape = transformers.XLNetConfig(**settings, d_inner=8, pad_token_id=0, initializer_range=0.5)
+    transformers.XLNetForSequenceClassification(shape).eval().save_pretrained(folder)
+    labelled(tmp_path / "store", stage(folder, dataset, states=(0, 1)))
+    rows = np.arange(24)
+    stored = LogitStore.open(tmp_path / "store").read(rows, dataset.gather(rows).example_ids)
+    logits, states = one_by_one(folder, TEXTS, (0, 1))
+    np.testing.assert_allclose(stored["logits"], logits, rtol=1e-5, atol=2e-5)
+    np.testing.assert_allclose(stored["states"], states, rtol=1e-5, atol=2e-5)
+
+
 def test_teachers_without_states_and_regressions_of_several_values_are_refused(
     dataset, foreign, tmp_path
 ):

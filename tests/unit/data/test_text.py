@@ -169,6 +169,31 @@ def test_one_endless_line_is_read_in_bounded_parts_and_loses_nothing(tmp_path, u
     assert joined == content.strip()
 
 
+@pytest.mark.parametrize("shards", [1, 2, 7])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_line_that_begins_with_many_spaces_is_not_blank(tmp_path, mark, shards):
+    inner = [
+        "two",
+        " " * 40_000 + "a" * 30_000,
+        " " * 70_000 + "three",
+        "\t" * 200_000 + "é",
+        " " * 140_000,
+        "four" + " " * 140_000 + "five",
+        " " * 140_000,
+    ]
+    path = write(tmp_path / "a.txt", mark + "\n".join([" " * 70_000 + "one", *inner]))
+    pieces = [piece for shard in corpora.split(Source(path=path), shards) for piece in shard]
+    found = [document.sentences for piece in pieces for document in corpora.documents(piece)]
+    assert found == [("one", "two", "a" * 30_000, "three", "é"), ("four", "five")]
+
+
+@pytest.mark.parametrize("rest", [b"", b"\n", b"\ntwo\n"])
+def test_bytes_that_only_continue_characters_are_refused(tmp_path, rest):
+    path = write(tmp_path / "a.txt", b"one\n" + b"\xaa" * 70_000 + rest)
+    with pytest.raises(SourceError, match=r"a\.txt:2 is not UTF-8 \(byte 0xaa at position 1\)"):
+        list(corpora.documents(Source(path=path)))
+
+
 def test_rows_of_a_table_are_documents_cut_into_sentences(tmp_path):
     path = write(tmp_path / "a.tsv", "text\nIt is 3.5 m. Is it? Yes!  Good\n今日。明日\n\n")
     found = [document.sentences for document in corpora.documents(Source(path=path))]

@@ -131,6 +131,43 @@ def test_a_tfrecord_file_that_lacks_rows_is_named_by_each_shard_that_needs_them(
             assert len(list(corpora.rows(piece))) in (12, 13)
 
 
+SEVERAL = """
+import sys
+import tensorflow_datasets as tfds
+
+class Several(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        names = tfds.features.Sequence(tfds.features.ClassLabel(names=["bad", "good", "odd"]))
+        words = tfds.features.Sequence(tfds.features.Text())
+        features = {"text": tfds.features.Text(), "label": names, "words": words}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for number in range(4):
+            words = [f"é{n}" for n in range(number)]
+            yield number, {"text": str(number), "label": list(range(number)), "words": words}
+
+Several(data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
+"""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_several_labels_of_a_row_become_their_names(tmp_path):
+    (tmp_path / "several.py").write_text(SEVERAL)
+    command = [sys.executable, tmp_path / "several.py", tmp_path]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    path = f"tfds:{tmp_path}/several:train"
+    expected = [("0", ""), ("1", "bad"), ("2", "bad|good"), ("3", "bad|good|odd")]
+    assert sorted(read(Source(path=path, label="label"))) == expected
+    expected = [("0", ""), ("1", "é0"), ("2", "é0|é1"), ("3", "é0|é1|é2")]
+    assert sorted(read(Source(path=path, label="words"))) == expected
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("path", "message"),

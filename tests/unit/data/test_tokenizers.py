@@ -413,6 +413,15 @@ def test_what_is_missing_or_ambiguous_is_said_so(tmp_path):
         load_tokenizer(tmp_path)
 
 
+def test_a_folder_of_any_name_is_read(trained, tmp_path):
+    folder = tmp_path / "h[1]*?"
+    trained.save(folder)
+    assert load_tokenizer(folder).fingerprint == trained.fingerprint
+    (folder / "other.model").write_bytes(b"")
+    with pytest.raises(TokenizerError, match=r"other\.model would be read in place"):
+        trained.save(folder)
+
+
 def test_rare_letters_take_no_places_from_words():
     common = [*corpus()] * 100
     rare = [chr(0x4E00 + number) for number in range(1_200)]

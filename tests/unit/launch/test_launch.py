@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from pd_jax.parallel import distributed
 from tests.unit.launch.launching import (
     JOB,
     LAUNCH,
@@ -111,6 +112,7 @@ def test_slurm_starts_one_task_a_gpu() -> None:
         "srun",
         "--kill-on-bad-exit=1",
         "--cpus-per-task=8",
+        *("bash", "launch/slurm_task.sh", ".fault-0-0"),
         *("bash", "launch/with_env.sh", "gpu"),
         *(".venv/bin/python", "-m", "pd_jax.main", "--distributed=on"),
         *JOB,
@@ -152,6 +154,26 @@ def test_slurm_requeues_what_the_same_command_fixes(
     assert (tmp_path / "requeued").exists() == requeued
     # A fault at the start would else come again at once, fifty times.
     assert (tmp_path / "paused").exists() == (status == 1)
+
+
+def test_slurm_does_not_requeue_what_one_task_ended_with_2(tmp_path: pathlib.Path) -> None:
+    checkout(tmp_path, "exit 2")
+    # srun kills the other tasks, and returns the highest status.
+    srun = 'while [ "$1" != bash ]; do shift; done\n"$@"\necho $? >task\nls -a >seen\nexit 143'
+    path = fake_commands(tmp_path, srun=srun, scontrol='echo "$@" >requeued')
+    done = bash(
+        str(LAUNCH / "slurm.sbatch"),
+        *JOB,
+        PATH=path,
+        SLURM_SUBMIT_DIR=str(tmp_path),
+        SLURM_JOB_ID="77",
+        SLURM_RESTART_COUNT="3",
+    )
+    assert done.returncode == 2, done.stderr
+    assert (tmp_path / "task").read_text() == "2\n"
+    assert ".fault-77-3" in (tmp_path / "seen").read_text().split()
+    assert not (tmp_path / ".fault-77-3").exists()
+    assert not (tmp_path / "requeued").exists()
 
 
 @pytest.mark.parametrize("hardware", ["cpu", "gpu", "tpu", "tpu_slices"])
@@ -197,6 +219,13 @@ def test_repeat_gives_up_on_a_fault_that_stays() -> None:
     assert done.returncode == 1
     assert "ten times in a row" in done.stderr
     assert time.monotonic() - started < 60
+
+
+def test_repeat_gives_up_where_the_peers_never_come() -> None:
+    limit = re.search(r"^quick_seconds=(\d+)$", (LAUNCH / "repeat.sh").read_text(), re.MULTILINE)
+    assert limit is not None
+    # Whoever waits for peers also starts jax, and ends later than that.
+    assert int(limit[1]) >= 1.5 * distributed.WAIT_SECONDS
 
 
 def test_the_image_has_both_targets_and_only_files_that_exist() -> None:

@@ -186,7 +186,13 @@ def test_xpk_passes_the_job_as_one_command() -> None:
 def test_sky_job_recovers_and_gets_its_flags() -> None:
     task = yaml.safe_load((LAUNCH / "sky.yaml").read_text())
     assert task["resources"]["use_spot"] is True
-    assert task["resources"]["job_recovery"]["strategy"] in ("FAILOVER", "EAGER_NEXT_REGION")
+    recovery = task["resources"]["job_recovery"]
+    assert recovery["strategy"] in ("FAILOVER", "EAGER_NEXT_REGION")
+    # A mistake of the user's, and 137, which SkyPilot ends the other nodes with, are final.
+    assert recovery["max_restarts_on_errors"] == 0
+    assert recovery["recover_on_exit_codes"] == [75, 143]
+    # MOUNT has no appends.
+    assert task["file_mounts"]["/runs"]["mode"] == "MOUNT_CACHED"
     assert {"name", "num_nodes", "workdir", "envs", "file_mounts", "setup", "run"} <= set(task)
     (command,) = planned("launch/sky.sh", "--name=n", "--bucket=b", "--nodes=2", JOB[0], ODD)
     assert command[:4] == ["sky", "jobs", "launch", "launch/sky.yaml"]

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.unit.launch.launching import JOB, bash, checkout, fake_commands
+from tests.unit.launch.launching import JOB, LAUNCH, bash, checkout, fake_commands
 
 TPU = ("--name=n", "--zone=z")
 WORK = """trap 'echo saved >>said; exit 75' TERM
@@ -61,6 +61,31 @@ def test_tpu_slices_are_started_side_by_side_though_one_fails(tmp_path: pathlib.
     done = bash("launch/tpu_vm.sh", "run", *TPU, "--slices=2", *JOB, PATH=path)
     assert done.returncode == 1
     assert {"n-0", "n-1"} <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize("ends_with", [0, 1])
+def test_tpu_setup_ends_as_the_installation_does(ends_with: int, tmp_path: pathlib.Path) -> None:
+    host = checkout(tmp_path / "pd_jax", "")
+    pip = f'[ "$3" = --version ] || exit {ends_with}'
+    fake_commands(host / ".venv/bin", python=pip)
+    ssh = 'for word; do :; done\n[ "$4" = scp ] || exec bash -c "${word#--command=}"'
+    here = f'cd "{tmp_path}"\n{ssh}'
+    path = fake_commands(tmp_path, gcloud=here, git=":", tar=":", sudo=":")
+    done = bash("launch/tpu_vm.sh", "setup", *TPU, PATH=path, PYTHON=sys.executable)
+    assert done.returncode == 2 * ends_with, done.stderr
+    assert ("error: pip did not install pd_jax[tpu]" in done.stderr) == bool(ends_with)
+    assert (host / ".venv/.installed-tpu").exists() != bool(ends_with)
+
+
+def test_a_slurm_task_passes_a_signal_on(tmp_path: pathlib.Path) -> None:
+    fault, program = tmp_path / "fault", tmp_path / "program"
+    program.write_text(f'cd "{tmp_path}"\n{WORK}')
+    words = ["bash", str(LAUNCH / "slurm_task.sh"), str(fault), "sh", str(program)]
+    process = subprocess.Popen(words)
+    wait_for(tmp_path / "said", "begun\n")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 75
+    assert not fault.exists()
 
 
 @pytest.mark.parametrize(

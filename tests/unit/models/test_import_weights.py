@@ -57,6 +57,8 @@ def test_a_release_becomes_a_model_folder(
         arguments = ["--source", str(source), "--output", str(tmp_path / again)]
         assert import_weights.main(arguments) == 0
         assert hf.load(tmp_path / again).fingerprint == model.fingerprint
+    with pytest.raises(ConfigError, match="is the model that is read; name another folder"):
+        import_weights.main(["--source", str(tmp_path), "--output", str(output)])
 
 
 def test_a_conversion_that_kept_the_release_s_config_is_read_as_what_it_is(

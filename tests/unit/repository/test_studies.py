@@ -3,8 +3,23 @@
 import pytest
 
 from configs import common
+from configs.distill import lm
 from configs.pd import sst2
-from configs.study import arguments, comparison, labelled_rows, pieces, sizes
+from configs.study import (
+    arguments,
+    comparison,
+    domain,
+    dropout,
+    initialisation,
+    labelled_rows,
+    pieces,
+    pretraining,
+    same_data,
+    sizes,
+    sources,
+    temperature,
+    transfer_rows,
+)
 
 
 def test_long_changes_what_is_not_named_and_smoke_makes_it_small():
@@ -56,6 +71,16 @@ def test_rates_are_those_of_the_steps():
     assert pieces.Setting("s", arguments.read("long,rate=0.5")).rate("PF") == 0.5
 
 
+def test_a_given_rate_is_that_of_every_student():
+    stages = sizes.get_config("rate=0.5,seeds=1").stages
+    rates = {
+        method: stages[f"sst2_{method}_L2_H128_0"].optimizer.learning_rate
+        for method in ("basic", "distillation", "pf", "pd", "pd_f")
+    }
+    assert set(rates.values()) == {0.5}
+    assert sizes.get_config("seeds=1").stages.sst2_pd_f_L2_H128_0.optimizer.learning_rate == 3e-4
+
+
 def test_several_teachers_differ_by_seed_and_their_mean_is_a_cell():
     study = sizes.get_config("teachers=2,seeds=2")
     teachers = [study.stages[name] for name in ("sst2_teacher", "sst2_teacher_no1")]
@@ -105,3 +130,82 @@ def test_one_teacher_has_no_mean_and_says_nothing_of_labelled_sets():
     assert evaluation["logits"] == {"unseen": "@labels_sst2_unseen_by_sst2_teacher"}
     with pytest.raises(ValueError, match="teachers=4: patient distillation follows the layers"):
         comparison.get_config("long")
+
+
+@pytest.mark.parametrize(
+    ("study", "arg"),
+    [
+        (transfer_rows, "rows=0"),
+        (transfer_rows, "rows=1000+-5"),
+        (labelled_rows, "rows=many"),
+        (labelled_rows, "rows=500+"),
+        (pretraining, "lengths=0+12000"),
+    ],
+)
+def test_a_list_of_counts_has_whole_numbers_above_0(study, arg):
+    with pytest.raises(ValueError, match=f"config argument {arg.replace('+', '.')}: give whole"):
+        study.get_config(arg)
+
+
+def test_equal_counts_are_one():
+    assert transfer_rows.get_config("rows=1000+01000") == transfer_rows.get_config("rows=1000")
+    assert labelled_rows.get_config("rows=500+0500") == labelled_rows.get_config("rows=500")
+
+
+LONG = {
+    comparison: "long,teachers=1",
+    **dict.fromkeys((domain, dropout, initialisation, labelled_rows, pretraining), "long"),
+    **dict.fromkeys((same_data, sizes, temperature, transfer_rows), "long"),
+}
+
+
+@pytest.mark.parametrize("task", sources.TASKS)
+@pytest.mark.parametrize("study", LONG, ids=lambda study: study.__name__.split(".")[-1])
+def test_no_study_asks_for_more_rows_than_its_transfer_set_has(study, task):
+    arg = LONG[study]
+    if f"task={task}" in study.__doc__ or f"|{task}" in study.__doc__:
+        arg += f",task={task}"
+    stages = study.get_config(arg).stages
+    asked = 0
+    for stage in stages.values():
+        if stage.kind == "train" and "rows" in stage.data and "logits" in stage.data:
+            path = stages[stage.data.records[1:]].source.path
+            (found,) = (one for one in sources.TRANSFER.values() if path.endswith(one.path))
+            assert stage.data.rows <= found.rows
+            asked += 1
+    # Two studies have the labelled rows as their transfer set.
+    assert asked or study in (comparison, temperature)
+
+
+def test_transfer_sets_are_compared_by_equally_many_rows():
+    def rows(arg: str) -> dict[str, set]:
+        stages = domain.get_config(arg).stages
+        return {
+            name: {
+                stage.data.get("rows")
+                for stage in stages.values()
+                if stage.kind == "train" and stage.data.records == f"@sst2_{name}"
+            }
+            for name in domain.SIMILARITY
+        }
+
+    smallest = sources.TRANSFER["electronics"].rows
+    assert rows("long") == dict.fromkeys(domain.SIMILARITY, {smallest})
+    assert rows("") == dict.fromkeys(domain.SIMILARITY, {38_000})
+    assert rows("long,smoke") == dict.fromkeys(domain.SIMILARITY, {None})
+    # A student on fewer rows is not the one that other studies in the workdir have by that name.
+    assert f"sst2_pd_L2_H128_{smallest}_rows_0" in domain.get_config("long").stages
+    assert "sst2_pd_L2_H128_0" in domain.get_config("").stages
+
+
+def test_more_transfer_rows_than_there_are_cannot_be_asked_for():
+    with pytest.raises(ValueError, match="rows=60000: captions has 49000 rows to learn from"):
+        transfer_rows.get_config("long,task=mnli,rows=60000")
+
+
+@pytest.mark.parametrize("budget", ["cpu", "gpu", "smoke"])
+def test_a_pretrained_teacher_brings_its_tokenizer(budget):
+    stages = lm.get_config(f"budget={budget},pretrained=models/base,top_k=4").stages
+    assert "vocabulary" not in stages
+    texts = [stages[name] for name in ("corpus", "held_out", "part")]
+    assert {stage.tokenizer for stage in texts} == {"models/base"}

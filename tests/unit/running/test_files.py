@@ -24,6 +24,20 @@ def test_partial_files_and_folders_are_removed_and_nothing_else(tmp_path):
     files.remove_partial(tmp_path / "nowhere")
 
 
+def test_names_are_matched_in_a_folder_of_any_name(tmp_path):
+    folder = tmp_path / "h[1]*?"
+    assert files.matching(folder, "*") == []
+    folder.mkdir()
+    for name in ("b.model", "a.model", "a.txt", "[c].model"):
+        (folder / name).write_text("content")
+    assert [path.name for path in files.matching(folder, "*.model")] == [
+        "[c].model",
+        "a.model",
+        "b.model",
+    ]
+    assert files.matching(folder / "a.txt", "*") == []
+
+
 def test_a_folder_is_digested_by_all_files_below_it(tmp_path):
     folder = tmp_path / "teacher"
     (folder / "inside").mkdir(parents=True)

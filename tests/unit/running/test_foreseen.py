@@ -1,5 +1,6 @@
 """What is refused before the first stage begins."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -9,6 +10,7 @@ from typing import Any
 
 import jax
 import pytest
+from etils import epath
 
 from pd_jax import config as config_lib
 from pd_jax.errors import ConfigError, MeshError, PdError, SourceError, WeightsError
@@ -16,7 +18,9 @@ from pd_jax.models import sizes
 from pd_jax.models.heads import TaskModel
 from pd_jax.models.weights import hf
 from pd_jax.objectives.objective import dummy_inputs
+from pd_jax.stages.context import Context
 from pd_jax.stages.foreseen import check_stages
+from pd_jax.stages.train import run_train
 from tests import tiny
 
 BEGUN = {"init": {"source": "TEACHER"}}
@@ -62,9 +66,9 @@ def fault(
     return fault_of(pipeline)
 
 
-def fault_of(pipeline: config_lib.Pipeline) -> PdError | None:
+def fault_of(pipeline: config_lib.Pipeline, *names: str) -> PdError | None:
     try:
-        check_stages(pipeline, ["labels", "pupil"], on_devices=True)
+        check_stages(pipeline, names or ("labels", "pupil"), on_devices=True)
     except PdError as found:
         return found
     return None
@@ -155,6 +159,68 @@ def test_a_program_that_is_not_installed_is_told_before_the_first_stage(
     pipeline = config_lib.Pipeline(name="own", stages={"set": rows("a"), "compared": compared})
     with pytest.raises(ConfigError, match="program 'onnx' needs onnxruntime; pip install"):
         check_stages(pipeline, ["compared"], on_devices=True)
+
+
+def test_an_export_without_its_package_is_told_before_the_first_stage(
+    teacher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    for kind, fails in (("onnx", True), ("hf", False)):
+        stages = {"made": config_lib.ExportStage(model=teacher, format=kind)}
+        pipeline = config_lib.Pipeline(name="own", stages=stages)
+        refused = pytest.raises(WeightsError, match="needs the onnx package; pip install")
+        with refused if fails else contextlib.nullcontext():
+            check_stages(pipeline, ["made"], on_devices=False)
+
+
+def with_words(folder: pathlib.Path, prefix: str) -> str:
+    """Returns a model's folder whose vocabulary has 59 words with this prefix."""
+
+    def tokenizer(folder: epath.Path) -> None:
+        words = (*tiny.SPECIAL, *(f"{prefix}{number}" for number in range(59)))
+        (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+
+    shape = sizes.BertConfig(64, layers=1, hidden=8, heads=2, intermediate=8, positions=16)
+    params = TaskModel(shape, 2).init(jax.random.key(0), *dummy_inputs())["params"]
+    hf.save(folder, params, shape, add=tokenizer)
+    return str(folder)
+
+
+def test_the_embeddings_of_another_vocabulary_are_no_first_weights(tmp_path: pathlib.Path) -> None:
+    made = tiny.dataset(tmp_path / "set", rows=16)
+    data = {"records": str(made.folder), "batch": 8, "lengths": (16,)}
+    settings = {"objective": {"kind": "classify"}, "data": data, "model": SHAPE}
+    for prefix, same in (("w", True), ("x", False)):
+        source = with_words(tmp_path / prefix, prefix)
+        pupil = tiny.stage(made.folder, **settings, init={"source": source})
+        pipeline = config_lib.Pipeline(name="own", stages={"pupil": pupil})
+        message = "another tokenizer than .*, so that its embeddings would stand for other words"
+        with contextlib.nullcontext() if same else pytest.raises(ConfigError, match=message):
+            check_stages(pipeline, ["pupil"], on_devices=False)
+    with pytest.raises(WeightsError, match=message):  # where no pipeline foresaw it
+        run_train(pupil, Context("pupil", epath.Path(tmp_path / "pupil"), config_lib.Run()))
+
+
+def test_first_weights_of_a_stage_with_another_tokenizer_are_refused_at_once() -> None:
+    words = {"source": config_lib.Source(path="a.txt"), "vocab_size": 64}
+    stages: dict[str, Any] = {
+        "first": config_lib.TokenizerStage(**words),
+        "again": config_lib.TokenizerStage(**words),
+        "other": config_lib.TokenizerStage(**words, algorithm="bpe"),
+    }
+    for name in ("first", "again", "other"):
+        stages[f"{name}_rows"] = dataclasses.replace(rows("a.txt"), tokenizer=f"@{name}")
+    data = {"batch": 8, "lengths": (16,)}
+    none = pathlib.Path("none")
+    stages["teacher"] = tiny.stage(none, data={**data, "records": "@first_rows"})
+    for name, fits in (("again", True), ("other", False)):
+        changes = {"data": {**data, "records": f"@{name}_rows"}, "init": {"source": "@teacher"}}
+        pipeline = config_lib.Pipeline(
+            name="own", stages={**stages, "pupil": tiny.stage(none, **changes)}
+        )
+        found = fault_of(pipeline, "pupil")
+        assert (found is None) == fits, found
+    assert "@teacher reads text with another tokenizer than @other_rows" in str(found)
 
 
 def test_logits_of_a_stage_that_reads_the_same_text_are_of_the_same_rows(teacher: str) -> None:

@@ -105,6 +105,24 @@ def test_the_number_of_a_dead_process_in_new_use_is_no_holder(path):
     lock.release()
 
 
+def test_a_fault_of_the_network_stops_no_beat(path, monkeypatch):
+    lock = locks.Lock(path, beat_seconds=0.02)
+    assert lock.take() is None
+    faults = iter([RuntimeError("502: bad gateway")] * 3)  # of a client of gs://, no OSError
+    read = locks.Lock._read
+
+    def failing(self):
+        for fault in faults:
+            raise fault
+        return read(self)
+
+    monkeypatch.setattr(locks.Lock, "_read", failing)
+    time.sleep(0.3)
+    assert next(faults, None) is None
+    assert lock._beating.is_alive()
+    lock.release()
+
+
 @pytest.mark.parametrize("local", [True, False])
 def test_a_holder_on_another_machine_lives_by_its_beat(path, local, monkeypatch):
     if not local:  # as on gs://, where nothing but reading and writing is to be had

@@ -1,5 +1,7 @@
 """MFU and goodput: by hand, and of a stage that ran."""
 
+import pwd
+
 import jax
 import pytest
 from etils import epath
@@ -23,11 +25,14 @@ def test_nothing_trained_is_no_division_by_zero():
     assert utilisation(0.0, {}, seconds=0.0, peak=1e9)["mfu"] == 0.0
 
 
-def test_a_stage_says_its_own(tmp_path):
+def test_a_stage_says_its_own(tmp_path, monkeypatch):
+    # As in a container whose user has no name.
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])
     data = tiny.dataset(tmp_path / "data", rows=64)
     folder = epath.Path(tmp_path / "stage")
     folder.mkdir()
     done = run_train(tiny.stage(data.folder), Context("train", folder, tiny.run_options()))
+    assert done.megabytes > 0
     shape = BertConfig(vocab_size=64, layers=2, hidden=32, heads=2, intermediate=128, positions=16)
     per_step = step_flops(forward_flops(shape, rows=16, length=16, outputs=2))
     assert done.utilisation["flops"] == 11 * per_step  # the first step was compiled
