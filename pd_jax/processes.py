@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 from pd_jax.errors import WorkerError
 
 _POLL_SECONDS = 0.5
+_GRACE_SECONDS = 10.0
+"""How long a worker that is not needed may take to remove what it has half-written."""
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -129,6 +131,8 @@ def _leave(unwanted: Any, parent: int) -> None:
     while os.getppid() == parent and not unwanted.value:
         time.sleep(_POLL_SECONDS / 2)
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE_SECONDS)
+    os._exit(1)
 
 
 def _end(number: int, frame: types.FrameType | None) -> None:

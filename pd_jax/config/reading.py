@@ -41,7 +41,7 @@ def pipeline_from(config: ml_collections.ConfigDict | Mapping[str, Any]) -> conf
     return pipeline
 
 
-_HALF_URL = re.compile(r"[a-z0-9]{2,}:/(?!/)")
+_HALF_URL = re.compile(r"(gs|s3|https?|hdfs|file):/(?!/)")
 
 
 def check_scheme(path: str, where: str) -> None:

@@ -1,6 +1,7 @@
 """What a training stage will read, as far as its pipeline declares it, before anything is built."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ from etils import epath
 from pd_jax import config as config_lib
 from pd_jax.data.logits.store import LogitStore
 from pd_jax.data.records import manifest
-from pd_jax.data.tokenizers.tokenizer import load_tokenizer
+from pd_jax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from pd_jax.errors import TokenizerError
 from pd_jax.models import sizes
 from pd_jax.models.heads import TaskModel
@@ -82,7 +83,7 @@ def rows_of(pipeline: config_lib.Pipeline, reference: str) -> DeclaredRows | Non
 
 
 def _rows_vocabulary(pipeline: config_lib.Pipeline, reference: str) -> Vocabulary | None:
-    """Returns the vocabulary of a dataset that `_rows` knows."""
+    """Returns the vocabulary of a dataset that `rows_of` knows."""
     stage = pipeline.stage_of(reference)
     if isinstance(stage, config_lib.RecordsStage):
         return _vocabulary(pipeline, stage.tokenizer)
@@ -90,24 +91,23 @@ def _rows_vocabulary(pipeline: config_lib.Pipeline, reference: str) -> Vocabular
 
 
 def tokenizer_of(
-    pipeline: config_lib.Pipeline, reference: str
-) -> config_lib.TokenizerStage | str | None:
-    """Returns what decides the ids of a dataset, or those that a model was trained on: the stage
-    that makes their tokenizer or, of one that exists, its fingerprint; None where neither is known.
+    pipeline: config_lib.Pipeline, reference: str, load: Callable[[str], Tokenizer]
+) -> config_lib.TokenizerStage | Tokenizer | None:
+    """Returns the tokenizer of a dataset, of a model or by itself, as `load` gives it, or the stage
+    that will make it; None where neither is known.
     """
     stage = pipeline.stage_of(reference)
     if isinstance(stage, config_lib.TrainStage):
-        return tokenizer_of(pipeline, first_of(stage.data.records))
+        return tokenizer_of(pipeline, first_of(stage.data.records), load)
     if isinstance(stage, config_lib.RecordsStage):
-        return tokenizer_of(pipeline, stage.tokenizer)
+        return tokenizer_of(pipeline, stage.tokenizer, load)
     if isinstance(stage, config_lib.TokenizerStage):
         return stage
     if config_lib.referred(reference) or not epath.Path(reference).exists():
         return None
-    if _exists(reference, manifest.FILE):
-        return manifest.read(reference).tokenizer.fingerprint
+    own = f"{reference}/{manifest.TOKENIZER_FOLDER}"  # of a dataset
     try:
-        return load_tokenizer(reference).fingerprint
+        return load(own if epath.Path(own).exists() else reference)
     except TokenizerError:  # of weights without one
         return None
 

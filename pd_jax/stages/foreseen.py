@@ -2,13 +2,15 @@
 and that their own stages would meet hours later.
 """
 
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from etils import epath
 
 from pd_jax import config as config_lib
 from pd_jax.data.text import corpora, tfds
+from pd_jax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from pd_jax.errors import ConfigError
 from pd_jax.evaluation.compare import check_programs
 from pd_jax.models import sizes
@@ -36,9 +38,11 @@ def check_stages(pipeline: config_lib.Pipeline, names: Sequence[str], *, on_devi
     or a teacher in a folder that do not fit, for logits of other rows, and if they run `on_devices`
     of this process, for the mesh.
     """
+    load = functools.cache(load_tokenizer)  # a study has many stages with one vocabulary
     with distributed.all_or_none("checking what the stages need"):
         for name in names:
             _check_stage(pipeline, name, on_devices=on_devices)
+            _check_vocabulary(pipeline, name, load)
 
 
 def _check_stage(pipeline: config_lib.Pipeline, name: str, *, on_devices: bool) -> None:
@@ -50,13 +54,13 @@ def _check_stage(pipeline: config_lib.Pipeline, name: str, *, on_devices: bool) 
     if isinstance(stage, config_lib.CompareStage):
         check_programs(stage.programs)
     if isinstance(stage, config_lib.ExportStage) and stage.format == "onnx":
-        onnx_graph.require_onnx()
+        if distributed.is_writer():  # which alone exports
+            onnx_graph.require_onnx()
     if not isinstance(stage, config_lib.TrainStage):
         return
     shape = sizes.bert_config(stage.model, vocab_size=1)
     _check_logits(pipeline, name, stage)
     _check_rows(pipeline, name, stage)
-    _check_vocabulary(pipeline, name, stage)
     if stage.init.source and model_folder(stage.init.source):
         if not _is_bert(stage.init.source):
             raise ConfigError(
@@ -209,18 +213,22 @@ def _check_rows(pipeline: config_lib.Pipeline, name: str, stage: config_lib.Trai
 
 
 def _check_vocabulary(
-    pipeline: config_lib.Pipeline, name: str, stage: config_lib.TrainStage
+    pipeline: config_lib.Pipeline, name: str, load: Callable[[str], Tokenizer]
 ) -> None:
     """Raises ConfigError where a model would begin with the embeddings of another vocabulary."""
-    source, records = stage.init.source, first_of(stage.data.records)
-    if source is None:
+    stage = pipeline.stages[name]
+    if not isinstance(stage, config_lib.TrainStage) or stage.init.source is None:
         return
-    theirs, ours = tokenizer_of(pipeline, source), tokenizer_of(pipeline, records)
-    if type(theirs) is type(ours) and theirs != ours:
+    source, records = stage.init.source, first_of(stage.data.records)
+    both = [tokenizer_of(pipeline, reference, load) for reference in (source, records)]
+    to_come = [isinstance(one, config_lib.TokenizerStage) for one in both]
+    if None in both or any(to_come) != all(to_come):
+        return  # known only once the stage begins
+    theirs, ours = (getattr(one, "pieces", one) for one in both)
+    if theirs != ours:
         raise ConfigError(
-            f"stages.{name}.init.source={source} reads text with another tokenizer than {records}, "
-            "so that its embeddings would stand for other words; build the records with its "
-            "tokenizer"
+            f"stages.{name}.init.source={source} has another vocabulary than {records}, so that "
+            "its embeddings would stand for other words; build the records with its tokenizer"
         )
 
 

@@ -53,6 +53,8 @@ def label(
     if distributed.is_writer() and reads_records and (told := dataset.cut_at(stage.lengths[-1])):
         warn(told)
     made = label_dataset(folder, dataset, teacher=teacher, answers=answers, title=title)
+    if not distributed.is_writer():
+        return made
     if longer := sum(read.cut for read in reads):
         warn(
             f"{longer:,} texts are longer than {stage.teacher} reads them here, up to "

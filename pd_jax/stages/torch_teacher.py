@@ -76,7 +76,7 @@ class TorchTeacher:
         full = self._encoded([rows[at] for at in np.flatnonzero(sizes >= length).tolist()])
         cut = sum(len(inputs["input_ids"]) > length for inputs in full)
         tokens = np.concatenate([inputs["input_ids"] for inputs in encoded])
-        told(Read(cut, len(tokens), int(np.sum(tokens == self.tokenizer.unk_token_id))))
+        told(Read(cut, len(tokens), self._unknown(tokens)))
         order = np.argsort(sizes, kind="stable")
         for first in range(0, len(order), batch):
             places = order[first : first + batch]
@@ -92,6 +92,13 @@ class TorchTeacher:
                 kept = [outputs.hidden_states[layer + 1][at] for layer in states]
                 values["states"] = torch.stack(kept, dim=1).float().cpu().numpy()
             yield places, values
+
+    def _unknown(self, tokens: np.ndarray) -> int:
+        """Returns how many tokens are unknown; 0 where their token is also one of the frame's."""
+        tokenizer = self.tokenizer
+        frame = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.cls_token_id)
+        known = tokenizer.unk_token_id in (None, *frame, tokenizer.sep_token_id)
+        return 0 if known else int(np.sum(tokens == tokenizer.unk_token_id))
 
     def _encoded(self, rows: Sequence[Row], **options: Any) -> list[dict[str, list[int]]]:
         """Returns each row's inputs by name; the tokenizer takes only texts or only pairs."""

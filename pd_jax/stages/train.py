@@ -290,20 +290,20 @@ class _Work:
         return params
 
     def reads_as(self, source: str) -> bool:
-        """Returns whether a model is known to have the records' tokenizer.
+        """Returns whether a model is known to have the records' vocabulary.
 
         Raises:
           WeightsError: it has another, so that its embeddings would stand for other words.
         """
         try:
-            theirs = load_tokenizer(source).fingerprint
+            theirs = load_tokenizer(source)
         except TokenizerError:  # of weights without one
             return False
-        if theirs != self.material.tokenizer.fingerprint:
+        folder = self.material.datasets[0].folder
+        if theirs.pieces != load_tokenizer(folder / "tokenizer").pieces:
             raise WeightsError(
-                f"init.source={source} reads text with another tokenizer than "
-                f"{self.material.datasets[0].folder}, so that its embeddings would stand for other "
-                "words; build the records with its tokenizer"
+                f"init.source={source} has another vocabulary than {folder}, so that its "
+                "embeddings would stand for other words; build the records with its tokenizer"
             )
         return True
 

@@ -268,7 +268,10 @@ class _LabelReader:
         if self._task == "classification":
             return self._number(row, row.label)
         given = (
-            {self._number(row, part.strip()) for part in row.label.split(LABEL_SEPARATOR)}
+            {
+                self._number(row, label_text(part.strip()))
+                for part in row.label.split(LABEL_SEPARATOR)
+            }
             if row.label
             else set()
         )

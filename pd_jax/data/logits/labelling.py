@@ -93,7 +93,8 @@ def label_dataset(
     distributed.same_everywhere(f"what is labelled into {folder}", made_from)
     sizes = [shard.rows for shard in dataset.manifest.shards]
     ends = np.cumsum(sizes)
-    whole = _whole_shards(folder, dataset, teacher) if distributed.is_writer() else {}
+    with distributed.all_or_none("looking at what is labelled"):
+        whole = _whole_shards(folder, dataset, teacher) if distributed.is_writer() else {}
     held = distributed.from_writer(np.isin(np.arange(len(sizes)), list(whole)).astype(np.int32))
     with Progress(
         title,

@@ -165,10 +165,14 @@ def format_of(path: epath.Path) -> str:
 
 def check_replaceable(folder: epath.PathLike, kind: str, error: type[PdError]) -> None:
     """Raises `error` where a folder's manifest is not of a `kind` (`pd_jax records`), and would be
-    lost if one of that kind was made there.
+    lost if one of that kind was made there. A damaged one, which is no JSON, may be.
     """
     path = epath.Path(folder) / FILE
-    if path.exists() and not format_of(path).startswith(kind):
+    try:
+        held = path.exists() and files.read_json(path, RecordsError)
+    except RecordsError:
+        return
+    if held and not format_of(path).startswith(kind):
         raise error(f"{path} is of something else, which would be lost; choose another folder")
 
 

@@ -30,8 +30,8 @@ class SentencePiece:
             ) from None
         self._content = model
         self.vocab_size = self._processor.get_piece_size()
-        self._pieces = [self._processor.id_to_piece(number) for number in range(self.vocab_size)]
-        ids = {piece: number for number, piece in enumerate(self._pieces)}
+        self.pieces = tuple(map(self._processor.id_to_piece, range(self.vocab_size)))
+        ids = {piece: number for number, piece in enumerate(self.pieces)}
         self._special = vocabulary.special_tokens(ids, where)
         special = [ids[name] for name in self._special.values()]
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = special
@@ -40,7 +40,7 @@ class SentencePiece:
         )
         names = set(self._special.values())
         self.word_starts = np.array(
-            [piece.startswith(_SPACE) or piece in names for piece in self._pieces]
+            [piece.startswith(_SPACE) or piece in names for piece in self.pieces]
         )
         self.fingerprint = files.digest_bytes(b"sentencepiece", model)
 

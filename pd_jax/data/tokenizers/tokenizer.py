@@ -60,6 +60,8 @@ class Tokenizer(Protocol):
     """Text to token ids. `fingerprint` is a digest of whatever decides the ids."""
 
     vocab_size: int
+    pieces: Sequence[str]
+    """What each id stands for."""
     pad_id: int
     unk_id: int
     cls_id: int

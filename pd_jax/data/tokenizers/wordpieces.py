@@ -44,21 +44,21 @@ class WordPiece:
                     f"{where} or the config beside it has {str(value)[:40]!r} where only true and"
                     " false make sense; use the files as they were released"
                 )
-        self._pieces = tuple(pieces)
+        self.pieces = tuple(pieces)
         self._options = {
             "do_lower_case": lowercase,
             "strip_accents": strip_accents,
             "tokenize_chinese_chars": split_chinese,
         }
-        ids = {piece: number for number, piece in enumerate(self._pieces)}
-        self.vocab_size = len(self._pieces)
+        ids = {piece: number for number, piece in enumerate(self.pieces)}
+        self.vocab_size = len(self.pieces)
         self._special = vocabulary.special_tokens(ids, where)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
             ids[name] for name in self._special.values()
         )
-        self.word_starts = np.array([not piece.startswith("##") for piece in self._pieces])
+        self.word_starts = np.array([not piece.startswith("##") for piece in self.pieces])
         self.fingerprint = files.digest_json(
-            {"kind": "wordpiece", "pieces": self._pieces, **self._options}
+            {"kind": "wordpiece", "pieces": self.pieces, **self._options}
         )
         self._model = hf.Tokenizer(
             hf.models.WordPiece(ids, unk_token=self._special["unk"], max_input_chars_per_word=100)
@@ -97,7 +97,7 @@ class WordPiece:
         written = (vocabulary.VOCAB_FILE, vocabulary.JSON_FILE, vocabulary.CONFIG_FILE)
         vocabulary.make_way(folder, written)
         files.write_text(
-            folder / vocabulary.VOCAB_FILE, "".join(f"{piece}\n" for piece in self._pieces)
+            folder / vocabulary.VOCAB_FILE, "".join(f"{piece}\n" for piece in self.pieces)
         )
         vocabulary.save_definition(folder, self._model, self._special)
         vocabulary.save_config(folder, "BertTokenizer", self._special, self._options)

@@ -279,7 +279,7 @@ def test_a_url_is_refused_wherever_a_path_may_stand():
             reading.check_scheme(url, "--workdir")
     with pytest.raises(ConfigError, match="^--workdir: gs:/bucket/x is half a URL; write its"):
         reading.check_scheme("gs:/bucket/x", "--workdir")
-    for path in ("gs://bucket/x", "@text/train.tsv", "/a:/b", "tfds:glue/sst2"):
+    for path in ("gs://b/x", "@text/train.tsv", "/a:/b", "tfds:glue/sst2", "tfds:/data/own:train"):
         reading.check_scheme(path, "--workdir")
 
 

@@ -105,6 +105,14 @@ def test_whole_numbers_are_labels_however_a_table_writes_them(tmp_path, tokenize
     assert rows_of(tmp_path / "set")[1].labels.tolist() == [1, 0, 1, 0]
 
 
+@pytest.mark.parametrize("labels", [("0", "1"), ("0.0", "1.0"), ("no", "yes")])
+def test_several_whole_numbers_are_labels(tmp_path, tokenizer, labels):
+    layout = Rows(task="multilabel", labels=labels)
+    content = "text\tlabel\na\t0.0|1.0\nb\t\nc\t1.0\n"
+    build_rows(tmp_path, tokenizer, content, layout, columns={"label": "label"})
+    assert rows_of(tmp_path / "set")[1].labels.tolist() == [[1, 1], [0, 0], [0, 1]]
+
+
 def test_regression_and_several_labels(tmp_path, tokenizer):
     columns = {"label": "label"}
     content = "text\tlabel\na\t2.5\nb\t-1e3\n"

@@ -194,7 +194,7 @@ def test_the_embeddings_of_another_vocabulary_are_no_first_weights(tmp_path: pat
         source = with_words(tmp_path / prefix, prefix)
         pupil = tiny.stage(made.folder, **settings, init={"source": source})
         pipeline = config_lib.Pipeline(name="own", stages={"pupil": pupil})
-        message = "another tokenizer than .*, so that its embeddings would stand for other words"
+        message = "another vocabulary than .*, so that its embeddings would stand for other words"
         with contextlib.nullcontext() if same else pytest.raises(ConfigError, match=message):
             check_stages(pipeline, ["pupil"], on_devices=False)
     with pytest.raises(WeightsError, match=message):  # where no pipeline foresaw it
@@ -220,7 +220,7 @@ def test_first_weights_of_a_stage_with_another_tokenizer_are_refused_at_once() -
         )
         found = fault_of(pipeline, "pupil")
         assert (found is None) == fits, found
-    assert "@teacher reads text with another tokenizer than @other_rows" in str(found)
+    assert "@teacher has another vocabulary than @other_rows" in str(found)
 
 
 def test_logits_of_a_stage_that_reads_the_same_text_are_of_the_same_rows(teacher: str) -> None:
