@@ -44,7 +44,9 @@ class JsonTokenizer:
                 f" {_LARGEST_VOCABULARY} are supported"
             )
         named = {number: piece for piece, number in ids.items()}
-        self.pieces = tuple(named.get(number, "") for number in range(self.vocab_size))
+        self.pieces: tuple[str, ...] = tuple(
+            named.get(number, "") for number in range(self.vocab_size)
+        )
         self._special = vocabulary.special_tokens(ids, where)
         special = [ids[name] for name in self._special.values()]
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = special

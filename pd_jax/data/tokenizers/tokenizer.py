@@ -60,7 +60,7 @@ class Tokenizer(Protocol):
     """Text to token ids. `fingerprint` is a digest of whatever decides the ids."""
 
     vocab_size: int
-    pieces: Sequence[str]
+    pieces: tuple[str, ...]
     """What each id stands for."""
     pad_id: int
     unk_id: int
