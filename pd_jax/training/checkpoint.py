@@ -172,8 +172,9 @@ class Checkpoints:
             self._warn(f"checkpoint {self._folder / str(step)} is damaged ({reason}); not used")
         aside = self._folder.parent / "damaged_checkpoints"
         with distributed.all_or_none("moving damaged checkpoints away"):
-            for step in damaged if distributed.is_writer() else ():
-                aside.mkdir(parents=True, exist_ok=True)
+            for step, reason in damaged.items() if distributed.is_writer() else ():
+                # A file: in a bucket, a folder without one does not exist, and takes no other.
+                files.write_text(aside / f"{step}.txt", f"{reason}\n")
                 target = aside / str(step)
                 if target.exists():
                     target.rmtree()

@@ -88,7 +88,7 @@ def test_a_damaged_one_is_moved_once_an_older_one_was_read(kept, tmp_path):
     restored, note = found.restore(LIKE)
     assert note == {"step": 5}
     assert int(restored.step) == 5
-    assert (steps(tmp_path), steps(tmp_path, "damaged_checkpoints")) == (["5"], ["6"])
+    assert (steps(tmp_path), steps(tmp_path, "damaged_checkpoints")) == (["5"], ["6", "6.txt"])
     assert "checkpoints/6 is damaged (" in warnings[0]
     assert found.latest_step == 5
 
@@ -112,7 +112,7 @@ def test_processes_read_the_same_step(kept, monkeypatch, tmp_path):
     monkeypatch.setattr(distributed, "agree", agree)
     assert found.restore(LIKE)[1] == {"step": 5}
     assert "6 is damaged (another process cannot read it); not used" in warnings[0]
-    assert steps(tmp_path, "damaged_checkpoints") == ["6"]
+    assert steps(tmp_path, "damaged_checkpoints") == ["6", "6.txt"]
 
 
 def test_a_fault_of_another_machine_ends_this_process_too(kept, monkeypatch, tmp_path):
