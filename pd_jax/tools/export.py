@@ -20,12 +20,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     output = epath.Path(arguments.output)
     options.check_apart(arguments.model, output)
-    stage = config_lib.ExportStage(
-        model=arguments.model,
-        format=arguments.format,
-        int8=arguments.int8,
-        licence=arguments.license,
-    )
+    with options.faults():
+        stage = config_lib.ExportStage(
+            model=arguments.model,
+            format=arguments.format,
+            int8=arguments.int8,
+            licence=arguments.license,
+        )
     print(f"exporting {arguments.model} as {arguments.format}", flush=True)
     for check in export_model(stage, output, name=arguments.name or output.name):
         print(check.sentence())

@@ -93,8 +93,6 @@ def export(
             f"the tokenizer has {tokenizer.vocab_size} entries, but the model has "
             f"{model.config.vocab_size}; take both from one folder"
         )
-    if int8 and format != "onnx":
-        raise WeightsError(f"--int8 works with onnx only, not with {format}; leave it out")
     forward = programs.jax_program(model.config, model.params, programs.host_device())
     with files.whole_folder(folder, known_by=_KNOWN_BY[format], error=WeightsError) as partial:
         tokenizer.save(partial)

@@ -389,7 +389,7 @@ def test_an_export_takes_no_models_place(folder: pathlib.Path, tmp_path: pathlib
 
 
 def test_int8_is_for_onnx_only(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    with pytest.raises(WeightsError, match="--int8 works with onnx only, not with hf"):
+    with pytest.raises(ConfigError, match="int8 works with format='onnx' only, not with 'hf'"):
         export.main(["--model", str(folder), "--output", str(tmp_path / "out"), "--int8"])
 
 
