@@ -426,7 +426,7 @@ def test_rare_letters_take_no_places_from_words():
     common = [*corpus()] * 100
     rare = [chr(0x4E00 + number) for number in range(1_200)]
     made = train_tokenizer(iter([*common, *rare]), stage("wordpiece", vocab_size=8_000))
-    assert sum(len(piece) == 1 for piece in made._pieces) == 1_000 - len(" ")
+    assert sum(len(piece) == 1 for piece in made.pieces) == 1_000 - len(" ")
 
 
 def test_an_alphabet_of_thousands_of_letters_is_kept():
