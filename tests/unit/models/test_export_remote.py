@@ -11,6 +11,7 @@ from etils.epath import backend
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
+from pd_jax import config as config_lib
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.models.export import programs, write
 from pd_jax.models.heads import TaskModel
@@ -46,7 +47,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> epath.Path:
 
 @pytest.mark.parametrize("format", ["hf", "onnx"])
 def test_an_export_to_a_bucket_is_compared_as_a_local_one(
-    format: write.Format, bucket: epath.Path, tmp_path: pathlib.Path
+    format: config_lib.ExportFormat, bucket: epath.Path, tmp_path: pathlib.Path
 ) -> None:
     for package in ("torch", "transformers", "onnxruntime"):
         pytest.importorskip(package)
