@@ -99,15 +99,15 @@ def check_labels(pipeline: config_lib.Pipeline, name: str) -> None:
             f"stages.{name}: the rows of data.records have labels {', '.join(own)}, but their "
             f"teacher's outputs are called {', '.join(outputs)}; {remedy}"
         )
-    learnt = own or outputs
+    names = own or outputs
     for of, reference in {**stage.evaluation.sets, **stage.evaluation.final}.items():
         scored = labels_of(pipeline, reference)
-        if learnt and scored and scored != learnt:
-            if sorted(scored) == sorted(learnt):
+        if names and scored and scored != names:
+            if sorted(scored) == sorted(names):
                 remedy = "list them in this order in examples.labels of the set"
             raise ConfigError(
                 f"stages.{name}: evaluation set {of} has labels {', '.join(scored)}, but the "
-                f"student learns {', '.join(learnt)}, in this order; {remedy}"
+                f"student learns {', '.join(names)}, in this order; {remedy}"
             )
 
 
