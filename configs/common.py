@@ -140,14 +140,12 @@ COMPACT_VOCABULARY = 4_096
 """Vocabulary size for small-scale pre-training: the fewer words, the sooner each is learnt."""
 
 
-def pretrain_compact(
-    model: dict, records: str, steps: int, *, rate: float = 3e-3, **changes
-) -> dict:
+def pretrain_compact(model: dict, records: str, steps: int, *, rate: float, **changes) -> dict:
     """Returns the pre-training of every small model on real text: one recipe, for all studies.
 
     With COMPACT_VOCABULARY words, an L2_H128 stays on the plateau of word frequencies (a loss of
     5.85) for 4,000 to 5,000 steps of 2,048 tokens, ten minutes of a CPU core, and reaches 3.91
-    after 12,000. This takes a high rate, a short memory of squared gradients (beta2) and no
+    after 12,000. This takes a high rate (3e-3), a short memory of squared gradients (beta2) and no
     dropout. Deeper models stay there longer: an L4_H128 had 5.75 after 13,500 steps. One
     initialised with the layers of the L2_H128, repeated, had 3.99 after 1,000, at half the rate.
     """
@@ -189,6 +187,14 @@ def labelled(
 ) -> dict:
     """Returns the stage that makes a labelled set for classification."""
     examples = {"layout": "rows", "task": "classification", "labels": labels}
+    return _records(source, tokenizer, max_length, examples, **changes)
+
+
+def multilabel(
+    source: dict, tokenizer: str, max_length: int, labels: tuple[str, ...], **changes
+) -> dict:
+    """Returns the stage that makes a labelled set whose rows have any number of labels each."""
+    examples = {"layout": "rows", "task": "multilabel", "labels": labels}
     return _records(source, tokenizer, max_length, examples, **changes)
 
 

@@ -47,15 +47,17 @@ with socket.socket() as probe:
     print(probe.getsockname()[1])')"
 fi
 ids=()
-# Also for Ctrl-C: processes that a script starts in the background ignore it.
-trap 'kill ${ids[@]+"${ids[@]}"} 2>/dev/null' INT TERM
-for ((index = 0; index < processes; index++)); do
+stopped=0
+# Also for Ctrl-C: processes that a script starts in the background ignore it. $! is the one that is
+# not yet in the list.
+trap 'stopped=1; kill ${ids[@]+"${ids[@]}"} ${!:+"$!"} 2>/dev/null || :' INT TERM
+for ((index = 0; index < processes && !stopped; index++)); do
   run_last env JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=1 PD_JAX_COORDINATOR="127.0.0.1:$port" \
     PD_JAX_PROCESSES="$processes" PD_JAX_PROCESS_ID="$index" "${main[@]}" &
   ids+=("$!")
 done
-status=0
-for id in "${ids[@]}"; do
+status=$((stopped * 143))
+for id in ${ids[@]+"${ids[@]}"}; do
   # A signal to this script interrupts `wait`; the last one returns how the process ended.
   until wait "$id" || ! kill -0 "$id" 2>/dev/null; do :; done
   wait "$id" || status=$?

@@ -126,7 +126,11 @@ def no_space(fault: BaseException | None) -> str:
     return ""
 
 
-_NO_MEMORY_TEXT = re.compile(r"RESOURCE_EXHAUSTED:.*(memory|allocat|hbm)|CUDA out of memory", re.I)
+_NO_MEMORY_TEXT = re.compile(
+    r"RESOURCE_EXHAUSTED:.*(memory|allocat|hbm)"
+    r"|CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED",
+    re.I,
+)
 """The words of XLA and torch when a device, or the host, is out of memory."""
 
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jax import export
 
 from pd_jax import config as config_lib
 from pd_jax import files
@@ -35,12 +36,12 @@ from pd_jax.parallel.sharding import put_batch
 from pd_jax.planning import Planned
 from pd_jax.report.notation import duration
 from pd_jax.stages.classifier import load_classifier
-from pd_jax.stages.context import OUTPUT
 from pd_jax.stages.declared import declared
 from pd_jax.stages.objectives import Facts, make_objective
 from pd_jax.stages.predict import make_predict
 from pd_jax.stages.torch_teacher import load_torch
 from pd_jax.training import ahead, rng
+from pd_jax.workdir import CONFIG, DONE, OUTPUT
 
 _MEASURED_STEPS = 3
 _MEASURED = f"measured here, {_MEASURED_STEPS} steps of each kind"
@@ -162,10 +163,10 @@ class _Steps:
         """Reads the speeds of the stages that are done."""
         seconds: dict[str, list[float]] = {}
         for stage in files.matching(folder, "*"):
-            path = stage / "done.json"
+            path = stage / DONE
             done = files.read_json(path, StageError) if path.exists() else {}
             if done.get("kind") == "train" and done.get("steps", 0) >= 20:
-                config = files.read_json(stage / "config.json", StageError)
+                config = files.read_json(stage / CONFIG, StageError)
                 model = stage / OUTPUT["train"]
                 if (model / hf.CONFIG_FILE).exists():
                     key = _key(config, vocab_size=hf.load_config(model).vocab_size)
@@ -224,7 +225,7 @@ class _Steps:
         if item is None:
             return None
         if item.done:
-            return files.read_json(item.folder / "done.json", StageError)["examples"]
+            return files.read_json(item.folder / DONE, StageError)["examples"]
         stage = item.stage
         if not isinstance(stage, config_lib.RecordsStage) or stage.examples.layout != "rows":
             return None
@@ -270,7 +271,7 @@ def measure(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> floa
         batch=shapes,
         steps=_MEASURED_STEPS,
         mesh=mesh,
-        platform=jax.default_backend(),
+        platform=export.default_export_platform(),
     )
     step = made.lowered.compile()
     frozen, state, batch = (

@@ -19,6 +19,7 @@ from pd_jax.planning import Planned, check_unchanged
 from pd_jax.stages.context import Context, Done
 from pd_jax.stages.faults import with_remedy
 from pd_jax.stages.runners import carry_out
+from pd_jax.workdir import CONFIG, DONE, VERSIONS
 
 _SESSIONS = "sessions.jsonl"
 """The seconds of each session that worked on a stage."""
@@ -66,8 +67,8 @@ def run_stages(
     if distributed.is_writer():
         for item in items:
             item.folder.mkdir(parents=True, exist_ok=True)
-            files.write_json(item.folder / "config.json", reading.to_json(item.stage))
-            files.write_json(item.folder / "versions.json", versions.versions())
+            files.write_json(item.folder / CONFIG, reading.to_json(item.stage))
+            files.write_json(item.folder / VERSIONS, versions.versions())
     with _timed([item.folder for item in items]):
         ended = carry_out(resolved, contexts)
         _check_unchanged(items, planned, workdir)
@@ -128,7 +129,7 @@ def _mark_done(item: Planned, done: Done, planned: Mapping[str, Planned]) -> dic
         "utilisation": dict(done.utilisation),
     }
     if distributed.is_writer():
-        files.write_json(item.folder / "done.json", found)
+        files.write_json(item.folder / DONE, found)
         # Only now: a stage killed before this needs the weights that its checkpoint names.
         for folder in done.scratch:
             if folder.exists():

@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
 import fsspec.config
@@ -140,7 +140,7 @@ def write_json(path: epath.PathLike, value: Any) -> None:
 
 @contextlib.contextmanager
 def whole_folder(
-    folder: epath.PathLike, *, known_by: str, error: type[PdError]
+    folder: epath.PathLike, *, is_older: Callable[[epath.Path], bool], error: type[PdError]
 ) -> Iterator[epath.Path]:
     """Yields a folder to write in, which replaces `folder` when the block succeeds.
 
@@ -148,12 +148,12 @@ def whole_folder(
 
     Args:
       folder: where the finished folder goes.
-      known_by: a file that every folder of this kind has.
+      is_older: whether what is at `folder` is an older one of its kind, which may be replaced.
       error: raised where `folder` contains something else, which would be lost.
     """
     folder = epath.Path(folder)
     held = list(folder.iterdir()) if folder.exists() else []
-    if held and (any(path.is_dir() for path in held) or not (folder / known_by).exists()):
+    if held and (any(path.is_dir() for path in held) or not is_older(folder)):
         raise error(
             f"{folder} contains {held[0].name} and is not a folder of the kind to be written, which"
             " would replace all of it; choose an empty or new folder"
@@ -163,6 +163,12 @@ def whole_folder(
     unfinished.mkdir(parents=True, exist_ok=True)
     try:
         yield unfinished
+        made = {path.name for path in unfinished.iterdir()}
+        if others := sorted({path.name for path in held} - made):
+            raise error(
+                f"{folder} contains {', '.join(others)}, which the folder that replaces it has not;"
+                " move that elsewhere, or choose an empty or new folder"
+            )
         if folder.exists():
             folder.rename(old)
         try:
@@ -176,6 +182,15 @@ def whole_folder(
     finally:
         if unfinished.exists():
             unfinished.rmtree()
+
+
+_QUOTED = re.compile(r'"/(?:[^"\n]*/)?(?=[^"/\n]+/?")')
+_ABSOLUTE = re.compile(r"(?<![^\s'\"=:,(\[{`“‹])/(?!/)(?:[^\s'\",/]+/)+(?=[^\s'\",/])")
+
+
+def without_folders(text: str) -> str:
+    """Returns a text for other machines: of each absolute path in it the last part alone."""
+    return _ABSOLUTE.sub("…/", _QUOTED.sub('"…/', text))
 
 
 def matching(folder: epath.PathLike, pattern: str) -> list[epath.Path]:

@@ -17,6 +17,7 @@ from etils import epath
 
 from pd_jax.config import Pipeline, flag
 from pd_jax.errors import EXIT_CODE, ConfigError, PdError, no_space, sentence_of
+from pd_jax.workdir import DONE, STAGES
 
 _CONFIG = flag.define()
 _WORKDIR = flags.DEFINE_string(
@@ -91,7 +92,7 @@ def _run(folder: str) -> None:
     _set_up()
     if _ESTIMATE.value:
         planning.check_names(config, _STAGES.value)
-        planned = planning.plan(config, workdir)
+        planned = planning.plan(config, workdir, only=_STAGES.value)
         found = estimate.estimate(config, planned, only=_STAGES.value, say=say)
         _tell(estimate.as_text(found))
         return
@@ -143,10 +144,11 @@ def _report(config: Pipeline, workdir: epath.Path) -> None:
     from pd_jax import files, report
     from pd_jax.parallel import distributed
 
-    done = any((stage / "done.json").exists() for stage in files.matching(workdir / "stages", "*"))
+    done = any((stage / DONE).exists() for stage in files.matching(workdir / STAGES, "*"))
     if distributed.is_writer() and (config.report.rows or config.study) and done:
-        page = report.write_report(workdir, config.name)
-        _tell(report.table_text(workdir, config.name))
+        found = report.read_report(workdir, config.name)
+        page = found.write_page()
+        _tell(found.as_text())
         _tell(f"report: {page}")
 
 

@@ -18,10 +18,12 @@ from pd_jax import config as config_lib
 from pd_jax import execution, files, locks, record, versions
 from pd_jax import jobs as jobs_lib
 from pd_jax.config import reading
+from pd_jax.config.scores import judged_by
 from pd_jax.errors import DivergenceError, LockError, PdError, StageError, no_space
 from pd_jax.parallel import distributed
 from pd_jax.planning import Planned, check_names, located, plan, vmap_groups
 from pd_jax.stages.foreseen import check_labels, check_stages
+from pd_jax.workdir import CONFIG, DONE, STAGES
 
 
 def run(
@@ -92,15 +94,16 @@ def _begin(
     changed: bool,
     say: Callable[[str], None],
 ) -> tuple[record.Record, dict[str, Planned], list[Planned]]:
-    """Returns the run's record, written, all stages as planned, and those to run, in order."""
+    """Returns the run's record, written, the stages as planned, and those to run, in order."""
     check_names(pipeline, only)
     kept = record.Record(workdir, pipeline, command)
     kept.check_unchanged(changed=changed)
     with distributed.all_or_none("reading what the stages need"):
-        planned = plan(pipeline, workdir)
+        planned = plan(pipeline, workdir, only=only)
         for item in planned.values():
             if not item.done:
                 check_labels(pipeline, item.name)
+    distributed.same_everywhere("the list of stages that can be planned", ", ".join(planned))
     distributed.same_everywhere(
         "pipeline", files.digest_json([item.fingerprint for item in planned.values()])
     )
@@ -113,8 +116,11 @@ def _begin(
         f"pipeline {pipeline.name}: {len(selected)} stages, {len(selected) - len(left)} done, "
         f"{len(left)} to run"
     )
-    for item in planned.values():
-        kept.place(item.name, item.folder, done=item.name in finished)
+    for name in pipeline.stages:
+        if name in planned:
+            kept.place(name, planned[name].folder, done=name in finished)
+        else:
+            kept.leave(name)
     kept.write()
     return kept, planned, left
 
@@ -228,7 +234,7 @@ def _run_group(
             if item.name in refused:
                 done = refused[item.name]
             elif item.name in finished:
-                done = files.read_json(item.folder / "done.json", StageError)
+                done = files.read_json(item.folder / DONE, StageError)
             else:
                 done = next(made)
             found.append(done if isinstance(done, Exception) else (item, done))
@@ -279,8 +285,8 @@ def _explain_change(item: Planned, workdir: epath.Path, say: Callable[[str], Non
     if item.folder.exists():
         say(f"stage {item.name}: continuing in {item.folder}")
         return
-    for folder in files.matching(workdir / "stages", f"{item.name}-*"):
-        path = folder / "config.json"
+    for folder in files.matching(workdir / STAGES, f"{item.name}-*"):
+        path = folder / CONFIG
         if not path.exists():
             continue
         now = reading.to_json(item.stage)
@@ -294,10 +300,11 @@ def _explain_change(item: Planned, workdir: epath.Path, say: Callable[[str], Non
 
 
 def _closing_line(item: Planned, done: Mapping[str, Any]) -> str:
+    metrics = done["metrics"]
     shown = [
-        f"{name} not finite" if value is None else f"{name} {value:.4g}"
-        for name, value in done["metrics"].items()
-        if _headline(name)
+        f"{name} not finite" if metrics[name] is None else f"{name} {metrics[name]:.4g}"
+        for name in ("train/loss", *judged_by(metrics))
+        if name in metrics
     ]
     made = {
         name: value
@@ -310,7 +317,3 @@ def _closing_line(item: Planned, done: Mapping[str, Any]) -> str:
     if used := done.get("utilisation"):
         what += f"; MFU {used['mfu']:.1%}, goodput {used['goodput']:.0%}"
     return f"stage {item.name}: done in {done['seconds']:.1f} s" + (f" ({what})" if what else "")
-
-
-def _headline(name: str) -> bool:
-    return name == "train/loss" or name.endswith(("/accuracy", "/mlm_accuracy", "/spearman"))

@@ -5,7 +5,7 @@ the content of the files it reads. Equal stages have one folder, whatever pipeli
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -16,7 +16,7 @@ from pd_jax.config import Source, reading
 from pd_jax.data.text import corpora
 from pd_jax.errors import ConfigError, StageError, did_you_mean
 from pd_jax.inputs import InputDigests
-from pd_jax.stages.context import OUTPUT
+from pd_jax.workdir import DONE, OUTPUT, STAGES
 
 _INPUTS = "inputs.json"
 _FORMAT = 1
@@ -36,7 +36,7 @@ class Planned:
     @property
     def done(self) -> bool:
         """Whether the stage has finished."""
-        return (self.folder / "done.json").exists()
+        return (self.folder / DONE).exists()
 
     @property
     def output(self) -> epath.Path:
@@ -44,8 +44,13 @@ class Planned:
         return self.folder / OUTPUT[self.stage.kind]
 
 
-def plan(pipeline: config_lib.Pipeline, workdir: epath.Path) -> dict[str, Planned]:
+def plan(
+    pipeline: config_lib.Pipeline, workdir: epath.Path, *, only: Sequence[str] = ()
+) -> dict[str, Planned]:
     """Returns every stage of the pipeline by name, in an order in which they can run.
+
+    Where only some are to run, those that these do not need are left out if what they read does not
+    exist: it may yet be made from what the others write.
 
     Raises:
       ConfigError: a reference to an unknown stage, or stages that wait for each other.
@@ -55,17 +60,34 @@ def plan(pipeline: config_lib.Pipeline, workdir: epath.Path) -> dict[str, Planne
     planned: dict[str, Planned] = {}
     ordered = order(pipeline.stages)
     check_kinds(pipeline.stages)
+    needed = _needed_by(only or ordered, pipeline.stages)
     for name in ordered:
         stage = pipeline.stages[name]
         inputs = tuple(_read_by(stage))
-        fingerprint = _fingerprint(name, stage, planned, digests)
-        planned[name] = Planned(
-            name, stage, inputs, fingerprint, _folder(workdir, name, fingerprint)
-        )
-        if not planned[name].done:
-            digests.require(reading.references(stage), stage=name)
+        if not all(need in planned for need in inputs):
+            continue
+        try:
+            fingerprint = _fingerprint(name, stage, planned, digests)
+            item = Planned(name, stage, inputs, fingerprint, _folder(workdir, name, fingerprint))
+            if not item.done:
+                digests.require(reading.references(stage), stage=name)
+        except StageError:
+            if name in needed:
+                raise
+        else:
+            planned[name] = item
     digests.save()
     return planned
+
+
+def _needed_by(names: Iterable[str], stages: Mapping[str, Any]) -> set[str]:
+    """Returns stages and all that they need, directly or not."""
+    found, waiting = set[str](), list(names)
+    while waiting:
+        if (name := waiting.pop()) not in found:
+            found.add(name)
+            waiting += _read_by(stages[name])
+    return found
 
 
 def _fingerprint(
@@ -153,7 +175,7 @@ def _read_by(stage: Any) -> list[str]:
 
 def _folder(workdir: epath.Path, name: str, fingerprint: str) -> epath.Path:
     """Returns the folder of a fingerprint, by whatever name an equal stage was first run."""
-    stages = workdir / "stages"
+    stages = workdir / STAGES
     own = stages / f"{name}-{fingerprint}"
     if own.exists() or not stages.exists():
         return own

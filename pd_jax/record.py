@@ -11,6 +11,7 @@ from pd_jax.config import reading
 from pd_jax.errors import LockError, StageError
 from pd_jax.jobs import Outcome
 from pd_jax.parallel import distributed
+from pd_jax.workdir import CHECKPOINTS, DONE, OUTPUT, PIPELINES, STAGES
 
 
 class Record:
@@ -18,7 +19,7 @@ class Record:
 
     def __init__(self, workdir: epath.Path, pipeline: config_lib.Pipeline, command: str):
         self.faults: dict[str, str] = {}
-        self._path = workdir / "pipelines" / f"{pipeline.name}.json"
+        self._path = workdir / PIPELINES / f"{pipeline.name}.json"
         self._workdir = workdir
         self._status: dict[str, str] = {}
         self._folders: dict[str, str] = {}
@@ -49,7 +50,7 @@ class Record:
         before = {
             name: stage
             for name, stage in kept["config"]["stages"].items()
-            if _has_work(self._workdir / kept["stages"].get(name, "stages"))
+            if _has_work(self._workdir / kept["stages"].get(name, STAGES))
         }
         now = {name: self._config["stages"].get(name) for name in before}
         difference = differences(before, now)
@@ -67,6 +68,12 @@ class Record:
         """Records where a stage lives, and whether it is done."""
         self._folders[name] = str(folder.relative_to(self._workdir))
         self._status[name] = "done" if done else "waiting"
+
+    def leave(self, name: str) -> None:
+        """Keeps what an earlier record says of a stage that this run does not know the place of."""
+        known = files.read_json(self._path, StageError) if self._path.exists() else {}
+        self._folders[name] = known.get("stages", {}).get(name, f"{STAGES}/{name}")
+        self._status[name] = known.get("status", {}).get(name, "waiting")
 
     def settle(self, outcome: Outcome) -> None:
         """Records the outcome of a stage.
@@ -93,7 +100,7 @@ class Record:
 
 
 def _has_work(folder: epath.Path) -> bool:
-    return any((folder / made).exists() for made in ("done.json", "checkpoints", "logits"))
+    return any((folder / made).exists() for made in (DONE, CHECKPOINTS, OUTPUT["label"]))
 
 
 def differences(before: Any, after: Any, path: str = "stages") -> list[str]:

@@ -15,6 +15,7 @@ from etils import epath
 
 from pd_jax import files
 from pd_jax.errors import StageError
+from pd_jax.workdir import VERSIONS
 
 _PACKAGES = (
     "pd_jax",
@@ -28,11 +29,19 @@ _PACKAGES = (
     "tokenizers",
 )
 
-FILE = "versions.json"
 _COMPUTE = ("pd_jax", "jax", "jaxlib", "flax", "optax", "numpy", "tokenizers")
 """What decides a stage's numbers and bytes; they may differ between two minor versions."""
 
-_REPORTED = ("python", "orbax-checkpoint", "grain", "device", "devices", "processes")
+_REPORTED = (
+    "python",
+    "orbax-checkpoint",
+    "grain",
+    "processor",
+    "cores",
+    "device",
+    "devices",
+    "processes",
+)
 """What may change in the middle of a stage: the results stay the same, up to rounding."""
 
 
@@ -65,9 +74,9 @@ def check(folder: epath.Path, stage: str, *, changed: bool, say: Callable[[str],
       StageError: a package that decides its numbers had another minor version, and not `changed`:
         a stage continues bit for bit on the same versions only.
     """
-    if not (folder / FILE).exists():
+    if not (folder / VERSIONS).exists():
         return
-    before, now = files.read_json(folder / FILE, StageError), versions()
+    before, now = files.read_json(folder / VERSIONS, StageError), versions()
     differ = [
         name for name in (*_COMPUTE, *_REPORTED) if name in before and before[name] != now.get(name)
     ]

@@ -33,6 +33,7 @@ How to read the tables:
   otherwise. The intervals therefore say nothing about other pre-trainings, and nothing is corrected
   for the number of claims.
 * Studies made on different machines started from different pre-trainings.
+* Pre-training is by MLM alone. The paper's also predicts next sentences (here `:next_sentence`).
 * All were made before version 0.2.0. Until then a stage with several padded lengths saw a random
   part of its rows in its last 64 batches, instead of each row once per epoch.
 * Some configs have changed since a study was made. To get the config of that time, `git checkout` a

@@ -31,7 +31,7 @@ from etils import epath
 from pd_jax import files
 from pd_jax.errors import EXIT_CODE, PREEMPTED_EXIT_CODE
 from pd_jax.stages import compare
-from pd_jax.stages.context import OUTPUT
+from pd_jax.workdir import OUTPUT
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TIMEOUT_SECONDS = 3600

@@ -16,6 +16,9 @@ DEFAULTS = {
     "vocabulary": common.COMPACT_VOCABULARY,
     "dropout": 0.1,
     "rate": 0.0,
+    "pretrain_rate": 0.0,
+    "teacher_rate": 0.0,
+    "next_sentence": False,
     "dtype": "float32",
     "long": False,
     "smoke": False,
@@ -24,12 +27,14 @@ DEFAULTS = {
 
 `vocabulary` is the number of words in the vocabulary. The logits of `teachers`, each fine-tuned
 with its own seed, are averaged. `dropout` is that of teacher and students as they learn the task.
-`rate` is every student's peak learning rate; 0 takes each method's own (`pieces.RATES`). `grow` is
-the pre-trained model whose layers, repeated, initialise the teacher's pre-training (progressive
-stacking, Gong et al. 2019); without one, it starts from random weights. `dtype` is what training
-and labelling compute in, float32 or bfloat16; parameters, losses and softmaxes are float32 in any
-case. Of `transfer_rows`, students learn from no more than their transfer set has
-(`sources.TRANSFER`).
+`rate` is every student's peak learning rate, `teacher_rate` that of the teachers' fine-tuning, and
+`pretrain_rate` that of pre-training; 0 takes each one's own (`pieces.RATES`). `grow` is the
+pre-trained model whose layers, repeated, initialise the teacher's pre-training (progressive
+stacking, Gong et al. 2019), at half of `pretrain_rate`; without one, it starts from random weights.
+With `next_sentence` models are pre-trained by MLM+ as in the paper, which adds the prediction of
+next sentences to MLM. `dtype` is what training and labelling compute in, float32 or bfloat16;
+parameters, losses and softmaxes are float32 in any case. Of `transfer_rows`, students learn from no
+more than their transfer set has (`sources.TRANSFER`).
 """
 
 LONG = {

@@ -96,7 +96,10 @@ def _language_student(setting: pieces.Setting, size: str) -> str:
     """Returns a student that has learnt the language of the teacher's pre-trained model."""
     teacher = setting.pretrained_deep(setting.args["teacher"])
     plain = common.pretrain_compact(
-        common.compact(size), setting.corpus("general"), setting.args["teacher_pretrain"]
+        common.compact(size),
+        setting.corpus("general"),
+        setting.args["teacher_pretrain"],
+        rate=setting.rate("pre-training"),
     )
     return setting.add(
         f"language_{size}",

@@ -15,6 +15,7 @@ from configs.study.sources import TASKS, TRANSFER, Sources
 LENGTHS = (16, 32, 64)
 
 RATES = {
+    "pre-training": 3e-3,  # half for a model that is grown from another
     "teacher": 1e-3,
     "basic": 1e-3,
     "distillation": 3e-3,
@@ -70,13 +71,14 @@ class Setting:
         """The students' sizes."""
         return arguments.sizes(self.args["sizes"])
 
-    def rate(self, method: str) -> float:
-        """Returns the peak learning rate of students of a method."""
-        return self.args["rate"] or self.rates[method]
+    def rate(self, of: str) -> float:
+        """Returns the peak learning rate of a key of `rates`."""
+        given = {"pre-training": "pretrain_rate", "teacher": "teacher_rate"}.get(of, "rate")
+        return self.args[given] or self.rates[of]
 
     @property
     def rates(self) -> dict[str, float]:
-        """Every method's own peak rate, for as many steps as it takes here."""
+        """The own peak rates of pre-training, teachers and methods, for as many steps as here."""
         longer = {
             "PF": self.args["finetune"] >= 2_000,
             "distillation": self.args["distill"] >= 1_200,
@@ -138,7 +140,10 @@ class Setting:
         served = [task for task in TASKS if task == self.task or not self.sources.lacks(task)]
         apart = self.sources.kept_apart(*served)
         source = self.sources.corpus(name)
-        stage = common.corpus(source, self.vocabulary, LENGTHS[-1], exclude=apart)
+        more = {"next_sentence": True} if self.args["next_sentence"] else {}
+        if more and self.args["smoke"]:
+            more["shards"] = 1  # several would have one of the few documents each
+        stage = common.corpus(source, self.vocabulary, LENGTHS[-1], exclude=apart, **more)
         return self.add(f"corpus_{name}", stage)
 
     # ---- models --------------------------------------------------------------------------------
@@ -165,7 +170,8 @@ class Setting:
         if shallow:
             layers = arguments.repeated_layers(shallow, size)
             start = self.pretrained(shallow, seed=seed)
-            more = {"rate": 1.5e-3, "init": common.start_from(start, layers=layers)}
+            init = common.start_from(start, layers=layers)
+            more = {"rate": self.rate("pre-training") / 2, "init": init}
         steps = self.args["teacher_pretrain"]
         return self._pretrained(["pretrain_teacher", size], size, steps, seed, **more)
 
@@ -173,12 +179,13 @@ class Setting:
         self, name: list[str], size: str, steps: int, seed: int, *, corpus: str = "general", **more
     ) -> str:
         named = [*name, f"seed{seed}"] if seed else name
-        return self.add(
-            "_".join(named),
-            common.pretrain_compact(
-                common.compact(size), self.corpus(corpus), steps, seed=seed, **more
-            ),
+        recipe = {"rate": self.rate("pre-training"), **more}
+        if self.args["next_sentence"]:
+            recipe["objective"] = {"next_sentence": True}
+        stage = common.pretrain_compact(
+            common.compact(size), self.corpus(corpus), steps, seed=seed, **recipe
         )
+        return self.add("_".join(named), stage)
 
     def teachers(self, *, rows: int | None = None, seed: int = 0) -> tuple[str, ...]:
         """Returns the teachers whose outputs are averaged."""
@@ -201,7 +208,7 @@ class Setting:
                 self.learner(size),
                 common.data(self.labelled("train"), 64, LENGTHS, **limit),
                 {"steps": self.args["teacher_finetune"]},
-                common.adamw(self.rates["teacher"]),
+                common.adamw(self.rate("teacher")),
                 init=common.start_from(self.pretrained_deep(size)),
                 evaluation=self.evaluation(),
                 seed=seed + 1_000 * number,

@@ -5,7 +5,8 @@ Needs:  the development data in $PD_JAX_DATA (default ../shared/data).
 Args:   task=sst2|mnli sizes=L2_H128 (or all, the paper's 24) seeds=3
         and those of every study (configs/study/arguments.py)
         Rates (`pieces.RATES`) and lengths of pre-training were chosen for L2_H128. For other sizes,
-        search them (`rate=`, `pretrain=`); a deeper student from random weights needs more.
+        search them (`pretrain=`, `pretrain_rate=`, `rate=`, and for teachers `teacher_pretrain=`,
+        `teacher_rate=`); a deeper student from random weights needs more.
 Time:   102 minutes of one CPU core, 72 of them for the two pre-trainings; `long,seeds=6` 151, 44 of
         them for the two (an Intel Xeon); --estimate for others.
 Expect: PD > PF > basic and PD > distillation at every size, once pre-training has learnt enough;

@@ -9,7 +9,10 @@ from typing import NamedTuple
 from configs import common
 
 HELD_OUT_ROWS = 20_000
-"""Transfer rows on which nothing is trained: every student's agreement and KL are taken there."""
+"""Transfer rows on which nothing is trained: every student's agreement and KL are taken there.
+
+Of a small set they are half as many as are left to learn from.
+"""
 
 TASKS = {
     "sst2": {
@@ -36,15 +39,20 @@ TASKS = {
 class TransferSet(NamedTuple):
     """Unlabelled text to distil on.
 
-    `rows` are what no study exceeds: a little fewer than remain without the rows of SST-2's or
-    MNLI's evaluation sets and without the held-out ones. `sentences`, of a set that is pre-trained
-    on, is how many of its rows a document has.
+    `rows` are what no study exceeds: a little fewer than remain without the rows of the tasks'
+    evaluation sets and without the held-out ones. `sentences`, of a set that is pre-trained on, is
+    how many of its rows a document has.
     """
 
     path: str
     rows: int
     columns: Mapping[str, str] = MappingProxyType({})
     sentences: float | None = None
+
+    @property
+    def held_out(self) -> int:
+        """How many of its first rows are held out where it is a task's own transfer set."""
+        return min(HELD_OUT_ROWS, self.rows // 2)
 
 
 TRANSFER = {
@@ -77,12 +85,12 @@ class Sources:
     def transfer(self, name: str) -> dict:
         """Returns a transfer set and the held-out rows, which are its first."""
         found = TRANSFER[name]
-        return self._file(found.path, **found.columns, rows=self._read_rows)
+        return self._file(found.path, **found.columns, rows=self._read_rows(found))
 
     def held_out(self, task: str) -> dict:
         """Returns the held-out transfer rows: the first of a task's own transfer set."""
         found = TRANSFER[TASKS[task]["transfer"]]
-        rows = 100 if self.smoke else HELD_OUT_ROWS
+        rows = 100 if self.smoke else found.held_out
         return {**self._file(found.path, **found.columns), "rows": rows}
 
     def lacks(self, task: str) -> bool:
@@ -103,19 +111,18 @@ class Sources:
         """
         if name != "general":
             found = TRANSFER[name]
-            documents = round(self._read_rows / found.sentences) if found.sentences else None
+            documents = round(self._read_rows(found) / found.sentences) if found.sentences else None
             return self._file(found.path, **found.columns, rows=documents)
         # Rows of running text are documents; a few of them are enough.
         limit = {"rows": 3} if self.smoke else {}
         return tuple({**self._file(path), **limit} for path in GENERAL)
 
-    @property
-    def _read_rows(self) -> int:
-        """How many rows to read for a transfer set.
+    def _read_rows(self, found: TransferSet) -> int:
+        """Returns how many rows to read for a transfer set.
 
         Held-out rows, wherever they recur, and rows of evaluation sets are left out of it.
         """
-        return (self.transfer_rows + HELD_OUT_ROWS) * 30 // 29
+        return (self.transfer_rows + found.held_out) * 30 // 29
 
     def _file(self, path: str, **columns) -> dict:
         found = {"path": os.path.join(common.data_folder(), *path.split("/")), **columns}

@@ -21,6 +21,7 @@ from pd_jax.config.kinds import (
     require_rising,
     several,
 )
+from pd_jax.config.scores import SCORES, is_loss
 from pd_jax.config.study import Study
 from pd_jax.config.text import RecordsStage, Source, SyntheticStage, TokenizerStage
 from pd_jax.config.training import Patient, TrainStage
@@ -177,6 +178,7 @@ class Run:
     """The first rule that matches the hardware replaces `mesh`."""
     save_seconds: Annotated[float, pydantic.Field(gt=0)] = 300.0
     keep_checkpoints: Positive = 2
+    """How many are kept while a stage trains; a finished one has its model instead."""
     log_steps: Positive = 50
     tensorboard: bool = True
     prefetch: Positive = 4
@@ -260,6 +262,11 @@ class Pipeline:
                 f"report.metrics names {metric!r}, but no training stage has {of!r} in "
                 "evaluation.sets or evaluation.final"
                 + did_you_mean(metric, [f"{name}/{quantity}" for name in sorted(scored)]),
+            )
+            require(
+                of == "train" or quantity in SCORES or is_loss(quantity),
+                f"report.metrics names {metric!r}, but no evaluation set has {quantity!r}; name a "
+                f"loss, or one of {', '.join(SCORES)}{did_you_mean(quantity, SCORES)}",
             )
 
     def _scored(self, names: Iterable[str]) -> set[str]:

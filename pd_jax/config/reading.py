@@ -6,6 +6,7 @@ Every key that is not a field is refused with its full path and the nearest know
 import contextlib
 import dataclasses
 import json
+import os
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,7 +46,9 @@ _HALF_URL = re.compile(r"(gs|s3|https?|hdfs|file):/(?!/)")
 
 
 def check_scheme(path: str, where: str) -> None:
-    """Raises ConfigError where a path is a URL that is not read here; `where` it was given."""
+    """Raises ConfigError where a path is a URL that is not read here, or begins with a `~`, which
+    only a shell replaces; `where` it was given.
+    """
     if _HALF_URL.match(path):
         raise ConfigError(f"{where}: {path} is half a URL; write its scheme with ://")
     scheme, found, _ = path.partition("://")
@@ -54,6 +57,8 @@ def check_scheme(path: str, where: str) -> None:
             f"{where}: {path} cannot be opened; copy it to a disk or to a gs:// bucket, and name "
             "that copy"
         )
+    if (home := os.path.expanduser(path)) != path:
+        raise ConfigError(f"{where}: {path} begins with ~, which stays as it is here; write {home}")
 
 
 def to_json(value: Any) -> Any:

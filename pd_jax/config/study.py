@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from pd_jax.config.kinds import frozen, require
+from pd_jax.config.scores import SCORES
 from pd_jax.errors import did_you_mean
 
 AxisValue = str | int | float
@@ -54,7 +55,7 @@ class Measure:
     @property
     def is_mean(self) -> bool:
         """Whether the quantity is a mean over rows."""
-        return self.quantity in ("accuracy", "agreement", "kl")
+        return SCORES[self.quantity].mean
 
 
 @frozen

@@ -24,8 +24,8 @@ class Source:
     """Text to read: files, a glob of files, or a TFDS name, and the columns that matter in it.
 
     `format="text"` is one sentence a line with a blank line between documents; `auto` decides by
-    the file's ending (`.txt`, `.tsv`, `.csv`, `.jsonl`, each also with `.gz`; `.parquet`, which is
-    compressed inside; `tfds:NAME`).
+    the file's ending (`.txt`, `.tsv`, `.csv`, `.jsonl` or `.ndjson`, each also with `.gz`;
+    `.parquet`, which is compressed inside; `tfds:NAME`).
     """
 
     path: TextReference | tuple[TextReference, ...]
@@ -65,8 +65,19 @@ class TokenizerStage:
     algorithm: Algorithm = "wordpiece"
     vocab_size: Positive = 30_522
     lowercase: bool = True
+    strip_accents: bool | None = None
+    """Whether WordPiece leaves out accents and other marks; None, as BERT: where it lower-cases.
+    Other algorithms keep them.
+    """
     sample_sentences: Positive | None = 1_000_000
     seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        require(
+            self.strip_accents is None or self.algorithm == "wordpiece",
+            f"strip_accents={self.strip_accents} changes nothing of algorithm={self.algorithm!r}, "
+            "which keeps accents; leave it out",
+        )
 
 
 @frozen

@@ -21,20 +21,8 @@ from pd_jax.config.kinds import (
     require_rising,
     several,
 )
+from pd_jax.config.scores import BEST_BY
 from pd_jax.errors import did_you_mean
-
-SCORES = (
-    "accuracy",
-    "label_accuracy",
-    "f1",
-    "matthews",
-    "pearson",
-    "spearman",
-    "agreement",
-    "mlm_accuracy",
-    "nsp_accuracy",
-)
-"""Scores of which more is better; which of them an evaluation set has depends on its task."""
 
 
 @frozen
@@ -107,6 +95,13 @@ class Distill:
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"
     temperature: Annotated[float, pydantic.Field(gt=0)] = 1.0
     hard_weight: Fraction = 0.0
+
+    def __post_init__(self) -> None:
+        require(
+            self.loss == "cross_entropy" or self.temperature == 1.0,
+            f"temperature={self.temperature} changes nothing of loss='mse', which compares logits; "
+            "leave it out",
+        )
 
 
 @frozen
@@ -314,9 +309,9 @@ class Evaluation:
                 name in self.sets, f"best={self.best!r} must begin with the name of one of sets"
             )
             require(
-                score in SCORES,
+                score in BEST_BY,
                 f"best={self.best!r} must end in a score of which more is better, "
-                f"{', '.join(SCORES)}{did_you_mean(score, SCORES)}",
+                f"{', '.join(BEST_BY)}{did_you_mean(score, BEST_BY)}",
             )
             require(self.every is not None, "best needs every; set how often to evaluate")
 

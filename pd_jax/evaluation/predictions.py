@@ -24,8 +24,8 @@ from pd_jax.evaluation.scores import (
     task_scores,
     teacher_scores,
 )
+from pd_jax.workdir import PREDICTIONS
 
-FOLDER = "predictions"
 _DAMAGE = (
     ValueError,
     KeyError,
@@ -91,7 +91,7 @@ def write(folder: epath.Path, by_set: Mapping[str, Predictions | None]) -> None:
             parts = {"logits": found.logits, "label": found.label, "teacher": found.teacher}
             held = io.BytesIO()
             np.savez_compressed(held, **{k: v for k, v in parts.items() if v is not None})
-            files.write_bytes(folder / FOLDER / f"{name}.npz", held.getvalue())
+            files.write_bytes(folder / PREDICTIONS / f"{name}.npz", held.getvalue())
 
 
 def read(folder: epath.Path, name: str) -> Predictions | None:
@@ -100,7 +100,7 @@ def read(folder: epath.Path, name: str) -> Predictions | None:
     Raises:
       ReportError: the file is damaged.
     """
-    path = folder / FOLDER / f"{name}.npz"
+    path = folder / PREDICTIONS / f"{name}.npz"
     if not path.exists():
         return None
     try:

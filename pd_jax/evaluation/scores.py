@@ -21,6 +21,18 @@ def f1(predicted: Values, label: Values, counts: Counts | None = None) -> Score:
     return _ratio(2 * (counts @ (claimed * true)), counts @ (claimed + true))
 
 
+def macro_f1(
+    hits: Int[np.ndarray, "classes"],
+    claimed: Int[np.ndarray, "classes"],
+    true: Int[np.ndarray, "classes"],
+) -> float:
+    """Returns the mean over classes of F1, from how many rows each is right for, predicted for and
+    true of; classes that no row has and none is said to have are left out.
+    """
+    whole = claimed + true
+    return float(np.mean(2.0 * hits[whole > 0] / whole[whole > 0])) if whole.any() else 0.0
+
+
 def matthews(predicted: Values, label: Values, counts: Counts | None = None) -> Score:
     """Returns Matthews' correlation of two binary sequences; 0 where one of them is constant."""
     counts, claimed, true = _counted(counts, predicted, label)
@@ -165,13 +177,17 @@ def task_scores(
         }
     right = float(np.mean(right_rows(logits, label, task=task)))
     if task == "multilabel":
+        claimed, true = logits > 0, label > 0.5
         return {
             "accuracy": right,
-            "label_accuracy": float(np.mean((logits > 0) == (label > 0.5))),
+            "label_accuracy": float(np.mean(claimed == true)),
+            "macro_f1": macro_f1((claimed & true).sum(0), claimed.sum(0), true.sum(0)),
         }
     predicted = logits.argmax(-1)
+    counted = (label[predicted == label], predicted, label)
     found = {
         "accuracy": right,
+        "macro_f1": macro_f1(*(np.bincount(of, minlength=logits.shape[-1]) for of in counted)),
         "calibration_error": calibration_error(softmax(logits), label),
     }
     if logits.shape[-1] == 2:

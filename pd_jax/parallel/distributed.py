@@ -145,7 +145,14 @@ def is_writer() -> bool:
 
 def agree(value: int) -> int:
     """Returns the largest of the processes' values; all of them must ask."""
-    return int(_everyones(np.asarray([value], np.int32)).max())
+    return agree_each(value)[0]
+
+
+def agree_each(*values: int) -> list[int]:
+    """Returns of each value the largest of the processes', in one exchange; all of them must ask
+    for as many.
+    """
+    return _everyones(np.asarray(values, np.int32)).max(axis=0).tolist()
 
 
 def from_writer(values: np.ndarray) -> np.ndarray:

@@ -1,5 +1,5 @@
 """Reports: the terminal's table and one self-contained page, from a workdir's files alone."""
 
-from pd_jax.report.page import table_text, write_report
+from pd_jax.report.formats import read_report
 
-__all__ = ["table_text", "write_report"]
+__all__ = ["read_report"]

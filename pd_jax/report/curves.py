@@ -7,14 +7,12 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from pd_jax.report import svg
+from pd_jax.report import axes, svg
 from pd_jax.report.charts import FONT, colour
 from pd_jax.report.statistics import Interval
 
 _BOLD = FONT * 1.1
-_TOP = 26.0
 _TOP_UNNAMED = 8.0
-_BOTTOM = 42.0
 _LEFT = 48.0
 _LINE_HEIGHT = 16.0
 
@@ -99,7 +97,9 @@ def curve_chart(
     right = width - gutter if named else width - 14
     furthest = max(curve.points[-1].x for curve in curves)
     x_scale = svg.Scale(0.0, furthest or 1.0, _LEFT, right)
-    y_scale = svg.Scale(low, high, height - _BOTTOM, _TOP if y_label else _TOP_UNNAMED, logarithmic)
+    y_scale = svg.Scale(
+        low, high, height - axes.FOOT, axes.HEAD if y_label else _TOP_UNNAMED, logarithmic
+    )
     body = _frame(x_scale, y_scale, x_label=x_label, y_label=y_label)
     for curve in curves:
         body += _curve(curve, x_scale, y_scale)
@@ -125,7 +125,7 @@ def scatter_chart(
     values = [end for spot in spots for end in _ends(spot)]
     places = [spot.x for spot in spots]
     x_scale = svg.Scale(min(places) / 1.4, max(places) * 1.4, _LEFT, width - 14, True)
-    y_scale = svg.Scale(*svg.padded(values, share=0.1), height - _BOTTOM, _TOP)
+    y_scale = svg.Scale(*svg.padded(values, share=0.1), height - axes.FOOT, axes.HEAD)
     body = _frame(x_scale, y_scale, x_label=x_label, y_label=y_label)
     for spot in spots:
         x, css = x_scale(spot.x), colour(spot.colour)
@@ -147,25 +147,13 @@ def _frame(
     x_scale: svg.Scale, y_scale: svg.Scale, *, x_label: str, y_label: str
 ) -> list[svg.Element]:
     """Returns grid, ticks and the names of both axes."""
-    body = []
-    y_ticks = y_scale.ticks(5)
-    for tick in y_ticks:
-        y = y_scale(tick)
-        body.append(svg.line(x_scale.start, y, x_scale.end, y, css="grid"))
-        text = svg.tick_text(tick, y_ticks)
-        body.append(svg.label(text, x=x_scale.start - 8, y=y, css="tick", anchor="end"))
-    x_ticks = x_scale.ticks(6 if x_scale.end - x_scale.start > 400 else 3)
-    for tick in x_ticks:
-        x, text = x_scale(tick), svg.tick_text(tick, x_ticks)
-        body.append(svg.line(x, y_scale.start, x, y_scale.start + 4, css="axis"))
-        body.append(svg.label(text, x=x, y=y_scale.start + 15, css="tick", anchor="middle"))
-    body.append(svg.line(x_scale.start, y_scale.start, x_scale.end, y_scale.start, css="axis"))
-    body.append(
-        svg.label(x_label, x=x_scale.end, y=y_scale.start + 33, css="tick name", anchor="end")
-    )
-    if y_label:
-        body.append(svg.label(y_label, x=2, y=8, css="tick name"))
-    return body
+    left, right = x_scale.start, x_scale.end
+    ticks = x_scale.ticks(6 if right - left > 400 else 3)
+    places = [(x_scale(tick), svg.tick_text(tick, ticks)) for tick in ticks]
+    return [
+        *axes.value_axis(y_scale, left=left, right=right, name=y_label),
+        *axes.place_axis(places, left=left, right=right, y=y_scale.start, name=x_label),
+    ]
 
 
 def _curve(curve: Curve, x_scale: svg.Scale, y_scale: svg.Scale) -> list[svg.Element]:
@@ -195,7 +183,7 @@ def _names(
 ) -> list[svg.Element]:
     """Returns the curves' labels at the right, kept apart, each connected to its line's end."""
     ends = [y_scale(curve.points[-1].y) for curve in curves]
-    places = svg.spread(ends, gap=_LINE_HEIGHT, low=_TOP + 4, high=y_scale.start - 4)
+    places = svg.spread(ends, gap=_LINE_HEIGHT, low=axes.HEAD + 4, high=y_scale.start - 4)
     drawn = []
     for curve, end, place in zip(curves, ends, places, strict=True):
         x, css = x_scale(curve.points[-1].x), colour(curve.colour)

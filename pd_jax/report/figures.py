@@ -4,9 +4,10 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+from pd_jax.config.scores import judged_by
 from pd_jax.report import charts, curves, load, notation, paper
 from pd_jax.report.statistics import Interval
-from pd_jax.report.table import Row, Table, is_teacher, judged_by
+from pd_jax.report.table import Row, Table, is_teacher
 
 WIDE, NARROW = 860.0, 350.0
 SMALL = 410.0
@@ -74,7 +75,7 @@ def method_figures(table: Table, metric: str, colour: Mapping[str, int], task: s
         return []
     description = "; ".join(f"{bar.label} {bar.text}" for bar in bars)
     arguments = {"description": description, "unit": notation.unit(metric)}
-    title = f"{notation.readable(metric).capitalize()} by method"
+    title = f"{notation.titled(metric)} by method"
     figures = [
         Figure(
             "bars",
@@ -141,6 +142,8 @@ def _shown(metric: str, interval: Interval | None) -> Interval | None:
 def _interval_caption(table: Table, metric: str) -> str:
     counts = {row.intervals[metric].count for row in table.rows if metric in row.intervals}
     if not counts:
+        if not notation.counts_examples(metric):
+            return "Without intervals, which are for shares of examples only."
         return "Without intervals: the stages do not record how many examples they were scored on."
     shown = " to ".join(notation.grouped(count) for count in sorted({min(counts), max(counts)}))
     return (
@@ -203,7 +206,7 @@ def curve_figures(pipeline: load.Pipeline, table: Table, colour: Mapping[str, in
         stages = {labels[name]: pipeline.stages[name] for name in labels}
         stages = {name: stage for name, stage in stages.items() if _points(stage, metric)}
         if any(_points(stage, metric) > 1 for stage in stages.values()):
-            title = f"{notation.readable(metric).capitalize()} while training"
+            title = f"{notation.titled(metric)} while training"
             figures.append(_overlay(f"metric-{number}", title, metric, stages, colour))
     for kind, objective in _OBJECTIVES.items():
         stages = {
@@ -222,7 +225,7 @@ def stage_figures(stage: load.Stage, key: str, *, colour: int) -> list[Figure]:
     return [
         _curves_figure(
             f"{key}-{number}",
-            notation.readable(metric).capitalize() + notation.unit(metric),
+            notation.titled(metric) + notation.unit(metric),
             metric,
             {stage.name: stage},
             {stage.name: colour},

@@ -4,10 +4,10 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from pd_jax.report import notation, svg
+from pd_jax.report import axes, notation, svg
 from pd_jax.report.charts import FONT, colour
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 14.0, 24.0, 42.0
+_LEFT, _RIGHT = 46.0, 14.0
 _ABREAST = 5
 """The most series side by side at one place."""
 
@@ -70,7 +70,7 @@ def lines_chart(
         for value in (spot.y, spot.low, spot.high)
         if value is not None
     ]
-    y_scale = svg.Scale(*svg.padded(ends), height - _BOTTOM, _TOP)
+    y_scale = svg.Scale(*svg.padded(ends), height - axes.FOOT, axes.HEAD)
     names = [line.label for line in lines] if grey else []
     gutter = max((svg.text_width(name, size=FONT) for name in names), default=0) + _RIGHT
     right = width - min(gutter, width * 0.34)
@@ -122,27 +122,15 @@ def _numbers_first(position: Position) -> tuple[bool, float]:
 def _frame(
     y_scale: svg.Scale, places: _Places, right: float, *, x_label: str, y_label: str
 ) -> list[svg.Element]:
-    body = []
-    ticks = y_scale.ticks(5)
-    for tick in ticks:
-        y = y_scale(tick)
-        body.append(svg.line(_LEFT, y, right, y, css="grid"))
-        text = svg.tick_text(tick, ticks)
-        body.append(svg.label(text, x=_LEFT - 8, y=y, css="tick", anchor="end"))
-    taken = -math.inf
-    for value in places.values:
-        x = places.at(value, right)
-        body.append(svg.line(x, y_scale.start, x, y_scale.start + 4, css="axis"))
-        text = notation.short(value) if not isinstance(value, str) else value
-        text = svg.fitted(text, (right - _LEFT) / max(1, len(places.values)) + 12, size=12)
-        half = svg.text_width(text, size=12) / 2
-        if x - half > taken + 2:
-            body.append(svg.label(text, x=x, y=y_scale.start + 15, css="tick", anchor="middle"))
-            taken = x + half
-    body.append(svg.line(_LEFT, y_scale.start, right, y_scale.start, css="axis"))
-    body.append(svg.label(x_label, x=right, y=y_scale.start + 33, css="tick name", anchor="end"))
-    body.append(svg.label(y_label, x=2, y=8, css="tick name"))
-    return body
+    texts = [value if isinstance(value, str) else notation.short(value) for value in places.values]
+    marks = [
+        (places.at(value, right), axes.fitted(text, of=texts, left=_LEFT, right=right))
+        for value, text in zip(places.values, texts, strict=True)
+    ]
+    return [
+        *axes.value_axis(y_scale, left=_LEFT, right=right, name=y_label),
+        *axes.place_axis(marks, left=_LEFT, right=right, y=y_scale.start, name=x_label),
+    ]
 
 
 def _line(
@@ -186,7 +174,7 @@ def _names(
 ) -> list[svg.Element]:
     named = [line for line in lines if line.spots]
     ends = [y_scale(line.spots[-1].y) for line in named]
-    places = svg.spread(ends, gap=15.0, low=_TOP, high=y_scale.start - 4)
+    places = svg.spread(ends, gap=15.0, low=axes.HEAD, high=y_scale.start - 4)
     return [
         svg.with_tooltip(
             svg.label(

@@ -20,6 +20,7 @@ from etils import epath
 from pd_jax import config as config_lib
 from pd_jax import files
 from pd_jax.errors import ReportError
+from pd_jax.workdir import CONFIG, DONE, METRICS, PIPELINES, SPANS, VERSIONS
 
 Status = Literal["done", "failed", "unfinished", "not run"]
 
@@ -110,7 +111,7 @@ class Pipeline:
 
 def pipeline_names(workdir: epath.PathLike) -> tuple[str, ...]:
     """Returns the names of the pipelines that were run in `workdir`, sorted."""
-    folder = epath.Path(workdir) / "pipelines"
+    folder = epath.Path(workdir) / PIPELINES
     if not folder.exists():
         return ()
     return tuple(sorted(path.stem for path in folder.iterdir() if path.suffix == ".json"))
@@ -124,7 +125,7 @@ def load_pipeline(workdir: epath.PathLike, name: str) -> Pipeline:
         the workdir.
     """
     workdir = epath.Path(workdir)
-    path = workdir / "pipelines" / f"{name}.json"
+    path = workdir / PIPELINES / f"{name}.json"
     if not path.exists():
         known = ", ".join(pipeline_names(workdir)) or "none"
         raise ReportError(
@@ -194,9 +195,7 @@ def _load_stage(
     other names for the stages that it refers to.
     """
     path = workdir / folder
-    done_path, config_path, versions_path = (
-        path / f"{file}.json" for file in ("done", "config", "versions")
-    )
+    done_path, config_path, versions_path = (path / file for file in (DONE, CONFIG, VERSIONS))
     done = None
     if done_path.exists():
         done = _checked(Done, files.read_json(done_path, ReportError), done_path)
@@ -204,7 +203,7 @@ def _load_stage(
     made, versions = (
         _object(file) if done or file.exists() else {} for file in (config_path, versions_path)
     )
-    history, examples = _history(_lines(path / "metrics.jsonl"))
+    history, examples = _history(_lines(path / METRICS))
     # A fault of this pipeline's is past where another one has finished the stage.
     fault = ("" if done else fault) or _divergence(history) or _skipped(done)
     shown, note = _status(status, done, started=path.exists(), fault=fault)
@@ -219,7 +218,7 @@ def _load_stage(
         done=done,
         history=history,
         examples=examples,
-        spans=_spans(path / "spans.jsonl"),
+        spans=_spans(path / SPANS),
     )
 
 
@@ -232,7 +231,7 @@ def _status(
     if recorded == "failed":
         return "failed", fault or "It ended without a result; run the same command again."
     if recorded == "done":
-        return "failed", "Its done.json is missing; run the same command again."
+        return "failed", f"Its {DONE} is missing; run the same command again."
     if started:
         return "unfinished", "Run the same command again to continue it."
     return "not run", fault or "It was left out, or a stage that it needs has no result."

@@ -2,35 +2,10 @@
 
 import math
 
+from pd_jax.config.scores import SCORES, is_loss
+
 MISSING = "–"
 """Shown in place of a missing number."""
-
-_SHARES = {
-    "accuracy",
-    "label_accuracy",
-    "mlm_accuracy",
-    "nsp_accuracy",
-    "f1",
-    "agreement",
-    "calibration_error",
-    "teacher_accuracy",
-    "teacher_calibration_error",
-}
-"""Quantities in [0, 1] that are written as percent."""
-
-_OVER_EXAMPLES = {"accuracy", "agreement", "teacher_accuracy"}
-"""Shares of counted examples, for which a binomial interval applies."""
-
-_BY_TEACHER = {
-    "agreement",
-    "kl",
-    "teacher_accuracy",
-    "teacher_calibration_error",
-    "teacher_pearson",
-}
-
-_LOWER_IS_BETTER = {"loss", "patience", "kl", "calibration_error", "teacher_calibration_error"}
-"""Of an objective's terms, the only one whose name does not end in `loss` is `patience`."""
 
 
 def quantity(metric: str) -> str:
@@ -48,24 +23,36 @@ def readable(metric: str) -> str:
     return metric.replace("/", " ").replace("_", " ")
 
 
+def titled(metric: str) -> str:
+    """Returns `Dev accuracy` of `dev/accuracy`; a set's own capitals are kept."""
+    text = readable(metric)
+    return text[:1].upper() + text[1:]
+
+
 def is_share(metric: str) -> bool:
     """Returns whether a metric is a fraction, written as percent."""
-    return quantity(metric) in _SHARES
+    score = SCORES.get(quantity(metric))
+    return score is not None and score.share
 
 
 def counts_examples(metric: str) -> bool:
-    """Returns whether a metric is the share of examples that have some property."""
-    return quantity(metric) in _OVER_EXAMPLES
+    """Returns whether a metric is the share of examples that have some property, for which a
+    binomial interval applies.
+    """
+    score = SCORES.get(quantity(metric))
+    return score is not None and score.share and score.mean
 
 
 def lower_is_better(metric: str) -> bool:
     """Returns whether the smaller value of a metric is the better one."""
-    return quantity(metric) in _LOWER_IS_BETTER or metric.endswith("_loss")
+    score = SCORES.get(quantity(metric))
+    return not score.more if score else is_loss(quantity(metric))
 
 
 def by_teacher(metric: str) -> bool:
     """Returns whether a metric exists only for models scored against a teacher's outputs."""
-    return quantity(metric) in _BY_TEACHER
+    score = SCORES.get(quantity(metric))
+    return score is not None and score.taught
 
 
 def scaled(metric: str, value: float) -> float:

@@ -9,18 +9,17 @@ import dataclasses
 import hashlib
 import importlib.resources
 import json
-import os
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
-from etils import epath
 
 import pd_jax
 from pd_jax import files
-from pd_jax.report import charts, figures, load, models, notation, study, study_page, study_text
-from pd_jax.report.table import Row, Table, as_text, inputs, is_teacher, make_table
+from pd_jax.report import charts, figures, load, models, notation, study, study_page
+from pd_jax.report.table import Row, Table, inputs, is_teacher
+from pd_jax.workdir import CONFIG
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +29,7 @@ class StageCard:
     key: str
     stage: load.Stage
     label: str
+    note: str
     size: str
     folder_link: str | None
     config_link: str | None
@@ -40,41 +40,14 @@ class StageCard:
     figures: tuple[figures.Figure, ...]
 
 
-def write_report(
-    workdir: epath.PathLike, pipeline_name: str, *, output: epath.PathLike | None = None
-) -> epath.Path:
-    """Writes a pipeline's report and returns its path: `WORKDIR/report-NAME.html` if not given.
-
-    Raises:
-      ReportError: the pipeline was not run in this workdir, or a file there is damaged.
-    """
-    workdir = epath.Path(workdir)
-    path = epath.Path(output) if output else workdir / f"report-{pipeline_name}.html"
-    pipeline, base = load.load_pipeline(workdir, pipeline_name), _base(workdir, path.parent)
-    if pipeline.study is None:
-        page = render(pipeline, base=base)
-    else:
-        page = render_study(study.load_results(workdir, pipeline), base=base)
-    files.write_text(path, page)
-    return path
-
-
-def table_text(workdir: epath.PathLike, pipeline_name: str) -> str:
-    """Returns a pipeline's table for a terminal; raises as `write_report` does."""
-    pipeline = load.load_pipeline(workdir, pipeline_name)
-    if pipeline.study is not None:
-        return study_text.as_text(study.load_results(workdir, pipeline))
-    return as_text(make_table(pipeline))
-
-
-def render(pipeline: load.Pipeline, *, base: str | None) -> str:
+def render(pipeline: load.Pipeline, table: Table, base: str | None) -> str:
     """Returns the page; stage folders are linked below `base`, or not at all where it is None."""
-    table = make_table(pipeline)
     colour = figures.colours(pipeline, table)
+    notes = {row.stage: (row.label, row.note) for row in table.rows}
     task = pipeline.wishes.reference
     metric = table.metrics[0] if table.metrics else ""
     return _template("page.html.jinja").render(
-        **_shared(pipeline, table, colour, base),
+        **_shared(pipeline, table, notes, colour, base),
         lead=lead(table),
         metric=metric,
         methods=figures.method_figures(table, metric, colour, task)
@@ -88,26 +61,34 @@ def render(pipeline: load.Pipeline, *, base: str | None) -> str:
     )
 
 
-def render_study(results: study.Results, *, base: str | None) -> str:
+def render_study(results: study.Results, base: str | None) -> str:
     """Returns a study's page; stage folders are linked as `render` does."""
     pipeline = results.pipeline
     table = Table(pipeline.wishes.title or pipeline.name, (), ())
-    shared = _shared(pipeline, table, study_page.colours(results), base)
+    notes = {result.stage.name: (result.stage.name, result.note) for result in results.missing}
+    shared = _shared(pipeline, table, notes, study_page.colours(results), base)
     keys = {card.stage.name: card.key for card in shared["cards"]}
     own = study_page.context(results, keys)
     return _template("study.html.jinja").render(**shared, **own, chain=None)
 
 
 def _shared(
-    pipeline: load.Pipeline, table: Table, colour: Mapping[str, int], base: str | None
+    pipeline: load.Pipeline,
+    table: Table,
+    notes: Mapping[str, tuple[str, str]],
+    colour: Mapping[str, int],
+    base: str | None,
 ) -> dict[str, Any]:
     """Returns the content that pages of pipelines and of studies share."""
     cards = _cards(pipeline, table, colour, base)
     script = _resource("sort.js.jinja")
     return {
         "pipeline": pipeline,
+        "command": _public(pipeline.command, base),
         "table": table,
-        "faults": _faults(pipeline, table),
+        "faults": [
+            (name, label, _public(note, base)) for name, label, note in _faults(pipeline, notes)
+        ],
         "costs": _costs(pipeline),
         "cards": cards,
         "card": {card.stage.name: card for card in cards},
@@ -149,8 +130,8 @@ def lead(table: Table) -> list[str]:
     ranked.sort(key=lambda row: row.metrics[metric], reverse=not notation.lower_is_better(metric))
     equal = [row for row in ranked if row.metrics[metric] == ranked[0].metrics[metric]]
     of_all = f"of the {len(ranked)} methods" if len(ranked) > 1 else "is the only method"
-    if 1 < len(ranked) < len(table.methods):
-        of_all += " that have a result"
+    if len(ranked) < len(table.methods):
+        of_all += " that have a result" if len(ranked) > 1 else " that has a result"
     if len(equal) > 1:
         sentences = [_draw(equal, ranked, metric, of_all)]
     else:
@@ -203,15 +184,25 @@ def _score(row: Row, metric: str) -> str:
     return notation.score(metric, row.metrics[metric]) + notation.unit(metric)
 
 
-def _faults(pipeline: load.Pipeline, table: Table) -> list[tuple[str, str, str]]:
-    """Returns (stage, its label, sentence) for everything that is missing or went wrong."""
-    notes = {row.stage: (row.label, row.note) for row in table.rows}
+def _faults(
+    pipeline: load.Pipeline, notes: Mapping[str, tuple[str, str]]
+) -> list[tuple[str, str, str]]:
+    """Returns (stage, its label, sentence) for everything that is missing or went wrong; `notes`
+    has the label and sentence of stages that are results.
+    """
     found = []
     for name, stage in pipeline.stages.items():
         label, note = notes.get(name, (name, stage.note))
         if note:
             found.append((name, label, note))
     return found
+
+
+def _public(text: str, base: str | None) -> str:
+    """Returns a text as it may be shown: without this machine's folders on a page that is not in
+    the workdir.
+    """
+    return files.without_folders(text) if base is None else text
 
 
 # ---- stages ------------------------------------------------------------------------------------
@@ -237,10 +228,11 @@ def _cards(
                 key=keys[name],
                 stage=stage,
                 label=rows[name].label if name in rows else "",
+                note=_public(stage.note, base),
                 size=rows[name].size if name in rows else "",
                 folder_link=folder,
-                config_link=f"{folder}config.json" if folder and stage.config else None,
-                config_text=json.dumps(stage.config, indent=2, ensure_ascii=False),
+                config_link=f"{folder}{CONFIG}" if folder and stage.config else None,
+                config_text=_public(json.dumps(stage.config, indent=2, ensure_ascii=False), base),
                 facts=_facts(stage),
                 metrics=_final_metrics(stage),
                 needs=tuple((other, keys[other]) for other in inputs(stage) if other in keys),
@@ -313,14 +305,3 @@ def _versions(pipeline: load.Pipeline) -> list[tuple[str, list[tuple[str, Sequen
         (key, [(value, stages if len(values) > 1 else ()) for value, stages in values.items()])
         for key, values in found.items()
     ]
-
-
-def _base(workdir: epath.Path, folder: epath.Path) -> str | None:
-    """Returns the path from a page in `folder` to the workdir; None for a page outside of it.
-
-    Such a page may be published; its links would lead nowhere, and reveal this machine's folders.
-    """
-    if not files.is_remote(folder) and not files.is_remote(workdir):
-        folder, workdir = (epath.Path(os.path.abspath(path)) for path in (folder, workdir))
-    places = (folder, *folder.parents)
-    return "../" * places.index(workdir) if workdir in places else None

@@ -54,6 +54,18 @@ class Plan:
         return max(self.seconds.values(), default=None)
 
     @property
+    def verdict(self) -> str:
+        """Whether the step fits, and why; nothing where it was not compiled."""
+        if self.fault:
+            return f"no: {self.fault}"
+        if self.compiled is None:
+            return ""
+        needed = _megabytes(self.compiled.peak_bytes)
+        if self.memory_limit is None:
+            return f"unknown: no memory limit is known here; give --topology ({needed} are needed)"
+        return f"{'yes' if self.fits else 'no'}: {needed} of {_megabytes(self.memory_limit)}"
+
+    @property
     def hours(self) -> float | None:
         """Hours for the configured length, at the roofline."""
         if self.steps is None or self.step_seconds is None:
@@ -85,8 +97,8 @@ def as_text(plan: Plan) -> str:
     ]
     if plan.compiled is not None:
         rows += _compiled_rows(plan, plan.compiled)
-    elif plan.fits is False:
-        rows.append(("fits", f"no: {plan.fault}"))
+    elif plan.verdict:
+        rows.append(("fits", plan.verdict))
     rows += [(f"{name} time", _milliseconds(value)) for name, value in plan.seconds.items()]
     if plan.step_seconds:
         rate = plan.batch / plan.step_seconds
@@ -102,14 +114,13 @@ def as_text(plan: Plan) -> str:
 
 
 def _compiled_rows(plan: Plan, compiled: Compiled) -> list[tuple[str, str]]:
-    limit = f" of {_megabytes(plan.memory_limit)}" if plan.memory_limit else ""
     share = compiled.flops / plan.useful_flops
     counted = [("compiled FLOPs", f"{compiled.flops:.4g} ({share:.3f} of the useful ones)")]
     return [
         ("arguments", _megabytes(compiled.argument_bytes)),
         ("temporaries", _megabytes(compiled.temporary_bytes)),
         ("code", _megabytes(compiled.code_bytes)),
-        ("fits", f"{'yes' if plan.fits else 'no'}: {_megabytes(compiled.peak_bytes)}{limit}"),
+        ("fits", plan.verdict),
         *(counted if compiled.flops else []),  # XLA counts none for a GPU that is not here
         ("kernels", f"{compiled.kernels:,} a step; launching them is in none of the times"),
         *(
@@ -121,7 +132,7 @@ def _compiled_rows(plan: Plan, compiled: Compiled) -> list[tuple[str, str]]:
 
 
 def as_markdown(plans: Sequence[Plan]) -> str:
-    """Returns several plans, a line each, as a Markdown table."""
+    """Returns several plans as a Markdown table, a line each; below it, why one may not fit."""
     names = (
         "step", "parameters", "state MB", "temporary MB", "fits", "GFLOP", "compiled/useful",
         "kernels", "collectives", "MB sent", "ms a step", "examples/s", "hours",
@@ -136,7 +147,7 @@ def as_markdown(plans: Sequence[Plan]) -> str:
                 f"{plan.parameters:,}",
                 f"{plan.state_bytes / 1e6:,.1f}",
                 f"{compiled.temporary_bytes / 1e6:,.1f}" if compiled else "",
-                {True: "yes", False: "no", None: ""}[plan.fits],
+                plan.verdict.partition(":")[0],
                 f"{plan.useful_flops / 1e9:,.2f}",
                 f"{compiled.flops / plan.useful_flops:.3f}" if compiled and compiled.flops else "",
                 f"{compiled.kernels:,}" if compiled else "",
@@ -147,7 +158,9 @@ def as_markdown(plans: Sequence[Plan]) -> str:
                 f"{plan.hours:,.2f}" if plan.hours is not None else "",
             )
         )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    doubts = [f"* {plan.name}: {plan.verdict}" for plan in plans if plan.verdict and not plan.fits]
+    return "\n".join([table, *([""] if doubts else []), *doubts])
 
 
 def _megabytes(size: float) -> str:

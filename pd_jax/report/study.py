@@ -46,9 +46,9 @@ class Result:
     @property
     def note(self) -> str:
         """Why a value is missing, or an empty text."""
-        if not self.lacking or self.stage.done is None:
-            return self.stage.note
-        return f"It has no finite {' and no finite '.join(self.lacking)}."
+        missing = f"It has no finite {' and no finite '.join(self.lacking)}."
+        shown = missing if self.lacking and self.stage.done else ""
+        return " ".join(part for part in (self.stage.note, shown) if part)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,9 +237,12 @@ def _summaries(results: Sequence[Result], study: config_lib.Study) -> dict[str, 
 
 
 def _axes(groups: Sequence[Group]) -> tuple[str, ...]:
-    """Returns the axes on which groups differ, in the order in which they are first named."""
-    names = dict.fromkeys(name for group in groups for name in group.axes)
-    return tuple(name for name in names if len({group.axes.get(name) for group in groups}) > 1)
+    """Returns the axes on which groups differ, in the order in which they are first named; where
+    they differ on none, the first.
+    """
+    names = dict.fromkeys(name for group in groups for name in group.axes) or {"model": None}
+    differing = [name for name in names if len({group.axes.get(name) for group in groups}) > 1]
+    return tuple(differing or [*names][:1])
 
 
 def shown(value: AxisValue | None) -> str:

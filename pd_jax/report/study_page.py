@@ -1,7 +1,7 @@
 """Content of a study's page: answers, figures with the paper's, groups and cells as tables."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pd_jax import config as config_lib
@@ -56,10 +56,16 @@ def colours(results: Results) -> dict[str, int]:
         for name, stage in results.pipeline.stages.items()
         if stage.kind == "train"
     }
+    by_method = _colours(results.groups, _method, _COLOURED)
     for group in results.groups:
         for result in group.results:
-            found[result.stage.name] = _method_colour(str(group.axes.get("method", "")))
+            if result.of == "student":
+                found[result.stage.name] = by_method[_method(group)]
     return found
+
+
+def _method(group: Group) -> str:
+    return str(group.axes.get("method", "other"))
 
 
 def context(results: Results, keys: Mapping[str, str]) -> dict[str, Any]:
@@ -81,10 +87,19 @@ def context(results: Results, keys: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _method_colour(method: str) -> int:
-    if method == paper.TEACHER:
-        return charts.GREY
-    return _COLOURED.index(method) if method in _COLOURED else len(_COLOURED)
+def _colours(
+    groups: Sequence[Group], name: Callable[[Group], str], first: Sequence[str] = ()
+) -> dict[str, int]:
+    """Returns a colour number for every name of groups: the places of those in `first`, the next
+    ones for others, and grey for a teacher.
+    """
+    names = dict.fromkeys(map(name, groups))
+    students = {
+        name(group) for group in groups if any(one.of == "student" for one in group.results)
+    }
+    grey = {paper.TEACHER, *(one for one in names if one not in students)}
+    order = [*first, *(one for one in names if one not in first and one not in grey)]
+    return {one: charts.GREY if one in grey else order.index(one) for one in names}
 
 
 # ---- figures -----------------------------------------------------------------------------------
@@ -154,16 +169,13 @@ def _drawing(
 
 def _series(results: Results, wish: config_lib.Figure) -> dict[str, int]:
     """Returns the lines' names and colour numbers."""
-    values = dict.fromkeys(_series_of(group, wish) for group in results.groups)
-    if wish.series == "method":
-        return {value: _method_colour(value) for value in values}
-    plain = [value for value in values if value != paper.TEACHER]
-    return {value: plain.index(value) if value in plain else charts.GREY for value in values}
+    first = _COLOURED if wish.series == "method" else ()
+    return _colours(results.groups, lambda group: _series_of(group, wish), first)
 
 
 def _series_of(group: Group, wish: config_lib.Figure) -> str:
     value = place_of(group.axes, wish.series)
-    return str(group.axes.get("method", "other")) if value is None else shown(value)
+    return _method(group) if value is None else shown(value)
 
 
 def _panels(results: Results, wish: config_lib.Figure) -> list[Any]:

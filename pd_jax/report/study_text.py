@@ -2,15 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any
 
-from pd_jax.report import claims, load, notation
+from pd_jax.report import claims, notation
 from pd_jax.report.statistics import Interval, Summary
 from pd_jax.report.study import Group, Results, named, place_of, shown
 from pd_jax.report.table import aligned, markdown_line
-
-_ENVIRONMENT = ("commit", "processor", "cores", "device", "devices", "python", "jax", "pd_jax")
 
 
 def as_text(results: Results) -> str:
@@ -154,7 +151,6 @@ def _seeds(group: Group) -> str:
 def as_json(results: Results) -> dict[str, Any]:
     """Returns the study as JSON values; missing ones are null, and named in `missing`."""
     return {
-        **provenance(results.pipeline),
         "title": results.pipeline.wishes.title,
         "measures": list(results.measures),
         "groups": [_group_json(results, group) for group in results.groups],
@@ -164,29 +160,6 @@ def as_json(results: Results) -> dict[str, Any]:
             for result in results.missing
         ],
     }
-
-
-def provenance(pipeline: load.Pipeline) -> dict[str, Any]:
-    """Returns where a pipeline's numbers come from: command, versions, machine, seconds."""
-    stages = [stage for stage in pipeline.stages.values() if stage.done]
-    return {
-        "name": pipeline.name,
-        "command": pipeline.command,
-        "environment": _environment(stages),
-        "seconds": round(sum(stage.done.seconds for stage in stages if stage.done), 1),
-        "stages": {"done": len(stages), "of": len(pipeline.stages)},
-    }
-
-
-def _environment(stages: Sequence[load.Stage]) -> dict[str, Any]:
-    """Returns versions; where stages differ, all of a key's values."""
-    found: dict[str, list[Any]] = {}
-    for stage in stages:
-        for key in _ENVIRONMENT:
-            value = stage.versions.get(key)
-            if value is not None and value not in found.setdefault(key, []):
-                found[key].append(value)
-    return {key: values[0] if len(values) == 1 else values for key, values in found.items()}
 
 
 def _group_json(results: Results, group: Group) -> dict[str, Any]:

@@ -7,17 +7,15 @@ finite states that, too.
 import dataclasses
 import math
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pd_jax import config as config_lib
+from pd_jax.config.scores import judged_by
 from pd_jax.errors import ConfigError
 from pd_jax.models import sizes
 from pd_jax.report import load, notation, paper
 from pd_jax.report.statistics import Interval, wilson_interval
-
-_PREFERRED = ("accuracy", "pearson", "loss")
-"""The metric of a split if the config names none: the first of these that it has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,16 +88,6 @@ def make_table(pipeline: load.Pipeline) -> Table:
     return Table(pipeline.wishes.title or pipeline.name, metrics, rows)
 
 
-def judged_by(names: Iterable[str]) -> tuple[str, ...]:
-    """Returns the one metric of each evaluation set that a model is judged by."""
-    names = dict.fromkeys(names)
-    splits = dict.fromkeys(notation.split(name) for name in names if not name.startswith("train/"))
-    found = []
-    for split in splits:
-        found += [f"{split}/{last}" for last in _PREFERRED if f"{split}/{last}" in names][:1]
-    return tuple(found)
-
-
 def _row(pipeline: load.Pipeline, label: str, stage: load.Stage, metrics: Sequence[str]) -> Row:
     done = stage.done
     reached = done.metrics if done else {}
@@ -156,14 +144,17 @@ def model_size(stage: load.Stage) -> str:
 
 
 def needed_stages(pipeline: load.Pipeline, name: str) -> tuple[str, ...]:
-    """Returns a stage and every stage that it needs, directly or not, in the order of the chain."""
+    """Returns a stage and every stage that its model needs, directly or not, in the order of the
+    chain: not what it is only scored on or against.
+    """
     found, waiting = set(), [name]
     while waiting:
         current = waiting.pop()
         if current in found or current not in pipeline.stages:
             continue
         found.add(current)
-        waiting += inputs(pipeline.stages[current])
+        config = pipeline.stages[current].config
+        waiting += _referred({key: config[key] for key in config if key != "evaluation"})
     return tuple(stage for stage in pipeline.stages if stage in found)
 
 
@@ -182,7 +173,7 @@ def _referred(value: Any) -> list[str]:
 
 
 def chain_seconds(pipeline: load.Pipeline, name: str) -> float | None:
-    """Returns the seconds of a stage and of all it needs; None where one has no result."""
+    """Returns the seconds of a stage and of all its model needs; None where one has no result."""
     needed = [pipeline.stages[stage].done for stage in needed_stages(pipeline, name)]
     if any(done is None for done in needed):
         return None

@@ -1,5 +1,6 @@
 """What a classifier in a folder answers: its task, and the names and number of its outputs."""
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -46,7 +47,7 @@ def load_classifier(folder: str) -> tuple[hf.SavedModel, Tokenizer]:
     outputs = model.params["classifier"]["bias"].shape[0]
     task, labels = _as_transformers(model.task, model.labels, outputs)
     check_values(folder, task, outputs)
-    return hf.SavedModel(model.config, model.params, labels, task, model.fingerprint), tokenizer
+    return dataclasses.replace(model, labels=labels, task=task), tokenizer
 
 
 def check_pairs(model: hf.SavedModel, *, pairs: bool, name: str = "the model") -> None:

@@ -9,17 +9,7 @@ from etils import epath
 
 from pd_jax import config as config_lib
 from pd_jax.parallel import distributed
-
-OUTPUT = {
-    "synthetic": "text",
-    "tokenizer": "tokenizer",
-    "records": "records",
-    "train": "model",
-    "label": "logits",
-    "export": "export",
-    "compare": "comparison",
-}
-"""Kind of stage -> the folder inside its own that `@name` stands for."""
+from pd_jax.workdir import OUTPUT
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,9 +7,9 @@ from etils import epath
 
 from pd_jax import config as config_lib
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer
-from pd_jax.models.export import card
 from pd_jax.models.export.write import Check, export
 from pd_jax.models.weights import hf
+from pd_jax.stages import model_card
 from pd_jax.stages.context import Context, Done
 
 
@@ -29,10 +29,10 @@ def export_model(
       WeightsError: the outputs differ by more than rounding; then nothing is left behind.
     """
     source = epath.Path(stage.model)
-    model, run = hf.load(source), card.read_run(source)
+    model, run = hf.load(source), model_card.read_run(source)
 
     def make_card(checks: Sequence[str]) -> str:
-        return card.write_card(
+        return model_card.write_card(
             model, run, name=name, format=stage.format, licence=stage.licence, checks=checks
         )
 

@@ -18,6 +18,8 @@ from pd_jax.errors import (
 )
 
 _DAMAGE = (RecordsError, LogitsError, TokenizerError, WeightsError)
+_OF_TORCH = "CUDA out of memory"
+"""What torch says; JAX says it otherwise."""
 
 
 def with_remedy(
@@ -45,13 +47,25 @@ def with_remedy(
             "free some space there and run the same command again"
         )
     elif message := no_memory(fault):
-        training = isinstance(stage, config_lib.TrainStage)
-        more = ", raise compute.micro_batches or set compute.remat" if training else ""
-        error = StageError(
-            f"stage {name!r} does not fit into memory ({message}); lower its batch{more}, or free "
-            "memory used by other processes"
-        )
+        error = _out_of_memory(name, stage, message)
     else:
         return fault
     error.__cause__ = fault
     return error
+
+
+def _out_of_memory(name: str, stage: Any, message: str) -> StageError:
+    """Returns the error of a stage that lacked memory, as a `message` says."""
+    if isinstance(stage, config_lib.LabelStage) and _OF_TORCH in message:
+        return StageError(
+            f"the teacher of stage {name!r} does not fit into the GPU's memory ({message}), of"
+            " which JAX takes most where it uses the GPU itself; run the stage with"
+            f" JAX_PLATFORMS=cpu and --stages={name}, which leaves the GPU to the teacher, or"
+            " lower its batch"
+        )
+    training = isinstance(stage, config_lib.TrainStage)
+    more = ", raise compute.micro_batches or set compute.remat" if training else ""
+    return StageError(
+        f"stage {name!r} does not fit into memory ({message}); lower its batch{more}, or free "
+        "memory used by other processes"
+    )

@@ -3,12 +3,12 @@ and that their own stages would meet hours later.
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 from etils import epath
 
 from pd_jax import config as config_lib
+from pd_jax.config.scores import BEST_BY, SCORES
 from pd_jax.data.text import corpora, tfds
 from pd_jax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from pd_jax.errors import ConfigError
@@ -19,7 +19,13 @@ from pd_jax.models.initialise import check_shape
 from pd_jax.models.weights import hf
 from pd_jax.parallel import distributed
 from pd_jax.parallel.mesh import check_heads, mesh_for
-from pd_jax.stages.classifier import check_positions, declared_task, output_names
+from pd_jax.stages import torch_teacher
+from pd_jax.stages.classifier import (
+    check_positions,
+    declared_task,
+    load_classifier,
+    output_names,
+)
 from pd_jax.stages.declared import (
     first_of,
     labels_of,
@@ -30,6 +36,8 @@ from pd_jax.stages.declared import (
     tokenizer_of,
 )
 from pd_jax.stages.material import check_set, check_tasks
+from pd_jax.stages.objectives import check_temperature
+from pd_jax.stages.teachers import check_reads_texts
 from pd_jax.training.step import check_batch
 
 
@@ -38,17 +46,31 @@ def check_stages(pipeline: config_lib.Pipeline, names: Sequence[str], *, on_devi
     or a teacher in a folder that do not fit, for logits of other rows, and if they run `on_devices`
     of this process, for the mesh.
     """
-    load = functools.cache(load_tokenizer)  # a study has many stages with one vocabulary
+    # A study has many stages with one vocabulary, and one teacher.
+    load, load_teacher = functools.cache(load_tokenizer), functools.cache(_try_teacher)
     with distributed.all_or_none("checking what the stages need"):
         for name in names:
-            _check_stage(pipeline, name, on_devices=on_devices)
+            _check_stage(pipeline, name, load_teacher, on_devices=on_devices)
             _check_vocabulary(pipeline, name, load)
+        if pipeline.study is not None:
+            _check_measures(pipeline, pipeline.study)
 
 
-def _check_stage(pipeline: config_lib.Pipeline, name: str, *, on_devices: bool) -> None:
+def _try_teacher(folder: str) -> None:
+    """Raises what reading a classifier raises, and keeps nothing of it."""
+    load_classifier(folder)
+
+
+def _check_stage(
+    pipeline: config_lib.Pipeline,
+    name: str,
+    load_teacher: Callable[[str], object],
+    *,
+    on_devices: bool,
+) -> None:
     stage = pipeline.stages[name]
     if isinstance(stage, config_lib.LabelStage):
-        _check_teacher(stage)
+        _check_teacher(stage, load_teacher)
     if isinstance(stage, config_lib.RecordsStage):
         _check_columns(stage)
     if isinstance(stage, config_lib.CompareStage):
@@ -86,6 +108,8 @@ def check_labels(pipeline: config_lib.Pipeline, name: str) -> None:
     _check_best(pipeline, name, stage)
     if not isinstance(stage.objective, config_lib.Masked):
         _check_tasks(pipeline, name, stage)
+    if isinstance(stage.objective, config_lib.Distill):
+        check_temperature(stage.objective, learnt(pipeline, stage)[0])
     if not stage.data.logits:
         return
     own = labels_of(pipeline, first_of(stage.data.records))
@@ -129,7 +153,7 @@ def _check_best(pipeline: config_lib.Pipeline, name: str, stage: config_lib.Trai
     if stage.evaluation.best is None:
         return
     of, _, score = stage.evaluation.best.partition("/")
-    possible = _scores(pipeline, stage, of)
+    possible = [name for name in _scores(pipeline, stage, of) if name in BEST_BY]
     if score not in possible:
         raise ConfigError(
             f"stages.{name}.evaluation.best={stage.evaluation.best!r}, but objective.kind="
@@ -138,29 +162,51 @@ def _check_best(pipeline: config_lib.Pipeline, name: str, stage: config_lib.Trai
         )
 
 
+def _check_measures(pipeline: config_lib.Pipeline, study: config_lib.Study) -> None:
+    """Raises ConfigError where no cell's stage will have a score that the study judges by."""
+    trained = [pipeline.stages[cell.stage] for cell in study.cells]
+    for measure in study.measures:
+        for of in measure.sets:
+            possible = {
+                score
+                for stage in trained
+                if isinstance(stage, config_lib.TrainStage)
+                and of in {**stage.evaluation.sets, **stage.evaluation.final}
+                for score in _scores(pipeline, stage, of)
+            }
+            if measure.quantity not in possible:
+                raise ConfigError(
+                    f"study.measures names {measure.quantity} of {of}, but no cell's stage is "
+                    f"scored by it there: only by {', '.join(sorted(possible)) or 'its loss'}; "
+                    "measure another quantity, or give the set what it needs (agreement and kl: "
+                    "evaluation.logits)"
+                )
+
+
 def _scores(
     pipeline: config_lib.Pipeline, stage: config_lib.TrainStage, of: str
 ) -> tuple[str, ...]:
-    """Returns the scores of which more is better that an evaluation set may have."""
-    kind, rows = stage.objective, rows_of(pipeline, stage.evaluation.sets[of])
+    """Returns the scores that an evaluation set may have."""
+    sets = {**stage.evaluation.sets, **stage.evaluation.final}
+    kind, rows = stage.objective, rows_of(pipeline, sets[of])
     if isinstance(kind, config_lib.MaskedLanguageModel):
         return ("mlm_accuracy", "nsp_accuracy") if kind.next_sentence else ("mlm_accuracy",)
     taught = of in stage.evaluation.logits or (
         isinstance(kind, config_lib.OnlineDistillation) and kind.teacher is not None
     )
     if isinstance(kind, config_lib.LanguageDistill):
-        return ("mlm_accuracy", "agreement") if taught else ("mlm_accuracy",)
+        return ("mlm_accuracy", "agreement", "kl") if taught else ("mlm_accuracy",)
     task, labels = learnt(pipeline, stage)
-    binary = ("f1", "matthews") if len(labels) in (0, 2) else ()
-    of_task = {
-        "classification": ("accuracy", *binary),
-        "multilabel": ("accuracy", "label_accuracy"),
-        "regression": ("pearson", "spearman"),
-    }
-    known = of_task.get(task or "", tuple(dict.fromkeys(itertools.chain(*of_task.values()))))
     unlabelled = rows is not None and rows.task is None
-    compared = ("agreement",) if taught and task != "regression" else ()
-    return compared if unlabelled else (*known, *compared)
+    return tuple(
+        name
+        for name, score in SCORES.items()
+        if score.tasks
+        and (task is None or task in score.tasks)
+        and (taught or not score.taught)
+        and not (unlabelled and (score.of_teacher or not score.taught))
+        and not (score.two_classes and len(labels) not in (0, 2))
+    )
 
 
 def _check_tasks(pipeline: config_lib.Pipeline, name: str, stage: config_lib.TrainStage) -> None:
@@ -180,15 +226,21 @@ def _check_columns(stage: config_lib.RecordsStage) -> None:
             next(corpora.tables_of(corpora.Piece(source, first)), None)
 
 
-def _check_teacher(stage: config_lib.LabelStage) -> None:
+def _check_teacher(stage: config_lib.LabelStage, load: Callable[[str], object]) -> None:
+    """Raises what labelling would raise at its start: for a folder that is not a whole teacher."""
     if model_folder(stage.teacher) is None:
         return
     if stage.language is None:
         _, outputs = declared_task(epath.Path(stage.teacher))
         output_names(stage.teacher, stage.labels, outputs)
-    if _is_bert(stage.teacher):
-        positions = hf.load_config(stage.teacher).positions
-        check_positions(stage.teacher, positions, stage.lengths[-1])
+    if stage.language is None and not _is_bert(stage.teacher):
+        torch_teacher.require_torch(stage.teacher)
+        check_reads_texts(stage.teacher)
+        return
+    positions = hf.load_config(stage.teacher).positions
+    check_positions(stage.teacher, positions, stage.lengths[-1])
+    if stage.language is None:
+        load(stage.teacher)
 
 
 def _is_bert(source: str) -> bool:

@@ -69,6 +69,15 @@ def make_objective(stage: config_lib.TrainStage, shape: BertConfig, facts: Facts
     return make_classify(shape, task=facts.task, labels=facts.labels)
 
 
+def check_temperature(kind: config_lib.Distill, task: str | None) -> None:
+    """Raises ConfigError where the temperature would change nothing."""
+    if task == "regression" and kind.temperature != 1.0:
+        raise ConfigError(
+            f"objective.temperature={kind.temperature} changes nothing of a regression, whose loss "
+            "is the squared error; leave it out"
+        )
+
+
 def _mlm(kind: config_lib.MaskedLanguageModel, shape: BertConfig, facts: Facts) -> Objective:
     if kind.next_sentence and not facts.next_sentence:
         raise ConfigError(
@@ -88,6 +97,7 @@ def _distill(
             "objective.kind='distill' needs data.logits; name the label stage or logit store "
             "to learn from"
         )
+    check_temperature(kind, facts.task)
     return make_distill(
         kind, shape, task=facts.task, labels=facts.labels, has_labels=facts.labelled
     )

@@ -115,7 +115,8 @@ def make_predict_rows(
       model: what `load_classifier` returns.
       tokenizer: the model's.
       batch: texts at once, rounded up to a multiple of the devices.
-      max_length: texts are cut to so many tokens; by default to the model's positions.
+      max_length: texts are cut to so many tokens; by default to those that the model has learnt to
+        read.
       dtype: float32 or bfloat16.
 
     Raises:
@@ -123,7 +124,7 @@ def make_predict_rows(
     """
     mesh = make_mesh(config_lib.Mesh())
     run = make_predict(model, mesh, dtype=dtype)
-    longest = min(max_length or model.config.positions, model.config.positions)
+    longest = min(max_length or model.reads, model.config.positions)
     lengths = (*(length for length in _LENGTHS if length < longest), longest)
     batch = -(-batch // mesh.size) * mesh.size
 

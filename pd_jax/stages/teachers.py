@@ -217,12 +217,17 @@ def _torch_answers(
     return answers
 
 
-def _texts(dataset: Dataset, stage: config_lib.LabelStage) -> RowTexts:
+def check_reads_texts(teacher: str) -> None:
+    """Raises ConfigError where a teacher that reads texts would do so in several processes."""
     if jax.process_count() > 1:
         raise ConfigError(
-            f"{stage.teacher} reads the rows' texts, which only one process can do; run this stage "
-            "with one process, for example with tools.label"
+            f"{teacher} reads the rows' texts, which only one process can do; run this stage with "
+            "one process, for example with tools.label"
         )
+
+
+def _texts(dataset: Dataset, stage: config_lib.LabelStage) -> RowTexts:
+    check_reads_texts(stage.teacher)
     return RowTexts(dataset, stage.source)
 
 

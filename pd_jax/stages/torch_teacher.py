@@ -4,6 +4,9 @@ Needs the extra `hf`. torch and transformers are imported only when such a teach
 """
 
 import dataclasses
+import importlib.util
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,7 +17,7 @@ from pd_jax import files
 from pd_jax.data.logits.logit_shards import Values
 from pd_jax.data.text.tables import Row
 from pd_jax.data.tokenizers import vocabulary
-from pd_jax.errors import ConfigError, WeightsError
+from pd_jax.errors import ConfigError, WeightsError, no_memory
 from pd_jax.stages.classifier import Read, check_positions, check_values
 
 _TASKS = {
@@ -24,6 +27,7 @@ _TASKS = {
 }
 _ANY_VOCABULARY = (vocabulary.JSON_FILE, "tekken.json")
 """Vocabulary files that transformers reads for a tokenizer of any class."""
+_NVIDIA_DRIVER = epath.Path("/proc/driver/nvidia")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +118,16 @@ class TorchTeacher:
         return found
 
 
+def require_torch(folder: epath.PathLike) -> None:
+    """Raises WeightsError where torch or transformers, which read a folder, is not installed."""
+    lacking = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if lacking:
+        raise WeightsError(
+            f"{folder} is not a BERT with GELU; reading it needs torch and transformers (no "
+            f"{', no '.join(lacking)} here); pip install 'pd_jax[hf]'"
+        )
+
+
 def load_torch(folder: epath.PathLike, *, dtype: str, length: int) -> TorchTeacher:
     """Returns the classifier in a Hugging Face folder, on the first GPU if there is one.
 
@@ -122,16 +136,7 @@ def load_torch(folder: epath.PathLike, *, dtype: str, length: int) -> TorchTeach
         classifier with its tokenizer.
       ConfigError: it cannot read texts of `length` of its tokens.
     """
-    try:
-        import torch
-        from transformers import logging
-    except ImportError as fault:
-        raise WeightsError(
-            f"{folder} is not a BERT with GELU; reading it needs torch and transformers ({fault}); "
-            "pip install 'pd_jax[hf]'"
-        ) from None
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    require_torch(folder)
     folder = epath.Path(folder)
     model, tokenizer = _read(folder, dtype)
     if tokenizer.pad_token_id is None:
@@ -146,7 +151,7 @@ def load_torch(folder: epath.PathLike, *, dtype: str, length: int) -> TorchTeach
         config.pad_token_id = tokenizer.pad_token_id
     model = model.eval()
     _check_positions(folder, model, tokenizer, length)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = _device(str(folder))
     task = _TASKS.get(model.config.problem_type or "")
     task = task or ("regression" if model.config.num_labels == 1 else "classification")
     check_values(str(folder), task, model.config.num_labels)
@@ -163,18 +168,7 @@ def load_torch(folder: epath.PathLike, *, dtype: str, length: int) -> TorchTeach
 
 def _read(folder: epath.Path, dtype: str) -> tuple[Any, Any]:
     """Returns the classifier and the tokenizer in a folder; raises WeightsError without either."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    try:
-        model, loaded = AutoModelForSequenceClassification.from_pretrained(
-            str(folder), local_files_only=True, output_loading_info=True, dtype=dtype
-        )
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as fault:
-        reason = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
-        raise WeightsError(
-            f"{folder} is not a classifier that transformers can read ({reason})"
-        ) from None
+    model, tokenizer, loaded = _from_pretrained(folder, dtype)
     if missing := sorted(loaded["missing_keys"]):
         raise WeightsError(
             f"{folder} lacks {', '.join(missing[:4])}: its classifier was never trained; name a "
@@ -194,6 +188,54 @@ def _read(folder: epath.Path, dtype: str) -> tuple[Any, Any]:
             "vocabulary there"
         )
     return model, tokenizer
+
+
+def _from_pretrained(folder: epath.Path, dtype: str) -> tuple[Any, Any, dict[str, Any]]:
+    """Returns the classifier and the tokenizer in a folder, and what transformers says of the
+    weights that it read; raises WeightsError where it cannot read them.
+    """
+    try:
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer, logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            str(folder), local_files_only=True, output_loading_info=True, dtype=dtype
+        )
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except Exception as fault:  # each format's library raises kinds of its own
+        if no_memory(fault):
+            raise
+        reason = " ".join(str(fault).split())[:300] or type(fault).__name__
+        if isinstance(fault, ImportError):
+            raise WeightsError(
+                f"reading {folder} needs a package, or a version of one, that is not installed"
+                f" ({reason}); install it"
+            ) from None
+        raise WeightsError(
+            f"{folder} is not a classifier that transformers can read ({reason}); name a folder"
+            " with a sequence classifier, whole as it was released (git lfs pull, if it was cloned)"
+        ) from None
+    return model, tokenizer, loaded
+
+
+def _device(name: str) -> str:
+    """Returns torch's name of the first GPU, or of the CPU without one; warns where there is a GPU
+    that torch cannot use.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if _NVIDIA_DRIVER.exists() and not hidden:
+        print(
+            f"warning: torch {torch.__version__} cannot use this machine's GPU, so {name} runs on"
+            " the CPU; install the torch that fits its driver (https://pytorch.org)",
+            file=sys.stderr,
+            flush=True,
+        )
+    return "cpu"
 
 
 def _check_positions(folder: epath.Path, model: Any, tokenizer: Any, length: int) -> None:

@@ -13,16 +13,18 @@ from jax.sharding import Mesh
 from pd_jax import config as config_lib
 from pd_jax import files
 from pd_jax.data.feed.batches import evaluation_batches, examples_of, make_feed, rows_per_epoch
-from pd_jax.data.tokenizers.tokenizer import load_tokenizer
-from pd_jax.errors import ConfigError, TokenizerError, WeightsError
+from pd_jax.data.records import shared_rows
+from pd_jax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from pd_jax.errors import ConfigError
 from pd_jax.evaluation import predictions
 from pd_jax.evaluation.evaluate import Evaluated, evaluate
 from pd_jax.models import sizes
-from pd_jax.models.initialise import computing_as, initialise
+from pd_jax.models.initialise import computing_as
 from pd_jax.models.weights import hf
 from pd_jax.objectives.objective import Objective
 from pd_jax.parallel import distributed, sharding
 from pd_jax.parallel.mesh import check_heads, mesh_for, row_places, row_share
+from pd_jax.stages import first_weights
 from pd_jax.stages.context import Context, Done
 from pd_jax.stages.material import (
     Material,
@@ -43,6 +45,7 @@ from pd_jax.training.optim import make_optimizer
 from pd_jax.training.state import TrainState
 from pd_jax.training.step import check_batch, make_evaluation_step, make_init, make_train_step
 from pd_jax.training.utilisation import matmul_peak, utilisation
+from pd_jax.workdir import CHECKPOINTS
 
 
 def run_train(stage: config_lib.TrainStage, context: Context) -> Done:
@@ -65,7 +68,10 @@ def run_together(
       ConfigError: their first weights are of models that compute differently.
     """
     mesh = mesh_for(contexts[0].run)
-    opened = [_tried(_open, *pair, mesh) for pair in zip(stages, contexts, strict=True)]
+    opened: list[_Work | Exception] = []
+    for stage, context in zip(stages, contexts, strict=True):
+        like = next((work for work in opened if isinstance(work, _Work)), None)
+        opened.append(_tried(_open, stage, context, mesh, like))
     works = [work for work in opened if not isinstance(work, Exception)]
     if any(work.objective.config != works[0].objective.config for work in works):
         raise ConfigError(
@@ -93,14 +99,22 @@ def _tried(do: Callable[..., Any], *given: Any) -> Any:
         return fault
 
 
-def _open(stage: config_lib.TrainStage, context: Context, mesh: Mesh) -> "_Work":
-    """Returns a stage's parts, opened and checked against each other and the mesh."""
+def _open(
+    stage: config_lib.TrainStage, context: Context, mesh: Mesh, like: "_Work | None"
+) -> "_Work":
+    """Returns a stage's parts, opened and checked against each other and the mesh; what one that is
+    trained with it reads, and the teacher on the devices, is `like`'s.
+    """
     check_batch(stage.data.batch, micro_batches=stage.compute.micro_batches, mesh=mesh)
-    material = with_teacher(open_material(stage.data), stage)
-    sets, final = (
-        open_sets(paths, stage.evaluation.logits, material, stage.data)
-        for paths in (stage.evaluation.sets, stage.evaluation.final)
-    )
+    if like is None:
+        material = with_teacher(open_material(stage.data), stage)
+        sets, final = (
+            open_sets(paths, stage.evaluation.logits, material, stage.data)
+            for paths in (stage.evaluation.sets, stage.evaluation.final)
+        )
+        _tell_shared_rows(stage, context, material, {**sets, **final})
+    else:
+        material, sets, final = like.material, like.sets, like.final
     scored = (one.dataset for one in (*sets.values(), *final.values()))
     for dataset in (*material.datasets, *scored):
         if told := dataset.cut_at(stage.data.lengths[-1]):
@@ -112,9 +126,27 @@ def _open(stage: config_lib.TrainStage, context: Context, mesh: Mesh) -> "_Work"
         shape = computing_as(hf.load_config(stage.init.source), shape)
     check_heads(shape.heads, mesh)
     objective = make_objective(stage, shape, facts(material, stage))
-    frozen_at = sharding.assign(objective.frozen, sharding.RULES, mesh)
-    objective = dataclasses.replace(objective, frozen=arrays.place(objective.frozen, frozen_at))
+    if like is None:
+        frozen_at = sharding.assign(objective.frozen, sharding.RULES, mesh)
+        frozen = arrays.place(objective.frozen, frozen_at)
+    else:
+        frozen = like.objective.frozen
+    objective = dataclasses.replace(objective, frozen=frozen)
     return _Work(stage, context, mesh, material, objective, sets, final)
+
+
+def _tell_shared_rows(
+    stage: config_lib.TrainStage,
+    context: Context,
+    material: Material,
+    scored: Mapping[str, ScoredSet],
+) -> None:
+    """Warns of evaluation sets of a task whose rows are also learnt from."""
+    if isinstance(stage.objective, config_lib.Masked) or not distributed.is_writer():
+        return
+    for name, one in scored.items():
+        if told := shared_rows.told(name, one.dataset, material.datasets):
+            context.warn(told)
 
 
 def _finish(work: "_Work", outcome: Outcome) -> Done:
@@ -145,7 +177,7 @@ def _finish(work: "_Work", outcome: Outcome) -> Done:
         parameters=sum(leaf.size for leaf in jax.tree.leaves(work.shapes)),
         megabytes=round(files.size(weights) / 1e6, 3) if weights.exists() else 0.0,
         outputs={"best_step": outcome.best_step, "skipped_steps": outcome.skipped_steps},
-        scratch=(work.best,),
+        scratch=(work.best, context.folder / CHECKPOINTS),
         utilisation=utilisation(
             outcome.flops,
             outcome.spans,
@@ -173,6 +205,10 @@ class _Work:
     def best(self) -> epath.Path:
         """Where candidates for the best weights go; an interrupted stage needs them again."""
         return self.context.folder / "best"
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self.material.datasets[0].folder / "tokenizer")
 
     @cached_property
     def rows(self) -> int:
@@ -267,45 +303,14 @@ class _Work:
 
     def first_params(self) -> Any:
         """Returns the first weights on the devices; parameters.txt lists where each came from."""
-        stage = self.stage
-        params = jax.jit(self.objective.init, out_shardings=self.params_at)(
-            rng.root_key(stage.seed)
+        labels = self.material.labels
+        params, origin = first_weights.make(
+            self.stage, self.objective, self.params_at, labels=labels, tokenizer=self.tokenizer
         )
-        origin = "every parameter: from the seed\n"
-        if stage.init.source is not None:
-            source = hf.load(stage.init.source)
-            params, report = initialise(
-                params,
-                source,
-                stage.init,
-                model=self.objective.config,
-                labels=self.material.labels,
-                same_tokenizer=self.reads_as(stage.init.source),
-            )
-            params = arrays.place(params, self.params_at)
-            origin = report.text()
         if distributed.is_writer():
             table = sharding.table(params, self.params_at)
             files.write_text(self.context.folder / "parameters.txt", f"{origin}\n{table}")
         return params
-
-    def reads_as(self, source: str) -> bool:
-        """Returns whether a model is known to have the records' vocabulary.
-
-        Raises:
-          WeightsError: it has another, so that its embeddings would stand for other words.
-        """
-        try:
-            theirs = load_tokenizer(source)
-        except TokenizerError:  # of weights without one
-            return False
-        folder = self.material.datasets[0].folder
-        if theirs.pieces != load_tokenizer(folder / "tokenizer").pieces:
-            raise WeightsError(
-                f"init.source={source} has another vocabulary than {folder}, so that its "
-                "embeddings would stand for other words; build the records with its tokenizer"
-            )
-        return True
 
     def evaluate(
         self, params: Any, sets: dict[str, ScoredSet], alive: Callable[[], None] = lambda: None
@@ -352,14 +357,16 @@ class _Work:
         on_host = arrays.to_host(params)
         if not distributed.is_writer():
             return
-        tokenizer = load_tokenizer(self.material.datasets[0].folder / "tokenizer")
+        # What an earlier session left; of a bucket's folder, which is renamed file by file, a part.
+        folder.rmtree(missing_ok=True)
         hf.save(
             folder,
             on_host,
             self.objective.config,
             labels=self.material.labels,
             task=self.material.task,
-            add=tokenizer.save,
+            longest=first_weights.longest_rows(self.stage, self.objective.config.positions),
+            add=self.tokenizer.save,
         )
 
 

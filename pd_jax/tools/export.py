@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             int8=arguments.int8,
             licence=arguments.license,
         )
-    print(f"exporting {arguments.model} as {arguments.format}", flush=True)
+    print(f"exporting {arguments.model} as {arguments.format} to {output}", file=sys.stderr)
     for check in export_model(stage, output, name=arguments.name or output.name):
         print(check.sentence())
     print(f"exported to {output}: {', '.join(sorted(item.name for item in output.iterdir()))}")

@@ -218,7 +218,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--certainty", type=float, metavar="P", help="for --kind labels: the label's probability")
     add(
         "--allow-missing",
-        type=int,
+        type=options.at_least(0),
         default=0,
         metavar="N",
         help="rows that may lack an answer; they are not trained on (default: %(default)s)",

@@ -1,6 +1,7 @@
-"""Imports records that other programs wrote into a dataset.
+r"""Imports records that other programs wrote into a dataset.
 
-    python -m pd_jax.tools.import_records FILE [FILE ...] --tokenizer TOKENIZER --output FOLDER
+    python -m pd_jax.tools.import_records FILE [FILE ...] --tokenizer TOKENIZER --output FOLDER \
+        [--task classification --labels no,yes]
 
 FILE is a TFRecord file, gzipped or not, or an ArrayRecord file (*.array_record), or a pattern of
 several, from google-research/bert or TensorFlow Model Garden, with static masks or without. The
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 name=arguments.name,
                 tokenizer=tokenizer,
                 task=arguments.task,
-                labels=tuple(arguments.labels),
+                labels=arguments.labels,
                 workers=min(arguments.workers, len(paths)),
                 shown=lambda shard: progress.advance(1, rows=shard.rows),
             )
@@ -74,7 +75,11 @@ def _parser() -> argparse.ArgumentParser:
         help="what the labels are (default: labels are dropped)",
     )
     parser.add_argument(
-        "--labels", nargs="+", default=[], metavar="LABEL", help="names of the labels, in order"
+        "--labels",
+        type=options.names,
+        default=(),
+        metavar="A,B",
+        help="names of the labels, in order",
     )
     parser.add_argument(
         "--workers", type=options.at_least(1), default=1, help="processes, each with its own file"

@@ -17,6 +17,7 @@ from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.errors import WeightsError
 from pd_jax.models.weights import hf, layout, tf1
 from pd_jax.tools import command, options
+from pd_jax.workdir import DONE, OUTPUT
 
 _HEADS = ("mlm", "nsp", "classifier")
 
@@ -25,11 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 after the complete model was read and written."""
     arguments = _parser().parse_args(argv)
     source, output = epath.Path(arguments.source), epath.Path(arguments.output)
-    if (source / "done.json").exists():  # a stage of ours: its trained model is inside
-        source = source / "model"
+    if (source / DONE).exists():  # a stage of ours: its trained model is inside
+        source = source / OUTPUT["train"]
     options.check_apart(source, output)
     is_tf1 = _is_tf1(source)
-    print(f"reading {source} as a {'TF1 checkpoint' if is_tf1 else 'Hugging Face folder'}")
+    kind = "TF1 checkpoint" if is_tf1 else "Hugging Face folder"
+    print(f"importing {source}, a {kind}, to {output}", file=sys.stderr)
     if is_tf1:
         model, unused = tf1.load(source, gelu=arguments.gelu)
     else:
@@ -49,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model.config,
         labels=model.labels,
         task=model.task,
+        longest=model.longest,
         add=tokenizer.save,
     )
     _print_tensors(model, unused)

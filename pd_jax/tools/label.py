@@ -32,6 +32,8 @@ from pd_jax.tools import command, options
 
 _LONGEST = 512
 """Tokens to which texts are cut for a teacher that does not say how many it can read."""
+_MASKING = ("temperature", "mask_rate", "whole_word", "seed")
+"""The options that --top-k takes, as `config.MaskedTokens` names them."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -41,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--records", required=True, help="folder of the dataset to label")
     parser.add_argument("--output", required=True, help="folder of the logit store to write")
-    parser.add_argument("--batch", type=int, default=256, help="rows per step, over all devices")
+    parser.add_argument(
+        "--batch", type=options.at_least(1), default=256, help="rows per step, over all devices"
+    )
     parser.add_argument(
         "--lengths",
         type=options.numbers(1),
@@ -65,17 +69,15 @@ def _parser() -> argparse.ArgumentParser:
         "texts, for a teacher with another vocabulary (default: what the records were built from)"
     )
     texts.add_argument("--input", nargs="+", metavar="PATH", help="files or patterns")
-    texts.add_argument("--text-column", default="text", metavar="NAME", help="default: text")
+    texts.add_argument("--text-column", metavar="NAME", help="column of texts (default: text)")
     texts.add_argument("--pair-column", metavar="NAME", help="column of second texts")
     language = parser.add_argument_group("a masked language model as teacher (lm_distill)")
-    language.add_argument(
-        "--top-k", type=options.at_least(1), metavar="K", help="tokens kept at each masked place"
-    )
-    defaults = config_lib.MaskedTokens()
-    language.add_argument("--temperature", type=float, default=defaults.temperature)
-    language.add_argument("--mask-rate", type=float, default=defaults.mask_rate)
-    language.add_argument("--whole-word", action="store_true", help="mask whole words")
-    language.add_argument("--seed", type=int, default=defaults.seed, help="for the masks")
+    add, usual = language.add_argument, config_lib.MaskedTokens()
+    add("--top-k", type=options.at_least(1), metavar="K", help="tokens kept at each masked place")
+    add("--temperature", type=float, help=f"default: {usual.temperature}")
+    add("--mask-rate", type=float, help=f"default: {usual.mask_rate}")
+    add("--whole-word", action="store_true", default=None, help="mask whole words")
+    add("--seed", type=options.at_least(0), help=f"for the masks (default: {usual.seed})")
     parser.add_argument("--dtype", choices=typing.get_args(config_lib.Precision), default="float32")
     parser.add_argument("--distributed", choices=("auto", "on", "off"), default="auto")
     return parser
@@ -84,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Labels a dataset; returns the exit status."""
     args = _parser().parse_args(argv)
+    options.check_used(args, "input", "text_column", "pair_column")
+    options.check_used(args, "top_k", *_MASKING)
     allocation.keep_memory()
     distributed.initialise(args.distributed)
     compilation.use_cache()
@@ -131,16 +135,12 @@ def _stage(args: argparse.Namespace, lengths: tuple[int, ...]) -> config_lib.Lab
     source = language = None
     if args.input:
         source = config_lib.Source(
-            path=tuple(args.input), text=args.text_column, pair=args.pair_column
+            path=tuple(args.input), text=args.text_column or "text", pair=args.pair_column
         )
     if args.top_k:
-        language = config_lib.MaskedTokens(
-            top_k=args.top_k,
-            temperature=args.temperature,
-            mask_rate=args.mask_rate,
-            whole_word=args.whole_word,
-            seed=args.seed,
-        )
+        given = {name: getattr(args, name) for name in _MASKING}
+        given = {name: value for name, value in given.items() if value is not None}
+        language = config_lib.MaskedTokens(top_k=args.top_k, **given)
     return config_lib.LabelStage(
         teacher=args.teacher,
         records=args.records,

@@ -3,7 +3,7 @@
 import argparse
 import os
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import pydantic
@@ -23,9 +23,16 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     formats = typing.get_args(config.TextFormat)
     add("--format", choices=formats, default="auto", help="default: by file ending")
     add("--text-column", default="text", metavar="NAME", help="default: %(default)s")
-    add("--rows", type=int, metavar="N", help="read the first N rows or documents only")
+    add("--rows", type=at_least(1), metavar="N", help="read the first N rows or documents only")
+    add_skip_broken_rows(parser)
+
+
+def add_skip_broken_rows(parser: argparse.ArgumentParser) -> None:
+    """Adds the argument by which broken rows are left out."""
     kinds = "with too few or too many columns, or null for text"
-    add("--skip-broken-rows", action="store_true", help=f"leave out and count rows {kinds}")
+    parser.add_argument(
+        "--skip-broken-rows", action="store_true", help=f"leave out and count rows {kinds}"
+    )
 
 
 def source_from(
@@ -86,11 +93,35 @@ def check_output(path: str | None, *, option: str = "--output") -> None:
         raise ConfigError(f"{option}={path}: {fault.strerror}; name another place") from None
 
 
+def check_unread(
+    path: str | None, read: Iterable[epath.PathLike], *, option: str = "--output"
+) -> None:
+    """Raises ConfigError where a file would be written over one of those that are read."""
+    if path is not None and _real(path) in map(_real, read):
+        raise ConfigError(f"{option}={path} is a file that is read; name another one")
+
+
 def check_apart(source: epath.PathLike, output: epath.PathLike) -> None:
     """Raises ConfigError where a model would be written over the folder that it is read from."""
-    first, second = (os.path.realpath(os.fspath(folder)) for folder in (source, output))
-    if first == second:
+    if _real(source) == _real(output):
         raise ConfigError(f"--output={output} is the model that is read; name another folder")
+
+
+def _real(path: epath.PathLike) -> str:
+    """Returns the place of a path, by whatever links it is named."""
+    return os.path.realpath(os.fspath(path))
+
+
+def check_used(arguments: argparse.Namespace, needed: str, *names: str) -> None:
+    """Raises ConfigError where an option was given, so that it is not None, without the one that it
+    needs to have an effect.
+    """
+    if getattr(arguments, needed):
+        return
+    for name in names:
+        if getattr(arguments, name) is not None:
+            option, other = (f"--{one.replace('_', '-')}" for one in (name, needed))
+            raise ConfigError(f"{option} has no effect without {other}; give both or leave it out")
 
 
 def padded_lengths(longest: int) -> tuple[int, ...]:

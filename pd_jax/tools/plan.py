@@ -9,6 +9,7 @@ this machine's devices. --abstract lowers only, in seconds, for any mesh.
 """
 
 import argparse
+import collections
 import dataclasses
 import math
 import sys
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+from jax import export
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from pd_jax import config as config_lib
@@ -60,12 +62,18 @@ class Place:
     mesh: Mesh | AbstractMesh
     chip: topology.Chip | None
     platform: str
+    memory: float | None
+    """Bytes that a device has for a step; None where they are unknown."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0 when every stage was planned and fits, 1 when one does not fit."""
+    """Returns 0 when every stage was planned, and 1 when it is known that one does not fit."""
     arguments = _parse(argv)
+    options.check_used(arguments, "topology", "price_per_chip_hour")
     options.check_output(arguments.json, option="--json")
+    if arguments.config:
+        file = arguments.config.partition(":")[0]
+        options.check_unread(arguments.json, [file], option="--json")
     run, requests = _requests(arguments)
     place = _place(arguments, run)
     print(f"planning {len(requests)} steps for {place.name}", file=sys.stderr, flush=True)
@@ -77,11 +85,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             if arguments.json:
                 files.write_json(arguments.json, [plan.as_json() for plan in plans])
     print(step_cost.as_text(plans[0]) if len(plans) == 1 else step_cost.as_markdown(plans))
-    failing = sum(plan.fits is False for plan in plans)
-    found = "not compiled" if arguments.abstract else f"{len(plans) - failing} fit"
+    found = "not compiled" if arguments.abstract else _found(plans)
     made = f": {arguments.json}" if arguments.json else ""
     print(f"planned {len(plans)} steps for {place.name}, {found}{made}")
-    return 1 if failing else 0
+    return 1 if any(plan.fits is False for plan in plans) else 0
+
+
+def _found(plans: Sequence[Plan]) -> str:
+    """Returns how many plans fit, do not, or may, as far as is known."""
+    counts = collections.Counter(plan.fits for plan in plans)
+    words = {True: "fit", False: "too large", None: "may fit"}
+    return ", ".join(f"{counts[fits]} {word}" for fits, word in words.items() if counts[fits])
 
 
 def _plan(request: Request, place: Place, arguments: argparse.Namespace) -> Plan:
@@ -111,7 +125,7 @@ def _plan(request: Request, place: Place, arguments: argparse.Namespace) -> Plan
         parameters=made.parameters,
         state_bytes=made.state_bytes,
         useful_flops=objective.flops(rows, length) / math.prod(mesh.values()),
-        memory_limit=place.chip.memory if place.chip else None,
+        memory_limit=place.memory,
         steps=steps,
         price=arguments.price_per_chip_hour,
         rates=place.chip,
@@ -122,7 +136,7 @@ def _plan(request: Request, place: Place, arguments: argparse.Namespace) -> Plan
         compiled = ahead.compile_step(made)
     except ahead.DoesNotFit as fault:
         return dataclasses.replace(plan, fits=False, fault=str(fault))
-    fits = plan.memory_limit is None or compiled.peak_bytes <= plan.memory_limit
+    fits = None if plan.memory_limit is None else compiled.peak_bytes <= plan.memory_limit
     return dataclasses.replace(plan, fits=fits, compiled=compiled)
 
 
@@ -166,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
         help="devices along each axis, -1 for the rest: --mesh=-1,4,1 (default: the config's)",
     )
     where.add_argument("--abstract", action="store_true", help="lower only, without its compiler")
-    where.add_argument("--price-per-chip-hour", type=float)
+    where.add_argument("--price-per-chip-hour", type=float, help="with --topology")
     parser.add_argument("--json", help="also write the figures to this file")
     return parser
 
@@ -194,6 +208,11 @@ def _requests(arguments: argparse.Namespace) -> tuple[config_lib.Run, list[Reque
         for name, stage in pipeline.stages.items()
         if isinstance(stage, config_lib.TrainStage)
     }
+    if not stages:
+        raise ConfigError(
+            f"{arguments.config} has no training stage, and no other kind is planned; give a config"
+            " that has one"
+        )
     if arguments.stage and arguments.stage not in stages:
         raise ConfigError(
             f"--stage={arguments.stage} is not a training stage of {arguments.config}; it has "
@@ -280,16 +299,24 @@ def _place(arguments: argparse.Namespace, run: config_lib.Run) -> Place:
             ) from None
     if not arguments.topology:
         mesh = mesh_lib.mesh_for(run)
-        return Place(f"{mesh.size} devices here", mesh, None, jax.default_backend())
+        memory = _memory(jax.local_devices()[0])
+        return Place(
+            f"{mesh.size} devices here", mesh, None, export.default_export_platform(), memory
+        )
     chip, grid = topology.parse(arguments.topology)
     if arguments.abstract:
         count = math.prod(grid)
         axes = mesh_lib.mesh_sizes(mesh_lib.shape_for(run, chip.device_kind, count), count)
         types = (AxisType.Auto,) * len(axes)
         abstract = AbstractMesh(axes, mesh_lib.AXES, axis_types=types)
-        return Place(arguments.topology, abstract, chip, chip.platform)
-    devices = topology.devices(arguments.topology)
-    return Place(arguments.topology, mesh_lib.mesh_for(run, devices), chip, chip.platform)
+        return Place(arguments.topology, abstract, chip, chip.platform, chip.memory)
+    mesh = mesh_lib.mesh_for(run, topology.devices(arguments.topology))
+    return Place(arguments.topology, mesh, chip, chip.platform, chip.memory)
+
+
+def _memory(device: Any) -> float | None:
+    """Returns the bytes that jax may take of a device; None where the device does not tell."""
+    return (device.memory_stats() or {}).get("bytes_limit")
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ python -m pd_jax.tools.predict --model FOLDER --input reviews.tsv --text sentenc
 cat lines.txt | python -m pd_jax.tools.predict --model FOLDER > out.jsonl
 
 Texts are read in windows, batched by length within a window, and written in the order they came:
-memory does not grow with the input. A line of output gives the number of its line in the input.
+memory does not grow with the input. A line of output gives the number of its line in the input,
+and its file where the input is a pattern of several.
 """
 
 import argparse
 import contextlib
 import json
+import pathlib
 import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +26,7 @@ from pd_jax.allocation import keep_memory
 from pd_jax.compilation import use_cache
 from pd_jax.config import Source
 from pd_jax.data.text import corpora, tables
+from pd_jax.errors import ConfigError
 from pd_jax.evaluation.scores import softmax
 from pd_jax.models.weights import hf
 from pd_jax.progress import Progress
@@ -34,25 +37,29 @@ from pd_jax.tools import command, options
 _STANDARD_INPUT = "/dev/stdin"
 _DIGITS = 8
 _LINE_FORMATS = ("text", "tsv", "csv", "jsonl")
+_READ_ONCE = ("text", "csv", "jsonl")
+"""The formats that can come through a pipe, of which nothing can be read again."""
 _COUNTED_BYTES = 1 << 30
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0 after a line was written for every text."""
+    """Returns 0 after a line was written for every text, except for rows to be left out."""
     arguments = _parser().parse_args(argv)
     options.check_output(arguments.output)
+    source, found = _input(arguments)
+    options.check_unread(arguments.output, [file.path for file in found])
     keep_memory()
     use_cache()
     model, tokenizer = load_classifier(arguments.model)
     where = arguments.output or "standard output"
     print(f"labelling {arguments.input} with {arguments.model}", file=sys.stderr)
-    total = None if arguments.input == "-" else _count(arguments.input)
     with (
         _output(arguments.output) as stream,
-        Progress("labelling", total, unit="texts") as progress,
+        Progress("labelling", _count(found), unit="texts") as progress,
     ):
         done, cut = 0, 0
-        header, lines = _WRITERS[arguments.format](model, with_logits=arguments.logits)
+        writer = _WRITERS[arguments.format]
+        header, lines = writer(model, with_file=len(found) > 1, with_logits=arguments.logits)
         stream.write(header)
         predict = make_predict_rows(
             model,
@@ -61,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             max_length=arguments.max_length,
             dtype=arguments.dtype,
         )
-        for window in predict(_rows(arguments)):
+        for window in predict(corpora.rows(source)):
             stream.writelines(f"{line}\n" for line in lines(window.rows, window.logits))
             stream.flush()
             done, cut = done + len(window.rows), cut + window.read.cut
@@ -80,13 +87,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--input",
         default="-",
-        help="a .txt, .tsv, .csv, .jsonl (also .gz) or .parquet file; default: standard input",
+        help="a .txt, .tsv, .csv, .jsonl (also .gz) or .parquet file, or a pattern of several; "
+        "default: standard input",
     )
     parser.add_argument(
-        "--input-format", choices=("text", "jsonl"), default="text", help="for standard input"
+        "--input-format",
+        choices=typing.get_args(config_lib.TextFormat),
+        default="auto",
+        help="default: by file ending; of standard input: text",
     )
     parser.add_argument("--text", default="text", help="the column or key of the text")
     parser.add_argument("--pair", help="the column or key of the second text, where there is one")
+    options.add_skip_broken_rows(parser)
     parser.add_argument("--output", help="the file to write; default: standard output")
     parser.add_argument("--format", choices=sorted(_WRITERS), default="jsonl", help="of the output")
     parser.add_argument("--logits", action="store_true", help="write the logits too")
@@ -103,21 +115,40 @@ def _parser() -> argparse.ArgumentParser:
 # ---- in ---------------------------------------------------------------------------------------
 
 
-def _rows(arguments: argparse.Namespace) -> Iterator[tables.Row]:
-    """Yields the rows of the input one by one."""
-    columns = {"text": arguments.text, "pair": arguments.pair}
-    if arguments.input != "-":
-        return corpora.rows(Source(path=arguments.input, **columns))
-    source = Source(path=_STANDARD_INPUT, format=arguments.input_format, **columns)
-    kind = tables.Plain if arguments.input_format == "text" else tables.Jsonl
-    table = kind(_STANDARD_INPUT, source, zipped=False, begin=0, end=None)
-    return map(table.row, table.items())
+def _input(arguments: argparse.Namespace) -> tuple[Source, tuple[corpora.SourceFile, ...]]:
+    """Returns what is to be read, and its files.
+
+    Raises:
+      ConfigError: where a pipe has a format that is not read in one go.
+    """
+    path, form = arguments.input, arguments.input_format
+    if path == "-":
+        path, form = _STANDARD_INPUT, "text" if form == "auto" else form
+    source = Source(
+        path=path,
+        format=form,
+        text=arguments.text,
+        pair=arguments.pair,
+        broken_rows="skip" if arguments.skip_broken_rows else "refuse",
+    )
+    found = corpora.source_files(source)
+    for file in found:
+        if _is_pipe(file) and file.format not in _READ_ONCE:
+            raise ConfigError(
+                f"--input-format={file.format} cannot be read from a pipe; name a file with"
+                f" --input, or give {' or '.join(_READ_ONCE)}"
+            )
+    return source, found
 
 
-def _count(path: str) -> int | None:
+def _is_pipe(file: corpora.SourceFile) -> bool:
+    """Returns whether a file may be readable only once, as standard input is."""
+    return file.path == _STANDARD_INPUT or pathlib.Path(file.path).is_fifo()
+
+
+def _count(found: Sequence[corpora.SourceFile]) -> int | None:
     """Returns roughly how many texts there are: the lines, where counting them is quick."""
-    found = corpora.source_files(Source(path=path))
-    if any(file.zipped or file.format not in _LINE_FORMATS for file in found):
+    if any(file.zipped or file.format not in _LINE_FORMATS or _is_pipe(file) for file in found):
         return None
     if sum(file.size for file in found) > _COUNTED_BYTES:
         return None
@@ -133,6 +164,12 @@ def _count(path: str) -> int | None:
 # ---- out --------------------------------------------------------------------------------------
 
 _Lines = Callable[[list[tables.Row], np.ndarray], Iterator[str]]
+
+
+def _place(row: tables.Row, *, with_file: bool) -> dict[str, Any]:
+    """Returns where a row was read: its line, and before it its file if wanted."""
+    file = {"file": row.where.rpartition(":")[0]} if with_file else {}
+    return {**file, "line": row.number}
 
 
 def _probabilities(model: hf.SavedModel, logits: np.ndarray) -> list[list[float]]:
@@ -152,7 +189,7 @@ def _labels(model: hf.SavedModel, logits: np.ndarray) -> list[Any]:
     return [model.labels[index] for index in logits.argmax(axis=1)]
 
 
-def _jsonl(model: hf.SavedModel, *, with_logits: bool) -> tuple[str, _Lines]:
+def _jsonl(model: hf.SavedModel, *, with_file: bool, with_logits: bool) -> tuple[str, _Lines]:
     def lines(rows: list[tables.Row], logits: np.ndarray) -> Iterator[str]:
         found = zip(
             rows,
@@ -162,7 +199,7 @@ def _jsonl(model: hf.SavedModel, *, with_logits: bool) -> tuple[str, _Lines]:
             strict=True,
         )
         for row, label, shares, numbers in found:
-            line: dict[str, Any] = {"line": row.number}
+            line = _place(row, with_file=with_file)
             if model.task == "regression":
                 line["value"] = shares[0]
             else:
@@ -175,9 +212,10 @@ def _jsonl(model: hf.SavedModel, *, with_logits: bool) -> tuple[str, _Lines]:
     return "", lines
 
 
-def _tsv(model: hf.SavedModel, *, with_logits: bool) -> tuple[str, _Lines]:
+def _tsv(model: hf.SavedModel, *, with_file: bool, with_logits: bool) -> tuple[str, _Lines]:
     scored = model.task != "regression"
     header = [
+        *(["file"] if with_file else []),
         "line",
         *(["label", *(f"p({name})" for name in model.labels)] if scored else ["value"]),
     ]
@@ -192,8 +230,9 @@ def _tsv(model: hf.SavedModel, *, with_logits: bool) -> tuple[str, _Lines]:
             strict=True,
         )
         for row, label, shares, numbers in found:
+            place = map(str, _place(row, with_file=with_file).values())
             named = label if isinstance(label, str) else tables.LABEL_SEPARATOR.join(label)
-            cells = [str(row.number), *([named] if scored else []), *map(repr, shares)]
+            cells = [*place, *([named] if scored else []), *map(repr, shares)]
             yield "\t".join(cells + ([repr(number) for number in numbers] if with_logits else []))
 
     return "\t".join(header) + "\n", lines

@@ -3,21 +3,23 @@
 python -m pd_jax.tools.report --workdir DIR [--pipeline NAME] [--output FILE] [--json FILE]
 
 Prints the table and writes one self-contained page. Nothing is trained, and nothing but the page
-and the JSON file that was asked for is written.
+and the JSON file that was asked for is written. With --format json or markdown, standard output has
+nothing but the table.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from etils import epath
 
 from pd_jax import files
 from pd_jax.errors import ReportError
-from pd_jax.report import load, study, study_text, table, write_report
+from pd_jax.report import load, read_report
+from pd_jax.report.formats import Report
 from pd_jax.tools import command, options
+from pd_jax.workdir import PIPELINES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,13 +29,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.check_output(arguments.json, option="--json")
     workdir = epath.Path(arguments.workdir)
     name = arguments.pipeline or _only_pipeline(workdir)
-    pipeline = load.load_pipeline(workdir, name)
-    print(_FORMATS[arguments.format](workdir, pipeline))
+    record = workdir / PIPELINES / f"{name}.json"
+    options.check_unread(arguments.output, [record])
+    options.check_unread(arguments.json, [record], option="--json")
+    print(f"reporting on pipeline {name} in {workdir}", file=sys.stderr)
+    report = read_report(workdir, name)
+    print(_FORMATS[arguments.format](report))
+    told = sys.stdout if arguments.format == "text" else sys.stderr
     if arguments.json:
-        files.write_json(arguments.json, _values(workdir, pipeline))
-        print(f"numbers of pipeline {name}: {arguments.json}")
-    path = write_report(workdir, name, output=arguments.output)
-    print(f"report of pipeline {name}: {path}")
+        files.write_json(arguments.json, report.as_json())
+        print(f"numbers of pipeline {name}: {arguments.json}", file=told)
+    path = report.write_page(arguments.output)
+    print(f"report of pipeline {name}: {path}", file=told)
     return 0
 
 
@@ -67,7 +74,7 @@ def _only_pipeline(workdir: epath.Path) -> str:
     names = load.pipeline_names(workdir)
     if len(names) == 0:
         raise ReportError(
-            f"{workdir / 'pipelines'} has no pipeline to report on; run python -m pd_jax.main with "
+            f"{workdir / PIPELINES} has no pipeline to report on; run python -m pd_jax.main with "
             f"--workdir={workdir} first, or give another --workdir"
         )
     if len(names) > 1:
@@ -77,29 +84,15 @@ def _only_pipeline(workdir: epath.Path) -> str:
     return names[0]
 
 
-def _values(workdir: epath.Path, pipeline: load.Pipeline) -> dict[str, Any]:
-    if pipeline.study is not None:
-        return study_text.as_json(study.load_results(workdir, pipeline))
-    return table.as_json(table.make_table(pipeline)) | study_text.provenance(pipeline)
+def _json(report: Report) -> str:
+    return json.dumps(report.as_json(), indent=2, ensure_ascii=False)
 
 
-def _json(workdir: epath.Path, pipeline: load.Pipeline) -> str:
-    return json.dumps(_values(workdir, pipeline), indent=2, ensure_ascii=False)
-
-
-def _text(workdir: epath.Path, pipeline: load.Pipeline) -> str:
-    if pipeline.study is not None:
-        return study_text.as_text(study.load_results(workdir, pipeline))
-    return table.as_text(table.make_table(pipeline))
-
-
-def _markdown(workdir: epath.Path, pipeline: load.Pipeline) -> str:
-    if pipeline.study is not None:
-        return study_text.as_markdown(study.load_results(workdir, pipeline))
-    return table.as_markdown(table.make_table(pipeline))
-
-
-_FORMATS = {"text": _text, "markdown": _markdown, "json": _json}
+_FORMATS: dict[str, Callable[[Report], str]] = {
+    "text": lambda report: report.as_text(),
+    "markdown": lambda report: report.as_markdown(),
+    "json": _json,
+}
 
 
 if __name__ == "__main__":

@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             for path in arguments.transfer
         ]
+    read = [file.path for one in (labelled, *transfers) for file in corpora.source_files(one)]
+    options.check_unread(arguments.output, read)
     print(
         f"comparing at most {arguments.sample_rows:,} rows of each set by the labelled set's"
         f" {arguments.vocabulary:,} most frequent words, bigrams and trigrams",
@@ -76,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     count = options.at_least(1)
     add("--vocabulary", type=count, default=10_000, help="n-grams to rank (default: %(default)s)")
     add("--sample-rows", type=count, default=100_000, help="rows of each set, drawn evenly")
-    add("--seed", type=int, default=0, help="decides which rows are drawn")
+    add("--seed", type=options.at_least(0), default=0, help="decides which rows are drawn")
     add("--select", type=count, metavar="N", help="write the N rows nearest to the labelled set")
     add("--output", metavar="FILE", help="where they go: a line each, or TSV if they are pairs")
     return parser

@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             algorithm=arguments.algorithm,
             vocab_size=arguments.vocab_size,
             lowercase=not arguments.cased,
+            strip_accents=arguments.strip_accents,
             sample_sentences=arguments.sample_sentences,
             seed=arguments.seed,
         )
@@ -73,7 +74,13 @@ def _parser() -> argparse.ArgumentParser:
     algorithms = typing.get_args(config.Algorithm)
     add("--algorithm", choices=algorithms, default="wordpiece", help="default: %(default)s")
     add("--vocab-size", type=int, default=30_522, help="number of pieces (default: %(default)s)")
-    add("--cased", action="store_true", help="keep capitals and accents")
+    add("--cased", action="store_true", help="keep capitals, and accents unless told otherwise")
+    add(
+        "--strip-accents",
+        action=argparse.BooleanOptionalAction,
+        help="whether WordPiece leaves out accents, vowel signs and the like (default: unless"
+        " --cased)",
+    )
     add(
         "--sample-sentences",
         type=int,
@@ -104,8 +111,9 @@ def _advice(unknown: float, stage: config.TokenizerStage) -> str:
     advice = "train with more --sample-sentences or another --vocab-size"
     if stage.algorithm == "wordpiece":
         advice = "train with --algorithm unigram"
-        if stage.lowercase:  # which strips marks, and those are vowels in some scripts
-            advice += ", or with --cased where vowels are written as marks (Hindi, Thai)"
+        stripped = stage.lowercase if stage.strip_accents is None else stage.strip_accents
+        if stripped:  # marks, and those are vowels in some scripts
+            advice += ", or with --no-strip-accents where vowels are marks (Hindi, Thai)"
     return f"warning: {unknown:.1%} of the text's tokens are [UNK]; {advice}"
 
 

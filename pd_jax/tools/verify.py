@@ -1,6 +1,6 @@
 """Reads complete datasets and logit stores and reports every fault in them.
 
-    python -m pd_jax.tools.verify DATASET [DATASET ...] [--logits STORE ...] [--teacher MODEL]
+    python -m pd_jax.tools.verify DATASET [DATASET ...] [--logits STORE ... [--teacher MODEL]]
 
 Checked: manifest, counts, sizes, digests, offset indexes, every checksum, every example (tokens in
 the vocabulary, labels in the label set, ids), and of a store every row's id against its dataset and
@@ -34,10 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 where nothing is wrong; prints every fault.
 
     Raises:
+      ConfigError: where a teacher is named, but no store.
       RecordsError: where there are faults, with their number.
       LogitsError: where a store's dataset is not among those given.
     """
     arguments = _parser().parse_args(argv)
+    options.check_used(arguments, "logits", "teacher")
     for folder in arguments.datasets:
         _check_kind(epath.Path(folder), may_be_store=False)
     for folder in arguments.logits:
@@ -66,9 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if wrong:
         raise LogitsError(f"{wrong} faults; restore the files named above or label again")
-    rows = sum(found.rows for found in datasets.values())
-    also = f" and {len(stores)} logit stores" if stores else ""
-    print(f"no fault in {rows} rows of {len(datasets)} datasets{also}: {arguments.datasets}")
+    rows = _counted(sum(found.rows for found in datasets.values()), "row")
+    read = _counted(len(datasets), "dataset")
+    read += f" and {_counted(len(stores), 'logit store')}" if stores else ""
+    print(f"no fault in {rows} of {read}: {', '.join(arguments.datasets)}")
     return 0
 
 
@@ -81,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--logits", nargs="+", default=[], metavar="STORE", help="logit stores of these datasets"
     )
-    parser.add_argument("--teacher", metavar="MODEL", help="folder of the stores' teacher")
+    parser.add_argument("--teacher", metavar="MODEL", help="folder of the teacher of --logits")
     parser.add_argument(
         "--sample",
         type=options.at_least(1),
@@ -106,6 +109,11 @@ def _parser() -> argparse.ArgumentParser:
         help="processes, each reading a shard at a time (default: all cores)",
     )
     return parser
+
+
+def _counted(number: int, name: str) -> str:
+    """Returns a number of things with their name."""
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 def _print_faults(faults: Iterator[str]) -> int:

@@ -1,14 +1,9 @@
 """Accounts for a stage's time: every second belongs to a named span."""
 
 import contextlib
-import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-
-from etils import epath
-
-from pd_jax import files
 
 
 class Clock:
@@ -43,11 +38,8 @@ class Clock:
             self.spans[name] += spent
             self.sums[name] += spent
 
-    def flush(self, path: epath.Path, step: int) -> None:
-        """Appends the spans since the last flush to a JSONL file, and resets them."""
-        lines = [
-            json.dumps({"name": name, "seconds": round(seconds, 6), "step": step})
-            for name, seconds in self.spans.items()
-        ]
+    def take(self) -> dict[str, float]:
+        """Returns the seconds by span since they were last taken, and resets them."""
+        spans = dict(self.spans)
         self.spans.clear()
-        files.append_lines(path, lines)
+        return spans

@@ -32,6 +32,7 @@ from pd_jax.training.job import Job, Outcome
 from pd_jax.training.metrics import MetricsFile, Totals, drop_from, finite, ratios
 from pd_jax.training.signals import Stopped, StopRequest
 from pd_jax.training.state import TrainState
+from pd_jax.workdir import CHECKPOINTS
 
 NONFINITE_FILE = "nonfinite.jsonl"
 """One line for each step whose loss or gradient was not finite, with the examples of its batch."""
@@ -108,7 +109,7 @@ class Loop:
     def begin(self) -> TrainState:
         """Returns the state to start from; files of the stage are set to its step."""
         self.checkpoints = Checkpoints(
-            self.folder / "checkpoints", keep=self.run_config.keep_checkpoints, warn=self.warn
+            self.folder / CHECKPOINTS, keep=self.run_config.keep_checkpoints, warn=self.warn
         )
         restored = self.checkpoints.restore(self.job.like)
         state, saved = restored if restored else (self.job.state(), {})
@@ -177,7 +178,8 @@ class Loop:
             self._alive()
             self._save(steps)
         if self.writer is not None:
-            self.clock.flush(self.folder / "spans.jsonl", steps)
+            self.writer.write_spans(self.clock.take(), steps)
+            self.writer.flush()
         self.checkpoints.close()
         return Outcome(
             self.state(),
@@ -218,6 +220,8 @@ class Loop:
         if skipped:
             return
         self.standing.skipped_steps -= 1
+        if self.writer is not None:
+            self.writer.flush()
         if not most:
             # No update was made since: this is the state before the fault.
             state = self.state()
@@ -255,8 +259,9 @@ class Loop:
                 "examples": done * self.job.batch,
                 "seconds": round(self.clock.seconds, 3),
             }
-            self.writer.write({**stamp, **line})
-            self.clock.flush(self.folder / "spans.jsonl", done)
+            with self.clock.span("log"):
+                self.writer.write({**stamp, **line})
+                self.writer.write_spans(self.clock.take(), done)
         self.progress.set(done, **({"loss": means["loss"]} if "loss" in means else {}))
 
     def _due_to_evaluate(self, number: int) -> bool:
@@ -306,6 +311,8 @@ class Loop:
             "skipped_steps": standing.skipped_steps,
         }
         with self.clock.span("save"):
+            if self.writer is not None:
+                self.writer.flush()
             self.checkpoints.save(number, self.state() if state is None else state, note)
         self.saved_at = time.monotonic()
 
@@ -324,7 +331,8 @@ class Loop:
             return _Wish(late, self.stop.number)
         if number % _AGREE_STEPS:
             return _Wish(False, 0)
-        return _Wish(bool(distributed.agree(int(late))), distributed.agree(self.stop.number))
+        save, stop = distributed.agree_each(int(late), self.stop.number)
+        return _Wish(bool(save), stop)
 
     def _alive(self) -> None:
         """Resets the watchdog: without another call in time, all stacks are dumped and the process

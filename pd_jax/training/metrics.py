@@ -18,8 +18,10 @@ from etils import epath
 from pd_jax import files
 from pd_jax.data.wire import tfrecord
 from pd_jax.errors import StageError
+from pd_jax.workdir import METRICS, SPANS
 
-FILE = "metrics.jsonl"
+_HELD_SECONDS = 60.0
+"""How long lines for a file in a bucket are held back."""
 
 
 def ratios(sums: Mapping[str, tuple[Any, Any]], terms: Mapping[str, float]) -> dict[str, float]:
@@ -60,19 +62,64 @@ class Totals:
 
 
 class MetricsFile:
-    """Appends metrics of one stage; used by the writing process only."""
+    """Appends metrics and spans of one stage; used by the writing process only.
+
+    In a bucket they appear with the first line after a minute, or when they are flushed.
+    """
 
     def __init__(self, folder: epath.Path, *, first_step: int, tensorboard: bool):
-        self._path = folder / FILE
-        drop_from(self._path, first_step)
+        drop_from(folder / METRICS, first_step)
+        self._metrics, self._spans = _Growing(folder / METRICS), _Growing(folder / SPANS)
         self._board = _Board(folder / "tensorboard", first_step) if tensorboard else None
 
     def write(self, values: Mapping[str, float | None]) -> None:
         """Appends one line; `values` has `step`, and `split/quantity` names."""
         shown = {name: _rounded(value) for name, value in values.items()}
-        files.append_lines(self._path, [json.dumps(shown, allow_nan=False)])
+        self._metrics.add_line(shown)
         if self._board is not None:
             self._board.write(shown)
+
+    def write_spans(self, spans: Mapping[str, float], step: int) -> None:
+        """Appends a line for each span of seconds up to a step."""
+        for name, seconds in spans.items():
+            self._spans.add_line({"name": name, "seconds": round(seconds, 6), "step": step})
+
+    def flush(self) -> None:
+        """Writes what is held back."""
+        for growing in (self._metrics, self._spans, *([self._board.file] if self._board else [])):
+            growing.flush()
+
+
+class _Growing:
+    """A file that is appended to. One in a bucket is written anew each time, so its new content is
+    held back for a while.
+    """
+
+    def __init__(self, path: epath.Path):
+        self._path = path
+        self._held: list[bytes] = []
+        self._seconds = _HELD_SECONDS if files.is_remote(path) else 0.0
+        self._written_at = time.monotonic()
+        if not self._seconds and path.exists():
+            files.append_lines(path, [])  # removes a line that a kill cut
+
+    def add_line(self, value: Any) -> None:
+        """Adds a JSON value in a line of its own."""
+        self.add(json.dumps(value, allow_nan=False).encode() + b"\n")
+
+    def add(self, content: bytes) -> None:
+        """Adds bytes, all or none of which are written."""
+        self._held.append(content)
+        if time.monotonic() - self._written_at >= self._seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what is held back."""
+        content = b"".join(self._held)
+        self._held.clear()
+        if content:
+            files.append(self._path, content)
+            self._written_at = time.monotonic()
 
 
 class _Board:
@@ -89,7 +136,7 @@ class _Board:
         protos: Any = event_pb2  # its names are made at run time
         self._event, self._scalar = protos.Event, summary.scalar
         name = f"events.out.tfevents.{int(time.time())}.{platform.node()}.{os.getpid()}"
-        self._path = folder / name
+        self.file = _Growing(folder / name)
         folder.mkdir(parents=True, exist_ok=True)
         # A reader drops what earlier sessions wrote from this step on: it will be written again.
         start = protos.SessionLog(status=protos.SessionLog.START)
@@ -113,7 +160,7 @@ class _Board:
     def _append(self, *events: Any) -> None:
         payloads = [event.SerializeToString() for event in events]
         frames = [tfrecord.frame(payload, tfrecord.crc32c(payload)) for payload in payloads]
-        files.append(self._path, b"".join(frames))
+        self.file.add(b"".join(frames))
 
 
 def _rounded(value: float | None) -> float | int | None:

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from pd_jax.errors import no_memory
+
 _SIZES = {"cpu": 1024}
 _SIZE = 8192
 _REPETITIONS = 5
@@ -20,7 +22,18 @@ _REPETITIONS = 5
 
 @functools.cache
 def matmul_peak(dtype: str) -> float:
-    """Returns the operations a second of one device's fastest of a few square matrix products."""
+    """Returns the operations a second of one device's fastest of a few square matrix products; 0
+    where what is free of its memory does not hold them.
+    """
+    try:
+        return _measured_peak(dtype)
+    except Exception as fault:
+        if not no_memory(fault):
+            raise
+        return 0.0
+
+
+def _measured_peak(dtype: str) -> float:
     device = jax.local_devices()[0]
     size = _SIZES.get(device.platform, _SIZE)
     matrix = jax.device_put(jnp.ones((size, size), dtype), device)
@@ -48,7 +61,7 @@ def utilisation(
     stepping = spans.get("step", 0.0)
     training = stepping + spans.get("wait for data", 0.0)
     return {
-        "mfu": flops / training / peak if training else 0.0,
+        "mfu": flops / training / peak if training and peak else 0.0,
         "goodput": stepping / seconds if seconds else 0.0,
         "flops": flops,
         "peak_flops": peak,

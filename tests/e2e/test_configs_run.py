@@ -78,4 +78,16 @@ def test_a_config_runs_to_its_end(path, data, tmp_path, monkeypatch):
     workdir = epath.Path(tmp_path)
     pipeline.run(config, workdir, say=print)
     assert len(list(workdir.glob("stages/*/done.json"))) > 4
-    assert report.write_report(workdir, config.name).exists()
+    assert report.read_report(workdir, config.name).write_page().exists()
+
+
+@pytest.mark.slow
+def test_a_study_pre_trains_on_next_sentences(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("PD_JAX_DATA", str(data))
+    path = pathlib.Path("study/sizes.py")
+    config = reading.pipeline_from(load(path, "smoke,next_sentence")[0])
+    workdir = epath.Path(tmp_path)
+    wanted = ("vocabulary", "corpus_general", "pretrain_L2_H32")
+    pipeline.run(config, workdir, only=wanted, say=print)
+    (metrics,) = workdir.glob("stages/pretrain_L2_H32-*/metrics.jsonl")
+    assert "nsp" in metrics.read_text()

@@ -99,8 +99,8 @@ def workdir_in(folder: pathlib.Path, find: Callable[[pathlib.Path], pathlib.Path
     lines = path.suffix == ".jsonl"
 
     def parse() -> object:
-        page = report.write_report(folder / "work", "quickstart")
-        return report.table_text(folder / "work", "quickstart"), page
+        found = report.read_report(folder / "work", "quickstart")
+        return found.as_text(), found.write_page()
 
     content = path.read_bytes()
     seed = b"".join(content.splitlines(keepends=True)[-20:]) if lines else content

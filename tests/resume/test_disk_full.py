@@ -13,7 +13,7 @@ import jax
 import pytest
 from etils import epath
 
-from pd_jax import execution, pipeline
+from pd_jax import execution, files, pipeline
 from pd_jax.config import reading
 from pd_jax.data.records import manifest
 from pd_jax.data.wire import tfrecord
@@ -22,6 +22,7 @@ from pd_jax.models.weights import hf
 from pd_jax.stages.train import run_train
 from pd_jax.tools import build_records, command
 from pd_jax.training import loop
+from pd_jax.training import metrics as metrics_lib
 from pd_jax.training.checkpoint import quiet_failed_saves
 from pd_jax.training.metrics import MetricsFile
 from tests import tiny
@@ -224,6 +225,30 @@ def test_tensorboard_has_every_value_once_after_a_restart(tmp_path):
             assert value.tag == "train/loss"
             kept[event.step] = value.simple_value
     assert kept == {2: 0.25, 4: 0.5, 6: 0.75}
+
+
+def test_lines_for_a_bucket_are_written_by_the_minute_and_before_a_save(tmp_path, monkeypatch):
+    folder = epath.Path(tmp_path)
+    appended = []
+    whole = files.append
+    monkeypatch.setattr(files, "is_remote", lambda path: True)
+    monkeypatch.setattr(
+        files, "append", lambda path, content: appended.append(path.name) or whole(path, content)
+    )
+    metrics = MetricsFile(folder, first_step=0, tensorboard=False)
+    for step in range(1, 5):
+        metrics.write({"step": step, "train/loss": 0.5})
+        metrics.write_spans({"step": 0.25}, step)
+    assert appended == []
+    metrics.flush()
+    metrics.flush()
+    assert appended == ["metrics.jsonl", "spans.jsonl"]
+    monkeypatch.setattr(metrics_lib, "_HELD_SECONDS", 0.0)
+    metrics = MetricsFile(folder, first_step=3, tensorboard=False)  # as of a checkpoint of step 3
+    metrics.write({"step": 4, "train/loss": 0.25})
+    assert [line["step"] for line in lines(folder)] == [1, 2, 3, 4]
+    spans = [json.loads(line) for line in (folder / "spans.jsonl").read_text().splitlines()]
+    assert spans == [{"name": "step", "seconds": 0.25, "step": step} for step in range(1, 5)]
 
 
 def test_a_model_that_does_not_fit_leaves_the_older_one(disk, undisturbed):

@@ -108,6 +108,14 @@ def test_stopped_and_continued_each_ends_as_alone(data, tmp_path, monkeypatch):
     assert_each_as_alone(data, tmp_path, "classify", together)
 
 
+def test_what_all_read_is_opened_once(data, tmp_path, monkeypatch):
+    opened = []
+    whole = train.open_material
+    monkeypatch.setattr(train, "open_material", lambda given: opened.append(given) or whole(given))
+    done = run_together(stages(data, "classify", length={"steps": 2}), contexts(tmp_path))
+    assert [one.steps for one in done] == [2, 2] and len(opened) == 1
+
+
 def test_one_that_cannot_begin_is_no_fault_of_the_other(data, tmp_path):
     good, bad = stages(data, "classify", length={"steps": 2})
     bad = dataclasses.replace(bad, init={"source": str(tmp_path / "none")})

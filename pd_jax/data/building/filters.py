@@ -11,6 +11,8 @@ import dataclasses
 import functools
 import hashlib
 import io
+import shutil
+import tempfile
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -100,16 +102,37 @@ def match(filters: Sequence[Filter]) -> str:
     everything = files.digest_json([filter_.names for filter_ in filters])
     if all(filter_.duplicates_file(everything).exists() for filter_ in filters):
         return everything
-    found: list[list[np.ndarray]] = [[] for _ in filters]
-    paths = [filter_.names_file for filter_ in filters]
-    # A local file is reopened for each range, since a process may not keep one open for each
-    # shard; a remote one is read once.
-    named = functools.cache(_load) if files.is_remote(paths[0]) else _load
+    with tempfile.TemporaryDirectory() as scratch:
+        found = _again([_on_disk(filter_.names_file, scratch) for filter_ in filters])
+    for filter_, rows in zip(filters, found, strict=True):
+        _save(
+            filter_.duplicates_file(everything),
+            np.sort(np.concatenate([np.zeros(0, np.int64), *rows])),
+        )
+    return everything
+
+
+def _on_disk(path: epath.Path, scratch: str) -> epath.Path:
+    """Returns the file, or a remote one's copy in the folder `scratch`."""
+    if not files.is_remote(path):
+        return path
+    copy = epath.Path(scratch) / path.name
+    with path.open("rb") as source, copy.open("wb") as stream:
+        shutil.copyfileobj(source, stream)
+    return copy
+
+
+def _again(paths: Sequence[epath.Path]) -> list[list[np.ndarray]]:
+    """Returns for each shard the numbers of its rows whose names occurred before, range by range.
+
+    Each file is opened again for each range: a process may not keep one open for each shard.
+    """
+    found: list[list[np.ndarray]] = [[] for _ in paths]
     bounds = np.arange(_RANGES, dtype=np.uint64) * np.uint64((1 << 64) // _RANGES)
-    cuts = [[*np.searchsorted(named(path)["high"], bounds), len(named(path))] for path in paths]
+    cuts = [[*np.searchsorted(_load(path)["high"], bounds), len(_load(path))] for path in paths]
     for number in range(_RANGES):
         parts = [
-            np.array(named(path)[cut[number] : cut[number + 1]])
+            np.array(_load(path)[cut[number] : cut[number + 1]])
             for path, cut in zip(paths, cuts, strict=True)
         ]
         owners = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
@@ -122,12 +145,7 @@ def match(filters: Sequence[Filter]) -> str:
         )
         for owner in np.unique(owners[again]):
             found[owner].append(names["row"][again & (owners == owner)])
-    for filter_, rows in zip(filters, found, strict=True):
-        _save(
-            filter_.duplicates_file(everything),
-            np.sort(np.concatenate([np.zeros(0, np.int64), *rows])),
-        )
-    return everything
+    return found
 
 
 class ShardFilter:

@@ -68,7 +68,8 @@ def corpus_records(
     """Yields examples of `max_length` tokens, a share of them shorter, each from one document.
 
     With `next_sentence` an example has two passages; in half of the examples, the second one is
-    from another document. The id of an example is a digest of its tokens.
+    from another document; sentences that are longer than an example are parted. The id of an
+    example is a digest of its tokens.
 
     Raises:
       SourceError: where next sentences are wanted from a shard with a single document.
@@ -80,6 +81,7 @@ def corpus_records(
         if not layout.next_sentence:
             passages = _full_sequences(tokenised, chance, layout, room=max_length - 2)
         else:
+            tokenised = [_parted(document, room=max_length - 3) for document in tokenised]
             others = tokenised if len(tokenised) > 1 else [*tokenised, *before]
             passages = _next_sentences(tokenised, others, chance, layout, room=max_length - 3)
         for passage in passages:
@@ -168,6 +170,23 @@ def _next_sentences(
             one, two = shortened(len(first), len(second), room=room)
             cut_first, cut_second = _cut(first, one, chance), _cut(second, two, chance)
             yield Passage(cut_first, cut_second, random_next)
+
+
+def _parted(document: Sequence[Tokens], *, room: int) -> list[Tokens]:
+    """Returns a document's sentences, those that are longer than the room in parts of half of it.
+
+    Parts beside each other fill the room, so that a pair of them loses nothing. A part as long as
+    the room would be paired with random texts only, and cut.
+    """
+    parts: list[Tokens] = []
+    for sentence in document:
+        if len(sentence) <= room:
+            parts.append(sentence)
+            continue
+        # Half an odd room is rounded up once and down once, so that two parts fill it.
+        ends = [(half * room + 1) // 2 for half in range(1, 2 * len(sentence) // room + 1)]
+        parts += [part for part in np.split(sentence, ends) if len(part)]
+    return parts
 
 
 def _passage_of_another(

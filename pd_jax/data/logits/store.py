@@ -166,12 +166,9 @@ class LogitStore:
         folder = epath.Path(folder)
         with remote.enough_files(folder):
             found = _read_manifest(folder)
-        for shard in found.shards:
-            path = folder / shard.file
-            if not path.exists() or files.size(path) != shard.bytes:
-                raise LogitsError(
-                    f"{path} is missing or cut short; restore it or label the dataset again"
-                )
+        remote.each(
+            lambda shard: _check_size(folder / shard.file, shard.bytes), found.shards, folder
+        )
         return cls(folder, found)
 
     def check(self, dataset: Dataset, labels: tuple[str, ...] = ()) -> "LogitStore":
@@ -320,6 +317,11 @@ class _Shards:
         for begin in range(0, size, remote.BLOCK_BYTES):
             state.update(content[begin : min(begin + remote.BLOCK_BYTES, size)])
         return state.hexdigest()
+
+
+def _check_size(path: epath.Path, size: int) -> None:
+    if not path.exists() or files.size(path) != size:
+        raise LogitsError(f"{path} is missing or cut short; restore it or label the dataset again")
 
 
 def _read_manifest(folder: epath.Path) -> LogitsManifest:

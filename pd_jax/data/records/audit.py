@@ -91,7 +91,7 @@ class _ShardAudit:
         if files.digest_file(path) != self.shard.index_digest:
             return None, f"{path} is not the index its manifest lists (its digest differs)"
         try:
-            index = index_in(path)
+            index = index_in(path.read_bytes(), path)
         except RecordsError as fault:
             return None, str(fault)
         if index.dtype != INDEX or index.shape != (self.shard.rows,):

@@ -72,9 +72,7 @@ class Dataset:
         folder = epath.Path(folder)
         with remote.enough_files(folder):
             found = manifest.read(folder)
-            for shard in found.shards:
-                _check_size(folder / shard.file, shard)
-            indexes = [_read_index(folder / shard.index_file, shard) for shard in found.shards]
+            indexes = remote.each(lambda shard: _open_shard(folder, shard), found.shards, folder)
         return cls(folder, found, indexes)
 
     def __len__(self) -> int:
@@ -111,6 +109,11 @@ class Dataset:
         bytes_a_row = ID_BYTES + np.int32().itemsize * labels
         size = bytes_a_token * int(self.lengths.sum()) + bytes_a_row * len(self)
         return RowCache(self.lengths, self._kept) if size <= _CACHE_BYTES else None
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether its rows are kept in memory once they were read."""
+        return self._cache is not None
 
     def place(self, row: int) -> str:
         """Returns where a row is, for messages: shard file and row in it."""
@@ -296,6 +299,12 @@ def _next_sentence(block: _Block) -> np.ndarray:
     return block.data[block.starts + block.entries["next_at"]].astype(np.int32)
 
 
+def _open_shard(folder: epath.Path, shard: ShardInfo) -> np.ndarray:
+    """Returns a shard's offset index after checking both files."""
+    _check_size(folder / shard.file, shard)
+    return _read_index(folder / shard.index_file, shard)
+
+
 def _check_size(path: epath.Path, shard: ShardInfo) -> None:
     if not path.exists():
         raise RecordsError(f"{path} is missing; restore it or build the dataset again")
@@ -311,11 +320,12 @@ def _read_index(path: epath.Path, shard: ShardInfo) -> np.ndarray:
     """Returns a shard's offset index."""
     if not path.exists():
         raise RecordsError(f"{path} is missing; restore it or build the dataset again")
-    if files.digest_file(path) != shard.index_digest:
+    content = path.read_bytes()
+    if files.digest_content(content) != shard.index_digest:
         raise RecordsError(
             f"{path} is not the index of {shard.file}; restore it or build the dataset again"
         )
-    index = index_in(path)
+    index = index_in(content, path)
     if index.dtype != INDEX or index.shape != (shard.rows,) or not _fits(index, shard):
         raise RecordsError(
             f"{path} does not describe the {shard.rows} rows of {shard.file};"
@@ -325,9 +335,10 @@ def _read_index(path: epath.Path, shard: ShardInfo) -> np.ndarray:
     return _INDEXES.setdefault(shard.index_digest, index)
 
 
-def index_in(path: epath.Path) -> np.ndarray:
-    """Returns the array in an index file, unchecked; raises RecordsError where there is none."""
-    content = path.read_bytes()
+def index_in(content: bytes, path: epath.Path) -> np.ndarray:
+    """Returns the array in an index file's content, unchecked; raises RecordsError where there is
+    none.
+    """
     try:
         return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     except Exception as fault:  # numpy raises many kinds of error on bad headers

@@ -5,9 +5,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from pd_jax.data.records.dataset import Dataset
+from pd_jax.data.records.row_cache import Gathered
 
 _SAMPLED_SPOTS, _ROWS_OF_A_SPOT = 8, 128
 _MUCH_UNKNOWN = _MUCH_CUT = 0.01
+_MOSTLY_RANDOM = 0.75
+"""It is 0.5 in long documents, two thirds in those of two sentences, and 1 in those of one."""
+_FEWEST_PAIRS = 100
 _FRAME = 2
 """Tokens of a text without words: the first and the last of the frame."""
 _BLOCK_ROWS, _MOST_ROWS = 4096, 1 << 18
@@ -16,27 +20,45 @@ _BLOCK_ROWS, _MOST_ROWS = 4096, 1 << 18
 
 def doubts(dataset: Dataset, *, unk_id: int, layout: str) -> list[str]:
     """Returns a sentence for each, with what to do about it."""
-    found = [_strange_text(dataset, unk_id)]
-    if layout == "rows":
+    sample = _sample(dataset)
+    found = [_strange_text(dataset, sample, unk_id)]
+    if layout == "corpus":
+        found.append(_random_pairs(dataset, sample))
+    else:
         found += [_full_rows(dataset), _blank_rows(dataset), _absent_labels(dataset)]
     return [sentence for sentence in found if sentence]
 
 
-def _strange_text(dataset: Dataset, unk_id: int) -> str:
-    """Returns a sentence where more than a hundredth of the tokens are [UNK], else "".
-
-    It looks at a sample of rows from several spots of the dataset.
-    """
+def _sample(dataset: Dataset) -> Gathered:
+    """Returns rows from several spots of a dataset."""
     # Neighbours, since a remote dataset is read in blocks.
     last = max(0, len(dataset) - _ROWS_OF_A_SPOT)
     spots = np.linspace(0, last, _SAMPLED_SPOTS, dtype=np.int64)
-    rows = np.unique(spots[:, None] + np.arange(min(len(dataset), _ROWS_OF_A_SPOT)))
-    share = np.mean(dataset.gather(rows).tokens == unk_id)
+    return dataset.gather(np.unique(spots[:, None] + np.arange(min(len(dataset), _ROWS_OF_A_SPOT))))
+
+
+def _strange_text(dataset: Dataset, sample: Gathered, unk_id: int) -> str:
+    """Returns a sentence where more than a hundredth of the tokens are [UNK], else ""."""
+    share = np.mean(sample.tokens == unk_id)
     if share <= _MUCH_UNKNOWN:
         return ""
     return (
         f"{share:.1%} of the tokens in {dataset.folder} are [UNK]: its tokenizer was made for other"
         " text; use one for this language and script, or train one (tools.train_tokenizer)"
+    )
+
+
+def _random_pairs(dataset: Dataset, sample: Gathered) -> str:
+    """Returns a sentence where so many second texts are random that most documents must have but
+    one sentence, else "".
+    """
+    labels = sample.next_sentence
+    if labels is None or len(labels) < _FEWEST_PAIRS or np.mean(labels) <= _MOSTLY_RANDOM:
+        return ""
+    return (
+        f"{np.mean(labels):.0%} of the pairs in {dataset.folder} have a random second text, as most"
+        " of its documents are a single sentence; give text with one sentence a line and a blank"
+        " line between documents, or leave next_sentence out"
     )
 
 

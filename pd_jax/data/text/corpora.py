@@ -19,21 +19,38 @@ from etils import epath
 
 from pd_jax import files
 from pd_jax.config import Source, several
-from pd_jax.data.text import lines, tables, tfds
+from pd_jax.data.text import lines, parquet_rows, tables, tfds
+from pd_jax.data.text.quotes import QuoteWarner
 from pd_jax.data.text.tables import Item, Row
 from pd_jax.errors import BrokenRowError, SourceError
 
-_FORMATS = {".txt": "text", ".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
+_FORMATS = {
+    ".txt": "text",
+    ".tsv": "tsv",
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+}
+_COMPRESSIONS = {".zst": "zstd", ".bz2": "bzip2", ".xz": "xz", ".zip": "zip"}
 _DIVISIBLE = ("text", "tsv", "jsonl", "parquet", "tfds")
 _COLUMNED = ("tsv", "csv")
 _STRIPE_ROWS = 64
-_QUOTED_ROWS = 100
-"""If this many rows from the first on have a quoted cell, a program has quoted them all."""
 _GLOB = re.compile(r"[*?\[]")
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|[\r\n]+")
-
-_quotes_reported: set[str] = set()
-"""TSV files already warned about: a process reads a file in several parts, and more than once."""
+_SPACED_ENDS = ".!?\u06d4\u0589"
+"""Ends of sentences where a space follows: they are in numbers and abbreviations, too. The last two
+are the full stops of Urdu and Armenian.
+"""
+_CJK_ENDS = "。！？"
+_OTHER_ENDS = "\uff61\u0964\u0965\u061f\u1362\u1367\u104b\u17d4"
+"""Ends of sentences that may have no space behind them: the narrow full stop of Japanese, Hindi's
+danda and double danda, the Arabic question mark, full stop and question mark of Amharic, and the
+full stops of Burmese and Khmer.
+"""
+_SENTENCE_END = re.compile(
+    rf"(?<=[{_SPACED_ENDS}])\s+|(?<=[{_CJK_ENDS}])"
+    rf"|(?<=[{_OTHER_ENDS}])(?![{_SPACED_ENDS}{_OTHER_ENDS}])|[\r\n]+"
+)
 
 T = TypeVar("T")
 
@@ -108,16 +125,29 @@ def expanded(path: str) -> list[epath.Path]:
         raise SourceError(f"{path} has **, which is not supported; name each level with *")
     if not _GLOB.search(path):
         raise SourceError(f"{path} does not exist; check the path")
-    fixed = list(itertools.takewhile(lambda part: not _GLOB.search(part), path.split("/")))
-    folder = epath.Path("/".join(fixed) or ("/" if path.startswith("/") else "."))
-    pattern = "/".join(path.split("/")[len(fixed) :])
-    found = sorted(file for file in folder.glob(pattern) if not file.is_dir())
+    parts = path.split("/")
+    fixed = next(number for number, part in enumerate(parts) if _GLOB.search(part))
+    folder = epath.Path("/".join(parts[:fixed]) or ("/" if path.startswith("/") else "."))
+    found = sorted(file for file in _matching(folder, parts[fixed:]) if not file.is_dir())
     if not found:
         raise SourceError(f"{path} matches no file; check the path")
     for file in found:
         if not file.exists():
             raise SourceError(f"{file} is a link to a file that does not exist; remove the link")
     return found
+
+
+def _matching(folder: epath.Path, parts: Sequence[str]) -> Iterator[epath.Path]:
+    """Yields what is below a folder under names that match a pattern for each level. A name that
+    exists is not a pattern.
+    """
+    first, *rest = parts
+    named = folder / first
+    for found in [named] if named.exists() else files.matching(folder, first):
+        if not rest:
+            yield found
+        elif found.is_dir():
+            yield from _matching(found, rest)
 
 
 def format_of(path: str) -> str | None:
@@ -216,20 +246,34 @@ def _files(path: str, form: str) -> Iterator[SourceFile]:
         return
     for found in expanded(path):
         zipped = found.name.endswith(".gz")
-        ending = epath.Path(found.name.removesuffix(".gz")).suffix
-        if form == "auto" and ending not in _FORMATS:
-            known = ", ".join(_FORMATS)
-            raise SourceError(
-                f"{found}: the ending {ending!r} is not one of {known} (all but .parquet also with"
-                " .gz); rename the file or give its format"
-            )
-        kind = _FORMATS[ending] if form == "auto" else form
+        kind = _format_by_ending(found) if form == "auto" else form
         if kind == "parquet" and zipped:
             raise SourceError(
                 f"{found}: Parquet is compressed internally and must not be gzipped;"
                 " unpack it with gunzip"
             )
         yield SourceFile(str(found), kind, zipped, files.size(found))
+
+
+def _format_by_ending(path: epath.Path) -> str:
+    """Returns the format that a file's ending stands for; raises SourceError for another ending."""
+    ending = epath.Path(path.name.removesuffix(".gz")).suffix
+    if ending in _FORMATS:
+        return _FORMATS[ending]
+    if ending in _COMPRESSIONS:
+        raise SourceError(
+            f"{path} is compressed by {_COMPRESSIONS[ending]}; unpack it, or compress it with gzip"
+        )
+    if ending == ".json":
+        raise SourceError(
+            f"{path} may be a single value over many lines, by its ending '.json'; if it has one"
+            " object a line, name it .jsonl or give format='jsonl'"
+        )
+    known = ", ".join(_FORMATS)
+    raise SourceError(
+        f"{path}: the ending {ending!r} is not one of {known} (all but .parquet also with .gz);"
+        " rename the file or give its format"
+    )
 
 
 def divisible(file: SourceFile) -> bool:
@@ -260,7 +304,7 @@ def _table(piece: Piece, file: SourceFile, more: Sequence[str] = ()) -> tables.T
     if file.format == "csv":
         return tables.Csv(file.path, piece.source, zipped=file.zipped)
     if file.format == "parquet":
-        return tables.Parquet(file.path, piece.source, part=part, more=more)
+        return parquet_rows.Parquet(file.path, piece.source, part=part, more=more)
     return tfds.TfdsRows(file.path, piece.source, part=part)
 
 
@@ -304,42 +348,8 @@ def _made(piece: Piece, readers: Iterable[_Reader[T]]) -> Iterator[T]:
 def _rows_of(piece: Piece, file: SourceFile) -> tuple[Iterator[Item], Callable[[Item], Row]]:
     """Returns a file's items, and the function that makes a row of one."""
     table = _table(piece, file)
-    make = _QuoteWarner(file.path, table.row) if file.format == "tsv" else table.row
+    make = QuoteWarner(file.path, table.row) if file.format == "tsv" else table.row
     return table.items(), make
-
-
-class _QuoteWarner:
-    """Makes rows of a TSV file's items, and warns of cells that look quoted as in CSV.
-
-    Here a TSV file keeps quotes as they are, but other programs write it differently.
-    """
-
-    def __init__(self, path: str, make: Callable[[Item], Row]):
-        self._path, self._make = path, make
-        self._quoted, self._seen = 0, 0
-
-    def __call__(self, item: Item) -> Row:
-        row = self._make(item)
-        inner = [
-            cell[1:-1]
-            for cell in (row.text, row.pair, row.label)
-            if cell and len(cell) > 1 and cell[0] == cell[-1] == '"'
-        ]
-        self._seen += 1
-        self._quoted += bool(inner)
-        doubled = any('""' in cell and '"' not in cell.replace('""', "") for cell in inner)
-        if doubled or self._quoted == self._seen == _QUOTED_ROWS:
-            self._warn(row)
-        return row
-
-    def _warn(self, row: Row) -> None:
-        if self._path not in _quotes_reported:
-            _quotes_reported.add(self._path)
-            warning = (
-                f"warning: {row.where} has a cell in quotes, which a TSV file keeps as they are; "
-                "write it as .csv, with commas and these quotes, or remove the quotes"
-            )
-            print(warning, file=sys.stderr, flush=True)
 
 
 def _document_reader(piece: Piece, file: SourceFile) -> _Reader[Document]:

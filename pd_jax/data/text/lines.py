@@ -8,6 +8,7 @@ and a file without blank lines is not one single document.
 
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,12 @@ ROW_BYTES = 1 << 24
 
 _BUFFER_BYTES = 1 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_GZIP = b"\x1f\x8b"
+_COMPRESSED = re.compile(
+    rb"(?P<gzip>\x1f\x8b)|(?P<zstd>\x28\xb5\x2f\xfd)|(?P<bzip2>BZh[1-9]1AY&SY)"
+    rb"|(?P<xz>\xfd7zXZ\x00)|(?P<zip>PK\x03\x04)"
+)
+"""The first bytes of compressed files, by the compression's name."""
+_HEAD_BYTES = 10
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -68,12 +74,11 @@ def opened(path: str, *, zipped: bool) -> Iterator[IO[bytes]]:
     """Yields the (uncompressed) byte stream of a file.
 
     Raises:
-      SourceError: where the file cannot be read or is not a gzip file.
+      SourceError: where the file cannot be read, or is compressed otherwise than its name says.
     """
     try:
         with epath.Path(path).open("rb") as raw:
-            if not zipped and _head(raw) == _GZIP:
-                raise SourceError(f"{path} is compressed by gzip; add .gz to its name")
+            _check_compression(path, _head(raw), zipped=zipped)
             if zipped:
                 with gzip.GzipFile(fileobj=raw) as stream:
                     yield io.BufferedReader(stream, _BUFFER_BYTES)
@@ -89,11 +94,25 @@ def opened(path: str, *, zipped: bool) -> Iterator[IO[bytes]]:
         ) from None
 
 
+def _check_compression(path: str, head: bytes, *, zipped: bool) -> None:
+    """Raises SourceError where a file's first bytes are those of a compression that is not undone:
+    any but gzip, and gzip unless it is `zipped` by name.
+    """
+    found = _COMPRESSED.match(head)
+    if found is None or (zipped and found.lastgroup == "gzip"):
+        return
+    if found.lastgroup == "gzip":
+        raise SourceError(f"{path} is compressed by gzip; add .gz to its name")
+    raise SourceError(
+        f"{path} is compressed by {found.lastgroup}; unpack it, or compress it with gzip"
+    )
+
+
 def _head(stream: IO[bytes]) -> bytes:
-    """Returns a stream's first two bytes, which stay in it; a pipe cannot be read twice."""
+    """Returns a stream's first bytes, which stay in it; a pipe cannot be read twice."""
     if isinstance(stream, io.BufferedReader):
-        return stream.peek(2)[:2]
-    head = stream.read(2)
+        return stream.peek(_HEAD_BYTES)[:_HEAD_BYTES]
+    head = stream.read(_HEAD_BYTES)
     stream.seek(0)
     return head
 

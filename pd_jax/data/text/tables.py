@@ -5,10 +5,9 @@ that shares a file with others skips their rows without decoding them.
 """
 
 import csv
-import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -19,9 +18,9 @@ from pd_jax.errors import BrokenRowError, SourceError
 LABEL_SEPARATOR = "|"
 """Separates the labels of a row that has several."""
 
-_PARQUET_ROWS = 1024
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """Half of a surrogate pair of UTF-16, which JSON can write alone and UTF-8 cannot."""
+_SHOWN_LETTERS = 40
 _WHOLE_NUMBER = re.compile(r"(-?[0-9]{1,18})\.0+")
 
 
@@ -227,83 +226,6 @@ class Jsonl:
         return value
 
 
-class Parquet:
-    """Columns of a Parquet file; a part of it is a range of rows."""
-
-    def __init__(
-        self,
-        path: str,
-        source: Source,
-        *,
-        part: tuple[float, float],
-        more: Sequence[str] = (),
-    ):
-        self._path, self._source, self._part, self._more = path, source, part, more
-        self._origin = lines.Origin(path, unit="row ")
-
-    def items(self) -> Iterator[Item]:
-        """Yields the rows that begin in this part."""
-        import pyarrow
-        from pyarrow import parquet
-
-        with lines.opened(self._path, zipped=False) as stream:
-            try:
-                table = parquet.ParquetFile(stream)
-                _Columns(self._path, table.schema_arrow.names, self._source)
-                yield from self._rows(table)
-            except pyarrow.ArrowException as fault:
-                reason = str(fault).splitlines()[0]
-                raise SourceError(
-                    f"{self._path} is not a Parquet file ({reason}); write it again"
-                ) from None
-            except UnicodeDecodeError as fault:
-                raise SourceError(
-                    f"{self._path} contains text that is not UTF-8 ({fault.reason}); write it again"
-                ) from None
-
-    def row(self, item: Item) -> Row:
-        """Returns an item's text, pair and label."""
-        return named_row(item.value, self._source, self._origin, item.number)
-
-    def named(self, item: Item) -> Mapping[str, Any]:
-        """Returns an item's values by column: those of the source, and the additional ones."""
-        return item.value
-
-    def _rows(self, table: Any) -> Iterator[Item]:
-        """Yields the rows of the part, opening no row group that lies outside it."""
-        begin, end = (round(share * table.metadata.num_rows) for share in self._part)
-        wanted = [
-            name
-            for name in (self._source.text, self._source.pair, self._source.label, *self._more)
-            if name is not None
-        ]
-        first = 0
-        for group in range(table.metadata.num_row_groups):
-            if first >= end:
-                return
-            last = first + table.metadata.row_group(group).num_rows
-            if begin < last:
-                batches = table.iter_batches(
-                    batch_size=_PARQUET_ROWS, row_groups=[group], columns=wanted
-                )
-                yield from _items_between(batches, first, begin, end)
-            first = last
-
-
-def _items_between(batches: Iterable[Any], first: int, begin: int, end: int) -> Iterator[Item]:
-    """Yields the rows `begin` to `end` of batches that start at row `first`, reading no batch that
-    begins after them and making values of no other row.
-    """
-    for batch in batches:
-        low, high = max(begin - first, 0), min(end - first, len(batch))
-        if low < high:
-            values = batch.slice(low, high - low).to_pylist()
-            yield from map(Item, itertools.count(first + low + 1), values)
-        first += len(batch)
-        if first >= end:
-            return
-
-
 def named_row(value: Mapping[str, Any], source: Source, origin: lines.Origin, number: int) -> Row:
     """Returns the row whose columns are named values of any kind.
 
@@ -360,9 +282,7 @@ class _Columns:
 
     def __init__(self, path: str, names: Sequence[str], source: Source):
         self._names = [name.strip() for name in names]
-        for name in (source.text, source.pair, source.label):
-            if name is not None and name not in self._names:
-                raise SourceError(_no_column(path, name, self._names))
+        check_columns(path, self._names, source, headed=not source.columns)
         self._text = self._names.index(source.text)
         self._pair = None if source.pair is None else self._names.index(source.pair)
         self._label = None if source.label is None else self._names.index(source.label)
@@ -388,12 +308,29 @@ class _Columns:
             much = "few" if len(cells) < len(self._names) else "many"
             raise BrokenRowError(
                 f"{origin.name(number)} has too {much} columns: {len(cells)} instead of"
-                f" {len(self._names)} ({', '.join(self._names)})",
+                f" {len(self._names)} ({', '.join(map(_shown, self._names))})",
                 f"look for a missing or stray {separator}",
             )
 
 
+def check_columns(path: str, names: Sequence[str], source: Source, *, headed: bool = False) -> None:
+    """Raises SourceError where a file lacks a column of the source; a file whose first row names
+    the columns (`headed`) may really have no header.
+    """
+    for name in (source.text, source.pair, source.label):
+        if name is not None and name not in names:
+            remedy = (
+                "; name one of them, or where the first row is no header, name the columns with"
+                " columns=(...)"
+            )
+            raise SourceError(_no_column(path, name, names) + (remedy if headed else ""))
+
+
 def _no_column(where: str, name: str, names: Sequence[str]) -> str:
-    return (
-        f"{where} has no column {name!r}; its columns are {', '.join(map(repr, names)) or 'none'}"
-    )
+    known = ", ".join(repr(_shown(name)) for name in names)
+    return f"{where} has no column {name!r}; its columns are {known or 'none'}"
+
+
+def _shown(name: str) -> str:
+    """Returns a column's name, cut where it is so long that it may be a text without a header."""
+    return name if len(name) <= _SHOWN_LETTERS else f"{name[:_SHOWN_LETTERS]}..."

@@ -6,8 +6,8 @@ Text never yields special tokens: a row that spells out `[MASK]` gets the pieces
 import collections
 import io
 import itertools
-from collections.abc import Container, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import sentencepiece
@@ -18,42 +18,24 @@ from jaxtyping import Bool, Int32
 from pd_jax import files
 from pd_jax.config import TokenizerStage
 from pd_jax.data.text.corpora import sampled
+from pd_jax.data.tokenizers.beside import (
+    ADDED_FILE,
+    BERT_CLASSES,
+    CHANGING,
+    MODEL_FILE,
+    config_beside,
+)
 from pd_jax.data.tokenizers.json_tokenizer import JsonTokenizer
 from pd_jax.data.tokenizers.sentencepieces import SentencePiece
+from pd_jax.data.tokenizers.vocab_text import from_vocab
 from pd_jax.data.tokenizers.vocabulary import CONFIG_FILE, JSON_FILE, SPECIAL, VOCAB_FILE
 from pd_jax.data.tokenizers.wordpieces import WordPiece
 from pd_jax.errors import TokenizerError
 
-_ADDED_FILE = "added_tokens.json"
-_MODEL_FILE = "config.json"
 _LONGEST_SENTENCE = 1 << 16
 _THREADS = 16
 _LETTERS = 1_000
 _COVERED = 0.9995
-_BERT_CLASSES = {
-    "BertTokenizer",
-    "DistilBertTokenizer",
-    "ElectraTokenizer",
-    "FunnelTokenizer",
-    "LayoutLMTokenizer",
-    "LxmertTokenizer",
-    "MPNetTokenizer",
-    "MobileBertTokenizer",
-    "SqueezeBertTokenizer",
-}
-"""transformers' classes that are BERT's tokenizer under other names; the config decides case."""
-_WORDPIECE_CLASSES = _BERT_CLASSES | {
-    "ConvBertTokenizer",
-    "DPRContextEncoderTokenizer",
-    "DPRQuestionEncoderTokenizer",
-    "DPRReaderTokenizer",
-    "PreTrainedTokenizer",
-    "RetriBertTokenizer",
-    "TokenizersBackend",
-}
-_BERT_MODELS = {"bert", "distilbert", "electra", "mobilebert"}
-_CHANGING = {"albert": "AlbertTokenizer", "xlnet": "XLNetTokenizer"}
-"""Kinds of model whose tokenizers change case, accents or quotes before a `.model` reads a text."""
 
 
 class Tokenizer(Protocol):
@@ -87,13 +69,15 @@ def load_tokenizer(path: epath.PathLike) -> Tokenizer:
 
     In a folder a `.model` is preferred, then `tokenizer.json`, then `vocab.txt`; but not a `.model`
     for which the configs beside it have text changed, as ALBERT's lower-cases it. A `vocab.txt`
-    without `tokenizer_config.json` beside it is lower-cased where it contains no capitals.
+    without `tokenizer_config.json` beside it is lower-cased where it contains no capitals, and
+    keeps accents where its pieces need them.
     Added tokens that are not special are found in texts as the tokenizers library finds them.
     The configs beside a `tokenizer.json` overrule it where transformers' classes do.
 
     Raises:
       TokenizerError: where there is none, or it is damaged, lacks a special token, splits words in
-        an unsupported way, or is a `vocab.txt` to which a file beside it adds tokens.
+        an unsupported way, or is a `vocab.txt` to which a file beside it adds tokens or that does
+        not tell whether accents are stripped.
     """
     path = epath.Path(path)
     if path.is_dir():
@@ -112,14 +96,14 @@ def load_tokenizer(path: epath.PathLike) -> Tokenizer:
         return SentencePiece(path.read_bytes(), where=str(path))
     if path.suffix == ".json":
         return _from_json(path)
-    return _from_vocab(path)
+    return from_vocab(path)
 
 
 def read_with(path: epath.Path) -> list[epath.Path]:
     """Returns the files beside a tokenizer's file that decide how `load_tokenizer` reads it."""
     if path.suffix == ".model":
         return []
-    beside = (path.parent / name for name in (CONFIG_FILE, _MODEL_FILE, _ADDED_FILE))
+    beside = (path.parent / name for name in (CONFIG_FILE, MODEL_FILE, ADDED_FILE))
     return [file for file in beside if file.exists()]
 
 
@@ -148,7 +132,9 @@ def unknown_share(tokenizer: Tokenizer, texts: Sequence[str]) -> float:
 
 def _train_wordpiece(sample: list[str], stage: TokenizerStage) -> WordPiece:
     model = hf.Tokenizer(hf.models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
-    model.normalizer = hf.normalizers.BertNormalizer(lowercase=stage.lowercase)
+    model.normalizer = hf.normalizers.BertNormalizer(
+        lowercase=stage.lowercase, strip_accents=stage.strip_accents
+    )
     model.pre_tokenizer = hf.pre_tokenizers.BertPreTokenizer()
     special = [names[0] for names in SPECIAL.values()]
     # Each letter takes two places: alone and inside words.
@@ -166,7 +152,11 @@ def _train_wordpiece(sample: list[str], stage: TokenizerStage) -> WordPiece:
     )
     model.train_from_iterator(sample, trainer, length=len(sample))
     ids = model.get_vocab()
-    return WordPiece(sorted(ids, key=ids.__getitem__), lowercase=stage.lowercase)
+    return WordPiece(
+        sorted(ids, key=ids.__getitem__),
+        lowercase=stage.lowercase,
+        strip_accents=stage.strip_accents,
+    )
 
 
 def _alphabet(sample: list[str], normalizer: hf.normalizers.Normalizer, *, most: int) -> list[str]:
@@ -229,52 +219,17 @@ def _file_in(folder: epath.Path) -> epath.Path:
 
 def _is_given_other_text(model: epath.Path) -> bool:
     """Returns whether the configs beside a `.model` have text changed before it reads it."""
-    kind, options = _config_beside(model)
-    return kind in _CHANGING.values() or bool(options.get("do_lower_case"))
-
-
-def _from_vocab(path: epath.Path) -> WordPiece:
-    try:
-        # Not splitlines: vocabularies have pieces such as U+2028 that it would take for line ends.
-        pieces = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as fault:
-        raise TokenizerError(
-            f"{path} is not UTF-8 ({fault}); use the file as it was released"
-        ) from None
-    pieces = [piece.removesuffix("\r") for piece in pieces]
-    lines: dict[str, int] = {}
-    for number, piece in enumerate(pieces, start=1):
-        if piece in lines:
-            raise TokenizerError(
-                f"{path}:{number} repeats line {lines[piece]} ({piece!r}), which would shift ids;"
-                " use the file as it was released"
-            )
-        lines[piece] = number
-    kind, options = _config_beside(path)
-    if kind is not None and kind not in _WORDPIECE_CLASSES:
-        raise TokenizerError(
-            f"{path} is the vocabulary of a {kind}, as the config beside it states, which splits"
-            " words differently from BERT's tokenizer; name a tokenizer.json or .model file, or"
-            " another tokenizer"
-        )
-    _check_added(path, options, lines)
-    capitals = any(piece != piece.lower() for piece in pieces if not piece.startswith("["))
-    return WordPiece(
-        pieces,
-        lowercase=options.get("do_lower_case", not capitals),
-        strip_accents=options.get("strip_accents"),
-        split_chinese=options.get("tokenize_chinese_chars", True),
-        where=str(path),
-    )
+    kind, options = config_beside(model)
+    return kind in CHANGING.values() or bool(options.get("do_lower_case"))
 
 
 def _from_json(path: epath.Path) -> WordPiece | JsonTokenizer:
     definition = files.read_object(path, TokenizerError)
     if not _has_its_parts(definition):
         raise TokenizerError(f"{path} is not a tokenizer of the tokenizers library; save it again")
-    kind, options = _config_beside(path)
+    kind, options = config_beside(path)
     model, normalizer = definition["model"], definition.get("normalizer") or {}
-    if kind in _BERT_CLASSES and normalizer.get("type") == "BertNormalizer":
+    if kind in BERT_CLASSES and normalizer.get("type") == "BertNormalizer":
         # These classes rebuild the normalizer, with their defaults for what is not given.
         normalizer = {
             **normalizer,
@@ -316,68 +271,6 @@ def _from_json(path: epath.Path) -> WordPiece | JsonTokenizer:
         split_chinese=normalizer["handle_chinese_chars"],
         where=str(path),
     )
-
-
-def _check_added(path: epath.Path, options: Mapping[str, Any], pieces: Container[str]) -> None:
-    """Raises TokenizerError where a file beside a vocab.txt adds a token that transformers would
-    find in texts, or number after the vocabulary's end.
-    """
-    file, config = path.parent / _ADDED_FILE, path.parent / CONFIG_FILE
-    by_name = files.read_object(file, TokenizerError) if file.exists() else {}
-    by_number = options.get("added_tokens_decoder") or {}
-    if not isinstance(by_number, dict) or not all(
-        isinstance(token, dict) and isinstance(token.get("content"), str)
-        for token in by_number.values()
-    ):
-        raise TokenizerError(
-            f"{config} has an added_tokens_decoder that is not a table of tokens; use the file as"
-            " it was released"
-        )
-    special = set(itertools.chain.from_iterable(SPECIAL.values()))
-    added = [(file, name, name in special) for name in by_name]
-    added += [
-        (config, token["content"], token.get("special") is True) for token in by_number.values()
-    ]
-    for where, name, is_special in added:
-        if not is_special or name not in pieces:
-            raise TokenizerError(
-                f"{where} adds the token {name[:40]!r} to {path.name}, which is read alone here;"
-                " write a tokenizer.json with from_pretrained and save_pretrained of transformers'"
-                " AutoTokenizer, and name that file"
-            )
-
-
-def _config_beside(path: epath.Path) -> tuple[str | None, dict[str, Any]]:
-    """Returns transformers' class for a file, without `Fast`, and the tokenizer's options.
-
-    The class is None where nothing indicates one. It is named by `tokenizer_config.json` or
-    `config.json`, or follows from the kind of model.
-
-    Raises:
-      TokenizerError: where words are split by a program that is not supported.
-    """
-    options, model = (
-        files.read_object(beside, TokenizerError) if beside.exists() else {}
-        for beside in (path.parent / CONFIG_FILE, path.parent / _MODEL_FILE)
-    )
-    words = options.get("word_tokenizer_type") or "basic"
-    if words != "basic":
-        raise TokenizerError(
-            f"{path.parent / CONFIG_FILE} has word_tokenizer_type {str(words)[:40]!r}, but only"
-            " 'basic' is supported; name another tokenizer"
-        )
-    kind = options.get("tokenizer_class") or model.get("tokenizer_class")
-    if kind is None:
-        of = str(model.get("model_type"))
-        if path.suffix == ".model":
-            return _CHANGING.get(of), options
-        return ("BertTokenizer" if of in _BERT_MODELS else None), options
-    if not isinstance(kind, str):
-        raise TokenizerError(
-            f"{path} has a config beside it whose tokenizer_class is {str(kind)[:40]!r} and not"
-            " a name; use the files as they were released"
-        )
-    return kind.removesuffix("Fast"), options
 
 
 def _has_its_parts(definition: dict) -> bool:

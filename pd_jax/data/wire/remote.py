@@ -6,23 +6,30 @@ for megabytes. A feed that shuffles within windows (`data.window`) reads each bl
 Local files are memory-mapped, so the files of all shards that were read stay open.
 """
 
+import concurrent.futures
 import contextlib
 import errno
 import functools
 import mmap
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from etils import epath
 
 from pd_jax import files
 from pd_jax.errors import RecordsError
 
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
 BLOCK_BYTES = 1 << 23
 KEPT_BYTES = 1 << 30
 """Kept of a dataset's blocks, and of a logit store's. What `data.window` covers should fit twice: a
 block that was dropped is read again whenever it is needed."""
+_REQUESTS = 32
+"""Requests at once for the files of many shards."""
 _OPEN_FILES = 10_240
 """The limit to set where the system has none of its own: the most that macOS accepts."""
 
@@ -71,6 +78,18 @@ def content(path: epath.Path, blocks: Blocks) -> mmap.mmap | RemoteFile:
         return RemoteFile(path, blocks)
     with enough_files(path), path.open("rb") as stream:
         return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def each(
+    do: Callable[[_Item], _Result], items: Sequence[_Item], folder: epath.Path
+) -> list[_Result]:
+    """Returns what a function of files in a folder returns for each item, in order; in a bucket,
+    where each file is a request that waits, for many at once.
+    """
+    if not files.is_remote(folder):
+        return [do(item) for item in items]
+    with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
+        return list(pool.map(do, items))
 
 
 @contextlib.contextmanager

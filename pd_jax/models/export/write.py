@@ -94,7 +94,11 @@ def export(
             f"{model.config.vocab_size}; take both from one folder"
         )
     forward = programs.jax_program(model.config, model.params, programs.host_device())
-    with files.whole_folder(folder, known_by=_KNOWN_BY[format], error=WeightsError) as partial:
+
+    def is_older(folder: epath.Path) -> bool:
+        return (folder / _KNOWN_BY[format]).exists() and hf.is_ours(folder)
+
+    with files.whole_folder(folder, is_older=is_older, error=WeightsError) as partial:
         tokenizer.save(partial)
         checks = _WRITERS[format](model, partial, forward)
         if int8:
@@ -110,7 +114,8 @@ def _write_hf(model: hf.SavedModel, folder: epath.Path, forward: programs.Progra
     if set(params) == {"bert", "mlm"}:  # transformers' class for it has no pooler
         bert = {name: part for name, part in params["bert"].items() if name != "pooler"}
         params = {**params, "bert": bert}
-    written = hf.write(folder, params, model.config, labels=model.labels, task=model.task)
+    about = {"labels": model.labels, "task": model.task, "longest": model.longest}
+    written = hf.write(folder, params, model.config, **about)
     if hf.load(folder).fingerprint != written:
         raise WeightsError(f"{folder} reads back differently from what was written; check the disk")
     program = programs.transformers_program(folder)
@@ -125,7 +130,8 @@ def _write_onnx(model: hf.SavedModel, folder: epath.Path, forward: programs.Prog
 
 
 def _write_config(model: hf.SavedModel, folder: epath.Path) -> None:
-    hf.write_config(folder, model.params, model.config, labels=model.labels, task=model.task)
+    about = {"labels": model.labels, "task": model.task, "longest": model.longest}
+    hf.write_config(folder, model.params, model.config, **about)
 
 
 def _write_int8(model: hf.SavedModel, folder: epath.Path, forward: programs.Program) -> Check:

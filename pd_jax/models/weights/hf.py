@@ -24,6 +24,7 @@ from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.errors import WeightsError
 from pd_jax.models.sizes import BertConfig
 from pd_jax.models.weights import hf_config, layout, pickles
+from pd_jax.workdir import OUTPUT
 
 WEIGHTS_FILE, PICKLED_FILE, CONFIG_FILE = "model.safetensors", "pytorch_model.bin", "config.json"
 INDEX_FILE, PICKLED_INDEX_FILE = f"{WEIGHTS_FILE}.index.json", f"{PICKLED_FILE}.index.json"
@@ -45,7 +46,8 @@ class SavedModel:
     `params` is nested, numpy float32, with the subtrees that the folder holds: bert, and of mlm,
     nsp and classifier those that it has. `labels` are the classifier's in order (empty: unnamed),
     `task` is classification, regression, multilabel or None, and `fingerprint` a digest over
-    tensors, config, labels and task.
+    tensors, config, labels and task. `longest` is how many tokens the longest rows had that it has
+    learnt to read; None where that is as many as it has positions.
     """
 
     config: BertConfig
@@ -53,6 +55,12 @@ class SavedModel:
     labels: tuple[str, ...]
     task: str | None
     fingerprint: str
+    longest: int | None = None
+
+    @property
+    def reads(self) -> int:
+        """How many tokens of a text it reads well: later positions are as they were initialised."""
+        return self.longest or self.config.positions
 
 
 def load(folder: epath.PathLike) -> SavedModel:
@@ -83,9 +91,8 @@ def load(folder: epath.PathLike) -> SavedModel:
         flat[tensor.path] = np.ascontiguousarray(value.T if tensor.hf_transposed else value)
     params = layout.nest(flat)
     labels, task = hf_config.labels_from(values, params, folder / CONFIG_FILE)
-    return SavedModel(
-        config, params, labels, task, fingerprint(params, config, labels=labels, task=task)
-    )
+    digest = fingerprint(params, config, labels=labels, task=task)
+    return SavedModel(config, params, labels, task, digest, _longest(folder, config))
 
 
 def is_bert(folder: epath.PathLike) -> bool:
@@ -102,14 +109,37 @@ def is_bert(folder: epath.PathLike) -> bool:
     return not hf_config.has_other_activation(values, where=path)
 
 
+def is_ours(folder: epath.PathLike) -> bool:
+    """Returns whether pd_jax wrote the model in a folder."""
+    path = epath.Path(folder) / CONFIG_FILE
+    return path.exists() and hf_config.OURS in files.read_object(path, WeightsError)
+
+
 def load_config(folder: epath.PathLike) -> BertConfig:
     """Returns the shape of the model in a Hugging Face folder; raises WeightsError as `load`."""
     return _read_config(epath.Path(folder))[0]
 
 
+def reads(folder: epath.PathLike) -> int:
+    """Returns `SavedModel.reads` of the model in a folder; raises WeightsError as `load`."""
+    config = load_config(folder)
+    return _longest(epath.Path(folder), config) or config.positions
+
+
+def _longest(folder: epath.Path, config: BertConfig) -> int | None:
+    """Returns the length that the tokenizer in a model's folder states, where it is below the
+    model's positions.
+    """
+    path = folder / vocabulary.CONFIG_FILE
+    if not path.exists():
+        return None
+    stated = files.read_object(path, WeightsError).get("model_max_length")
+    return stated if isinstance(stated, int) and 0 < stated < config.positions else None
+
+
 def _read_config(folder: epath.Path) -> tuple[BertConfig, dict[str, Any]]:
     """Returns the shape that a folder's config describes, and the config's values."""
-    path, inside = folder / CONFIG_FILE, folder / "model"
+    path, inside = folder / CONFIG_FILE, folder / OUTPUT["train"]
     if (inside / CONFIG_FILE).exists():
         raise WeightsError(f"{folder} is the folder of a stage; name {inside}")
     if not path.exists():
@@ -127,6 +157,7 @@ def save(
     *,
     labels: Sequence[str] = (),
     task: str | None = None,
+    longest: int | None = None,
     add: Callable[[epath.Path], object] | None = None,
 ) -> str:
     """Saves a model in `folder`, replacing an older folder; returns its fingerprint.
@@ -137,6 +168,7 @@ def save(
       config: the shape of the model.
       labels: the classifier's labels in order; empty leaves them unnamed.
       task: classification, regression or multilabel, written as `problem_type`.
+      longest: as in SavedModel, written as the tokenizer's `model_max_length`.
       add: called with the unfinished folder, to write more files (tokenizer, model card) before it
         appears; the model's own come after, for its config tells of the tokenizer.
 
@@ -144,10 +176,10 @@ def save(
       WeightsError: parameters that are missing, unexpected, or of another shape than the config's;
         `folder` contains something other than a model.
     """
-    with files.whole_folder(folder, known_by=CONFIG_FILE, error=WeightsError) as partial:
+    with files.whole_folder(folder, is_older=is_ours, error=WeightsError) as partial:
         if add is not None:
             add(partial)
-        return write(partial, params, config, labels=labels, task=task)
+        return write(partial, params, config, labels=labels, task=task, longest=longest)
 
 
 def write_config(
@@ -157,6 +189,7 @@ def write_config(
     *,
     labels: Sequence[str],
     task: str | None,
+    longest: int | None,
 ) -> None:
     """Writes a model's config, and fits it and the tokenizer in the folder, if any, to each other.
 
@@ -169,7 +202,7 @@ def write_config(
     if path.exists():
         values["pad_token_id"] = load_tokenizer(folder).pad_id
         settings = files.read_object(path, WeightsError)
-        files.write_json(path, {**settings, "model_max_length": config.positions})
+        files.write_json(path, {**settings, "model_max_length": longest or config.positions})
     files.write_json(folder / CONFIG_FILE, values)
 
 
@@ -180,6 +213,7 @@ def write(
     *,
     labels: Sequence[str],
     task: str | None,
+    longest: int | None,
 ) -> str:
     """Returns the fingerprint of the model whose two files are now in `folder`."""
     flat = {
@@ -199,7 +233,7 @@ def write(
     }
     content = safetensors.numpy.save(tensors, metadata={"format": "pt"})
     files.write_bytes(folder / WEIGHTS_FILE, content)
-    write_config(folder, params, config, labels=labels, task=task)
+    write_config(folder, params, config, labels=labels, task=task, longest=longest)
     return fingerprint(layout.nest(flat), config, labels=labels, task=task)
 
 

@@ -7,9 +7,12 @@ import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pd_jax
 from pd_jax.errors import ConfigError, WeightsError
 from pd_jax.models.sizes import BertConfig
 
+OURS = "pd_jax_version"
+"""The key by which a config tells that pd_jax wrote the model; transformers passes over it."""
 _GELU = {"gelu": "exact", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 _PROBLEM = {
     "classification": "single_label_classification",
@@ -116,6 +119,7 @@ def values_of(
     values |= {
         "hidden_act": "gelu" if config.gelu == "exact" else "gelu_new",
         "torch_dtype": "float32",
+        OURS: pd_jax.__version__,
     }
     if "classifier" in params:
         outputs = params["classifier"]["bias"].shape[0]

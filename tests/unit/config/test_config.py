@@ -246,10 +246,13 @@ def test_metrics_to_report_are_of_sets_that_some_stage_is_scored_on():
         stage = train(evaluation={"sets": {"dev": "@dev"}, "final": {"test": "@test"}})
         return reading.pipeline_from({**pipeline(a=stage), "report": {"metrics": metrics}})
 
-    assert read("train/loss", "dev/accuracy", "test/kl").report
+    assert read("train/loss", "dev/accuracy", "test/kl", "dev/distill_loss", "dev/patience").report
     message = "names 'dve/kl', but no training stage has 'dve' in .* did you mean 'dev/kl'?"
     with pytest.raises(ConfigError, match=message):
         read("dev/accuracy", "dve/kl")
+    message = "names 'dev/acuracy', but no .* has 'acuracy'; .* did you mean 'accuracy'?"
+    with pytest.raises(ConfigError, match=message):
+        read("dev/acuracy")
 
 
 def test_a_number_where_text_belongs_is_shown_as_text():
@@ -280,6 +283,22 @@ def test_a_url_is_refused_wherever_a_path_may_stand():
     with pytest.raises(ConfigError, match="^--workdir: gs:/bucket/x is half a URL; write its"):
         reading.check_scheme("gs:/bucket/x", "--workdir")
     for path in ("gs://b/x", "@text/train.tsv", "/a:/b", "tfds:glue/sst2", "tfds:/data/own:train"):
+        reading.check_scheme(path, "--workdir")
+
+
+def test_a_path_that_only_a_shell_understands_is_refused(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert refused(a=train(init={"source": "~/models/mini"})) == (
+        "config.stages.a.init.source: ~/models/mini begins with ~, which stays as it is here; "
+        "write /home/me/models/mini"
+    )
+    rows = {"layout": "rows"}
+    built = {"kind": "records", "source": {"path": ("a.tsv", "~/b.tsv")}, "tokenizer": "v"}
+    message = refused(rows={**built, "examples": rows})
+    assert message.startswith("config.stages.rows.source.path: ~/b.tsv begins with ~, ")
+    with pytest.raises(ConfigError, match=r"^--workdir: ~ begins with ~, .*write /home/me$"):
+        reading.check_scheme("~", "--workdir")
+    for path in ("a~/b", "./~", "~no-such-user-here/a", "@a/~", "tfds:~/data:train"):
         reading.check_scheme(path, "--workdir")
 
 
@@ -351,3 +370,10 @@ def test_a_reference_to_a_stage_of_the_wrong_kind_is_refused():
     ):
         with pytest.raises(ConfigError, match=rf"^stages\.own\.{message}"):
             check(own=stage)
+
+
+def test_a_temperature_that_changes_nothing_is_refused():
+    message = "temperature=2.0 changes nothing of loss='mse', which compares logits; leave it out"
+    assert message in refused(
+        a=train(objective={"kind": "distill", "loss": "mse", "temperature": 2.0})
+    )

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from pd_jax import files
 from pd_jax.config import Corpus, Rows, Source
 from pd_jax.data.building import filters
 from pd_jax.data.building.build import build_records
+from pd_jax.data.text import corpora
 from pd_jax.errors import SourceError
 from tests.building import (
     CLS,
@@ -54,6 +56,20 @@ def test_duplicates_are_left_out_wherever_they_are(tmp_path, tokenizer):
         again = build_records(made, tokenizer, folder, name="a", workers=workers)
         assert again == manifest
     assert prints[0] == prints[1]
+
+
+def test_duplicates_in_a_bucket_are_those_in_a_folder(tmp_path, monkeypatch):
+    shards = [filters.Filter(str(tmp_path), number, "names", None) for number in range(3)]
+    for shard, numbers in zip(shards, ([5, 6, 5], [7, 6], [8, 7, 9]), strict=True):
+        texts = [corpora.Row(numbered(number), None, None, None, 1) for number in numbers]
+        filters.scan(shard, texts)
+    for remote in (True, False):
+        monkeypatch.setattr(files, "is_remote", lambda path, remote=remote: remote)
+        everything = filters.match(shards)
+        held = [shard.duplicates_file(everything) for shard in shards]
+        assert [np.load(path).tolist() for path in held] == [[2], [1], [1]]
+        for path in held:
+            path.unlink()
 
 
 def test_a_pair_is_a_duplicate_only_as_a_whole(tmp_path, tokenizer):

@@ -240,6 +240,17 @@ def test_the_command(tmp_path):
     assert missing.returncode == 2 and "none-* matches no file" in missing.stderr
 
 
+def test_the_command_takes_the_names_of_labels_as_other_commands_do(tmp_path):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\n")
+    written(tmp_path / "file", task_row(input_ids=[2, 5, 3, 0]))
+    arguments = ["--tokenizer", str(tmp_path / "vocab.txt"), "--output", str(tmp_path / "out")]
+    labels = ["--task", "classification", "--labels", "no, yes", str(tmp_path / "file")]
+    assert command.run(import_records.main, [*arguments, *labels]) == 0
+    dataset = Dataset.open(tmp_path / "out")
+    assert dataset.manifest.labels == ("no", "yes")
+    assert rows(dataset).labels.tolist() == [1]
+
+
 @pytest.mark.parametrize("name", ["wiki/en", ".hidden", "a\\b", "two\nlines"])
 def test_a_name_that_no_file_can_have_is_refused_before_any_work(tmp_path, capsys, name):
     arguments = [str(tmp_path / "a"), "--tokenizer", "none", "--output", str(tmp_path / "out")]

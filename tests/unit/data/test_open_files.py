@@ -4,10 +4,14 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 
+from pd_jax import files
+from pd_jax.data.wire import remote
+from pd_jax.errors import RecordsError
 from tests import tiny
 
 SHARDS = 60
@@ -97,3 +101,19 @@ everything = filters.match(shards)
 print(sum(len(np.load(shard.duplicates_file(everything))) for shard in shards))
 """
     assert printed(program, tmp_path) == f"{SHARDS // 2}\n"
+
+
+def test_files_of_a_bucket_are_asked_for_at_once_and_answered_in_order(tmp_path, monkeypatch):
+    waiting = threading.Barrier(8, timeout=30)  # passed by eight at once only
+
+    def ask(item: int) -> int:
+        waiting.wait()
+        if item > 20:
+            raise RecordsError(f"{item} is missing")
+        return item * item
+
+    assert remote.each(lambda item: -item, range(5), tmp_path) == [0, -1, -2, -3, -4]
+    monkeypatch.setattr(files, "is_remote", lambda path: True)
+    assert remote.each(ask, range(16), tmp_path) == [item * item for item in range(16)]
+    with pytest.raises(RecordsError, match="^21 is missing"):
+        remote.each(ask, range(16, 32), tmp_path)

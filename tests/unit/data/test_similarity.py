@@ -181,3 +181,17 @@ def test_the_command_counts_from_one(sets, capsys, option):
     with pytest.raises(SystemExit):
         run("--labelled", films, "--transfer", films, option, "0")
     assert f"argument {option}: '0' is not a whole number from 1 on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("transfer", "output"),
+    [("films.txt", "films.txt"), ("film?.txt", "films.txt"), ("films.txt", "train.tsv")],
+)
+def test_the_command_overwrites_nothing_that_it_reads(sets, capsys, transfer, output):
+    before = (sets / output).read_bytes()
+    labelled = ("--labelled", sets / "train.tsv", "--labelled-text-column", "sentence")
+    select = ("--transfer", sets / transfer, "--select", 1, "--output", sets / output)
+    assert run(*labelled, *select) == 2
+    told = capsys.readouterr().err
+    assert told == f"error: --output={sets / output} is a file that is read; name another one\n"
+    assert (sets / output).read_bytes() == before

@@ -96,14 +96,6 @@ def test_files_are_cut_where_shards_end(sizes, shards):
         assert held == every[bounds[shard] : bounds[shard + 1]]
 
 
-def test_globs_and_lists_are_read_in_order_of_name(tmp_path):
-    for name in "cab":
-        write(tmp_path / f"{name}.txt", name)
-    assert [words for words, _ in read(Source(path=str(tmp_path / "?.txt")))] == ["a", "b", "c"]
-    named = (str(tmp_path / "c.txt"), str(tmp_path / "a*"))
-    assert [words for words, _ in read(Source(path=named))] == ["c", "a"]
-
-
 @pytest.mark.parametrize("ending", ["txt", "txt.gz"])
 def test_a_limit_takes_the_first_rows_of_the_whole_source(tmp_path, ending):
     for name in "ab":

@@ -8,7 +8,7 @@ import pytest
 from pyarrow import parquet
 
 from pd_jax.config import Source
-from pd_jax.data.text import corpora, lines, tables
+from pd_jax.data.text import corpora, lines, parquet_rows
 from pd_jax.errors import SourceError
 
 
@@ -113,7 +113,7 @@ def test_lines_before_a_shard_are_counted_only_where_a_place_is_asked_for(tmp_pa
 def test_of_a_parquet_file_values_are_made_of_a_shards_rows_alone(
     tmp_path, monkeypatch, shards, group
 ):
-    monkeypatch.setattr(tables, "_PARQUET_ROWS", 64)
+    monkeypatch.setattr(parquet_rows, "_ROWS", 64)
     path = str(tmp_path / "a.parquet")
     parquet.write_table(
         pyarrow.table({"text": [str(n) for n in range(1_000)]}), path, row_group_size=group

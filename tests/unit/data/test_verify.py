@@ -57,7 +57,7 @@ def shard(dataset, number):
 def test_a_whole_dataset_has_no_fault(dataset, capsys):
     assert faults(dataset) == []
     assert verify.main([str(dataset.folder), "--workers", "1"]) == 0
-    assert capsys.readouterr().out.startswith("no fault in 12 rows of 1 datasets: ")
+    assert capsys.readouterr().out.endswith(f"no fault in 12 rows of 1 dataset: {dataset.folder}\n")
 
 
 def test_every_damaged_row_is_told(dataset, capsys):
@@ -192,6 +192,14 @@ def test_a_store_of_a_dataset_that_was_not_given(dataset, store, make_dataset, r
 def test_a_store_in_place_of_a_dataset_is_told_from_a_damaged_one(store):
     with pytest.raises(RecordsError, match="store is a logit store, not a dataset; .*after --log"):
         verify.main([str(store), "--workers", "1"])
+
+
+def test_the_last_line_counts_what_was_read(dataset, store, tmp_path, capsys):
+    other = tiny.dataset(tmp_path / "other", rows=4)
+    folders = [str(dataset.folder), str(other.folder)]
+    assert verify.main([*folders, "--workers", "1", "--logits", str(store)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"no fault in 16 rows of 2 datasets and 1 logit store: {', '.join(folders)}"
 
 
 def test_stores_of_undamaged_datasets_are_read_beside_a_damaged_one(

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from pd_jax.config.scores import SCORES
 from pd_jax.evaluation import scores
 from pd_jax.evaluation.predictions import Predictions
 
@@ -69,15 +70,26 @@ def test_calibration_error_is_the_gap_of_each_bin_by_its_rows():
 
 def test_a_task_is_scored_by_what_suits_it():
     binary = scores.task_scores(logits_for(FOUND, 2), LABEL, task="classification")
-    assert set(binary) == {"accuracy", "calibration_error", "f1", "matthews"}
+    assert set(binary) == {"accuracy", "macro_f1", "calibration_error", "f1", "matthews"}
     assert binary["matthews"] == pytest.approx(14 / 24)
     three = scores.task_scores(logits_for(LABEL + FOUND, 3), LABEL, task="classification")
-    assert set(three) == {"accuracy", "calibration_error"}
+    assert set(three) == {"accuracy", "macro_f1", "calibration_error"}
     rated = scores.task_scores(GUESSED[:, None].astype(np.float32), RATED, task="regression")
     assert rated == {"pearson": pytest.approx(PEARSON), "spearman": pytest.approx(SPEARMAN)}
     several = np.array([[1.0, -1.0], [1.0, 1.0]], np.float32)
     found = scores.task_scores(several, np.array([[1, 0], [1, 0]]), task="multilabel")
-    assert found == {"accuracy": 0.5, "label_accuracy": 0.75}
+    # Of the first label both rows are right, the second is never true and said once: (1 + 0) / 2.
+    assert found == {"accuracy": 0.5, "label_accuracy": 0.75, "macro_f1": 0.5}
+
+
+def test_macro_f1_is_the_mean_over_the_classes_that_occur():
+    found = scores.task_scores(logits_for(FOUND, 2), LABEL, task="classification")
+    assert found["macro_f1"] == pytest.approx((2 * 3 / (3 + 1 + 4) + 2 * 5 / (2 * 5 + 2)) / 2)
+    label, guessed = np.array([0, 0, 1, 2, 2, 2]), np.array([0, 1, 1, 2, 2, 4])
+    of_five = scores.task_scores(logits_for(guessed, 5), label, task="classification")
+    # Class 3 neither occurs nor is predicted; class 4 is predicted once, and never true.
+    each = [2 * 1 / (1 + 2), 2 * 1 / (2 + 1), 2 * 2 / (2 + 3), 0.0]
+    assert of_five["macro_f1"] == pytest.approx(np.mean(each))
 
 
 ONE_OF_TWO = (logits_for(FOUND, 2), LABEL, logits_for(1 - LABEL, 2))
@@ -113,6 +125,29 @@ def test_outputs_that_are_not_finite_have_no_score(task, output):
     found = Predictions(logits, label, ones).scores(task)
     assert set(found) == set(Predictions(ones, label, ones).scores(task))
     assert all(map(math.isnan, found.values()))
+
+
+def test_the_table_of_scores_says_which_there_are():
+    rated = (GUESSED[:, None].astype(np.float32), RATED, RATED[:, None].astype(np.float32))
+    three = (np.eye(3, dtype=np.float32), np.arange(3), np.eye(3, dtype=np.float32))
+    for task, outputs, two_classes in (
+        ("classification", ONE_OF_TWO, True),
+        ("classification", three, False),
+        ("multilabel", SEVERAL, True),
+        ("regression", rated, True),
+    ):
+        kept = Predictions(*outputs)
+        known = {
+            name: score
+            for name, score in SCORES.items()
+            if task in score.tasks and (two_classes or not score.two_classes)
+        }
+        assert set(kept.scores(task)) == set(known)
+        alone = Predictions(kept.logits, kept.label, None).scores(task)
+        assert set(alone) == {name for name, score in known.items() if not score.taught}
+        for name, score in known.items():
+            by_row = kept.by_row(name, task)
+            assert (by_row is not None) == (score.mean and not score.of_teacher), name
 
 
 def test_the_names_of_scores_tell_their_task():

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import pwd
+import shutil
 from typing import Any
 
 import jax
@@ -13,12 +14,13 @@ import safetensors.numpy as safetensors_numpy
 from pd_jax import config as config_lib
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.errors import ConfigError, WeightsError
-from pd_jax.models.export import card, onnx_graph, programs, stablehlo, write
+from pd_jax.models.export import onnx_graph, programs, stablehlo, write
 from pd_jax.models.export.forward import difference, make_forward, probes
 from pd_jax.models.heads import PretrainingModel, TaskModel
 from pd_jax.models.sizes import BertConfig, bert_config
 from pd_jax.models.weights import hf
-from pd_jax.tools import export
+from pd_jax.stages import model_card
+from pd_jax.tools import export, import_weights
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
 PIECES += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"] + ["good", "film", "."]
@@ -204,7 +206,9 @@ def test_the_command_writes_compares_and_tells(
     output = folder.parents[2] / "out"
     arguments = ["--model", str(folder), "--output", str(output), "--format", format]
     assert export.main([*arguments, "--license", "apache-2.0", "--name", "My model"]) == 0
-    printed = capsys.readouterr().out
+    told = capsys.readouterr()
+    assert f"exporting {folder} as {format} to {output}\n" in told.err
+    printed = told.out
     assert "differ from ours by at most" in printed and "one text of 64 tokens takes" in printed
     assert printed.splitlines()[-1].startswith(f"exported to {output}: ")
     text = (output / "README.md").read_text()
@@ -374,16 +378,25 @@ def test_models_without_a_part_are_refused(tmp_path: pathlib.Path) -> None:
 def test_an_export_takes_no_models_place(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     other = tmp_path / "other"
     hf.save(other, make_model("task", small()).params, small())
+    foreign = tmp_path / "foreign"  # as downloaded, with a card of its own
+    shutil.copytree(other, foreign)
+    (foreign / "README.md").write_text("# Another's model")
+    config = json.loads((foreign / "config.json").read_text())
+    del config["pd_jax_version"]
+    (foreign / "config.json").write_text(json.dumps(config))
     for output, error, message in (
         (folder, ConfigError, "is the model that is read; name another folder"),
         (folder / ".." / folder.name, ConfigError, "is the model that is read"),
         (other, WeightsError, "is not a folder of the kind to be written"),
+        (foreign, WeightsError, "is not a folder of the kind to be written"),
     ):
         for kind in ("hf", "stablehlo"):
             arguments = ["--model", str(folder), "--output", str(output), "--format", kind]
             with pytest.raises(error, match=message):
                 export.main(arguments)
-    assert hf.load(folder).labels and hf.load(other).params
+    assert hf.load(folder).labels and hf.load(other).params and hf.load(foreign).params
+    with pytest.raises(WeightsError, match="is not a folder of the kind to be written"):
+        import_weights.main(["--source", str(folder), "--output", str(foreign)])
     for _ in range(2):  # an older export is replaced
         assert export.main(["--model", str(folder), "--output", str(tmp_path / "out")]) == 0
 
@@ -395,7 +408,7 @@ def test_int8_is_for_onnx_only(folder: pathlib.Path, tmp_path: pathlib.Path) -> 
 
 def test_a_folder_by_itself_has_no_run_to_tell_of(tmp_path: pathlib.Path) -> None:
     (tmp_path / "model").mkdir()
-    assert card.read_run(write.epath.Path(tmp_path) / "model") is None
+    assert model_card.read_run(write.epath.Path(tmp_path) / "model") is None
 
 
 @pytest.mark.parametrize(
@@ -411,7 +424,7 @@ def test_the_card_loads_no_head_that_the_model_lacks(
 ) -> None:
     model = make_model(kind, small())
     made = {
-        format: card.write_card(model, None, name="m", format=format, licence=None, checks=())
+        format: model_card.write_card(model, None, name="m", format=format, licence=None, checks=())
         for format in ("hf", "onnx", "stablehlo")
     }
     assert all(f"pipeline_tag: {tag}\n" in text for text in made.values())

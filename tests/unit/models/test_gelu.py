@@ -5,15 +5,19 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from pd_jax.models.gelu import gelu
 
 
-def test_in_bfloat16_only_the_result_is_rounded():
+@pytest.mark.parametrize("kind", ["exact", "tanh"])
+def test_in_bfloat16_only_the_result_is_rounded(kind):
     values = jnp.linspace(-6, 6, 1201).astype(jnp.bfloat16)
     wide = np.asarray(values, np.float64)
     phi = np.array([0.5 * math.erfc(-x / math.sqrt(2)) for x in wide])
-    found = gelu(values, kind="exact")
+    if kind == "tanh":
+        phi = 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)))
+    found = gelu(values, kind=kind)
     assert found.dtype == jnp.bfloat16
     # Half of the last of eight bits, and what float32's own 1 + erf(x) loses.
     np.testing.assert_allclose(np.asarray(found, np.float64), wide * phi, rtol=2**-8, atol=1e-6)

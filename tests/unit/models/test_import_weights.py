@@ -150,6 +150,7 @@ def test_a_damaged_release_ends_with_one_line_and_no_folder(
     (release / "bert_config.json").write_text(json.dumps({**values, "num_hidden_layers": 3}))
     arguments = ["--source", str(release), "--output", str(tmp_path / "model")]
     assert command.run(import_weights.main, arguments) == EXIT_CODE
-    (line,) = capsys.readouterr().err.splitlines()
+    announced, line = capsys.readouterr().err.splitlines()
+    assert announced == f"importing {release}, a TF1 checkpoint, to {tmp_path / 'model'}"
     assert line.startswith("error: ") and "lacks bert/encoder/layer_2/attention/self" in line
     assert not (tmp_path / "model").exists()

@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import jax
@@ -220,3 +221,90 @@ def test_numbers_without_sense_are_refused(
         predict.main(["--model", "m", *argument])
     assert ended.value.code == 2
     assert f"{argument[0]}: {argument[1]!r} is not a whole number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", ["in.jsonl", "*.jsonl", "link.jsonl"])
+def test_an_input_is_not_overwritten(tmp_path: pathlib.Path, given: str) -> None:
+    content = '{"text": "a b"}\n'
+    (tmp_path / "in.jsonl").write_text(content)
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "in.jsonl")
+    arguments = ["--model", "none", "--input", str(tmp_path / given)]
+    with pytest.raises(ConfigError, match="in.jsonl is a file that is read; name another one"):
+        predict.main([*arguments, "--output", str(tmp_path / "in.jsonl")])
+    assert (tmp_path / "in.jsonl").read_text() == content
+
+
+def test_several_files_are_told_apart(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    for name, text in (("a.txt", "a b\n\nc\n"), ("b.txt", "d\n")):
+        (tmp_path / name).write_text(text)
+    run("--model", model, "--input", tmp_path / "?.txt", "--output", tmp_path / "out.jsonl")
+    first, second = str(tmp_path / "a.txt"), str(tmp_path / "b.txt")
+    places = [(line["file"], line["line"]) for line in read(tmp_path / "out.jsonl")]
+    assert places == [(first, 1), (first, 3), (second, 1)]
+    run("--model", model, "--input", tmp_path / "?.txt", "--output", tmp_path / "out.tsv",
+        "--format", "tsv")  # fmt: skip
+    header, *rows = (tmp_path / "out.tsv").read_text().splitlines()
+    assert header.startswith("file\tline\tlabel\t")
+    found = [(file, int(line)) for file, line, *_ in (row.split("\t") for row in rows)]
+    assert found == places
+    run("--model", model, "--input", first, "--output", tmp_path / "out.jsonl")
+    assert "file" not in read(tmp_path / "out.jsonl")[0]
+
+
+def test_a_file_of_any_ending_has_the_format_that_is_given(
+    model: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "in.dat").write_text("id\ttext\n1\ta b\n")
+    arguments = ("--model", model, "--input", tmp_path / "in.dat", "--output", tmp_path / "out")
+    with pytest.raises(SourceError, match="'.dat' is not one of .* or give its format"):
+        run(*arguments)
+    run(*arguments, "--input-format", "tsv", "--logits")
+    (line,) = read(tmp_path / "out")
+    assert line["line"] == 2
+    np.testing.assert_allclose(line["logits"], alone(model, "a b"), atol=1e-5)
+
+
+def test_broken_rows_are_left_out_and_counted_if_asked(
+    model: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in.jsonl").write_text('{"text": "a"}\n{"text": null}\n{"text": "b"}\n')
+    arguments = ("--model", model, "--input", tmp_path / "in.jsonl", "--output", tmp_path / "out")
+    with pytest.raises(SourceError, match="jsonl:2 has null in column 'text'"):
+        run(*arguments)
+    capsys.readouterr()
+    run(*arguments, "--skip-broken-rows")
+    assert [line["line"] for line in read(tmp_path / "out")] == [1, 3]
+    told = capsys.readouterr().err
+    assert "warning: 1 row was skipped, the first because" in told
+    assert told.splitlines()[-1] == f"labelled 2 texts: {tmp_path / 'out'}"
+
+
+def test_a_pipe_is_read_once(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Nothing counts its lines beforehand, and what would be opened twice is refused."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    arguments = ["--model", str(model), "--output", str(tmp_path / "out.jsonl")]
+    for given in ([], ["--input", str(pipe)]):
+        with pytest.raises(ConfigError, match="--input-format=tsv cannot be read from a pipe; na"):
+            predict.main([*arguments, *given, "--input-format", "tsv"])
+    writer = threading.Thread(target=pipe.write_text, args=("a b\nc\n",), daemon=True)
+    writer.start()
+    run(*arguments, "--input", pipe, "--input-format", "text")
+    writer.join()
+    assert [line["line"] for line in read(tmp_path / "out.jsonl")] == [1, 2]
+
+
+def test_texts_are_cut_where_those_ended_that_the_model_has_learnt_to_read(
+    model: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    saved, tokenizer = hf.load(model), load_tokenizer(model)
+    short = tmp_path / "short"
+    hf.save(short, saved.params, saved.config, labels=saved.labels, longest=12, add=tokenizer.save)
+    text = " ".join(LETTERS[:26])
+    (tmp_path / "in.txt").write_text(f"{text}\n")
+    found = {}
+    for name, *more in (("default",), ("cut", "--max-length", 12), ("whole", "--max-length", 28)):
+        output = tmp_path / f"{name}.jsonl"
+        run("--model", short, "--input", tmp_path / "in.txt", "--output", output, *more)
+        (found[name],) = read(output)
+    assert found["default"] == found["cut"] != found["whole"]

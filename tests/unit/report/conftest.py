@@ -76,9 +76,14 @@ class Workdir:
             "kind": "train",
             "model": {"size": size, "dropout": 0.1},
             "objective": {"kind": objective},
-            "data": {"records": f"@{needs[0]}", "batch": batch, "lengths": [32, 64]},
+            "data": {
+                "records": f"@{needs[0]}",
+                "logits": [f"@{need}" for need in needs[1:]],
+                "batch": batch,
+                "lengths": [32, 64],
+            },
             "length": {"steps": steps},
-            "evaluation": {"sets": {need: f"@{need}" for need in needs[1:]}},
+            "evaluation": {"sets": {"dev": "@labelled"}, "logits": {"dev": "@dev_labels"}},
         }
         folder = self.begin(stage, config)
         write_history(

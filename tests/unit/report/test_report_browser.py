@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pd_jax.report import write_report
+from pd_jax.report import read_report
 from tests.unit.report import studies
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -89,7 +89,7 @@ def with_failures(workdir: Any) -> pathlib.Path:
     )  # fmt: skip
     rows = {"basic": "basic", "PF": "pf", "PD": "pd", "PD of a model four times as large": name}
     workdir.write({**rows, "teacher": "teacher"}, reference="SST-2")
-    return pathlib.Path(write_report(workdir.root, workdir.name))
+    return pathlib.Path(read_report(workdir.root, workdir.name).write_page())
 
 
 def test_the_page_as_it_is_has_a_silent_console(workdir: Any, tmp_path: pathlib.Path) -> None:
@@ -119,7 +119,7 @@ def test_nothing_overlaps_or_overflows_in_a_study(
     asked = studies.fill(empty)
     studies.diverge(empty, "pd-L4_H256-2")
     studies.write(empty, asked)
-    page = pathlib.Path(write_report(empty.root, empty.name))
+    page = pathlib.Path(read_report(empty.root, empty.name).write_page())
     assert_tidy(probed(page, tmp_path / "profile", width=width, scheme=scheme))
 
 

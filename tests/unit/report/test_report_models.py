@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pd_jax.errors import ReportError
-from pd_jax.report import load, models, write_report
+from pd_jax.report import load, models, read_report
 
 COMPARED = {
     "name": "Teacher <T>",
@@ -76,14 +76,14 @@ def test_the_tables_hold_the_figures(with_models):
 
 
 def test_the_page_shows_them(with_models):
-    page = write_report(with_models.root, "quickstart").read_text()
+    page = read_report(with_models.root, "quickstart").write_page().read_text()
     assert "<h2>Models side by side</h2>" in page and "<h2>Exports</h2>" in page
     assert "Teacher &lt;T&gt;, L4_H256" in page and "Teacher <T>" not in page
     assert "onnxruntime" in page
 
 
 def test_a_page_without_models_has_no_empty_sections(workdir):
-    page = write_report(workdir.root, "quickstart").read_text()
+    page = read_report(workdir.root, "quickstart").write_page().read_text()
     assert "Models side by side" not in page and "Exports" not in page
 
 
@@ -101,4 +101,4 @@ def test_damaged_figures_are_named(with_models):
     done["outputs"]["models"][0]["megabytes"] = "many"
     path.write_text(json.dumps(done))
     with pytest.raises(ReportError, match=r"side-.*/done\.json: outputs\.models of stage 'side'"):
-        write_report(with_models.root, "quickstart")
+        read_report(with_models.root, "quickstart").write_page()

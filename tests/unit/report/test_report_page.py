@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pd_jax.report import write_report
+from pd_jax.report import read_report
 from pd_jax.report.page import lead
 from pd_jax.report.table import make_table
 
@@ -50,7 +50,7 @@ class Page(html.parser.HTMLParser):
 
 
 def report(workdir: Any, output: pathlib.Path | None = None) -> Page:
-    return Page(write_report(workdir.root, workdir.name, output=output).read_text())
+    return Page(read_report(workdir.root, workdir.name).write_page(output).read_text())
 
 
 def test_the_page_needs_nothing_but_itself(workdir: Any) -> None:
@@ -68,6 +68,29 @@ def test_the_policy_allows_the_one_script_by_its_digest(workdir: Any) -> None:
     assert len(scripts) == 1
     digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in page.source
+
+
+def test_a_page_elsewhere_names_none_of_this_machines_folders(
+    workdir: Any, tmp_path: pathlib.Path
+) -> None:
+    path = workdir.folder("pretrain") / "config.json"
+    config = json.loads(path.read_text())
+    config["data"]["records"] = "/home/me/secret/corpus"
+    path.write_text(json.dumps(config))
+    workdir.write({"PD": "pd"})
+    pipeline = workdir.root / "pipelines" / f"{workdir.name}.json"
+    content = json.loads(pipeline.read_text())
+    content["command"] = "python -m pd_jax.main --config=/home/me/mine.py --workdir=runs/a/b"
+    pipeline.write_text(json.dumps(content))
+    assert "/home/me/secret/corpus" in report(workdir).text
+    text = report(workdir, tmp_path / "elsewhere.html").text
+    assert "/home" not in text and '"…/corpus"' in text
+    assert "--config=…/mine.py --workdir=runs/a/b" in text
+
+
+def test_the_caption_says_why_there_are_no_whiskers(workdir: Any) -> None:
+    workdir.write({"PD": "pd", "PF": "pf"}, metrics=("dev/loss",))
+    assert "Without intervals, which are for shares of examples only." in report(workdir).text
 
 
 def test_the_answer_stands_first(workdir: Any) -> None:
@@ -105,7 +128,7 @@ def test_every_row_leads_to_its_folder_config_and_curve(workdir: Any) -> None:
 def test_links_to_folders_hold_after_the_workdir_was_moved(
     workdir: Any, tmp_path: pathlib.Path
 ) -> None:
-    path = write_report(workdir.root, workdir.name)
+    path = read_report(workdir.root, workdir.name).write_page()
     moved = tmp_path / "moved"
     shutil.move(workdir.root, moved)
     page = Page((moved / path.name).read_text())
@@ -165,7 +188,7 @@ def test_a_failed_stage_is_shown_with_its_reason(workdir: Any) -> None:
     workdir.write({"PF": "pf", "PD": "pd"})
     page = report(workdir)
     assert "PD (failed): train/loss was not finite at step 905." in page.text
-    assert "PF is the only method: 85.1 % test accuracy" in page.text
+    assert "PF is the only method that has a result: 85.1 % test accuracy" in page.text
     assert "Not finite at some steps, left out here: PD." in page.text
     # In both widths of both charts, twice in the table's row and once as its chip.
     assert page.source.count(">failed<") >= 6

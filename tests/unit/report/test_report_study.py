@@ -13,9 +13,10 @@ from etils import epath
 from pd_jax.errors import ReportError
 from pd_jax.evaluation import predictions
 from pd_jax.evaluation.predictions import Predictions
-from pd_jax.report import claims, lines, load, study, study_text, table_text, write_report
+from pd_jax.report import claims, lines, load, read_report, study, study_text
 from pd_jax.report.statistics import Interval, Verdict, interval_over_examples
 from pd_jax.tools import report as report_tool
+from pd_jax.workdir import PREDICTIONS
 from tests.unit.report import studies
 from tests.unit.report.conftest import Workdir
 from tests.unit.report.test_report_page import Page
@@ -185,7 +186,7 @@ def test_an_interval_of_many_different_values_is_the_normal_one():
 
 
 def test_the_page_leads_from_every_point_to_its_stage(finished):
-    page = Page(write_report(finished.root, finished.name).read_text())
+    page = Page(read_report(finished.root, finished.name).write_page().read_text())
     assert len(page.ids) == len(set(page.ids))
     assert {href[1:] for href in page.links(inside=True)} <= set(page.ids)
     for href in page.links(inside=False):
@@ -204,11 +205,54 @@ def test_sizes_are_joined_by_lines_and_names_without_an_order_are_not(tmp_path):
     asked = studies.fill(made, seeds=2)
     figures = [{"title": "A", "x": "size"}, {"title": "B", "x": "method", "series": "size"}]
     studies.write(made, {**asked, "figures": figures})
-    page = write_report(made.root, made.name).read_text()
+    page = read_report(made.root, made.name).write_page().read_text()
     by_size, by_method = page.split('id="figures"')[1].split("</section>")[0].split("<h3")[1:]
     assert by_size.count("<polyline") == len(studies.METHODS) * len(studies.MEASURES)
     assert by_method.count("<polyline") == 0
     assert by_method.count("<circle") >= len(studies.METHODS) * len(studies.SIZES)
+
+
+def test_methods_that_are_not_the_papers_have_colours_of_their_own(tmp_path):
+    made = Workdir(tmp_path / "work")
+    asked = studies.fill(made, seeds=1)
+    others = {"basic": "mine A", "PF": "mine B"}
+    for cell in asked["cells"]:
+        method = cell["axes"]["method"]
+        cell["axes"]["method"] = others.get(method, method)
+        if method == "PD":
+            cell.update(of="teacher")
+    studies.write(made, {**asked, "claims": [], "figures": [{"title": "A", "x": "size"}]})
+    page = read_report(made.root, made.name).write_page().read_text()
+    legend = page.split('class="legend always"')[1].split("</ul>")[0]
+    found = dict(re.findall(r'swatch (c-?\w+(?: dashed)?)"></span>([^<]+)', legend))
+    assert len(found) == len(studies.METHODS)  # with the teacher, and one of the two greys
+    assert [found["c5"], found["c6"]] == ["mine A", "mine B"]
+    assert found["c-grey"] in ("teacher", "PD")
+
+
+def test_a_study_of_seeds_alone_has_rows_that_lead_to_their_stages(tmp_path):
+    made = Workdir(tmp_path / "work")
+    asked = studies.fill(made, seeds=3)
+    for axes in ({}, {"method": "PD"}):
+        cells = [{"stage": f"pd-L2_H128-{n}", "axes": {**axes, "seed": n}} for n in range(3)]
+        asked |= {"cells": cells, "claims": [], "figures": []}
+        studies.write(made, asked)
+        page = read_report(made.root, made.name).write_page().read_text()
+        cells = page.split('id="cells"')[1].split("</section>")[0]
+        assert cells.count('<th scope="row"') == 3
+        assert cells.count("folder</a>") == 3
+
+
+def test_the_page_says_why_a_finished_run_has_no_value(tmp_path):
+    made = Workdir(tmp_path / "work")
+    asked = studies.fill(made, seeds=2)
+    path = made.folder("pd-L2_H128-0") / "done.json"
+    done = json.loads(path.read_text())
+    del done["metrics"]["test/accuracy"]
+    path.write_text(json.dumps(done))
+    studies.write(made, asked)
+    page = Page(read_report(made.root, made.name).write_page().read_text())
+    assert "pd-L2_H128-0: It has no finite dev+test/accuracy." in page.text
 
 
 @pytest.mark.parametrize("scale", ["category", "linear", "log"])
@@ -221,7 +265,7 @@ def test_an_axis_may_mix_numbers_and_names_or_begin_at_0(tmp_path, scale):
         cell["axes"]["dropout"] = number
     figures = [{"title": name, "x": name, "scale": scale} for name in ("rows", "dropout")]
     studies.write(made, {**asked, "claims": [], "figures": figures})
-    page = write_report(made.root, made.name).read_text()
+    page = read_report(made.root, made.name).write_page().read_text()
     assert page.split('id="figures"')[1].split("</section>")[0].count("<figure") >= 2
 
 
@@ -269,7 +313,7 @@ def test_a_claim_with_a_margin_shows_it_in_the_measures_unit(tmp_path):
     studies.write(made, asked)
     found = results_of(made)
     assert f"{asked['claims'][0]['text']} (within 25.00 points)" in study_text.as_text(found)
-    assert "(within 25.00 points)" in write_report(made.root, made.name).read_text()
+    assert "(within 25.00 points)" in read_report(made.root, made.name).write_page().read_text()
     assert list(study_text.as_json(found)["claims"][0]["by"]) == [ACCURACY]
 
 
@@ -310,7 +354,7 @@ def test_a_damaged_prediction_or_study_is_named(tmp_path):
     whole = held.read_bytes()
     held.write_bytes(whole[:-20])
     with pytest.raises(ReportError, match="dev.npz cannot be read as predictions"):
-        table_text(made.root, made.name)
+        read_report(made.root, made.name).as_text()
     held.write_bytes(whole)
     content = json.loads(path.read_text())
     content["config"]["study"]["cells"][0]["stage"] = "nowhere"
@@ -324,7 +368,7 @@ def test_a_bit_that_turned_in_predictions_is_found(tmp_path):
     truth = np.random.default_rng(0).integers(0, 2, 20)
     kept = Predictions(np.eye(2, dtype=np.float32)[truth], truth, None)
     predictions.write(folder, {"dev": kept})
-    held = folder / predictions.FOLDER / "dev.npz"
+    held = folder / PREDICTIONS / "dev.npz"
     whole = held.read_bytes()
     held.write_bytes(b"")
     with pytest.raises(ReportError, match="cannot be read as predictions"):

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from pd_jax.report import load, notation, table, table_text
+from pd_jax.errors import ConfigError
+from pd_jax.report import load, notation, read_report, table
 from pd_jax.tools import command
 from pd_jax.tools import report as tool
 
@@ -21,6 +22,13 @@ def test_seconds_with_inputs_count_every_needed_stage_once(workdir: Any) -> None
     pd = 1.4 + 2.2 + 3.1 + 0.6 + 1.9 + 131 + 44 + 6.5 + 27
     assert rows["PD"].chain_seconds == pytest.approx(pd)
     assert rows["PD-F"].chain_seconds == pytest.approx(pd + 9.2)
+
+
+def test_a_method_does_not_pay_for_what_it_is_scored_against(workdir: Any) -> None:
+    before = {row.label: row.chain_seconds for row in make(workdir).rows}
+    workdir.plain("dev_labels", "label", 1000.0, ("teacher", "labelled"))
+    workdir.write({row.label: row.stage for row in make(workdir).rows})
+    assert {row.label: row.chain_seconds for row in make(workdir).rows} == before
 
 
 def test_a_folder_that_another_pipeline_made_has_the_inputs_of_this_one(workdir: Any) -> None:
@@ -58,7 +66,8 @@ def test_rows_carry_sizes_and_intervals(workdir: Any) -> None:
 
 
 def test_text_is_aligned(workdir: Any) -> None:
-    title, blank, header, rule, *lines = table_text(workdir.root, workdir.name).splitlines()
+    text = read_report(workdir.root, workdir.name).as_text()
+    title, blank, header, rule, *lines = text.splitlines()
     assert title == "Five ways to train a small model"
     assert blank == ""
     assert header.split()[:4] == ["method", "model", "parameters", "MB"]
@@ -76,7 +85,7 @@ def test_text_of_wide_letters_and_control_characters_is_aligned(empty: Any) -> N
         empty.stages[label] = empty.stages.pop(name)
         empty.status[label] = "done"
     empty.write({label: label for label in empty.stages})
-    lines = table_text(empty.root, empty.name).splitlines()[4:7]
+    lines = read_report(empty.root, empty.name).as_text().splitlines()[4:7]
     assert "\x1b" not in "".join(lines)
     # Each of the two wide letters takes two columns of a terminal.
     assert [line.index("L2_H128") for line in lines] == [8 + 2 - 2, 8 + 2, 8 + 2]
@@ -229,12 +238,31 @@ def test_the_command_prints_the_table_and_the_page(
     page = workdir.root / "report-quickstart.html"
     assert "PD-F" in out
     assert out.splitlines()[-1] == f"report of pipeline quickstart: {page}"
-    other = tmp_path / "page.html"
-    assert (
-        tool.main(["--workdir", str(workdir.root), "--output", str(other), "--format", "json"]) == 0
-    )
+    other, numbers = tmp_path / "page.html", tmp_path / "numbers.json"
+    arguments = ["--workdir", str(workdir.root), "--output", str(other), "--json", str(numbers)]
+    assert tool.main([*arguments, "--format", "json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == json.loads(numbers.read_text())
+    assert printed.err.splitlines() == [
+        f"reporting on pipeline quickstart in {workdir.root}",
+        f"numbers of pipeline quickstart: {numbers}",
+        f"report of pipeline quickstart: {other}",
+    ]
     assert other.exists()
-    assert json.loads(capsys.readouterr().out.rsplit("\n", 2)[0])["title"]
+    assert tool.main([*arguments, "--format", "markdown"]) == 0
+    markdown = read_report(workdir.root, "quickstart").as_markdown()
+    assert capsys.readouterr().out == f"{markdown}\n"
+
+
+@pytest.mark.parametrize("option", ["--output", "--json"])
+def test_the_command_keeps_the_pipeline_that_it_reads(workdir: Any, option: str) -> None:
+    record = workdir.root / "pipelines" / "quickstart.json"
+    before = record.read_bytes()
+    with pytest.raises(
+        ConfigError, match=f"^{option}=.*quickstart.json is a file that is read; name"
+    ):
+        tool.main(["--workdir", str(workdir.root), option, str(record)])
+    assert record.read_bytes() == before
 
 
 def test_the_command_asks_which_of_several_pipelines(

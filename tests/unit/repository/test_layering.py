@@ -17,6 +17,7 @@ ORDER = (
     "progress",
     "allocation",
     "compilation",
+    "workdir",
     "config",
     "parallel",
     "data",

@@ -1,5 +1,7 @@
 """Every command in README and CONTRIBUTING parses, and the README's config is a pipeline."""
 
+import ast
+import dataclasses
 import importlib
 import itertools
 import pathlib
@@ -10,6 +12,8 @@ import sys
 
 import pytest
 
+from configs import common
+from pd_jax import config as config_lib
 from pd_jax.config import reading
 from pd_jax.planning import order
 
@@ -63,7 +67,7 @@ def test_no_figure_waits_to_be_filled_in():
 
 
 def test_the_readmes_config_is_a_pipeline():
-    (source,) = blocks("python")
+    source, _ = blocks("python")
     names: dict = {}
     exec(compile(source, "README.md", "exec"), names)
     pipeline = reading.pipeline_from(names["get_config"]())
@@ -71,8 +75,43 @@ def test_the_readmes_config_is_a_pipeline():
 
 
 def test_the_readmes_table_lists_the_tools_that_there_are():
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text().partition("\n## Tools\n")[2]
     listed = set(re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE))
     shared = {"__init__", "command", "options"}
     present = {path.stem for path in (ROOT / "pd_jax" / "tools").glob("*.py")} - shared
     assert listed == present
+
+
+def test_the_readmes_examples_of_records_are_stages():
+    _, source = blocks("python")
+    given = {"common": common, "vocabulary": "vocab.txt", "classes": ("no", "yes")}
+    lines = [ast.unparse(statement) for statement in ast.parse(source).body]
+    stages = {f"s{number}": eval(line, dict(given)) for number, line in enumerate(lines)}
+    made = reading.pipeline_from(common.locked({"name": "examples", "stages": stages})).stages
+    assert [made[name].examples.task for name in stages] == [
+        "classification",
+        "regression",
+        "multilabel",
+        "classification",
+    ]
+    pair, rating, _, headless = (made[name].source for name in stages)
+    assert (pair.text, pair.pair, rating.text) == ("premise", "hypothesis", "text")
+    assert set(headless.columns) == {headless.text, headless.label}
+
+
+def test_the_readmes_tables_of_keys_have_the_codes_defaults():
+    text = (ROOT / "README.md").read_text()
+    for title, kinds in {
+        "key of a source": (config_lib.Source,),
+        "key of records": (config_lib.RecordsStage, config_lib.Corpus),
+    }.items():
+        table = text.partition(f"| {title} |")[2].partition("\n\n")[0]
+        shown = dict(re.findall(r"^\| `(\w+)` \|\s*`?([^`|]*?)`?\s*\|", table, re.MULTILINE))
+        known = {
+            field.name: "" if field.default is dataclasses.MISSING else repr(field.default)
+            for kind in kinds
+            for field in dataclasses.fields(kind)
+        }
+        assert shown
+        assert {name: known[name].replace("'", '"') for name in shown} == shown
+        assert len(kinds) > 1 or list(shown) == list(known)

@@ -3,7 +3,7 @@
 import pytest
 
 from configs import common
-from configs.distill import lm
+from configs.distill import lm, patient_sst2
 from configs.pd import sst2
 from configs.study import (
     arguments,
@@ -79,6 +79,73 @@ def test_a_given_rate_is_that_of_every_student():
     }
     assert set(rates.values()) == {0.5}
     assert sizes.get_config("seeds=1").stages.sst2_pd_f_L2_H128_0.optimizer.learning_rate == 3e-4
+
+
+def test_pre_training_and_teachers_have_rates_of_their_own():
+    def rates(arg: str) -> list[float]:
+        stages = sizes.get_config(f"seeds=1,{arg}").stages
+        names = (
+            "pretrain_L2_H128",
+            "pretrain_teacher_L4_H128",
+            "sst2_teacher",
+            "sst2_pd_L2_H128_0",
+        )
+        return [stages[name].optimizer.learning_rate for name in names]
+
+    assert rates("") == [3e-3, 1.5e-3, 1e-3, 3e-3]
+    assert rates("pretrain_rate=1e-3,teacher_rate=1e-4") == [1e-3, 5e-4, 1e-4, 3e-3]
+    alone = sizes.get_config("grow=,pretrain_rate=1e-3").stages
+    assert alone.pretrain_teacher_L4_H128.optimizer.learning_rate == 1e-3
+    other = comparison.get_config("pretrain_rate=1e-3").stages.language_L2_H128
+    assert other.optimizer.learning_rate == 1e-3
+
+
+def test_next_sentences_are_in_the_records_and_in_the_loss():
+    stages = sizes.get_config("next_sentence").stages
+    assert stages.corpus_general.examples.next_sentence
+    for name in ("pretrain_L2_H128", "pretrain_teacher_L4_H128"):
+        assert stages[name].objective.to_dict() == {"kind": "mlm", "next_sentence": True}
+
+
+def test_a_small_transfer_set_keeps_some_rows_to_learn_from(monkeypatch):
+    assert {found.held_out for found in sources.TRANSFER.values()} == {sources.HELD_OUT_ROWS}
+    small = sources.TransferSet("transfer/small.txt", 10_000)
+    monkeypatch.setitem(sources.TRANSFER, "small", small)
+    monkeypatch.setitem(sources.TASKS, "mine", {**sources.TASKS["sst2"], "transfer": "small"})
+    stages = sizes.get_config("task=mine").stages
+    assert stages.mine_unseen.source.rows == 5_000
+    assert stages.mine_pd_L2_H128_0.data.rows == 10_000
+    assert stages.mine_small.source.rows > 15_000
+
+
+def test_the_gpu_budgets_are_the_papers():
+    base = "budget=gpu,size=L6_H768,teacher=L12_H768,pretrained=models/base"
+    patient = patient_sst2.get_config(base).stages
+    for name, rate in (("teacher", 2e-5), ("patient_skip", 2e-5), ("finetuned", 2e-5)):
+        stage = patient[name].to_dict()
+        assert stage["optimizer"] == {"learning_rate": rate}
+        assert (stage["data"]["batch"], stage["length"]) == (32, {"epochs": 4.0})
+        assert stage["data"]["lengths"][-1] == patient.train.max_length == 128
+    assert "rows" not in patient.train.source
+    triple = lm.get_config(base).stages.triple.to_dict()
+    assert triple["optimizer"] == {
+        "learning_rate": 5e-4,
+        "warmup": 0.05,
+        "weight_decay": 0.0,
+        "beta2": 0.98,
+        "clip": 5.0,
+    }
+    assert triple["data"]["batch"] == 8 * 50 * 5
+    assert "dropout" not in triple["model"]
+
+
+@pytest.mark.parametrize("budget", ["cpu", "gpu", "smoke"])
+def test_given_rates_are_the_teachers_and_the_students(budget):
+    arg = f"budget={budget},rate=0.5,teacher_rate=0.25"
+    for config, student in ((patient_sst2, "patient_last"), (lm, "triple")):
+        stages = config.get_config(arg).stages
+        rates = [stages[name].optimizer.learning_rate for name in ("teacher", student)]
+        assert rates == [0.25, 0.5]
 
 
 def test_several_teachers_differ_by_seed_and_their_mean_is_a_cell():

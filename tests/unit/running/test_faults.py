@@ -38,6 +38,16 @@ def test_a_stage_that_does_not_fit_says_what_to_lower(stage, remedy):
     assert "'big' does not fit" in str(shown) and "9 bytes" in str(shown) and remedy in str(shown)
 
 
+def test_a_teacher_in_torch_that_does_not_fit_is_told_to_label_without_jax():
+    stage = config.LabelStage(teacher="t", records="r", lengths=(16,))
+    fault = RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of ...")
+    shown = str(with_remedy(fault, "labels", stage, epath.Path("folder")))
+    assert "run the stage with JAX_PLATFORMS=cpu and --stages=labels, which leaves" in shown
+    assert "or lower its batch" in shown and "Tried to allocate 2.00 GiB" in shown
+    other = with_remedy(fault, "big", tiny.stage(pathlib.Path("train")), epath.Path("folder"))
+    assert "JAX_PLATFORMS" not in str(other)
+
+
 def test_a_damaged_file_of_a_stage_before_names_the_folder_to_remove():
     stage, inputs = tiny.stage(pathlib.Path("train")), [epath.Path("w/rows-1"), epath.Path("w/a-2")]
     damaged = RecordsError("w/a-2/records/x.tfrecord row 3 is damaged; build the dataset again")

@@ -211,8 +211,11 @@ def test_a_full_disk_is_recognised_through_what_libraries_make_of_it():
 def test_a_folder_takes_the_place_of_its_like_alone(tmp_path):
     place = tmp_path / "models"
 
+    def is_older(folder):
+        return (folder / "config.json").exists()
+
     def write(content):
-        with files.whole_folder(place, known_by="config.json", error=StageError) as folder:
+        with files.whole_folder(place, is_older=is_older, error=StageError) as folder:
             (folder / "config.json").write_text(content)
 
     write("1")
@@ -222,7 +225,28 @@ def test_a_folder_takes_the_place_of_its_like_alone(tmp_path):
     with pytest.raises(StageError, match=r"models contains \w+.* choose an empty or new"):
         write("3")
     (place / "other").rmdir()
+    (place / "LICENSE").write_text("mine")
+    with pytest.raises(StageError, match="models contains LICENSE, .* move that elsewhere"):
+        write("3")
+    assert (place / "config.json").read_text() == "2"
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
+    (place / "LICENSE").unlink()
     (place / "config.json").rename(place / "notes.txt")
     with pytest.raises(StageError, match=r"models contains notes\.txt"):
         write("3")
     assert [path.name for path in place.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("--config=/home/me/a.py:x --workdir=/w/runs/b", "--config=…/a.py:x --workdir=…/b"),
+        ('{"path": ["/data/a/b.txt", "c/d.txt"]}', '{"path": ["…/b.txt", "c/d.txt"]}'),
+        ('{"path": "/data/my texts/a.txt", "b": "/x"}', '{"path": "…/a.txt", "b": "…/x"}'),
+        ("/home/me/a.py", "…/a.py"),
+        ("it needs /data/a/b, which is gone", "it needs …/b, which is gone"),
+        ("gs://bucket/a/b and a/b/c and 1/2/3", "gs://bucket/a/b and a/b/c and 1/2/3"),
+    ],
+)
+def test_a_text_for_others_has_the_last_part_of_each_absolute_path(text, shown):
+    assert files.without_folders(text) == shown

@@ -32,7 +32,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
     shape = sizes.BertConfig(64, layers=1, hidden=8, heads=2, intermediate=8, positions=16)
     params = TaskModel(shape, 3).init(jax.random.key(0), *dummy_inputs())["params"]
     folder = tmp_path_factory.mktemp("models") / "teacher"
-    hf.save(folder, params, shape)
+    hf.save(folder, params, shape, add=tiny.tokenizer)
     return str(folder)
 
 
@@ -237,3 +237,39 @@ def test_logits_of_a_stage_that_reads_the_same_text_are_of_the_same_rows(teacher
     stages = {"set": rows("a.txt"), "again": same, "other": rows("b.txt"), "pupil": pupil}
     stages |= {"labels": labels, "others": other}
     assert fault_of(config_lib.Pipeline(name="own", stages=stages)) is None
+
+
+@pytest.mark.parametrize(
+    ("task", "quantity", "logits", "fits"),
+    [
+        ("classification", "accuracy", {}, True),
+        ("classification", "matthews", {}, True),
+        ("classification", "pearson", {}, False),
+        ("regression", "pearson", {}, True),
+        ("regression", "accuracy", {}, False),
+        ("classification", "agreement", {}, False),
+        ("classification", "kl", {"dev": "none"}, True),
+        ("regression", "kl", {"dev": "none"}, False),
+    ],
+)
+def test_a_study_is_judged_by_scores_that_some_cell_has(
+    task: config_lib.Task, quantity: Any, logits: dict[str, str], fits: bool
+) -> None:
+    labels = () if task == "regression" else ("a", "b")
+    labelled = config_lib.Rows(task=task, labels=labels)
+    stages: dict[str, Any] = {"set": dataclasses.replace(rows("a.txt"), examples=labelled)}
+    stages["pupil"] = tiny.stage(
+        pathlib.Path("none"),
+        objective={"kind": "classify"},
+        data={"records": "@set", "batch": 8, "lengths": (16,)},
+        evaluation=config_lib.Evaluation(sets={"dev": "@set"}, logits=logits),
+    )
+    study = config_lib.Study(
+        cells=(config_lib.Cell(stage="pupil", axes={"seed": 0}),),
+        measures=(config_lib.Measure(quantity=quantity, sets=("dev",)),),
+    )
+    found = fault_of(config_lib.Pipeline(name="own", stages=stages, study=study), "pupil")
+    if fits:
+        assert found is None, found
+    else:
+        assert f"study.measures names {quantity} of dev, but no cell's stage" in str(found)

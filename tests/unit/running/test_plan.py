@@ -167,12 +167,17 @@ def test_the_training_step_itself_is_compiled_for_the_devices_here(
         tmp_path,
         *("--sizes=L1_H64", "--vocab-size=500", "--batch=32", "--length=16", f"--mesh={mesh}"),
     )
-    assert made["fits"]
+    assert made["fits"] is None  # a CPU tells no limit of its memory
     kinds = made["compiled"]["collectives"]
     assert kinds["all-reduce"][0] >= 1
     assert ("all-gather" in kinds) == gathers
     assert made["compiled"]["argument_bytes"] >= made["state_bytes"]
-    assert "Involuntary full rematerialization" not in capfd.readouterr().err
+    told = capfd.readouterr()
+    assert "Involuntary full rematerialization" not in told.err
+    assert "unknown: no memory limit is known here; give --topology (" in told.out
+    assert told.out.endswith(
+        f"planned 1 steps for 8 devices here, 1 may fit: {tmp_path}/figures.json\n"
+    )
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
@@ -263,6 +268,22 @@ def test_what_is_wrong_with_a_config_is_told_before_a_step_is_planned(
             plan.main([f"--config={path}", "--abstract", "--topology=v5e:4x4"])
     with pytest.raises(ConfigError, match="--json=.* is a folder; name a file in it"):
         plan.main(["--sizes=Tiny", "--abstract", f"--json={tmp_path}"])
+    with pytest.raises(
+        ConfigError, match="--json=.*planned.py is a file that is read; name another"
+    ):
+        plan.main([f"--config={path}:small", "--abstract", f"--json={path}"])
+
+
+def test_a_config_without_a_training_stage_is_refused(config: str) -> None:
+    path = pathlib.Path(config)
+    trained = "('pretrain', 'teacher', 'logits', 'student')"
+    without = f"    for name in {trained}:\n        del config.stages[name]\n    config.lock()"
+    path.write_text(CONFIG.replace("    config.lock()", without))
+    for stage in ([], ["--stage=corpus"]):
+        with pytest.raises(
+            ConfigError, match="planned.py has no training stage, .*; give a config"
+        ):
+            plan.main([f"--config={path}", "--abstract", *stage])
 
 
 def test_every_job_of_a_size_is_planned(tmp_path: pathlib.Path) -> None:

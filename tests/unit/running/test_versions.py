@@ -5,11 +5,12 @@ from etils import epath
 
 from pd_jax import files, versions
 from pd_jax.errors import StageError
+from pd_jax.workdir import VERSIONS
 
 
 def check(folder, *, changed: bool = False, **before: str) -> list[str]:
     printed: list[str] = []
-    files.write_json(folder / versions.FILE, versions.versions() | before)
+    files.write_json(folder / VERSIONS, versions.versions() | before)
     versions.check(epath.Path(folder), "pd", changed=changed, say=printed.append)
     return printed
 

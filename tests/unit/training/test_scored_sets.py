@@ -27,6 +27,7 @@ ROWS = {
     "plain": config_lib.Corpus(),
 }
 PAIRED = {"kind": "mlm", "next_sentence": True}
+OF_TWO_CLASSES = "accuracy, macro_f1, f1, matthews"
 LABEL = {"classification": 1, "multilabel": (0, 1), "regression": 0.5}
 
 REFUSED = [
@@ -131,8 +132,8 @@ def test_rows_of_different_tasks_are_not_learnt_as_one(tmp_path, others, kind):
         ({"kind": "mlm"}, "plain", "dev/accuracy", "mlm_accuracy"),
         (PAIRED, "pairs", "dev/accuracy", "mlm_accuracy, nsp_accuracy"),
         ({"kind": "classify"}, "regression", "dev/accuracy", "pearson, spearman"),
-        ({"kind": "classify"}, "multilabel", "dev/f1", "accuracy, label_accuracy"),
-        ({"kind": "classify"}, "classification", "dev/agreement", "accuracy, f1, matthews"),
+        ({"kind": "classify"}, "multilabel", "dev/f1", "accuracy, label_accuracy, macro_f1"),
+        ({"kind": "classify"}, "classification", "dev/agreement", OF_TWO_CLASSES),
         ({"kind": "mlm"}, "plain", "dev/mlm_accuracy", ""),
         (PAIRED, "pairs", "dev/nsp_accuracy", ""),
         ({"kind": "classify"}, "regression", "dev/spearman", ""),
@@ -163,3 +164,17 @@ def test_rows_longer_than_the_last_length_are_told(tmp_path, capsys):
     share = (data.lengths - data.lengths.clip(max=8)).sum() / data.lengths.sum()
     assert f"warning: stage student: {longer} rows of {data.folder} are longer than 8" in told
     assert f"cut there, {share:.1%} of all tokens" in told
+
+
+def test_rows_of_an_evaluation_set_that_are_also_learnt_from_are_told(tmp_path, capsys):
+    learnt = tiny.dataset(tmp_path / "learnt", rows=64)
+    same = tiny.dataset(tmp_path / "same", rows=40, shards=1)  # half of it: the first shard's rows
+    other = tiny.dataset(tmp_path / "other", rows=40, seed=1)
+    sets = {"same": str(same.folder), "other": str(other.folder), "itself": str(learnt.folder)}
+    stage = tiny.stage(learnt.folder, evaluation={"sets": sets}, length={"steps": 1})
+    folder = epath.Path(tmp_path / "stage")
+    folder.mkdir()
+    run_train(stage, Context("student", folder, tiny.run_options()))
+    told = [line for line in capsys.readouterr().err.splitlines() if "also in data.records" in line]
+    assert len(told) == 1
+    assert "stage student: 32 of 40 rows of evaluation set same are also in data.records" in told[0]

@@ -10,6 +10,7 @@ from pd_jax.models.flops import forward_flops, step_flops
 from pd_jax.models.sizes import BertConfig
 from pd_jax.stages.context import Context
 from pd_jax.stages.train import run_train
+from pd_jax.training import utilisation as utilisation_lib
 from pd_jax.training.utilisation import matmul_peak, utilisation
 from tests import tiny
 
@@ -23,6 +24,17 @@ def test_shares_by_hand():
 
 def test_nothing_trained_is_no_division_by_zero():
     assert utilisation(0.0, {}, seconds=0.0, peak=1e9)["mfu"] == 0.0
+
+
+def test_a_full_device_has_no_peak_to_compare_with(monkeypatch):
+    def measure(dtype: str) -> float:
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 268435456")
+
+    monkeypatch.setattr(utilisation_lib, "_measured_peak", measure)
+    assert matmul_peak("bfloat16") == 0.0
+    spans = {"step": 6.0}
+    assert utilisation(4e9, spans, seconds=24.0, peak=0.0)["mfu"] == 0.0
+    matmul_peak.cache_clear()
 
 
 def test_a_stage_says_its_own(tmp_path, monkeypatch):

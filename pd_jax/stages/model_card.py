@@ -10,9 +10,11 @@ from etils import epath
 
 from pd_jax import config as config_lib
 from pd_jax import files
+from pd_jax.data.text import tfds
 from pd_jax.errors import WeightsError
 from pd_jax.models.weights import layout
 from pd_jax.models.weights.hf import SavedModel
+from pd_jax.workdir import CONFIG, DONE, OUTPUT, VERSIONS
 
 _METHODS = {
     "mlm": "masked language modelling",
@@ -45,11 +47,9 @@ class Stage:
     @classmethod
     def read(cls, folder: epath.Path) -> "Stage | None":
         """Returns the stage in a folder, or None where there is no finished one."""
-        if not (folder / "done.json").exists():
+        if not (folder / DONE).exists():
             return None
-        config, done = (
-            files.read_json(folder / f"{name}.json", WeightsError) for name in ("config", "done")
-        )
+        config, done = (files.read_json(folder / name, WeightsError) for name in (CONFIG, DONE))
         return cls(folder, config, done)
 
     def input(self, reference: str) -> "Stage | None":
@@ -66,7 +66,7 @@ def read_run(folder: epath.Path) -> Stage | None:
 
     None where the folder is on its own, as a downloaded or imported model is.
     """
-    return Stage.read(folder.parent) if folder.name == "model" else None
+    return Stage.read(folder.parent) if folder.name == OUTPUT["train"] else None
 
 
 def write_card(
@@ -112,7 +112,7 @@ def _shape(model: SavedModel) -> str:
         f"A BERT of {config.layers} layers, hidden size {config.hidden}, {config.heads} heads and "
         f"{config.vocab_size:,} vocabulary entries.",
         f"{count:,} parameters: {4 * count / 1e6:.1f} MB as float32.",
-        f"Input: up to {config.positions} tokens. GELU: {config.gelu}.",
+        f"Input: up to {model.reads} tokens. GELU: {config.gelu}.",
         f"Fingerprint: `{model.fingerprint}`.",
     ]
     if model.labels:
@@ -135,9 +135,9 @@ def _training(run: Stage | None) -> list[str]:
     # A teacher answered beforehand, or reads every batch too.
     if teacher := config["data"]["logits"] or config["objective"].get("teacher"):
         lines.append(f"* Teacher: {_described(run, teacher)}")
-    versions = files.read_json(run.folder / "versions.json", WeightsError)
+    versions = files.read_json(run.folder / VERSIONS, WeightsError)
     named = ", ".join(f"{name} {value}" for name, value in versions.items() if value is not None)
-    settings = json.dumps(config, indent=2, ensure_ascii=False)
+    settings = files.without_folders(json.dumps(config, indent=2, ensure_ascii=False))
     details = f"<details><summary>Settings</summary>\n\n```json\n{settings}\n```\n</details>"
     return ["## Training\n\n" + "\n".join(lines), f"Made with {named}.", details]
 
@@ -145,9 +145,13 @@ def _training(run: Stage | None) -> list[str]:
 def _results(run: Stage | None) -> list[str]:
     if run is None or not (scores := _scores(run)):
         return []
-    rows = [f"| {name} | {value:.4g} |" for name, value in scores.items()]
+    rows = [f"| {name} | {_number(name, value)} |" for name, value in scores.items()]
     head = f"## Results\n\nOne run, seed {run.config['seed']}.\n\n| metric | value |\n|---|---|\n"
     return [head + "\n".join(rows)]
+
+
+def _number(name: str, value: float) -> str:
+    return f"{value:,.0f}" if name.endswith("/rows") else f"{value:.4g}"
 
 
 def _scores(run: Stage) -> dict[str, float]:
@@ -172,7 +176,8 @@ def _described(run: Stage, references: str | Sequence[str]) -> str:
     if not isinstance(references, str):
         return "; ".join(_described(run, reference) for reference in references)
     if not config_lib.referred(references):
-        return references.rsplit("/", 1)[-1]
+        is_name = references.startswith(tfds.PREFIX)
+        return references if is_name else references.rstrip("/").rsplit("/", 1)[-1]
     stage = run.input(references)
     if stage is None:
         return references

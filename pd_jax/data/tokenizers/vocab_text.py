@@ -1,0 +1,98 @@
+"""BERT's tokenizer from a `vocab.txt`, which names pieces only: how text is changed before it is
+split is in a config beside it, or shows in the pieces.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import tokenizers as hf
+from etils import epath
+
+from pd_jax.data.tokenizers.beside import WORDPIECE_CLASSES, check_added, config_beside
+from pd_jax.data.tokenizers.vocabulary import CONFIG_FILE
+from pd_jax.data.tokenizers.wordpieces import WordPiece
+from pd_jax.errors import TokenizerError
+
+_MOST_LOST = 0.01
+"""Share of pieces that no text yields; some vocabularies have a few by accident."""
+
+
+def from_vocab(path: epath.Path) -> WordPiece:
+    """Returns the tokenizer of a `vocab.txt`.
+
+    Raises:
+      TokenizerError: where it is damaged, a file beside it adds tokens or names another kind of
+        tokenizer, or nothing tells whether accents are stripped.
+    """
+    pieces = _numbered_pieces(path)
+    kind, options = config_beside(path)
+    if kind is not None and kind not in WORDPIECE_CLASSES:
+        raise TokenizerError(
+            f"{path} is the vocabulary of a {kind}, as the config beside it states, which splits"
+            " words differently from BERT's tokenizer; name a tokenizer.json or .model file, or"
+            " another tokenizer"
+        )
+    check_added(path, options, pieces)
+    lowercase, strip_accents = _changes(path, pieces, options)
+    return WordPiece(
+        list(pieces),
+        lowercase=lowercase,
+        strip_accents=strip_accents,
+        split_chinese=options.get("tokenize_chinese_chars", True),
+        where=str(path),
+    )
+
+
+def _numbered_pieces(path: epath.Path) -> dict[str, int]:
+    """Returns the pieces in their order, each with the line that it is on."""
+    try:
+        # Not splitlines: vocabularies have pieces such as U+2028 that it would take for line ends.
+        found = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as fault:
+        raise TokenizerError(
+            f"{path} is not UTF-8 ({fault}); use the file as it was released"
+        ) from None
+    lines: dict[str, int] = {}
+    for number, piece in enumerate((piece.removesuffix("\r") for piece in found), start=1):
+        if piece in lines:
+            raise TokenizerError(
+                f"{path}:{number} repeats line {lines[piece]} ({piece!r}), which would shift ids;"
+                " use the file as it was released"
+            )
+        lines[piece] = number
+    return lines
+
+
+def _changes(
+    path: epath.Path, pieces: Collection[str], options: Mapping[str, Any]
+) -> tuple[Any, Any]:
+    """Returns whether text is lower-cased, and whether its accents are stripped (None: with case).
+
+    What no config beside the file states follows from its pieces. Without capitals among them text
+    is lower-cased. Accents are then stripped, as BERT's are, unless that would change pieces of the
+    vocabulary, so that no text yielded them: vowel signs of Hindi and Thai, syllables of Korean,
+    umlauts.
+    """
+    given = options.get("strip_accents")
+    if "do_lower_case" in options:
+        return options["do_lower_case"], given
+    words = [piece for piece in pieces if not piece.startswith("[")]
+    lowercase = not any(piece != piece.lower() for piece in words)
+    if given is not None:
+        return lowercase, given
+    lost: list[str] = []
+    for strip_accents in (None, False):
+        changed = hf.normalizers.BertNormalizer(
+            clean_text=True,
+            handle_chinese_chars=False,  # it adds spaces, and loses nothing
+            strip_accents=strip_accents,
+            lowercase=lowercase,
+        ).normalize_str
+        lost = [piece for piece in words if not piece.isascii() and changed(piece) != piece]
+        if len(lost) <= _MOST_LOST * len(pieces):
+            return lowercase, strip_accents
+    raise TokenizerError(
+        f"{path} has {len(lost):,} pieces that BERT's tokenizer finds in no text, such as"
+        f" {lost[0][:40]!r}; write do_lower_case and strip_accents as the vocabulary was made with"
+        f" into a {CONFIG_FILE} beside it"
+    )
