@@ -45,11 +45,13 @@ BUDGETS = {
         "rate": 2e-5,
     },
 }
+SOFT = {"temperature": 5.0, "hard_weight": 0.5}
+PATIENT = {"kind": "patient", **SOFT, "patience": 100.0}
 STUDENTS = {
     "finetuned": {},
-    "distilled": {"kind": "distill", "temperature": 5.0, "hard_weight": 0.5},
-    "patient_skip": {"kind": "patient", "layers": "skip"},
-    "patient_last": {"kind": "patient", "layers": "last"},
+    "distilled": {"kind": "distill", **SOFT},
+    "patient_skip": {**PATIENT, "layers": "skip"},
+    "patient_last": {**PATIENT, "layers": "last"},
 }
 ROWS = (
     ("Teacher", "teacher"),

@@ -9,6 +9,8 @@ from pd_jax.parallel import hlo, topology
 from pd_jax.report.notation import duration
 from pd_jax.training.ahead import Compiled
 
+_NO_LIMIT = "unknown: no memory limit is known here; give --topology"
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -62,7 +64,7 @@ class Plan:
             return ""
         needed = _megabytes(self.compiled.peak_bytes)
         if self.memory_limit is None:
-            return f"unknown: no memory limit is known here; give --topology ({needed} are needed)"
+            return f"{_NO_LIMIT} ({needed} are needed)"
         return f"{'yes' if self.fits else 'no'}: {needed} of {_megabytes(self.memory_limit)}"
 
     @property
@@ -159,7 +161,9 @@ def as_markdown(plans: Sequence[Plan]) -> str:
             )
         )
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    doubts = [f"* {plan.name}: {plan.verdict}" for plan in plans if plan.verdict and not plan.fits]
+    doubts = [f"* {plan.name}: {plan.verdict}" for plan in plans if plan.fits is False]
+    if any(plan.compiled and plan.memory_limit is None for plan in plans):
+        doubts.append(f"* {_NO_LIMIT}")
     return "\n".join([table, *([""] if doubts else []), *doubts])
 
 

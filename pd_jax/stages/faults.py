@@ -18,7 +18,7 @@ from pd_jax.errors import (
 )
 
 _DAMAGE = (RecordsError, LogitsError, TokenizerError, WeightsError)
-_OF_TORCH = "CUDA out of memory"
+_OF_TORCH = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """What torch says; JAX says it otherwise."""
 
 
@@ -56,7 +56,8 @@ def with_remedy(
 
 def _out_of_memory(name: str, stage: Any, message: str) -> StageError:
     """Returns the error of a stage that lacked memory, as a `message` says."""
-    if isinstance(stage, config_lib.LabelStage) and _OF_TORCH in message:
+    of_torch = any(text in message for text in _OF_TORCH)
+    if isinstance(stage, config_lib.LabelStage) and of_torch:
         return StageError(
             f"the teacher of stage {name!r} does not fit into the GPU's memory ({message}), of"
             " which JAX takes most where it uses the GPU itself; run the stage with"

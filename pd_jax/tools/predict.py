@@ -135,8 +135,8 @@ def _input(arguments: argparse.Namespace) -> tuple[Source, tuple[corpora.SourceF
     for file in found:
         if _is_pipe(file) and file.format not in _READ_ONCE:
             raise ConfigError(
-                f"--input-format={file.format} cannot be read from a pipe; name a file with"
-                f" --input, or give {' or '.join(_READ_ONCE)}"
+                f"--input-format={file.format} cannot be read from a pipe or standard input; name"
+                f" a file with --input, or give {' or '.join(_READ_ONCE)}"
             )
     return source, found
 

@@ -69,6 +69,8 @@ class MetricsFile:
 
     def __init__(self, folder: epath.Path, *, first_step: int, tensorboard: bool):
         drop_from(folder / METRICS, first_step)
+        if not files.is_remote(folder):
+            files.append_lines(folder / SPANS, [])  # removes a line that a kill cut
         self._metrics, self._spans = _Growing(folder / METRICS), _Growing(folder / SPANS)
         self._board = _Board(folder / "tensorboard", first_step) if tensorboard else None
 
@@ -100,8 +102,6 @@ class _Growing:
         self._held: list[bytes] = []
         self._seconds = _HELD_SECONDS if files.is_remote(path) else 0.0
         self._written_at = time.monotonic()
-        if not self._seconds and path.exists():
-            files.append_lines(path, [])  # removes a line that a kill cut
 
     def add_line(self, value: Any) -> None:
         """Adds a JSON value in a line of its own."""

@@ -321,7 +321,7 @@ def check_columns(path: str, names: Sequence[str], source: Source, *, headed: bo
         if name is not None and name not in names:
             remedy = (
                 "; name one of them, or where the first row is no header, name the columns with"
-                " columns=(...)"
+                " columns=(...) in a config, or in a first line"
             )
             raise SourceError(_no_column(path, name, names) + (remedy if headed else ""))
 

@@ -9,7 +9,6 @@ import tokenizers as hf
 from etils import epath
 
 from pd_jax.data.tokenizers.beside import WORDPIECE_CLASSES, check_added, config_beside
-from pd_jax.data.tokenizers.vocabulary import CONFIG_FILE
 from pd_jax.data.tokenizers.wordpieces import WordPiece
 from pd_jax.errors import TokenizerError
 
@@ -22,7 +21,7 @@ def from_vocab(path: epath.Path) -> WordPiece:
 
     Raises:
       TokenizerError: where it is damaged, a file beside it adds tokens or names another kind of
-        tokenizer, or nothing tells whether accents are stripped.
+        tokenizer.
     """
     pieces = _numbered_pieces(path)
     kind, options = config_beside(path)
@@ -33,7 +32,7 @@ def from_vocab(path: epath.Path) -> WordPiece:
             " another tokenizer"
         )
     check_added(path, options, pieces)
-    lowercase, strip_accents = _changes(path, pieces, options)
+    lowercase, strip_accents = _changes(pieces, options, known=kind is not None)
     return WordPiece(
         list(pieces),
         lowercase=lowercase,
@@ -64,35 +63,32 @@ def _numbered_pieces(path: epath.Path) -> dict[str, int]:
 
 
 def _changes(
-    path: epath.Path, pieces: Collection[str], options: Mapping[str, Any]
+    pieces: Collection[str], options: Mapping[str, Any], *, known: bool
 ) -> tuple[Any, Any]:
     """Returns whether text is lower-cased, and whether its accents are stripped (None: with case).
 
     What no config beside the file states follows from its pieces. Without capitals among them text
-    is lower-cased. Accents are then stripped, as BERT's are, unless that would change pieces of the
-    vocabulary, so that no text yielded them: vowel signs of Hindi and Thai, syllables of Korean,
-    umlauts.
+    is lower-cased. Accents are then stripped, as BERT's are, unless the class is not `known` and
+    that would change pieces of the vocabulary, so that no text yielded them: vowel signs of Hindi
+    and Thai, syllables of Korean, umlauts.
     """
-    given = options.get("strip_accents")
-    if "do_lower_case" in options:
-        return options["do_lower_case"], given
     words = [piece for piece in pieces if not piece.startswith("[")]
-    lowercase = not any(piece != piece.lower() for piece in words)
-    if given is not None:
+    lowercase = options.get("do_lower_case")
+    if lowercase is None:
+        lowercase = not any(piece != piece.lower() for piece in words)
+    given = options.get("strip_accents")
+    if given is not None or "do_lower_case" in options or known:
         return lowercase, given
-    lost: list[str] = []
-    for strip_accents in (None, False):
-        changed = hf.normalizers.BertNormalizer(
-            clean_text=True,
-            handle_chinese_chars=False,  # it adds spaces, and loses nothing
-            strip_accents=strip_accents,
-            lowercase=lowercase,
-        ).normalize_str
-        lost = [piece for piece in words if not piece.isascii() and changed(piece) != piece]
-        if len(lost) <= _MOST_LOST * len(pieces):
-            return lowercase, strip_accents
-    raise TokenizerError(
-        f"{path} has {len(lost):,} pieces that BERT's tokenizer finds in no text, such as"
-        f" {lost[0][:40]!r}; write do_lower_case and strip_accents as the vocabulary was made with"
-        f" into a {CONFIG_FILE} beside it"
-    )
+    as_bert, kept = (_lost(words, lowercase, strip) for strip in (None, False))
+    return lowercase, False if as_bert > _MOST_LOST * len(pieces) and kept < as_bert else None
+
+
+def _lost(words: Collection[str], lowercase: bool, strip_accents: bool | None) -> int:
+    """Returns how many pieces are changed as text is, so that no text yields them."""
+    changed = hf.normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=False,  # it adds spaces, and loses nothing
+        strip_accents=strip_accents,
+        lowercase=lowercase,
+    ).normalize_str
+    return sum(not piece.isascii() and changed(piece) != piece for piece in words)

@@ -7,7 +7,6 @@ import pytest
 
 from pd_jax.config import Source, TokenizerStage
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer, train_tokenizer, unknown_share
-from pd_jax.errors import TokenizerError
 from pd_jax.tools import train_tokenizer as tool
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -65,15 +64,22 @@ def test_a_vocabulary_in_decomposed_letters_is_stripped_of_no_more_than_before(t
     assert words_of(made, "한국 나라") == [letters[0], letters[2]]
 
 
-def test_pieces_that_no_text_yields_however_it_is_read_are_refused(tmp_path):
+def test_pieces_that_no_text_yields_however_it_is_read_change_nothing(tmp_path):
     joined = ["می\u200cشود", "می\u200cکند", "خانه\u200cها", "این", "است"]
-    message = (
-        r"vocab\.txt has 3 pieces .* write do_lower_case and strip_accents .* tokenizer_config"
-    )
-    with pytest.raises(TokenizerError, match=message):
-        load_tokenizer(vocabulary(tmp_path, joined))
-    path = vocabulary(tmp_path, joined, do_lower_case=False)
-    assert words_of(load_tokenizer(path), "این است") == ["این", "است"]
+    made = load_tokenizer(vocabulary(tmp_path, joined))
+    assert words_of(made, "این است") == ["این", "است"]
+    made.save(tmp_path / "saved")
+    config = json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text())
+    assert config["strip_accents"] is None  # as BERT's
+
+
+def test_a_class_that_a_config_names_reads_as_transformers_reads_it(tmp_path):
+    path = vocabulary(tmp_path, ["ärger", "öl", "über"], tokenizer_class="BertTokenizer")
+    config = json.loads((path.parent / "tokenizer_config.json").read_text())
+    assert "do_lower_case" not in config and "strip_accents" not in config
+    load_tokenizer(path).save(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text())
+    assert saved["strip_accents"] is None
 
 
 RUSSIAN = ["ёлка и йод", "мой ёж её", "йога твой"] * 30

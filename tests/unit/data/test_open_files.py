@@ -108,12 +108,13 @@ def test_files_of_a_bucket_are_asked_for_at_once_and_answered_in_order(tmp_path,
 
     def ask(item: int) -> int:
         waiting.wait()
-        if item > 20:
-            raise RecordsError(f"{item} is missing")
         return item * item
+
+    def lack(item: int) -> int:
+        raise RecordsError(f"{item} is missing")
 
     assert remote.each(lambda item: -item, range(5), tmp_path) == [0, -1, -2, -3, -4]
     monkeypatch.setattr(files, "is_remote", lambda path: True)
     assert remote.each(ask, range(16), tmp_path) == [item * item for item in range(16)]
     with pytest.raises(RecordsError, match="^21 is missing"):
-        remote.each(ask, range(16, 32), tmp_path)
+        remote.each(lack, range(21, 32), tmp_path)

@@ -1,6 +1,8 @@
 """A process that keeps its memory soon asks the kernel for no page of a later step.
 
-The first steps may still grow the heap, where small blocks lie between the large ones.
+The first steps may still grow the heap by their temporary arrays, where small blocks lie between
+the large ones: as measured, up to ten of them, by chance. So steps 31 to 60 are held to it, and of
+these all but three: nine in ten, where without it every one faults all of its pages in.
 """
 
 import platform
@@ -21,20 +23,20 @@ def step(x):  # temporary arrays of 64 MB
 step, x = jax.jit(step), jnp.arange(4096.0)
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 counts = []
-for _ in range(14):
+for _ in range(60):
     before = faults()
     step(x).block_until_ready()
     counts.append(faults() - before)
-print(sorted(counts[-11:])[5])
+print(*sorted(counts[30:]))
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_a_later_step_faults_no_page_in():
-    def faults(wish: str) -> int:
+    def faults(wish: str) -> list[int]:
         command = [sys.executable, "-c", PROGRAM, wish]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-        return int(done.stdout)
+        return [int(count) for count in done.stdout.split()]
 
-    assert faults("not") > 10_000
-    assert faults("keep") < 1_000
+    assert faults("not")[0] > 10_000
+    assert faults("keep")[-4] < 1_000
