@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from pd_jax import files
+from pd_jax import files, processes
 from pd_jax.errors import StageError
 from pd_jax.workdir import VERSIONS
 
@@ -37,12 +37,14 @@ _REPORTED = (
     "orbax-checkpoint",
     "grain",
     "processor",
-    "cores",
+    "available_cores",
     "device",
     "devices",
     "processes",
 )
-"""What may change in the middle of a stage: the results stay the same, up to rounding."""
+"""What may change in the middle of a stage: the results stay the same, up to rounding. XLA divides
+sums among the cores that a process may use.
+"""
 
 
 def versions() -> dict[str, Any]:
@@ -61,6 +63,7 @@ def versions() -> dict[str, Any]:
         **({"commit": commit()} if commit() else {}),
         "processor": processor(),
         "cores": os.cpu_count(),
+        "available_cores": len(processes.available_cores()),
         "device": devices[0].device_kind,
         "devices": len(devices),
         "processes": jax.process_count(),

@@ -3,7 +3,7 @@
 import pytest
 from etils import epath
 
-from pd_jax import files, versions
+from pd_jax import files, processes, versions
 from pd_jax.errors import StageError
 from pd_jax.workdir import VERSIONS
 
@@ -39,3 +39,11 @@ def test_a_patch_or_another_device_is_only_said(tmp_path):
     ]
     (line,) = check(tmp_path, device="abacus")
     assert "device was abacus, is " in line
+
+
+def test_other_cores_are_said_whose_sums_are_rounded_otherwise(tmp_path):
+    now = versions.versions()["available_cores"]
+    assert now == len(processes.available_cores())
+    (line,) = check(tmp_path, processor="Abacus", available_cores=now + 1)
+    assert "processor was Abacus, is " in line
+    assert f"available_cores was {now + 1}, is {now}" in line
