@@ -144,9 +144,9 @@ def _tell_shared_rows(
     """Warns of evaluation sets of a task whose rows are also learnt from."""
     if isinstance(stage.objective, config_lib.Masked) or not distributed.is_writer():
         return
-    for name, one in scored.items():
-        if told := shared_rows.told(name, one.dataset, material.datasets):
-            context.warn(told)
+    sets = {name: one.dataset for name, one in scored.items()}
+    for told in shared_rows.told(sets, material.datasets):
+        context.warn(told)
 
 
 def _finish(work: "_Work", outcome: Outcome) -> Done:

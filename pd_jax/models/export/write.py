@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from etils import epath
 
@@ -114,8 +115,7 @@ def _write_hf(model: hf.SavedModel, folder: epath.Path, forward: programs.Progra
     if set(params) == {"bert", "mlm"}:  # transformers' class for it has no pooler
         bert = {name: part for name, part in params["bert"].items() if name != "pooler"}
         params = {**params, "bert": bert}
-    about = {"labels": model.labels, "task": model.task, "longest": model.longest}
-    written = hf.write(folder, params, model.config, **about)
+    written = hf.write(folder, params, model.config, **_about(model))
     if hf.load(folder).fingerprint != written:
         raise WeightsError(f"{folder} reads back differently from what was written; check the disk")
     program = programs.transformers_program(folder)
@@ -130,8 +130,11 @@ def _write_onnx(model: hf.SavedModel, folder: epath.Path, forward: programs.Prog
 
 
 def _write_config(model: hf.SavedModel, folder: epath.Path) -> None:
-    about = {"labels": model.labels, "task": model.task, "longest": model.longest}
-    hf.write_config(folder, model.params, model.config, **about)
+    hf.write_config(folder, model.params, model.config, **_about(model))
+
+
+def _about(model: hf.SavedModel) -> dict[str, Any]:
+    return {"labels": model.labels, "task": model.task, "longest": model.longest}
 
 
 def _write_int8(model: hf.SavedModel, folder: epath.Path, forward: programs.Program) -> Check:
