@@ -140,7 +140,16 @@ COMPACT_VOCABULARY = 4_096
 """Vocabulary size for small-scale pre-training: the fewer words, the sooner each is learnt."""
 
 
-def pretrain_compact(model: dict, records: str, steps: int, *, rate: float, **changes) -> dict:
+def pretrain_compact(
+    model: dict,
+    records: str,
+    steps: int,
+    *,
+    rate: float,
+    batch: int = 32,
+    length: int = 64,
+    **changes,
+) -> dict:
     """Returns the pre-training of every small model on real text: one recipe, for all studies.
 
     With COMPACT_VOCABULARY words, an L2_H128 stays on the plateau of word frequencies (a loss of
@@ -151,7 +160,7 @@ def pretrain_compact(model: dict, records: str, steps: int, *, rate: float, **ch
     """
     return pretrain(
         {**model, "dropout": 0.0, "attention_dropout": 0.0},
-        data(records, 32, (64,)),
+        data(records, batch, (length,)),
         {"steps": steps},
         adamw(rate, beta2=0.98, warmup=0.05),
         **changes,
