@@ -31,15 +31,13 @@ def make_case(size: str, runs: int) -> Case:
     many = make_many_step(
         objective,
         ours.OPTIMIZER,
-        steps=ours.STEPS,
         mesh=trainer.mesh,
         state_sharding=trainer.places,
     )
-    rates = [ours.OPTIMIZER.learning_rate * (1 + run) for run in range(runs)]
     batches = [material.fixed_batch(BATCH, seed=seed) for seed in range(runs)]
     with jax.set_mesh(trainer.mesh):
         states = [trainer.first(rng.root_key(seed)) for seed in range(runs)]
-        together = StackedRuns(many, states, seeds=range(runs), learning_rates=rates)
+        together = StackedRuns(many, [trainer.step] * runs, states, seeds=range(runs))
 
     def at_once() -> None:
         pending = None

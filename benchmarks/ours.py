@@ -16,8 +16,7 @@ from pd_jax.objectives.objective import Objective
 from pd_jax.parallel import sharding
 from pd_jax.parallel.mesh import make_mesh
 from pd_jax.training import rng
-from pd_jax.training.optim import make_optimizer
-from pd_jax.training.step import make_init, make_train_step
+from pd_jax.training.step import first_state, make_train_step
 
 OPTIMIZER = config_lib.Optimizer(learning_rate=1e-4)
 STEPS = 100_000
@@ -41,11 +40,8 @@ class Trainer:
     """A state and the jitted step that a training stage would run."""
 
     def __init__(self, objective: Objective):
-        optimizer = make_optimizer(OPTIMIZER, STEPS)
-        init = make_init(optimizer)
-
         def first(key: jax.Array) -> Any:
-            return init(objective.init(key))
+            return first_state(objective.init(key))
 
         self.objective = objective
         self.mesh = make_mesh(config_lib.Mesh())
@@ -53,7 +49,8 @@ class Trainer:
         self.places = sharding.assign(jax.eval_shape(first, self.root), sharding.RULES, self.mesh)
         self.step = make_train_step(
             objective,
-            optimizer,
+            OPTIMIZER,
+            steps=STEPS,
             mesh=self.mesh,
             state_sharding=self.places,
         )

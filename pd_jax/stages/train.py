@@ -41,9 +41,13 @@ from pd_jax.training.job import Job, Outcome
 from pd_jax.training.loop import Member
 from pd_jax.training.many import make_many_step
 from pd_jax.training.metrics import finite
-from pd_jax.training.optim import make_optimizer
 from pd_jax.training.state import TrainState
-from pd_jax.training.step import check_batch, make_evaluation_step, make_init, make_train_step
+from pd_jax.training.step import (
+    check_batch,
+    first_state,
+    make_evaluation_step,
+    make_train_step,
+)
 from pd_jax.training.utilisation import matmul_peak, utilisation
 from pd_jax.workdir import CHECKPOINTS
 
@@ -233,9 +237,7 @@ class _Work:
     def job(self) -> Job:
         """Returns the job for the loop."""
         stage, evaluation = self.stage, self.stage.evaluation
-        optimizer = make_optimizer(stage.optimizer, self.steps)
-        init = make_init(optimizer)
-        state = jax.eval_shape(init, self.shapes)
+        state = jax.eval_shape(first_state, self.shapes)
         state_at = sharding.assign(state, sharding.RULES, self.mesh)
         common = {
             "mesh": self.mesh,
@@ -244,17 +246,17 @@ class _Work:
             "skip_nonfinite": self.context.run.skip_nonfinite > 0,
         }
 
-        def first_state() -> TrainState:
-            make = jax.jit(init, in_shardings=(self.params_at,), out_shardings=state_at)
+        def begin() -> TrainState:
+            make = jax.jit(first_state, in_shardings=(self.params_at,), out_shardings=state_at)
             return make(self.first_params())
 
         every = evaluation.every
         return Job(
             name=self.context.name,
-            step=make_train_step(self.objective, optimizer, **common),
-            many=make_many_step(self.objective, stage.optimizer, steps=self.steps, **common),
+            step=make_train_step(self.objective, stage.optimizer, steps=self.steps, **common),
+            many=make_many_step(self.objective, stage.optimizer, **common),
             terms=self.objective.terms,
-            state=first_state,
+            state=begin,
             like=jax.tree.map(
                 lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at),
                 state,
@@ -265,7 +267,6 @@ class _Work:
             steps=self.steps,
             batch=stage.data.batch,
             seed=stage.seed,
-            learning_rate=stage.optimizer.learning_rate,
             flops=self.flops,
             evaluate=self.score if self.sets else None,
             evaluate_every=every.in_steps(rows=self.rows, batch=stage.data.batch)

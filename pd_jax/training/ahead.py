@@ -18,9 +18,8 @@ from pd_jax.objectives.objective import Objective
 from pd_jax.parallel import hlo, sharding
 from pd_jax.parallel import mesh as mesh_lib
 from pd_jax.training import rng
-from pd_jax.training.optim import make_optimizer
 from pd_jax.training.state import TrainState
-from pd_jax.training.step import check_batch, make_init, make_train_step
+from pd_jax.training.step import check_batch, first_state, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,14 +87,13 @@ def lower(
     """
     check_batch(stage.data.batch, micro_batches=stage.compute.micro_batches, mesh=mesh)
     mesh_lib.check_heads(objective.config.heads, mesh)
-    optimizer = make_optimizer(stage.optimizer, steps)
-    init = make_init(optimizer)
     key = jax.eval_shape(lambda: rng.root_key(stage.seed))
-    state = jax.eval_shape(lambda key: init(objective.init(key)), key)
+    state = jax.eval_shape(lambda key: first_state(objective.init(key)), key)
     places = sharding.assign(state, sharding.RULES, mesh)
     step: Any = make_train_step(
         objective,
-        optimizer,
+        stage.optimizer,
+        steps=steps,
         mesh=mesh,
         state_sharding=places,
         micro_batches=stage.compute.micro_batches,

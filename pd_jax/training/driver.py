@@ -99,8 +99,8 @@ def _alone_at_fault(outcomes: Sequence[Outcome | Exception]) -> bool:
 def _run_states(jobs: Sequence[Job], states: Sequence[TrainState], mesh: Mesh) -> RunStates:
     if len(jobs) == 1:
         return _OneRun(jobs[0], states[0], mesh)
-    seeds, rates = [job.seed for job in jobs], [job.learning_rate for job in jobs]
-    return StackedRuns(jobs[0].many, states, seeds=seeds, learning_rates=rates)
+    steps, seeds = [job.step for job in jobs], [job.seed for job in jobs]
+    return StackedRuns(jobs[0].many, steps, states, seeds=seeds)
 
 
 def _progress(loops: Sequence[Loop]) -> Progress:

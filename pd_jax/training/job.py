@@ -42,7 +42,6 @@ class Job:
     steps: int
     batch: int
     seed: int
-    learning_rate: float
     flops: Callable[[int, int], float]
     evaluate: Callable[[Any, Callable[[], None]], dict[str, float]] | None = None
     evaluate_every: int | None = None

@@ -1,5 +1,5 @@
-"""Several runs trained in one program: the training step under `vmap` over states, batches, seeds
-and learning rates.
+"""Several runs trained in one program: the training step under `vmap` over learning rates, states,
+batches and seeds.
 
 Each run takes the very step that it would take alone (`step.pure_step`), with its own random keys
 and its own batch; the runs share nothing but the program.
@@ -14,60 +14,52 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
 
 from pd_jax import config as config_lib
-from pd_jax.objectives.objective import Batch, Objective, Params, Sums
+from pd_jax.objectives.objective import Batch, Objective, Sums
 from pd_jax.parallel import sharding
 from pd_jax.parallel.sharding import batch_sharding
 from pd_jax.training import rng
-from pd_jax.training.optim import make_optimizer
+from pd_jax.training.optim import Schedule
 from pd_jax.training.state import TrainState
-from pd_jax.training.step import norms, pure_step
+from pd_jax.training.step import Step, pure_step
 
 
 @dataclasses.dataclass(frozen=True)
 class ManyStep:
-    """A jitted step over stacked states, batches, root keys and learning rates, and how to stack
-    states and to take one out.
+    """A jitted step over stacked schedules, states, batches and root keys, and how to stack states
+    and to take one out.
     """
 
     jitted: Any
     frozen: Any
     stack: Callable[[Sequence[TrainState]], TrainState]
     take: Callable[[TrainState, int], TrainState]
-    norms: Callable[[TrainState, Float[Array, ""]], dict[str, jax.Array]]
-    """Of one run's state and learning rate what `step.norms` returns."""
     batch_at: NamedSharding
 
     def __call__(
-        self, states: TrainState, batch: Batch, roots: jax.Array, rates: Float[Array, " runs"]
+        self, schedules: Schedule, states: TrainState, batch: Batch, roots: jax.Array
     ) -> tuple[TrainState, Sums]:
         """Returns every run's state after the step, and its batch's sums; `states` are donated."""
-        return self.jitted(self.frozen, states, batch, roots, rates)
+        return self.jitted(self.frozen, schedules, states, batch, roots)
 
 
 def make_many_step(
     objective: Objective,
     optimizer: config_lib.Optimizer,
     *,
-    steps: int,
     mesh: Mesh,
     state_sharding: TrainState,
     micro_batches: int = 1,
     skip_nonfinite: bool = False,
 ) -> ManyStep:
-    """Returns the step of runs that differ in their state, batch, root key and learning rate.
+    """Returns the step of runs that differ in their learning rates, state, batch and root key.
 
-    The runs are the first axis of all arrays. A run's state and batch lie on the mesh as if alone;
-    `optimizer.learning_rate` is not read.
+    The runs are the first axis of all arrays. A run's state and batch lie on the mesh as if alone.
     """
-    step = _every_run(
-        objective,
-        optimizer,
-        steps=steps,
-        micro_batches=micro_batches,
-        skip_nonfinite=skip_nonfinite,
+    step = jax.vmap(
+        pure_step(objective, optimizer, micro_batches=micro_batches, skip_nonfinite=skip_nonfinite),
+        in_axes=(None, 0, 0, 0, 0),
     )
     everywhere = NamedSharding(mesh, PartitionSpec())
     frozen_at = sharding.assign(objective.frozen, sharding.RULES, mesh)
@@ -75,9 +67,9 @@ def make_many_step(
     batch_at = _behind_runs(batch_sharding(mesh))
     jitted = jax.jit(
         step,
-        in_shardings=(frozen_at, states_at, batch_at, everywhere, everywhere),
+        in_shardings=(frozen_at, everywhere, states_at, batch_at, everywhere),
         out_shardings=(states_at, everywhere),
-        donate_argnums=1,
+        donate_argnums=2,
     )
 
     def stack(states: Sequence[TrainState]) -> TrainState:
@@ -86,31 +78,13 @@ def make_many_step(
     def take(states: TrainState, index: jax.Array) -> TrainState:
         return jax.tree.map(lambda leaves: leaves[index], states)
 
-    def newest(state: TrainState, rate: Float[Array, ""]) -> dict[str, jax.Array]:
-        return norms(make_optimizer(optimizer, steps, peak=rate), state)
-
     return ManyStep(
         jitted,
         objective.frozen,
         jax.jit(stack, out_shardings=states_at),
         jax.jit(take, in_shardings=(states_at, everywhere), out_shardings=state_sharding),
-        jax.jit(newest, in_shardings=(state_sharding, everywhere), out_shardings=everywhere),
         batch_at,
     )
-
-
-def _every_run(
-    objective: Objective, optimizer: config_lib.Optimizer, *, steps: int, **options: Any
-) -> Callable[[Params, TrainState, Batch, jax.Array, Float[Array, " runs"]], tuple]:
-    """Returns `step(frozen, states, batches, roots, rates) -> (states, sums)`, pure."""
-
-    def alone(
-        frozen: Params, state: TrainState, batch: Batch, root: jax.Array, rate: Float[Array, ""]
-    ) -> tuple[TrainState, Sums]:
-        step = pure_step(objective, make_optimizer(optimizer, steps, peak=rate), **options)
-        return step(frozen, state, batch, root)
-
-    return jax.vmap(alone, in_axes=(None, 0, 0, 0, 0))
 
 
 class StackedRuns:
@@ -118,34 +92,36 @@ class StackedRuns:
 
     def __init__(
         self,
-        step: ManyStep,
+        many: ManyStep,
+        alone: Sequence[Step],
         states: Sequence[TrainState],
         *,
         seeds: Sequence[int],
-        learning_rates: Sequence[float],
     ):
-        self._step = step
-        self._states = step.stack(states)
+        """Stacks the states of runs whose steps alone would be `alone`."""
+        self._many, self._alone = many, alone
+        self._states = many.stack(states)
         self._roots = jnp.stack([rng.root_key(seed) for seed in seeds])
-        self._rates = jnp.asarray(learning_rates, jnp.float32)
+        schedules = [step.schedule for step in alone]
+        self._schedules = jax.tree.map(lambda *each: jnp.stack(each), *schedules)
 
     def state(self, run: int) -> TrainState:
         """Returns a copy of one run's newest state, laid out as it would be alone."""
-        return self._step.take(self._states, run)
+        return self._many.take(self._states, run)
 
     def norms(self, run: int) -> dict[str, jax.Array]:
-        """Returns the norms of one run's newest state."""
-        return self._step.norms(self.state(run), self._rates[run])
+        """Returns the norms of one run's newest state, by the first one's program."""
+        return self._alone[0].jitted_norms(self._alone[run].schedule, self.state(run))
 
     def step(self, batches: Sequence[Mapping[str, np.ndarray]]) -> Callable[[int], Sums]:
         """Dispatches a step of every run, each on its batch; returns what waits for it, and gives
         a run's sums on the host.
         """
         stacked = {
-            name: jax.device_put(np.stack([batch[name] for batch in batches]), self._step.batch_at)
+            name: jax.device_put(np.stack([batch[name] for batch in batches]), self._many.batch_at)
             for name in batches[0]
         }
-        self._states, sums = self._step(self._states, stacked, self._roots, self._rates)
+        self._states, sums = self._many(self._schedules, self._states, stacked, self._roots)
         read = functools.cache(lambda: jax.device_get(sums))
         return lambda run: jax.tree.map(lambda values: values[run], read())
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from pd_jax import config as config_lib
 from pd_jax.errors import ConfigError
@@ -41,27 +40,36 @@ def decays(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(rule, params)
 
 
-def make_schedule(
-    optimizer: config_lib.Optimizer, steps: int, *, peak: jax.Array | None = None
-) -> optax.Schedule:
-    """Returns step -> learning rate: linear from 0 over the warm-up, then linear to 0 at `steps`,
-    or constant.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Step -> learning rate: linear from 0 over the warm-up, then linear to 0 at the end, or
+    constant.
 
     The first update (step 0) has rate `peak / warm-up steps`, so that no step is wasted at rate 0.
-    `peak` stands for `optimizer.learning_rate` where one program serves several rates.
+    Its numbers are arguments of the jitted step, so that one program serves all rates and lengths.
     """
-    warmup = max(1, round(optimizer.warmup * steps))
-    highest = optimizer.learning_rate if peak is None else peak
 
-    def schedule(step: Any) -> jax.Array:
+    peak: Any
+    warmup: Any
+    """In steps."""
+    steps: Any
+    falls: bool = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, step: Any) -> jax.Array:
+        """Returns the rate of an update, counted from 0."""
         position = jnp.asarray(step, jnp.float32)
-        rising = (position + 1.0) / warmup
-        falling = (
-            (steps - position) / max(1, steps - warmup) if optimizer.schedule == "linear" else 1.0
-        )
-        return highest * jnp.clip(jnp.minimum(rising, falling), 0.0, 1.0)
+        rising = (position + 1.0) / self.warmup
+        falling = (self.steps - position) / jnp.maximum(1.0, self.steps - self.warmup)
+        share = jnp.minimum(rising, falling if self.falls else 1.0)
+        return self.peak * jnp.clip(share, 0.0, 1.0)
 
-    return schedule
+
+def make_schedule(optimizer: config_lib.Optimizer, steps: int) -> Schedule:
+    """Returns the learning rates of a run of `steps` updates."""
+    warmup = max(1, round(optimizer.warmup * steps))
+    numbers = (jnp.float32(x) for x in (optimizer.learning_rate, warmup, steps))
+    return Schedule(*numbers, falls=optimizer.schedule == "linear")
 
 
 class Moments(NamedTuple):
@@ -70,6 +78,12 @@ class Moments(NamedTuple):
     count: Any
     first: Any
     second: Any
+
+
+def first_moments(params: Any) -> Moments:
+    """Returns the means before the first update."""
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    return Moments(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.zeros_like, params))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,12 +96,7 @@ class AdamW:
     """
 
     settings: config_lib.Optimizer
-    schedule: optax.Schedule
-
-    def init(self, params: Any) -> Moments:
-        """Returns the means before the first update."""
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return Moments(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.zeros_like, params))
+    """Its `learning_rate`, `warmup` and `schedule` are not read: every update is given its rate."""
 
     def update(
         self,
@@ -95,11 +104,12 @@ class AdamW:
         moments: Moments,
         params: Any,
         *,
+        rate: jax.Array,
         norm: jax.Array,
         healthy: jax.Array | bool = True,
     ) -> tuple[Any, Moments]:
-        """Returns parameters and means after a step with these gradients, whose global norm is
-        `norm`; both as they were where `healthy` is false.
+        """Returns parameters and means after a step at this rate with these gradients, whose global
+        norm is `norm`; both as they were where `healthy` is false.
         """
         settings = self.settings
         shrink = 1.0 if settings.clip is None else jnp.minimum(1.0, settings.clip / norm)
@@ -110,7 +120,7 @@ class AdamW:
                 ((1.0 - settings.beta1, 1.0 - settings.beta2), 0.0),
             )
         )
-        rate = jnp.where(healthy, self.schedule(moments.count), 0.0)
+        rate = jnp.where(healthy, rate, 0.0)
         grads = jax.tree.map(lambda g: jnp.where(healthy, shrink * g, 0.0), grads)
         first = jax.tree.map(lambda m, g: keep[0] * m + learn[0] * g, moments.first, grads)
         second = jax.tree.map(lambda v, g: keep[1] * v + learn[1] * g * g, moments.second, grads)
@@ -118,12 +128,12 @@ class AdamW:
         steps = self._descent(after, params)
         return jax.tree.map(lambda p, step: p - rate * step, params, steps), after
 
-    def last_update(self, moments: Moments, params: Any) -> Any:
-        """Returns by how much the newest update changed every parameter, from what it left.
+    def last_update(self, moments: Moments, params: Any, *, rate: jax.Array) -> Any:
+        """Returns by how much the newest update, at this rate, changed every parameter, from what
+        it left.
 
         The decay is of the parameters before: p' = p - rate (d + decay p), solved for p' - p.
         """
-        rate = jnp.asarray(self.schedule(moments.count - 1))
 
         def change(step: jax.Array, decay: bool) -> jax.Array:
             return -rate * step / (1.0 - rate * self.settings.weight_decay * decay)
@@ -143,10 +153,3 @@ class AdamW:
             return direction + settings.weight_decay * p if decay else direction
 
         return jax.tree.map(descent, moments.first, moments.second, params, decays(params))
-
-
-def make_optimizer(
-    optimizer: config_lib.Optimizer, steps: int, *, peak: jax.Array | None = None
-) -> AdamW:
-    """Returns the optimiser of a run of `steps` updates; `peak` as `make_schedule` takes it."""
-    return AdamW(optimizer, make_schedule(optimizer, steps, peak=peak))

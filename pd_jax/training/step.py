@@ -12,62 +12,62 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from pd_jax import config as config_lib
 from pd_jax.errors import MeshError
 from pd_jax.objectives.objective import Batch, Objective, Params, Sums
 from pd_jax.parallel import sharding
 from pd_jax.parallel.mesh import row_places
 from pd_jax.parallel.sharding import batch_sharding
 from pd_jax.training import rng
-from pd_jax.training.optim import AdamW
+from pd_jax.training.optim import AdamW, Schedule, first_moments, make_schedule
 from pd_jax.training.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A jitted step over `(frozen, state, batch, root)`, with its objective's frozen parameters."""
+    """A jitted step, with its objective's frozen parameters and its run's learning rates."""
 
     jitted: Any
     frozen: Any
-    norms: Callable[[TrainState], dict[str, jax.Array]]
-    """What `norms` returns of a state, in a program of its own."""
+    schedule: Schedule
+    jitted_norms: Any
 
     def __call__(self, state: TrainState, batch: Batch, root: jax.Array) -> tuple[TrainState, Sums]:
         """Returns the state after the step, and the batch's sums."""
-        return self.jitted(self.frozen, state, batch, root)
+        return self.jitted(self.frozen, self.schedule, state, batch, root)
 
     def trace(self, state: Any, batch: Any, root: Any) -> jax.stages.Traced:
         """Returns the step traced for arrays or for shapes."""
-        return self.jitted.trace(self.frozen, state, batch, root)
+        return self.jitted.trace(self.frozen, self.schedule, state, batch, root)
+
+    def norms(self, state: TrainState) -> dict[str, jax.Array]:
+        """Returns the norms of a state, by a program of their own."""
+        return self.jitted_norms(self.schedule, state)
 
 
-def make_init(optimizer: AdamW) -> Callable[[Params], TrainState]:
-    """Returns params -> the state before the first step."""
-
-    def init(params: Any) -> TrainState:
-        return TrainState(
-            jnp.zeros((), jnp.int32), params, optimizer.init(params), jnp.ones((), bool)
-        )
-
-    return init
+def first_state(params: Params) -> TrainState:
+    """Returns the state before the first step."""
+    return TrainState(jnp.zeros((), jnp.int32), params, first_moments(params), jnp.ones((), bool))
 
 
 def pure_step(
     objective: Objective,
-    optimizer: AdamW,
+    optimizer: config_lib.Optimizer,
     *,
     micro_batches: int = 1,
     skip_nonfinite: bool = False,
-) -> Callable[[Params, TrainState, Batch, jax.Array], tuple[TrainState, Sums]]:
-    """Returns `step(frozen, state, batch, root) -> (state, sums)`.
+) -> Callable[[Params, Schedule, TrainState, Batch, jax.Array], tuple[TrainState, Sums]]:
+    """Returns `step(frozen, schedule, state, batch, root) -> (state, sums)`.
 
     The gradient is that of the whole batch's loss, whatever the number of micro-batches. A step
     whose loss or gradient is not finite changes nothing but `state.healthy`, and no later step
     changes anything: the state before the fault is kept. With `skip_nonfinite` it changes nothing
     but `state.step`, and later steps go on. Either way `sums["healthy"]` shows it.
     """
+    adamw = AdamW(optimizer)
 
     def step(
-        frozen: Params, state: TrainState, batch: Batch, root: jax.Array
+        frozen: Params, schedule: Schedule, state: TrainState, batch: Batch, root: jax.Array
     ) -> tuple[TrainState, Sums]:
         batch = objective.prepare(batch, rng.stream(root, "prepare", state.step))
         key = rng.stream(root, "dropout", state.step)
@@ -76,12 +76,13 @@ def pure_step(
         healthy = state.healthy & jnp.isfinite(norm)
         for name in objective.terms:
             healthy &= jnp.isfinite(sums[name][0])
-        params, moments = optimizer.update(
-            grads, state.optimizer, state.params, norm=norm, healthy=healthy
+        rate = schedule(state.optimizer.count)
+        params, moments = adamw.update(
+            grads, state.optimizer, state.params, rate=rate, norm=norm, healthy=healthy
         )
         sums |= {
             "gradient_norm": _single(norm),
-            "learning_rate": _single(optimizer.schedule(state.optimizer.count)),
+            "learning_rate": _single(rate),
             "healthy": _single(healthy),
         }
         if skip_nonfinite:
@@ -91,13 +92,16 @@ def pure_step(
     return step
 
 
-def norms(optimizer: AdamW, state: TrainState) -> dict[str, jax.Array]:
+def norms(
+    optimizer: config_lib.Optimizer, schedule: Schedule, state: TrainState
+) -> dict[str, jax.Array]:
     """Returns the norms of the parameters and of their newest update.
 
     Of every step they would cost as much memory traffic as the optimiser, and in the step's own
     program, a kernel for each parameter, or a condition, for which a GPU's host has to wait.
     """
-    update = optimizer.last_update(state.optimizer, state.params)
+    moments, rate = state.optimizer, schedule(state.optimizer.count - 1)
+    update = AdamW(optimizer).last_update(moments, state.params, rate=rate)
     return {
         "parameter_norm": optax.tree.norm(state.params),
         "update_norm": optax.tree.norm(update),
@@ -106,15 +110,16 @@ def norms(optimizer: AdamW, state: TrainState) -> dict[str, jax.Array]:
 
 def make_train_step(
     objective: Objective,
-    optimizer: AdamW,
+    optimizer: config_lib.Optimizer,
     *,
+    steps: int,
     mesh: Mesh,
     state_sharding: TrainState,
     micro_batches: int = 1,
     skip_nonfinite: bool = False,
 ) -> Step:
-    """Returns `step(state, batch, root) -> (state, sums)`: `pure_step` over a mesh, its state
-    donated.
+    """Returns `step(state, batch, root) -> (state, sums)`: `pure_step` of a run of `steps` over a
+    mesh, its state donated.
     """
     step = pure_step(
         objective,
@@ -126,16 +131,16 @@ def make_train_step(
     frozen_at = sharding.assign(objective.frozen, sharding.RULES, mesh)
     jitted = jax.jit(
         step,
-        in_shardings=(frozen_at, state_sharding, batch_sharding(mesh), everywhere),
+        in_shardings=(frozen_at, everywhere, state_sharding, batch_sharding(mesh), everywhere),
         out_shardings=(state_sharding, everywhere),
-        donate_argnums=1,
+        donate_argnums=2,
     )
-    newest = jax.jit(
+    jitted_norms = jax.jit(
         functools.partial(norms, optimizer),
-        in_shardings=(state_sharding,),
+        in_shardings=(everywhere, state_sharding),
         out_shardings=everywhere,
     )
-    return Step(jitted, objective.frozen, newest)
+    return Step(jitted, objective.frozen, make_schedule(optimizer, steps), jitted_norms)
 
 
 def make_evaluation_step(objective: Objective, *, mesh: Mesh, param_sharding: Any) -> Callable:

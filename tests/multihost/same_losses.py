@@ -21,8 +21,8 @@ from pd_jax.parallel.mesh import make_mesh, row_share
 from pd_jax.stages.declared import vocabulary_of
 from pd_jax.stages.objectives import Facts, make_objective
 from pd_jax.training import arrays, rng
-from pd_jax.training.optim import make_optimizer
-from pd_jax.training.step import make_evaluation_step, make_init, make_train_step
+from pd_jax.training.state import TrainState
+from pd_jax.training.step import first_state, make_evaluation_step, make_train_step
 
 STEPS, ROWS, LENGTH, VOCABULARY = 20, 16, 12, 64
 JOBS = {"mlm": {"kind": "mlm"}, "distill": {"kind": "distill", "hard_weight": 0.5}}
@@ -72,15 +72,19 @@ def losses(job: str, mesh: Mesh) -> list[float]:
     """Returns the mean loss of each step of a job on a mesh."""
     stage = stage_of(job)
     objective = make_objective(stage, SHAPE, FACTS)
-    optimizer = make_optimizer(stage.optimizer, STEPS)
-    init = make_init(optimizer)
     root = rng.root_key(0)
-    shapes = jax.eval_shape(lambda key: init(objective.init(key)), root)
+
+    def first(key: jax.Array) -> TrainState:
+        return first_state(objective.init(key))
+
+    shapes = jax.eval_shape(first, root)
     places = sharding.assign(shapes, sharding.RULES, mesh)
     found = []
     with jax.set_mesh(mesh):
-        state = jax.jit(lambda key: init(objective.init(key)), out_shardings=places)(root)
-        step = make_train_step(objective, optimizer, mesh=mesh, state_sharding=places)
+        state = jax.jit(first, out_shardings=places)(root)
+        step = make_train_step(
+            objective, stage.optimizer, steps=STEPS, mesh=mesh, state_sharding=places
+        )
         for rows in local_batches(STEPS, mesh):
             state, sums = step(state, sharding.put_batch(rows, mesh), root)
             total, weight = jax.device_get(sums[next(iter(objective.terms))])

@@ -14,13 +14,15 @@ from pd_jax import config as config_lib
 from pd_jax.models.heads import TaskModel
 from pd_jax.objectives.objective import Objective
 from pd_jax.training import rng
-from pd_jax.training.optim import make_optimizer
-from pd_jax.training.step import make_init, pure_step
+from pd_jax.training.optim import make_schedule
+from pd_jax.training.step import first_state, pure_step
 from tests.sharding import test_step
 from tests.sharding.test_step import SHAPE, batches
 
 KINDS = ("mlm", "classify", "distill")
 STEPS = 20
+OPTIMIZER = config_lib.Optimizer(learning_rate=1e-3)
+SCHEDULE = make_schedule(OPTIMIZER, STEPS)
 IN_FLOAT32 = ("exp", "exp2", "log", "log1p", "rsqrt")
 """What softmax, losses and norms are made of."""
 
@@ -72,10 +74,10 @@ def test_losses_and_gradients_are_near_those_of_float32(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_softmax_losses_norms_and_all_that_is_kept_are_float32(kind):
     made = objective(kind, "bfloat16")
-    optimizer = make_optimizer(config_lib.Optimizer(learning_rate=1e-3), STEPS)
-    state = make_init(optimizer)(made.init(rng.root_key(0)))
-    step = pure_step(made, optimizer)
-    traced = jax.make_jaxpr(step)(made.frozen, state, next(batches(1)), rng.root_key(1))
+    state = first_state(made.init(rng.root_key(0)))
+    step = pure_step(made, OPTIMIZER)
+    arguments = (made.frozen, SCHEDULE, state, next(batches(1)), rng.root_key(1))
+    traced = jax.make_jaxpr(step)(*arguments)
     fine = [
         one
         for one in equations(traced.jaxpr)
@@ -87,7 +89,7 @@ def test_softmax_losses_norms_and_all_that_is_kept_are_float32(kind):
         assert one.outvars[0].aval.dtype == jnp.float32, one
     products = [one for one in equations(traced.jaxpr) if one.primitive.name == "dot_general"]
     assert any(one.invars[0].aval.dtype == jnp.bfloat16 for one in products)
-    after, sums = jax.eval_shape(step, made.frozen, state, next(batches(1)), rng.root_key(1))
+    after, sums = jax.eval_shape(step, *arguments)
     kept = [leaf.dtype for leaf in jax.tree.leaves((after.params, after.optimizer, sums))]
     assert jnp.bfloat16 not in kept
 
@@ -96,11 +98,10 @@ def test_losses_of_twenty_steps_follow_those_of_float32():
     found = {}
     for dtype in ("float32", "bfloat16"):
         made = objective("distill", dtype)
-        optimizer = make_optimizer(config_lib.Optimizer(learning_rate=1e-3), STEPS)
-        step = jax.jit(pure_step(made, optimizer))
-        state, losses = make_init(optimizer)(made.init(rng.root_key(0))), []
+        step = jax.jit(pure_step(made, OPTIMIZER))
+        state, losses = first_state(made.init(rng.root_key(0))), []
         for batch in batches(STEPS):
-            state, sums = step(made.frozen, state, batch, rng.root_key(1))
+            state, sums = step(made.frozen, SCHEDULE, state, batch, rng.root_key(1))
             losses.append(float(mean(made, sums)))
         found[dtype] = losses
     np.testing.assert_allclose(found["bfloat16"], found["float32"], rtol=5e-3)

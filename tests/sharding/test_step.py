@@ -19,8 +19,8 @@ from pd_jax.objectives.mlm import Vocabulary, make_mlm
 from pd_jax.parallel import sharding
 from pd_jax.parallel.mesh import make_mesh
 from pd_jax.training import rng
-from pd_jax.training.optim import make_optimizer
-from pd_jax.training.step import check_batch, make_init, make_train_step
+from pd_jax.training.optim import AdamW, make_schedule
+from pd_jax.training.step import check_batch, first_state, make_train_step
 
 # Head sizes, layers and vocabulary divide by every axis tried here.
 SHAPE = BertConfig(vocab_size=256, layers=2, hidden=64, heads=4, intermediate=128, positions=32)
@@ -69,17 +69,15 @@ def prepared(kind: str, mesh_shape: tuple[int, int, int], micro_batches: int = 1
         jax.devices()[: int(np.prod(mesh_shape))],
     )
     made = objective(kind)
-    settings = config_lib.Optimizer(learning_rate=1e-3)
-    optimizer = make_optimizer(settings, 20)
-    init = make_init(optimizer)
 
     def first(key):
-        return init(made.init(key))
+        return first_state(made.init(key))
 
     at = sharding.assign(jax.eval_shape(first, rng.root_key(0)), sharding.RULES, mesh)
     step = make_train_step(
         made,
-        optimizer,
+        config_lib.Optimizer(learning_rate=1e-3),
+        steps=20,
         mesh=mesh,
         state_sharding=at,
         micro_batches=micro_batches,
@@ -187,20 +185,21 @@ def test_one_batch_is_learnt_by_heart():
             else make_classify(shape, task="classification", labels=("a", "b", "c"))
         )
         settings = config_lib.Optimizer(learning_rate=3e-3, schedule="constant")
-        optimizer = make_optimizer(settings, 120)
-        state = make_init(optimizer)(made.init(rng.root_key(0)))
+        adamw, schedule = AdamW(settings), make_schedule(settings, 120)
+        state = first_state(made.init(rng.root_key(0)))
         batch = {key: jnp.asarray(value) for key, value in next(batches(1)).items()}
         batch = made.prepare(batch, rng.root_key(2))
 
         @jax.jit
-        def step(state, made=made, optimizer=optimizer, batch=batch, name=name):
+        def step(state, made=made, adamw=adamw, schedule=schedule, batch=batch, name=name):
             def loss(params):
                 total, count = made.sums(params, batch, None)[name]
                 return total / count
 
             value, grads = jax.value_and_grad(loss)(state.params)
-            params, moments = optimizer.update(
-                grads, state.optimizer, state.params, norm=optax.tree.norm(grads)
+            rate, norm = schedule(state.step), optax.tree.norm(grads)
+            params, moments = adamw.update(
+                grads, state.optimizer, state.params, rate=rate, norm=norm
             )
             return type(state)(state.step + 1, params, moments, state.healthy), value
 

@@ -10,7 +10,7 @@ import pytest
 
 from pd_jax import config as config_lib
 from pd_jax.errors import ConfigError
-from pd_jax.training.optim import decays, make_optimizer, make_schedule
+from pd_jax.training.optim import AdamW, decays, first_moments, make_schedule
 
 
 def test_schedule_at_its_corners():
@@ -49,14 +49,16 @@ def numpy_adamw(params, grads, *, steps, rate, correct):
 @pytest.mark.parametrize("correct", [True, False])
 def test_three_steps_equal_adamw_written_out(correct):
     optimizer = config_lib.Optimizer(learning_rate=0.1, warmup=0.0, bias_correction=correct)
-    adamw = make_optimizer(optimizer, 4)
+    adamw, schedule = AdamW(optimizer), make_schedule(optimizer, 4)
     start = {"kernel": np.array([[1.0, -2.0]]), "bias": np.array([0.5, 0.5])}
     grads = {"kernel": np.array([[3.0, 0.2]]), "bias": np.array([-1.0, 0.0])}
     params = jax.tree.map(jnp.asarray, start)
-    moments = adamw.init(params)
-    for _ in range(3):
+    moments = first_moments(params)
+    for step in range(3):
         gradients = jax.tree.map(jnp.asarray, grads)
-        params, moments = adamw.update(gradients, moments, params, norm=optax.tree.norm(gradients))
+        params, moments = adamw.update(
+            gradients, moments, params, rate=schedule(step), norm=optax.tree.norm(gradients)
+        )
     rates = [0.1 * min(1.0, (4 - step) / 3) for step in range(3)]
     expected = numpy_adamw(start, grads, steps=3, rate=rates, correct=correct)
     for name, value in expected.items():
@@ -74,35 +76,36 @@ def some_tree(seed):
 @pytest.mark.parametrize("clip", [None, 0.5])
 def test_one_pass_equals_the_chain_of_optax(clip):
     settings = config_lib.Optimizer(learning_rate=0.02, clip=clip, weight_decay=0.1)
-    adamw = make_optimizer(settings, 12)
+    adamw, schedule = AdamW(settings), make_schedule(settings, 12)
     chain = optax.chain(
         optax.identity() if clip is None else optax.clip_by_global_norm(clip),
-        optax.adamw(adamw.schedule, 0.9, 0.999, 1e-6, weight_decay=0.1, mask=decays),
+        optax.adamw(schedule, 0.9, 0.999, 1e-6, weight_decay=0.1, mask=decays),
     )
     params = expected = some_tree(0)
-    moments, state = adamw.init(params), chain.init(expected)
+    moments, state = first_moments(params), chain.init(expected)
     for step in range(12):
         gradients = some_tree(step + 1)
         before = params
-        params, moments = adamw.update(gradients, moments, params, norm=optax.tree.norm(gradients))
+        rate, norm = schedule(step), optax.tree.norm(gradients)
+        params, moments = adamw.update(gradients, moments, params, rate=rate, norm=norm)
         updates, state = chain.update(gradients, state, expected)
         expected = optax.apply_updates(expected, updates)
         jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6), params, expected)
         changed = jax.tree.map(jnp.subtract, params, before)
-        newest = adamw.last_update(moments, params)
+        newest = adamw.last_update(moments, params, rate=rate)
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), newest, changed)
 
 
 @pytest.mark.parametrize("already", [0, 3])
 def test_an_unhealthy_step_changes_no_bit_of_the_optimiser_or_the_parameters(already):
-    adamw = make_optimizer(config_lib.Optimizer(learning_rate=0.1), 10)
+    adamw, rate = AdamW(config_lib.Optimizer(learning_rate=0.1)), jnp.float32(0.1)
     params = some_tree(0)
-    moments = adamw.init(params)
+    moments, norm = first_moments(params), jnp.ones(())
     for step in range(already):
-        params, moments = adamw.update(some_tree(step + 1), moments, params, norm=jnp.ones(()))
+        params, moments = adamw.update(some_tree(step + 1), moments, params, rate=rate, norm=norm)
     broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), params)
     after = adamw.update(
-        broken, moments, params, norm=jnp.asarray(jnp.nan), healthy=jnp.asarray(False)
+        broken, moments, params, rate=rate, norm=norm * jnp.nan, healthy=jnp.asarray(False)
     )
     jax.tree.map(np.testing.assert_array_equal, after, (params, moments))
 

@@ -16,8 +16,8 @@ from pd_jax.parallel import sharding
 from pd_jax.parallel.mesh import make_mesh
 from pd_jax.training import rng
 from pd_jax.training.many import StackedRuns, make_many_step
-from pd_jax.training.optim import make_optimizer
-from pd_jax.training.step import make_evaluation_step, make_init, make_train_step, pure_step
+from pd_jax.training.optim import make_schedule
+from pd_jax.training.step import first_state, make_evaluation_step, make_train_step, pure_step
 
 SHAPE = BertConfig(8, layers=1, hidden=4, heads=1, intermediate=8)
 SETTINGS = config_lib.Optimizer(learning_rate=0.1, warmup=0.0)
@@ -42,7 +42,7 @@ def objective() -> Objective:
 
 
 def first(made: Objective, seed: int = 0):
-    return make_init(make_optimizer(SETTINGS, STEPS))(made.init(rng.root_key(seed)))
+    return first_state(made.init(rng.root_key(seed)))
 
 
 def batch(seed: int = 0, rows: int = 4) -> dict[str, jax.Array]:
@@ -51,17 +51,16 @@ def batch(seed: int = 0, rows: int = 4) -> dict[str, jax.Array]:
 
 
 def test_the_rate_that_is_reported_is_the_one_applied_also_after_skipped_steps():
-    made, optimizer = objective(), make_optimizer(SETTINGS, STEPS)
-    step = jax.jit(pure_step(made, optimizer, skip_nonfinite=True))
+    made, schedule = objective(), make_schedule(SETTINGS, STEPS)
+    step = jax.jit(pure_step(made, SETTINGS, skip_nonfinite=True))
     state, reported = first(made), []
     for number in range(4):
         given = batch(number)
         if number == 1:
             given["weight"] = given["weight"] * jnp.nan
-        state, sums = step({}, state, given, rng.root_key(0))
+        state, sums = step({}, schedule, state, given, rng.root_key(0))
         reported.append(float(sums["learning_rate"][0]))
     assert int(state.step) == 4 and int(state.optimizer.count) == 3
-    schedule: Any = optimizer.schedule
     applied = [float(schedule(count)) for count in (0, 1, 1, 2)]
     np.testing.assert_allclose(reported, applied, rtol=1e-6)
 
@@ -71,12 +70,13 @@ def test_runs_of_one_program_have_the_sums_and_norms_that_they_have_alone():
     mesh = make_mesh(config_lib.Mesh(), jax.devices()[:1])
     states = [first(made, seed) for seed in (0, 1)]
     at = sharding.assign(states[0], sharding.RULES, mesh)
-    many = make_many_step(made, SETTINGS, steps=STEPS, mesh=mesh, state_sharding=at)
+    many = make_many_step(made, SETTINGS, mesh=mesh, state_sharding=at)
     rates = (0.1, 0.3)
     alone = [
         make_train_step(
             made,
-            make_optimizer(dataclasses.replace(SETTINGS, learning_rate=rate), STEPS),
+            dataclasses.replace(SETTINGS, learning_rate=rate),
+            steps=STEPS,
             mesh=mesh,
             state_sharding=at,
         )
@@ -84,7 +84,7 @@ def test_runs_of_one_program_have_the_sums_and_norms_that_they_have_alone():
     ]
     # The second run is one step ahead.
     states[1], _ = alone[1](states[1], batch(7), rng.root_key(1))
-    runs = StackedRuns(many, states, seeds=(0, 1), learning_rates=rates)
+    runs = StackedRuns(many, alone, states, seeds=(0, 1))
     for number in range(3):
         read = runs.step([batch(number + run) for run in (0, 1)])
         for run in (0, 1):
@@ -121,11 +121,10 @@ def taught(width: int) -> Objective:
 
 def stepped(made: Objective, micro_batches: int) -> tuple[Any, Any]:
     """Returns the compiled step, and what it gives for a batch of 16 rows."""
-    optimizer = make_optimizer(SETTINGS, STEPS)
     given = batch(rows=16)
     given["weight"] = given["weight"].at[3].set(0.0)
-    arguments = (made.frozen, first(made), given, rng.root_key(0))
-    step = jax.jit(pure_step(made, optimizer, micro_batches=micro_batches))
+    arguments = (made.frozen, make_schedule(SETTINGS, STEPS), first(made), given, rng.root_key(0))
+    step = jax.jit(pure_step(made, SETTINGS, micro_batches=micro_batches))
     compiled: Any = step.lower(*arguments).compile()
     return compiled, compiled(*arguments)
 
