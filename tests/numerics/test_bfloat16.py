@@ -16,6 +16,7 @@ from pd_jax.objectives.objective import Objective
 from pd_jax.training import rng
 from pd_jax.training.optim import make_optimizer
 from pd_jax.training.step import make_init, pure_step
+from tests import tiny
 from tests.sharding import test_step
 from tests.sharding.test_step import SHAPE, batches
 
@@ -32,7 +33,7 @@ def objective(kind: str, dtype: str) -> Objective:
 
 def loss_of(made: Objective, batch: Any):
     """Returns params -> the loss of a batch, masked alike in either precision."""
-    prepared = made.prepare(batch, rng.root_key(3))
+    prepared = jax.jit(made.prepare)(batch, rng.root_key(3))
 
     return lambda params: mean(made, made.sums(params, prepared, None))
 
@@ -55,7 +56,7 @@ def equations(jaxpr: Any) -> Iterator[Any]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_losses_and_gradients_are_near_those_of_float32(kind):
     batch = next(batches(1))
-    params = objective(kind, "float32").init(rng.root_key(0))
+    params = tiny.weights(objective(kind, "float32").init)
     found = {}
     for dtype in ("float32", "bfloat16"):
         made = objective(kind, dtype)
@@ -73,7 +74,7 @@ def test_losses_and_gradients_are_near_those_of_float32(kind):
 def test_softmax_losses_norms_and_all_that_is_kept_are_float32(kind):
     made = objective(kind, "bfloat16")
     optimizer = make_optimizer(config_lib.Optimizer(learning_rate=1e-3), STEPS)
-    state = make_init(optimizer)(made.init(rng.root_key(0)))
+    state = make_init(optimizer)(tiny.weights(made.init))
     step = pure_step(made, optimizer)
     traced = jax.make_jaxpr(step)(made.frozen, state, next(batches(1)), rng.root_key(1))
     fine = [
@@ -98,7 +99,7 @@ def test_losses_of_twenty_steps_follow_those_of_float32():
         made = objective("distill", dtype)
         optimizer = make_optimizer(config_lib.Optimizer(learning_rate=1e-3), STEPS)
         step = jax.jit(pure_step(made, optimizer))
-        state, losses = make_init(optimizer)(made.init(rng.root_key(0))), []
+        state, losses = make_init(optimizer)(tiny.weights(made.init)), []
         for batch in batches(STEPS):
             state, sums = step(made.frozen, state, batch, rng.root_key(1))
             losses.append(float(mean(made, sums)))
@@ -110,8 +111,7 @@ def test_a_tasks_logits_are_finer_than_bfloat16():
     model = TaskModel(dataclasses.replace(SHAPE, dtype="bfloat16"), 3)
     batch = next(batches(1))
     tokens = [batch[name] for name in ("input_ids", "segment_ids", "input_mask")]
-    params = model.init(jax.random.key(0), *tokens)
-    logits = model.apply(params, *tokens)
+    logits = jax.jit(model.apply)(tiny.weights(model.init, *tokens), *tokens)
     assert isinstance(logits, jax.Array) and logits.dtype == jnp.float32
     rounded = logits.astype(jnp.bfloat16).astype(jnp.float32)
     assert np.mean(np.asarray(rounded != logits)) > 0.9

@@ -21,6 +21,7 @@ from pd_jax.parallel.mesh import make_mesh
 from pd_jax.training import rng
 from pd_jax.training.optim import make_optimizer
 from pd_jax.training.step import check_batch, make_init, make_train_step
+from tests import tiny
 
 # Head sizes, layers and vocabulary divide by every axis tried here.
 SHAPE = BertConfig(vocab_size=256, layers=2, hidden=64, heads=4, intermediate=128, positions=32)
@@ -188,9 +189,9 @@ def test_one_batch_is_learnt_by_heart():
         )
         settings = config_lib.Optimizer(learning_rate=3e-3, schedule="constant")
         optimizer = make_optimizer(settings, 120)
-        state = make_init(optimizer)(made.init(rng.root_key(0)))
+        state = make_init(optimizer)(tiny.weights(made.init))
         batch = {key: jnp.asarray(value) for key, value in next(batches(1)).items()}
-        batch = made.prepare(batch, rng.root_key(2))
+        batch = jax.jit(made.prepare)(batch, rng.root_key(2))
 
         @jax.jit
         def step(state, made=made, optimizer=optimizer, batch=batch, name=name):
