@@ -23,7 +23,7 @@ install_torch() {
 }
 
 run_pytest() {
-  local command=("$venv/bin/python" -m pytest -n 2 -m "not slow" "$@")
+  local command=("$venv/bin/python" -m pytest -n 2 --dist worksteal -m "not slow" "$@")
   if command -v timeout >/dev/null; then
     # An interrupt lets pytest say which tests were running and end their processes.
     timeout --foreground --signal=INT --kill-after=60 "$tests_seconds" "${command[@]}"

@@ -1,8 +1,11 @@
 """Small real datasets and stages for tests: 59 words, and a label that can be learnt."""
 
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pd_jax import config as config_lib
@@ -99,10 +102,29 @@ def logit_store(
     )
 
 
+def weights(init: Callable[..., Any], *inputs: Any, seed: int = 0) -> Any:
+    """Returns weights at random with the shapes that `init(key, *inputs)` returns.
+
+    They are drawn as BERT's first ones, but by NumPy: to compile `init`, or its every operation,
+    takes seconds.
+    """
+    generator = np.random.default_rng(seed)
+
+    def drawn(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        name = path[-1].key
+        if name in ("kernel", "embedding"):
+            values = 0.02 * generator.normal(size=leaf.shape).clip(-2, 2)
+        else:
+            values = np.full(leaf.shape, {"scale": 1.0, "bias": 0.0}[name])
+        return jnp.asarray(values, leaf.dtype)
+
+    return jax.tree.map_with_path(drawn, jax.eval_shape(init, jax.random.key(0), *inputs))
+
+
 def stage(data: pathlib.Path, /, **changes: Any) -> config_lib.TrainStage:
     """Returns a supervised stage of 12 steps on a dataset; `changes` replace whole fields."""
     fields: dict[str, Any] = {
-        "model": {"size": "L2_H32", "heads": 2, "positions": 16},
+        "model": {"size": "L1_H32", "heads": 2, "positions": 16},
         "objective": {"kind": "classify"},
         "data": {"records": str(data), "batch": 16, "lengths": (16,)},
         "length": {"steps": 12},

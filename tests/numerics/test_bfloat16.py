@@ -16,6 +16,7 @@ from pd_jax.objectives.objective import Objective
 from pd_jax.training import rng
 from pd_jax.training.optim import make_schedule
 from pd_jax.training.step import first_state, pure_step
+from tests import tiny
 from tests.sharding import test_step
 from tests.sharding.test_step import SHAPE, batches
 
@@ -34,7 +35,7 @@ def objective(kind: str, dtype: str) -> Objective:
 
 def loss_of(made: Objective, batch: Any):
     """Returns params -> the loss of a batch, masked alike in either precision."""
-    prepared = made.prepare(batch, rng.root_key(3))
+    prepared = jax.jit(made.prepare)(batch, rng.root_key(3))
 
     return lambda params: mean(made, made.sums(params, prepared, None))
 
@@ -57,7 +58,7 @@ def equations(jaxpr: Any) -> Iterator[Any]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_losses_and_gradients_are_near_those_of_float32(kind):
     batch = next(batches(1))
-    params = objective(kind, "float32").init(rng.root_key(0))
+    params = tiny.weights(objective(kind, "float32").init)
     found = {}
     for dtype in ("float32", "bfloat16"):
         made = objective(kind, dtype)
@@ -74,7 +75,7 @@ def test_losses_and_gradients_are_near_those_of_float32(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_softmax_losses_norms_and_all_that_is_kept_are_float32(kind):
     made = objective(kind, "bfloat16")
-    state = first_state(made.init(rng.root_key(0)))
+    state = first_state(tiny.weights(made.init))
     step = pure_step(made, OPTIMIZER)
     arguments = (made.frozen, SCHEDULE, state, next(batches(1)), rng.root_key(1))
     traced = jax.make_jaxpr(step)(*arguments)
@@ -99,7 +100,7 @@ def test_losses_of_twenty_steps_follow_those_of_float32():
     for dtype in ("float32", "bfloat16"):
         made = objective("distill", dtype)
         step = jax.jit(pure_step(made, OPTIMIZER))
-        state, losses = first_state(made.init(rng.root_key(0))), []
+        state, losses = first_state(tiny.weights(made.init)), []
         for batch in batches(STEPS):
             state, sums = step(made.frozen, SCHEDULE, state, batch, rng.root_key(1))
             losses.append(float(mean(made, sums)))
@@ -111,8 +112,7 @@ def test_a_tasks_logits_are_finer_than_bfloat16():
     model = TaskModel(dataclasses.replace(SHAPE, dtype="bfloat16"), 3)
     batch = next(batches(1))
     tokens = [batch[name] for name in ("input_ids", "segment_ids", "input_mask")]
-    params = model.init(jax.random.key(0), *tokens)
-    logits = model.apply(params, *tokens)
+    logits = jax.jit(model.apply)(tiny.weights(model.init, *tokens), *tokens)
     assert isinstance(logits, jax.Array) and logits.dtype == jnp.float32
     rounded = logits.astype(jnp.bfloat16).astype(jnp.float32)
     assert np.mean(np.asarray(rounded != logits)) > 0.9

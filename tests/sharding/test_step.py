@@ -21,6 +21,7 @@ from pd_jax.parallel.mesh import make_mesh
 from pd_jax.training import rng
 from pd_jax.training.optim import AdamW, make_schedule
 from pd_jax.training.step import check_batch, first_state, make_train_step
+from tests import tiny
 
 # Head sizes, layers and vocabulary divide by every axis tried here.
 SHAPE = BertConfig(vocab_size=256, layers=2, hidden=64, heads=4, intermediate=128, positions=32)
@@ -186,9 +187,9 @@ def test_one_batch_is_learnt_by_heart():
         )
         settings = config_lib.Optimizer(learning_rate=3e-3, schedule="constant")
         adamw, schedule = AdamW(settings), make_schedule(settings, 120)
-        state = first_state(made.init(rng.root_key(0)))
+        state = first_state(tiny.weights(made.init))
         batch = {key: jnp.asarray(value) for key, value in next(batches(1)).items()}
-        batch = made.prepare(batch, rng.root_key(2))
+        batch = jax.jit(made.prepare)(batch, rng.root_key(2))
 
         @jax.jit
         def step(state, made=made, adamw=adamw, schedule=schedule, batch=batch, name=name):

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import textwrap
 
-import jax
 import numpy as np
 import pytest
 
@@ -195,7 +194,7 @@ def trained(folder):
     """A model folder with random weights, its tokenizer beside them."""
     shape = sizes.BertConfig(vocab_size=64, hidden=16, layers=1, heads=2, intermediate=32)
     one = np.ones((1, 4), np.int32)
-    params = TaskModel(shape, 2).init(jax.random.key(0), one, one, one)["params"]
+    params = tiny.weights(TaskModel(shape, 2).init, one, one, one)["params"]
     hf.save(folder, params, shape, labels=tiny.LABELS, task="classification", add=tiny.tokenizer)
 
 

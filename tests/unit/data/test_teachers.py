@@ -184,7 +184,7 @@ def other_bert(folder, vocabulary=OTHER_VOCABULARY, **more):
         vocab_size=len(OTHER_VOCABULARY), hidden=16, layers=1, heads=2, intermediate=32, **more
     )
     one = np.ones((1, 4), np.int32)
-    params = TaskModel(shape, 2).init(jax.random.key(0), one, one, one)["params"]
+    params = tiny.weights(TaskModel(shape, 2).init, one, one, one)["params"]
     named = {"labels": ("a", "b"), "task": "classification", "add": other_tokenizer}
     hf.save(folder, params, shape, **named)
 
@@ -410,7 +410,7 @@ def test_teachers_without_states_and_regressions_of_several_values_are_refused(
 def test_an_estimate_asks_a_teacher_in_a_folder(dataset, foreign, tmp_path, monkeypatch):
     shape = sizes.BertConfig(64, layers=1, hidden=8, heads=1, intermediate=8, positions=16)
     one = np.ones((1, 4), np.int32)
-    params = TaskModel(shape, 2).init(jax.random.key(0), one, one, one)["params"]
+    params = tiny.weights(TaskModel(shape, 2).init, one, one, one)["params"]
     bert = tmp_path / "bert"
     hf.save(bert, params, shape, add=load_tokenizer(tiny.tokenizer(tmp_path / "words")).save)
     stages = {

@@ -287,7 +287,7 @@ def tiny_teacher(folder, seed, shift=0.0):
     """Writes and returns a model of one layer with random weights."""
     shape = sizes.BertConfig(vocab_size=64, hidden=8, layers=1, heads=1, intermediate=16)
     one = np.ones((1, 4), np.int32)
-    params = TaskModel(shape, 2).init(jax.random.key(seed), one, one, one)["params"]
+    params = tiny.weights(TaskModel(shape, 2).init, one, one, one, seed=seed)["params"]
     params = jax.tree.map(lambda leaf: leaf + shift, params)
     settings = {"labels": tiny.LABELS, "task": "classification", "add": tiny.tokenizer}
     hf.save(folder, params, shape, **settings)

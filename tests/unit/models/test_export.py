@@ -21,6 +21,7 @@ from pd_jax.models.sizes import BertConfig, bert_config
 from pd_jax.models.weights import hf
 from pd_jax.stages import model_card
 from pd_jax.tools import export, import_weights
+from tests import tiny
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
 PIECES += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"] + ["good", "film", "."]
@@ -29,11 +30,10 @@ IDS = np.zeros((1, 4), np.int32)
 
 def make_model(kind: str, config: BertConfig) -> hf.SavedModel:
     """Returns a model whose weights are five times BERT's first ones, so that it is not linear."""
-    key = jax.random.key(0)
     if kind == "task":
-        made = TaskModel(config, 3).init(key, IDS, IDS, IDS)["params"]
+        made = tiny.weights(TaskModel(config, 3).init, IDS, IDS, IDS)["params"]
     else:
-        made = PretrainingModel(config).init(key, IDS, IDS, IDS, IDS)["params"]
+        made = tiny.weights(PretrainingModel(config).init, IDS, IDS, IDS, IDS)["params"]
     made = jax.tree.map(lambda leaf: np.asarray(leaf) * (5 if leaf.ndim > 1 else 1), made)
     if kind == "encoder":
         made = {"bert": made["bert"]}

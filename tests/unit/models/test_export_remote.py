@@ -3,7 +3,6 @@
 import pathlib
 from typing import Any, ClassVar
 
-import jax
 import numpy as np
 import pytest
 from etils import epath
@@ -17,6 +16,7 @@ from pd_jax.models.export import programs, write
 from pd_jax.models.heads import TaskModel
 from pd_jax.models.sizes import BertConfig
 from pd_jax.models.weights import hf
+from tests import tiny
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
 IDS = np.zeros((1, 4), np.int32)
@@ -52,7 +52,7 @@ def test_an_export_to_a_bucket_is_compared_as_a_local_one(
     for package in ("torch", "transformers", "onnxruntime"):
         pytest.importorskip(package)
     config = BertConfig(len(PIECES), layers=1, hidden=16, heads=2, intermediate=24, positions=32)
-    params = dict(TaskModel(config, 2).init(jax.random.key(0), IDS, IDS, IDS)["params"])
+    params = dict(tiny.weights(TaskModel(config, 2).init, IDS, IDS, IDS)["params"])
     fingerprint = hf.fingerprint(params, config, labels=("no", "yes"), task="classification")
     model = hf.SavedModel(config, params, ("no", "yes"), "classification", fingerprint)
     (tmp_path / "vocab.txt").write_text("".join(f"{piece}\n" for piece in PIECES))

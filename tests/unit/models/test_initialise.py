@@ -241,7 +241,7 @@ def test_positions_begin_as_sinusoids_of_the_other_weights_power() -> None:
 
     def first(kind: str) -> dict[str, np.ndarray]:
         model = PretrainingModel(dataclasses.replace(config, position_init=kind))
-        params = model.init(jax.random.key(1), IDS, IDS, IDS, IDS)["params"]
+        params = tiny.weights(model.init, IDS, IDS, IDS, IDS, seed=1)["params"]
         return {path: np.asarray(leaf) for path, leaf in layout.flatten(params).items()}
 
     drawn, waves = first("normal"), first("sinusoidal")
@@ -261,7 +261,7 @@ def test_a_stage_computes_as_the_model_it_begins_as(tmp_path: pathlib.Path) -> N
         68, layers=2, hidden=32, heads=2, intermediate=128, positions=16, gelu="tanh",
         norm_epsilon=1e-6,
     )  # fmt: skip
-    params = PretrainingModel(released).init(jax.random.key(0), IDS, IDS, IDS, IDS)["params"]
+    params = tiny.weights(PretrainingModel(released).init, IDS, IDS, IDS, IDS)["params"]
     hf.save(tmp_path / "released", params, released, add=made.save)
     released_at = config_lib.Init(source=str(tmp_path / "released"))
     stage = tiny.stage(tmp_path / "set", init=released_at, length={"steps": 1})

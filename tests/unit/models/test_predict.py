@@ -20,6 +20,7 @@ from pd_jax.models.heads import PretrainingModel, TaskModel
 from pd_jax.models.sizes import BertConfig
 from pd_jax.models.weights import hf
 from pd_jax.tools import predict
+from tests import tiny
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS)]
@@ -202,7 +203,7 @@ def test_faults_are_named_and_leave_no_output(model: pathlib.Path, tmp_path: pat
     with pytest.raises(SourceError, match=r"in\.jsonl:2"):
         predict.main(["--model", str(model), "--input", str(tmp_path / "in.jsonl"), *output])
     assert sorted(item.name for item in tmp_path.iterdir()) == ["in.jsonl", "model", "vocab.txt"]
-    made = PretrainingModel(CONFIG).init(jax.random.key(0), IDS, IDS, IDS, IDS)["params"]
+    made = tiny.weights(PretrainingModel(CONFIG).init, IDS, IDS, IDS, IDS)["params"]
     hf.save(tmp_path / "pre", made, CONFIG, add=load_tokenizer(model).save)
     with pytest.raises(ConfigError, match="pre has no classifier"):
         predict.main(["--model", str(tmp_path / "pre"), *output])

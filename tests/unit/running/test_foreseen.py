@@ -8,7 +8,6 @@ import re
 import sys
 from typing import Any
 
-import jax
 import pytest
 from etils import epath
 
@@ -30,7 +29,7 @@ SHAPE = {"size": "L1_H8", "heads": 2, "intermediate": 8, "positions": 16}
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
     shape = sizes.BertConfig(64, layers=1, hidden=8, heads=2, intermediate=8, positions=16)
-    params = TaskModel(shape, 3).init(jax.random.key(0), *dummy_inputs())["params"]
+    params = tiny.weights(TaskModel(shape, 3).init, *dummy_inputs())["params"]
     folder = tmp_path_factory.mktemp("models") / "teacher"
     hf.save(folder, params, shape, add=tiny.tokenizer)
     return str(folder)
@@ -181,7 +180,7 @@ def with_words(folder: pathlib.Path, prefix: str) -> str:
         (folder / "vocab.txt").write_text("\n".join(words) + "\n")
 
     shape = sizes.BertConfig(64, layers=1, hidden=8, heads=2, intermediate=8, positions=16)
-    params = TaskModel(shape, 2).init(jax.random.key(0), *dummy_inputs())["params"]
+    params = tiny.weights(TaskModel(shape, 2).init, *dummy_inputs())["params"]
     hf.save(folder, params, shape, add=tokenizer)
     return str(folder)
 

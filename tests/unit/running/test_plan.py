@@ -5,7 +5,6 @@ import json
 import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from etils import epath
@@ -323,7 +322,7 @@ def with_teacher(
 
 def test_a_teacher_in_a_folder_says_its_task_and_shape(tmp_path: pathlib.Path) -> None:
     shape = sizes.BertConfig(64, layers=2, hidden=8, heads=1, intermediate=8, positions=16)
-    params = TaskModel(shape, 3).init(jax.random.key(0), *dummy_inputs())["params"]
+    params = tiny.weights(TaskModel(shape, 3).init, *dummy_inputs())["params"]
     tokenizer = load_tokenizer(tiny.tokenizer(tmp_path / "words"))
     folder = tmp_path / "teacher"
     hf.save(folder, params, shape, add=tokenizer.save)  # as many of the hub, without a task
@@ -349,7 +348,7 @@ def test_labels_that_do_not_go_together_are_told_before_anything_is_labelled(
     tmp_path: pathlib.Path,
 ) -> None:
     shape = sizes.BertConfig(64, layers=1, hidden=8, heads=1, intermediate=8, positions=16)
-    params = TaskModel(shape, 2).init(jax.random.key(0), *dummy_inputs())["params"]
+    params = tiny.weights(TaskModel(shape, 2).init, *dummy_inputs())["params"]
     tokenizer = load_tokenizer(tiny.tokenizer(tmp_path / "words"))
     folder = tmp_path / "teacher"
     hf.save(folder, params, shape, add=tokenizer.save)  # its outputs are LABEL_0 and LABEL_1
@@ -443,7 +442,7 @@ def test_an_estimate_takes_no_speed_of_another_vocabulary(tmp_path: pathlib.Path
     for words in (64, 65):
         folder = tmp_path / "work" / "stages" / f"done-{words}"
         shape = sizes.BertConfig(words, layers=1, hidden=8, heads=1, intermediate=8, positions=16)
-        params = TaskModel(shape, 2).init(jax.random.key(0), *dummy_inputs())["params"]
+        params = tiny.weights(TaskModel(shape, 2).init, *dummy_inputs())["params"]
         hf.save(folder / "model", params, shape)
         done = {"kind": "train", "steps": 100, "seconds": 100 * words}
         files.write_json(folder / "done.json", done)

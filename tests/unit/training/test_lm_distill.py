@@ -37,7 +37,7 @@ def test_cosines_by_hand():
 
 def pretrained(seed: int, shape=SHAPE):
     zeros = jnp.zeros((1, 1), jnp.int32)
-    return PretrainingModel(shape).init(jax.random.key(seed), *dummy_inputs(), zeros)["params"]
+    return tiny.weights(PretrainingModel(shape).init, *dummy_inputs(), zeros, seed=seed)["params"]
 
 
 def made(params, **changes):
@@ -57,8 +57,11 @@ def batch():
 def test_the_three_terms_over_the_tokens_they_are_meant_for(positions):
     params, others = pretrained(0), pretrained(1)
     objective = made(params, positions=positions)
-    prepared = objective.teach(objective.frozen, objective.prepare(batch(), jax.random.key(2)))
-    same = objective.sums(params, prepared, None)
+    prepared = jax.jit(
+        lambda frozen, key: objective.teach(frozen, objective.prepare(batch(), key))
+    )(objective.frozen, jax.random.key(2))
+    sums = jax.jit(objective.sums)
+    same = sums(params, prepared, None)
     masked = 2 + 1 + 2 + 1 + 2  # 15 % of 12, 9, 12, 5 and 12 tokens; the last row weighs nothing
     tokens = 12 + 9 + 12 + 5 + 12
     counts = {"mlm_loss": masked, "soft_loss": tokens if positions == "all" else masked}
@@ -69,10 +72,11 @@ def test_the_three_terms_over_the_tokens_they_are_meant_for(positions):
     assert same["agreement"][0] == same["agreement"][1]
     assert dict(objective.terms) == {"soft_loss": 5.0, "mlm_loss": 2.0, "cosine_loss": 1.0}
     assert all(map(notation.lower_is_better, objective.terms))
-    found = objective.sums(others, prepared, None)
+    found = sums(others, prepared, None)
     # The soft loss again, in NumPy and float64, from both models' logits.
     inputs = [prepared[name] for name in ("input_ids", "segment_ids", "input_mask", "positions")]
-    student = np.float64(PretrainingModel(SHAPE).apply({"params": others}, *inputs)[0]) / 2
+    apply = jax.jit(PretrainingModel(SHAPE).apply)
+    student = np.float64(apply({"params": others}, *inputs)[0]) / 2
     teacher = np.float64(prepared["teacher_logits"]) / 2
 
     def logs(logits):
@@ -105,6 +109,7 @@ def test_a_student_learns_its_teachers_language(tmp_path):
     hf.save(tmp_path / "teacher", params, deep, add=tiny.tokenizer)
     stage = tiny.stage(
         tmp_path / "set",
+        model={"size": "L2_H32", "heads": 2, "positions": 16},
         objective={"kind": "lm_distill", "teacher": str(tmp_path / "teacher")},
         init={"source": str(tmp_path / "teacher"), "layers": (0, 3)},
         compute={"micro_batches": 2},

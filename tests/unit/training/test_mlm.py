@@ -1,5 +1,7 @@
 """Masking statistics over more than 1e5 tokens, whole words, and the gathered loss by hand."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from pd_jax.evaluation.evaluate import evaluate
 from pd_jax.models.sizes import BertConfig
 from pd_jax.objectives.mlm import Vocabulary, make_mlm, mask_tokens, predictions_per_row
 from pd_jax.parallel.mesh import mesh_for
+from tests import tiny
 
 SIZE, PAD, CLS, SEP, MASK = 1000, 0, 1, 2, 3
 STARTS = np.arange(SIZE) % 3 != 0  # every third piece continues a word
@@ -28,14 +31,10 @@ def random_batch(rows: int, length: int, *, seed: int = 0) -> tuple[jax.Array, j
 
 
 def masked(ids, mask, *, seed: int = 1, whole_word: bool = False, rate: float = 0.15):
-    return mask_tokens(
-        ids,
-        mask,
-        jax.random.key(seed),
-        vocabulary=VOCABULARY,
-        mask_rate=rate,
-        whole_word=whole_word,
+    draw = functools.partial(
+        mask_tokens, vocabulary=VOCABULARY, mask_rate=rate, whole_word=whole_word
     )
+    return jax.jit(draw)(ids, mask, jax.random.key(seed))
 
 
 def test_shares_are_fifteen_percent_and_eighty_ten_ten():
@@ -173,7 +172,7 @@ def small(**changes) -> BertConfig:
 
 def test_loss_is_the_mean_over_chosen_positions_and_padding_does_not_count():
     objective = make_mlm(config_lib.MaskedLanguageModel(), small(), VOCABULARY)
-    params = objective.init(jax.random.key(0))
+    params = tiny.weights(objective.init)
     ids, mask = random_batch(4, 32)
     batch = {
         "input_ids": ids,
@@ -181,8 +180,9 @@ def test_loss_is_the_mean_over_chosen_positions_and_padding_does_not_count():
         "segment_ids": jnp.zeros_like(ids),
         "weight": jnp.asarray([1.0, 1.0, 1.0, 0.0]),
     }
-    prepared = objective.prepare(batch, jax.random.key(5))
-    total, count = objective.sums(params, prepared, None)["mlm_loss"]
+    prepared = jax.jit(objective.prepare)(batch, jax.random.key(5))
+    sums = jax.jit(objective.sums)
+    total, count = sums(params, prepared, None)["mlm_loss"]
     assert count == np.asarray(prepared["prediction_weights"])[:3].sum()
     # At initialisation every token is about equally likely: log(1000) = 6.91 nats.
     assert total / count == pytest.approx(np.log(SIZE), abs=0.1)
@@ -197,7 +197,7 @@ def test_loss_is_the_mean_over_chosen_positions_and_padding_does_not_count():
         prepared["prediction_weights"],
         prepared["targets"],
     )
-    again, _ = objective.sums(params, wider, None)["mlm_loss"]
+    again, _ = sums(params, wider, None)["mlm_loss"]
     assert again == pytest.approx(float(total), rel=1e-5)
 
 
