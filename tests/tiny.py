@@ -124,7 +124,7 @@ def weights(init: Callable[..., Any], *inputs: Any, seed: int = 0) -> Any:
 def stage(data: pathlib.Path, /, **changes: Any) -> config_lib.TrainStage:
     """Returns a supervised stage of 12 steps on a dataset; `changes` replace whole fields."""
     fields: dict[str, Any] = {
-        "model": {"size": "L1_H32", "heads": 2, "positions": 16},
+        "model": {"size": "L2_H32", "heads": 2, "positions": 16},
         "objective": {"kind": "classify"},
         "data": {"records": str(data), "batch": 16, "lengths": (16,)},
         "length": {"steps": 12},

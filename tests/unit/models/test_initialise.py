@@ -241,7 +241,7 @@ def test_positions_begin_as_sinusoids_of_the_other_weights_power() -> None:
 
     def first(kind: str) -> dict[str, np.ndarray]:
         model = PretrainingModel(dataclasses.replace(config, position_init=kind))
-        params = tiny.weights(model.init, IDS, IDS, IDS, IDS, seed=1)["params"]
+        params = model.init(jax.random.key(1), IDS, IDS, IDS, IDS)["params"]
         return {path: np.asarray(leaf) for path, leaf in layout.flatten(params).items()}
 
     drawn, waves = first("normal"), first("sinusoidal")

@@ -45,7 +45,7 @@ def test_a_stage_says_its_own(tmp_path, monkeypatch):
     folder.mkdir()
     done = run_train(tiny.stage(data.folder), Context("train", folder, tiny.run_options()))
     assert done.megabytes > 0
-    shape = BertConfig(vocab_size=64, layers=1, hidden=32, heads=2, intermediate=128, positions=16)
+    shape = BertConfig(vocab_size=64, layers=2, hidden=32, heads=2, intermediate=128, positions=16)
     per_step = step_flops(forward_flops(shape, rows=16, length=16, outputs=2))
     assert done.utilisation["flops"] == 11 * per_step  # the first step was compiled
     assert 0 < done.utilisation["mfu"] < 1
