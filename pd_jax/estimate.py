@@ -41,6 +41,7 @@ from pd_jax.stages.objectives import Facts, make_objective
 from pd_jax.stages.predict import make_predict
 from pd_jax.stages.torch_teacher import load_torch
 from pd_jax.training import ahead, rng
+from pd_jax.training.optim import make_schedule
 from pd_jax.workdir import CONFIG, DONE, OUTPUT
 
 _MEASURED_STEPS = 3
@@ -278,11 +279,11 @@ def measure(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> floa
         jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), tree)
         for tree in (objective.frozen, made.state, shapes)
     )
-    key = rng.root_key(stage.seed)
+    schedule, key = make_schedule(stage.optimizer, _MEASURED_STEPS), rng.root_key(stage.seed)
 
     def once() -> Any:
         nonlocal state
-        state, sums = step(frozen, state, batch, key)
+        state, sums = step(frozen, schedule, state, batch, key)
         return sums
 
     return _seconds_of(once)

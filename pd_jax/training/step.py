@@ -38,7 +38,9 @@ class Step:
 
     def trace(self, state: Any, batch: Any, root: Any) -> jax.stages.Traced:
         """Returns the step traced for arrays or for shapes."""
-        return self.jitted.trace(self.frozen, self.schedule, state, batch, root)
+        # An array lies on a device, which a mesh that is not here does not have.
+        schedule = jax.eval_shape(lambda: self.schedule)
+        return self.jitted.trace(self.frozen, schedule, state, batch, root)
 
     def norms(self, state: TrainState) -> dict[str, jax.Array]:
         """Returns the norms of a state, by a program of their own."""

@@ -65,6 +65,19 @@ def test_the_rate_that_is_reported_is_the_one_applied_also_after_skipped_steps()
     np.testing.assert_allclose(reported, applied, rtol=1e-6)
 
 
+def test_one_program_serves_every_rate_and_length():
+    made = objective()
+    mesh = make_mesh(config_lib.Mesh(), jax.devices()[:1])
+    at = sharding.assign(first(made), sharding.RULES, mesh)
+
+    def program(rate: float, steps: int) -> str:
+        settings = dataclasses.replace(SETTINGS, learning_rate=rate)
+        step = make_train_step(made, settings, steps=steps, mesh=mesh, state_sharding=at)
+        return step.trace(first(made), batch(), rng.root_key(0)).lower().as_text()
+
+    assert program(0.1, STEPS) == program(0.3, 7 * STEPS)
+
+
 def test_runs_of_one_program_have_the_sums_and_norms_that_they_have_alone():
     made = objective()
     mesh = make_mesh(config_lib.Mesh(), jax.devices()[:1])
