@@ -2,7 +2,7 @@
 
 python -m benchmarks.label [--sizes=Tiny,Mini,Small]
 
-Ours batches rows by length, as the label stage does, padded to multiples of four. Stock pads every
+Ours batches rows by length, as the label stage does, padded to multiples of eight. Stock pads every
 batch to 128, as the example scripts do; tuned sorts all rows by length and pads to the longest.
 All use float32, the same weights and the same rows. The processes of ours and of tuned torch keep
 freed memory (`pd_jax.allocation`); stock's do not.
@@ -19,11 +19,12 @@ from benchmarks import side_by_side, texts, theirs
 from benchmarks.material import LABELS, LENGTH
 from benchmarks.side_by_side import Case
 from benchmarks.texts import BATCH, ROWS, STOCK_SHARE, Work
+from configs import common
 from pd_jax import config as config_lib
 from pd_jax.data.feed.batches import evaluation_batches
 from pd_jax.data.records.dataset import Dataset
 
-LENGTHS = tuple(range(4, LENGTH + 1, 4))
+LENGTHS = common.lengths(LENGTH)
 
 
 def make_ours(work: Work):

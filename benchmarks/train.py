@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks import material, side_by_side, theirs
 from benchmarks.side_by_side import Case
+from configs import common
 from pd_jax import config as config_lib
 from pd_jax.data.feed.batches import make_feed
 from pd_jax.data.logits.store import LogitStore
@@ -31,7 +32,7 @@ STEPS = {"Tiny": 8, "Mini": 4, "Small": 2}
 STOCK_SHARE = 4
 """Stock does only this share of the rows that the others do, and is compared by its rate."""
 WINDOW = 64 * BATCH
-LENGTHS = tuple(range(8, material.LENGTH + 1, 8))
+LENGTHS = common.lengths(material.LENGTH)
 REAL = {"distil": "IMDb", "fine-tune": "SST-2"}
 
 Made = tuple[Callable[[], Any], float]

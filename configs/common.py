@@ -225,6 +225,13 @@ def _records(source, tokenizer: str, max_length: int, examples: dict, **changes)
     }
 
 
+def lengths(longest: int, step: int = 8) -> tuple[int, ...]:
+    """Returns the padded lengths that waste little on text of any length: every `step` tokens up to
+    the longest. Each is a program, compiled when a batch first has it.
+    """
+    return (*range(step, longest, step), longest)
+
+
 def data(records: str, batch: int, lengths: tuple[int, ...], **changes) -> dict:
     """Returns what a training stage reads."""
     return {"records": records, "batch": batch, "lengths": lengths, **changes}

@@ -12,7 +12,7 @@ from etils import epath
 from pd_jax import config
 from pd_jax.errors import ConfigError
 
-_PADDED = (32, 64, 128, 256, 512)
+_PADDED = (*range(16, 129, 16), 192, 256, 384, 512)
 """Padded lengths: each is compiled once, and batches of short rows use the shorter ones."""
 
 

@@ -180,11 +180,12 @@ def test_rows_are_not_cut_unless_asked_or_the_teacher_reads_less(dataset, tmp_pa
 
 
 def test_texts_are_read_up_to_what_their_teacher_can_read(tmp_path):
-    assert label_tool._lengths(None, str(tmp_path / "none")) == (32, 64, 128, 256, 512)
+    everything = (16, 32, 48, 64, 80, 96, 112, 128, 192, 256, 384, 512)
+    assert label_tool._lengths(None, str(tmp_path / "none")) == everything
     (tmp_path / "config.json").write_text('{"max_position_embeddings": 514}')
-    assert label_tool._lengths(None, str(tmp_path)) == (32, 64, 128, 256, 512)
+    assert label_tool._lengths(None, str(tmp_path)) == everything
     (tmp_path / "config.json").write_text('{"max_position_embeddings": 40}')
-    assert label_tool._lengths(None, str(tmp_path)) == (32, 40)
+    assert label_tool._lengths(None, str(tmp_path)) == (16, 32, 40)
 
 
 # ---- the command, and SIGKILL ------------------------------------------------------------------
