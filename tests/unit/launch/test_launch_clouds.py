@@ -194,11 +194,22 @@ def test_sky_job_recovers_and_gets_its_flags() -> None:
     # MOUNT has no appends.
     assert task["file_mounts"]["/runs"]["mode"] == "MOUNT_CACHED"
     assert {"name", "num_nodes", "workdir", "envs", "file_mounts", "setup", "run"} <= set(task)
-    (command,) = planned("launch/sky.sh", "--name=n", "--bucket=b", "--nodes=2", JOB[0], ODD)
+    nodes = ("--nodes=2", "--workdir=gs://b/run")
+    (command,) = planned("launch/sky.sh", "--name=n", "--bucket=b", *nodes, JOB[0], ODD)
     assert command[:4] == ["sky", "jobs", "launch", "launch/sky.yaml"]
     given = dict(word.split("=", 1) for word in command if re.match("[A-Z]+=", word))
     assert set(given) <= set(task["envs"])
     assert shlex.split(given["ARGUMENTS"]) == [JOB[0], ODD]
+    assert given["WORKDIR"] == "gs://b/run"
+
+
+def test_sky_nodes_share_no_mount() -> None:
+    script = ["bash", LAUNCH / "sky.sh", "--dry-run", "--name=n", "--bucket=b", JOB[0]]
+    alone = subprocess.run(script, capture_output=True, text=True)
+    assert alone.returncode == 0 and "WORKDIR=/runs/pd_jax" in alone.stderr
+    several = subprocess.run([*script, "--nodes=2"], capture_output=True, text=True)
+    assert several.returncode == 2
+    assert "error: --nodes=2 needs --workdir=gs://BUCKET/RUN" in several.stderr
 
 
 def test_sky_installs_a_python_where_the_image_has_none_of_ours(tmp_path: pathlib.Path) -> None:
@@ -239,6 +250,7 @@ def test_sky_processes_find_each_other(tmp_path: pathlib.Path) -> None:
             "SKYPILOT_NUM_NODES": "2",
             "SKYPILOT_NODE_RANK": "1",
             "ARGUMENTS": shlex.join([JOB[0], ODD]),
+            "WORKDIR": "gs://b/run",
         },
         capture_output=True,
         text=True,
@@ -247,4 +259,4 @@ def test_sky_processes_find_each_other(tmp_path: pathlib.Path) -> None:
     assert {"PD_JAX_COORDINATOR=10.0.0.1:8476", "PD_JAX_PROCESSES=2", "PD_JAX_PROCESS_ID=1"} <= set(
         lines
     )
-    assert lines[-3:] == ["--workdir=/runs/pd_jax", JOB[0], ODD]
+    assert lines[-3:] == ["--workdir=gs://b/run", JOB[0], ODD]
