@@ -36,8 +36,10 @@ class Source:
     columns: tuple[str, ...] = ()
     """The columns' names in TSV and CSV files that have no header."""
     broken_rows: Literal["refuse", "skip"] = "refuse"
-    """What becomes of a TSV or CSV row with too few or too many columns, and of a JSONL or Parquet
-    row whose text is null or not text.
+    """What becomes of a TSV or CSV row with too few or too many columns; of a row of any other
+    table whose text is null or not text; of a JSONL line that is not a JSON object; of a line that
+    is not UTF-8; and of a row longer than 16 MiB (but in CSV, where its end is not known). A label
+    that is not one of the task's, or null, is always refused.
     """
     rows: Positive | None = None
 

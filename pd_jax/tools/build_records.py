@@ -21,14 +21,22 @@ import typing
 from collections.abc import Sequence
 
 from pd_jax import config, locks, processes
-from pd_jax.data.building import beam, estimates, plans
+from pd_jax.data.building import beam, estimates, places, plans
 from pd_jax.data.building.build import Run, Share, build_share
 from pd_jax.data.records import manifest
 from pd_jax.data.records.dataset import Dataset
 from pd_jax.data.records.doubts import doubts
 from pd_jax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from pd_jax.errors import ConfigError
+from pd_jax.progress import warn
 from pd_jax.tools import command, options
+
+_KINDS = {
+    "duplicates": "duplicates",
+    "excluded": "texts of evaluation sets",
+    "broken_rows": "broken rows",
+}
+"""What is left out of a dataset, in words."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _print_estimate(stage, tokenizer, workers)
     began = time.monotonic()
     share = _share(arguments)
+    places.check(arguments.output, tokenizer)  # before the lock makes the folder
     part = f"part {share.index} of {share.of} of the dataset in {arguments.output}"
     with locks.held(f"{arguments.output}/.part-{share.index}-of-{share.of}.lock", part):
         made = build_share(
@@ -74,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     dataset, layout = Dataset.open(arguments.output), stage.examples.layout
     for doubt in doubts(dataset, unk_id=tokenizer.unk_id, layout=layout):
-        command.warn(doubt)
+        warn(doubt)
     print(_summary(made, arguments.output, time.monotonic() - began))
     return 0
 
@@ -100,7 +109,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--deduplicate", action="store_true", help="keep the first of equal rows or documents")
     add("--exclude", nargs="+", default=[], metavar="FILE", help="leave out text of these files")
     add("--exclude-text-column", metavar="NAME", help="their text column (default: the input's)")
-    add("--exclude-pair-column", metavar="NAME", help="their column of second texts")
+    add(
+        "--exclude-pair-column",
+        metavar="NAME",
+        help="their column of second texts (default: the input's)",
+    )
     add("--shards", type=int, help="number of files (default: one for each 8 MB of text)")
     add("--workers", type=options.at_least(1), help="processes (default: all cores)")
     add("--beam", nargs="+", metavar="KEY=VALUE", help="build on Apache Beam, with these options")
@@ -135,7 +148,7 @@ def _stage(arguments: argparse.Namespace) -> config.RecordsStage:
     excluded = config.Source(
         path="",
         text=arguments.exclude_text_column or arguments.text_column,
-        pair=arguments.exclude_pair_column,
+        pair=arguments.exclude_pair_column or arguments.pair_column,
     )
     stage = config.RecordsStage(
         source=source,
@@ -181,10 +194,8 @@ def _summary(made: manifest.Manifest, folder: str, seconds: float) -> str:
     left_out = made.arguments.get("left_out")
     without = ""
     if left_out:
-        without = (
-            f", without {left_out['duplicates']:,} duplicates and {left_out['excluded']:,} texts of"
-            " evaluation sets"
-        )
+        kinds = [f"{left_out[kind]:,} {name}" for kind, name in _KINDS.items() if kind in left_out]
+        without = f", without {' and '.join(kinds)}"
     return (
         f"{made.rows:,} examples, {made.tokens:,} tokens in {len(made.shards)} shards{without}, in"
         f" {seconds:.1f} s: {folder} (fingerprint {made.fingerprint})"

@@ -8,8 +8,9 @@ r"""Imports a teacher's outputs that other programs wrote into a logit store of 
 Files are JSONL, CSV, TSV or Parquet, or an .npy array with a file that names its rows. Rows are
 joined to the dataset by text (with --pair-column: both) or by id. Without --values, each label has
 a column of its own; with it, one column has a list of numbers, an object of numbers by label, or
-what transformers' pipelines answer with `top_k=None`: [{"label": ..., "score": ...}, ...]. A row
-that is repeated with the same numbers (but for rounding) counts once; one that contradicts another
+what transformers' pipelines answer with `top_k=None`: [{"label": ..., "score": ...}, ...].
+Probabilities of classes may be rounded to two decimals; they are divided by their sum. A row that
+is repeated with the same numbers (but for rounding) counts once; one that contradicts another
 counts as missing, and so does a row of the dataset that no file mentions.
 """
 
@@ -208,7 +209,13 @@ def _parser() -> argparse.ArgumentParser:
     key.add_argument("--id-column", metavar="NAME", help="join by id: 32 hexadecimal digits")
     add("--pair-column", metavar="NAME", help="column of second texts")
     kinds = ("logits", "probabilities", "labels")
-    add("--kind", choices=kinds, default="logits", help="what the numbers are (default: logits)")
+    add(
+        "--kind",
+        choices=kinds,
+        default="logits",
+        help="what the numbers are; probabilities of classes are divided by their sum, which may"
+        " be off by 0.01 for each (default: %(default)s)",
+    )
     add("--values", metavar="NAME", help="column of a list, of numbers by label, or of the label")
     names = {"type": options.names, "default": (), "metavar": "A,B"}
     add("--columns", **names, help="columns of the labels, if named otherwise")

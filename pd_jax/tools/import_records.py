@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from etils import epath
 
 from pd_jax import config, locks
-from pd_jax.data.building import build
+from pd_jax.data.building import build, places
 from pd_jax.data.records import foreign
-from pd_jax.data.text import corpora
+from pd_jax.data.text import corpora, paths
 from pd_jax.data.tokenizers import tokenizer as tokenizer_lib
 from pd_jax.progress import Progress
 from pd_jax.tools import command, options
@@ -30,28 +30,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Raises:
       ConfigError: where the name cannot name shards, or a task lacks its labels' names.
-      SourceError: where a file is missing.
+      SourceError: where a file is missing, or named twice.
       RecordsError: where one would be overwritten, is damaged, or does not fit tokenizer or task.
     """
     arguments = _parser().parse_args(argv)
     foreign.check(arguments.name, arguments.task, arguments.labels)
-    paths = [path for pattern in arguments.files for path in corpora.expanded(pattern)]
+    found = [path for pattern in arguments.files for path in corpora.expanded(pattern)]
+    paths.check(found)
     folder = epath.Path(arguments.output)
-    foreign.check_places(paths, folder, arguments.name)
+    foreign.check_places(found, folder, arguments.name)
     tokenizer = tokenizer_lib.load_tokenizer(arguments.tokenizer)
-    print(f"importing {len(paths)} files into {folder}, one shard each", file=sys.stderr)
+    places.check(folder, tokenizer)
+    print(f"importing {len(found)} files into {folder}, one shard each", file=sys.stderr)
     with locks.held(folder / ".lock", f"the dataset in {folder}"):
         if not build.finished_with(folder, tokenizer):
             build.begin(folder, tokenizer)
-        with Progress("importing", len(paths), unit="files") as progress:
+        with Progress("importing", len(found), unit="files") as progress:
             made = foreign.import_records(
-                paths,
+                found,
                 folder,
                 name=arguments.name,
                 tokenizer=tokenizer,
                 task=arguments.task,
                 labels=arguments.labels,
-                workers=min(arguments.workers, len(paths)),
+                workers=min(arguments.workers, len(found)),
                 shown=lambda shard: progress.advance(1, rows=shard.rows),
             )
     print(f"made a dataset of {made.rows} rows and {made.tokens} tokens in {folder}")

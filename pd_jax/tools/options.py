@@ -23,13 +23,20 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     formats = typing.get_args(config.TextFormat)
     add("--format", choices=formats, default="auto", help="default: by file ending")
     add("--text-column", default="text", metavar="NAME", help="default: %(default)s")
+    add(
+        "--columns",
+        type=names,
+        default=(),
+        metavar="A,B",
+        help="names of the columns of a TSV or CSV file without a header",
+    )
     add("--rows", type=at_least(1), metavar="N", help="read the first N rows or documents only")
     add_skip_broken_rows(parser)
 
 
 def add_skip_broken_rows(parser: argparse.ArgumentParser) -> None:
     """Adds the argument by which broken rows are left out."""
-    kinds = "with too few or too many columns, or null for text"
+    kinds = "with too few or too many columns, null for text, no JSON, no UTF-8, or over 16 MiB"
     parser.add_argument(
         "--skip-broken-rows", action="store_true", help=f"leave out and count rows {kinds}"
     )
@@ -45,6 +52,7 @@ def source_from(
         text=arguments.text_column,
         pair=pair,
         label=label,
+        columns=arguments.columns,
         broken_rows="skip" if arguments.skip_broken_rows else "refuse",
         rows=arguments.rows,
     )

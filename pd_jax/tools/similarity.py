@@ -80,7 +80,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--sample-rows", type=count, default=100_000, help="rows of each set, drawn evenly")
     add("--seed", type=options.at_least(0), default=0, help="decides which rows are drawn")
     add("--select", type=count, metavar="N", help="write the N rows nearest to the labelled set")
-    add("--output", metavar="FILE", help="where they go: a line each, or TSV if they are pairs")
+    add(
+        "--output",
+        metavar="FILE",
+        help="where they go: a line each; a TSV file with a header if they are pairs, or its name"
+        " ends in .tsv",
+    )
     return parser
 
 
@@ -130,6 +135,8 @@ def _select(
     with replaced(epath.Path(arguments.output)) as stream:
         if source.pair is not None:
             stream.write(b"text\tpair\n")
+        elif arguments.output.endswith(".tsv"):
+            stream.write(b"text\n")
         for row in wanted:
             texts = [row.text] if row.pair is None else [row.text, row.pair]
             # A row takes one line, so white space of any other kind becomes a space.

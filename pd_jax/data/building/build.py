@@ -14,10 +14,18 @@ from etils import epath
 
 from pd_jax import config, processes
 from pd_jax.config.reading import to_json
-from pd_jax.data.building import filters, layouts
-from pd_jax.data.building.plans import Plan, Task, check, make_plan
+from pd_jax.data.building import filters, layouts, places
+from pd_jax.data.building.plans import (
+    FILTERS_FOLDER,
+    Plan,
+    Task,
+    check,
+    kinds_left_out,
+    make_plan,
+)
 from pd_jax.data.records import manifest, shards
 from pd_jax.data.text import corpora
+from pd_jax.data.text.broken import Skipped
 from pd_jax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from pd_jax.errors import RecordsError, SourceError, TokenizerError
 from pd_jax.progress import Progress
@@ -51,7 +59,8 @@ def build_records(
 
     Raises:
       ConfigError: where `name` cannot name shards, or task and columns do not fit each other.
-      SourceError: on text or labels that cannot be used, naming file and line.
+      SourceError: on text or labels that cannot be used, naming file and line, or where a source
+        changes meanwhile.
       RecordsError: where the folder cannot be written, or a worker process was killed.
     """
     run = functools.partial(processes.run, workers=workers or len(processes.available_cores()))
@@ -80,6 +89,7 @@ def build_share(
     """
     manifest.check_name(name)
     check(stage)
+    places.check(folder, tokenizer)
     plan = make_plan(stage, tokenizer, folder, name=name)
     mine = [task for task in plan.tasks if task.index % share.of == share.index]
     done = {task.index: whole for task in mine if (whole := task.whole()) is not None}
@@ -90,6 +100,7 @@ def build_share(
         all_names = _prepare_filters(plan, run)
         missing = [dataclasses.replace(task, all_names=all_names) for task in missing]
         done |= {task.index: info for task, info in _each(build_shard, missing, run)}
+        _check_unchanged(plan, missing)
     for task in plan.tasks:
         if task.index not in done:
             whole = task.whole()
@@ -106,58 +117,62 @@ def build_share(
 
 
 def begin(folder: epath.PathLike, tokenizer: Tokenizer) -> None:
-    """Prepares a folder for a build with this tokenizer.
+    """Prepares a folder for a build with this tokenizer, which `places.check` allows.
 
     An earlier manifest is removed first: shards and tokenizers of two builds must never pass for
     one dataset.
-
-    Raises:
-      RecordsError: where it is something else's.
     """
-    manifest.check_replaceable(folder, "pd_jax records", RecordsError)
     (epath.Path(folder) / manifest.FILE).unlink(missing_ok=True)
     tokenizer.save(epath.Path(folder) / manifest.TOKENIZER_FOLDER)
 
 
 def finished_with(folder: epath.PathLike, tokenizer: Tokenizer) -> bool:
     """Returns whether a folder holds a finished dataset with this tokenizer."""
-    if not (epath.Path(folder) / manifest.FILE).exists():
-        return False
-    try:
-        found = load_tokenizer(epath.Path(folder) / manifest.TOKENIZER_FOLDER)
-    except TokenizerError:
-        return False
-    return found.fingerprint == tokenizer.fingerprint
+    folder = epath.Path(folder)
+    there = (folder / manifest.FILE).exists()
+    return there and places.holds(folder / manifest.TOKENIZER_FOLDER, tokenizer)
 
 
 def build_shard(task: Task, count: processes.Count) -> shards.ShardInfo:
     """Writes a shard and returns its description; `count` gets the bytes of text read."""
     meter = Meter(task.size, count)
+    left_out = dict.fromkeys(kinds_left_out(task.stage), 0)
     info = shards.write_shard(
         task.folder,
         task.name,
         index=task.index,
         of=task.of,
-        records=records(task, _tokenizer(task.folder, task.tokenizer), meter),
+        records=records(task, _tokenizer(task.folder, task.tokenizer), meter, left_out),
         made_from=task.made_from,
+        left_out=left_out,
     )
     meter.finish()
     return info
 
 
-def records(task: Task, tokenizer: Tokenizer, meter: "Meter") -> Iterator[shards.Record]:
-    """Yields the examples of a shard: a pure function of the task."""
+def records(
+    task: Task, tokenizer: Tokenizer, meter: "Meter", left_out: dict[str, int]
+) -> Iterator[shards.Record]:
+    """Yields the examples of a shard: a pure function of the task.
+
+    In the end, `left_out` has the count of each kind that it has a key for.
+    """
     layout, max_length = task.stage.examples, task.stage.max_length
     filter_ = filters.ShardFilter(task.left_out, task.all_names) if task.left_out else None
+    skipped = Skipped()
     if isinstance(layout, config.Rows):
-        rows = meter.rows(row for piece in task.pieces for row in corpora.rows(piece))
+        rows = meter.rows(row for piece in task.pieces for row in corpora.rows(piece, skipped))
         rows = filter_.rows(rows) if filter_ else rows
-        return layouts.row_records(rows, tokenizer, layout=layout, max_length=max_length)
-    documents = meter.documents(one for piece in task.pieces for one in corpora.documents(piece))
-    documents = filter_.documents(documents) if filter_ else documents
-    return layouts.corpus_records(
-        documents, tokenizer, layout=layout, max_length=max_length, shard=task.index
-    )
+        yield from layouts.row_records(rows, tokenizer, layout=layout, max_length=max_length)
+    else:
+        found = (one for piece in task.pieces for one in corpora.documents(piece, skipped))
+        documents = meter.documents(found)
+        documents = filter_.documents(documents) if filter_ else documents
+        yield from layouts.corpus_records(
+            documents, tokenizer, layout=layout, max_length=max_length, shard=task.index
+        )
+    counts = {"broken_rows": skipped.count, **(filter_.counts if filter_ else {})}
+    left_out.update((kind, counts[kind]) for kind in left_out)
 
 
 class Meter:
@@ -192,6 +207,23 @@ class Meter:
             self._left, self._waiting = self._left - read, 0
 
 
+def _check_unchanged(plan: Plan, made: Sequence[Task]) -> None:
+    """Raises SourceError where a source changed while shards were made from it, after removing
+    their notes: nobody knows which text is in them, and that text is not what was digested.
+    """
+    changed = plan.changed()
+    if not changed:
+        return
+    for task in made:
+        path = epath.Path(task.folder) / manifest.shard_file(task.name, task.index, task.of)
+        shards.note_file(path).unlink(missing_ok=True)
+    filters.tidy(epath.Path(plan.tasks[0].folder) / FILTERS_FOLDER)
+    raise SourceError(
+        f"{', '.join(changed)} changed while it was read; run the same command again when nothing"
+        " writes to it"
+    )
+
+
 def _prepare_filters(plan: Plan, run: Run) -> str | None:
     """Writes the lists of what to leave out; returns the digest in the duplicate lists' names."""
     if not plan.filters:
@@ -211,13 +243,13 @@ def _prepare_filters(plan: Plan, run: Run) -> str | None:
 def _scan(task: Task, count: processes.Count) -> None:
     """Writes the names of a shard's rows or documents."""
     assert task.left_out is not None
-    meter = Meter(task.size, count)
+    meter, skipped = Meter(task.size, count), Skipped()
     if isinstance(task.stage.examples, config.Rows):
-        items = meter.rows(row for piece in task.pieces for row in corpora.rows(piece))
-        filters.scan(task.left_out, items)
+        found = (row for piece in task.pieces for row in corpora.rows(piece, skipped))
+        filters.scan(task.left_out, meter.rows(found))
     else:
-        items = meter.documents(one for piece in task.pieces for one in corpora.documents(piece))
-        filters.scan(task.left_out, items)
+        found = (one for piece in task.pieces for one in corpora.documents(piece, skipped))
+        filters.scan(task.left_out, meter.documents(found))
     meter.finish()
 
 
@@ -243,9 +275,10 @@ def _finish(
     Raises:
       SourceError: where the sources had no text.
     """
-    arguments = to_json(stage)
-    if plan.filters:
-        arguments[_LEFT_OUT] = filters.counts(plan.filters)
+    arguments, folder = to_json(stage), plan.tasks[0].folder
+    if kinds := kinds_left_out(stage):
+        notes = [shards.left_out(folder, shard) for shard in found]
+        arguments[_LEFT_OUT] = {kind: sum(note[kind] for note in notes) for kind in kinds}
     if not any(shard.rows for shard in found):
         names = ", ".join(plan.sources)
         if any(arguments.get(_LEFT_OUT, {}).values()):
@@ -257,7 +290,7 @@ def _finish(
     layout = stage.examples
     rows = layout if isinstance(layout, config.Rows) else config.Rows()
     whole = shards.finish(
-        plan.tasks[0].folder,
+        folder,
         found,
         name=plan.tasks[0].name,
         tokenizer=tokenizer,
@@ -267,8 +300,7 @@ def _finish(
         sources=dict(plan.sources),
         arguments=arguments,
     )
-    if plan.filters:
-        filters.tidy(plan.filters)
+    filters.tidy(epath.Path(folder) / FILTERS_FOLDER)
     return whole
 
 

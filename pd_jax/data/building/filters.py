@@ -7,6 +7,7 @@ side by side, one range of names at a time, and all but the first of equal names
 makes it.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -22,10 +23,10 @@ from etils import epath
 from pd_jax import config, files
 from pd_jax.data.records.shards import ID_BYTES, example_id, replaced
 from pd_jax.data.text import corpora
-from pd_jax.errors import RecordsError
 
 _NAMED = np.dtype([("high", ">u8"), ("low", ">u8"), ("row", "<i8")])
 _RANGES = 64
+_PATTERNS = ("names-?????-*.npy", "duplicates-?????-*.npy", "excluded-*.npy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +44,6 @@ class Filter:
     def names_file(self) -> epath.Path:
         """Where the names of the shard's rows are, in order."""
         return epath.Path(self.folder) / f"names-{self.index:05d}-{self.names}.npy"
-
-    @property
-    def counts_file(self) -> epath.Path:
-        """Where the shard records how much it left out."""
-        return epath.Path(self.folder) / f"counts-{self.index:05d}.json"
 
     @property
     def excluded_file(self) -> epath.Path:
@@ -152,23 +148,22 @@ class ShardFilter:
     """Passes on a shard's text without what is to be left out, and counts what was left out."""
 
     def __init__(self, filter_: Filter, all_names: str | None):
-        self._filter = filter_
         self._duplicates = np.zeros(0, np.int64)
         if all_names is not None:
             self._duplicates = _load(filter_.duplicates_file(all_names))
         self._excluded = frozenset()
         if filter_.excluded is not None:
             self._excluded = _excluded(str(filter_.excluded_file))
-        self._counts = {"duplicates": 0, "excluded": 0}
+        self.counts = {"duplicates": 0, "excluded": 0}
+        """How many duplicates and how many texts of evaluation sets were left out so far."""
 
     def rows(self, rows: Iterable[corpora.Row]) -> Iterator[corpora.Row]:
         """Yields the rows that stay."""
         for row in self._first(rows):
             if self._excluded and _row_key(row) in self._excluded:
-                self._counts["excluded"] += 1
+                self.counts["excluded"] += 1
             else:
                 yield row
-        self._write_counts()
 
     def documents(self, documents: Iterable[corpora.Document]) -> Iterator[corpora.Document]:
         """Yields the documents that stay, without the sentences of evaluation sets."""
@@ -177,13 +172,12 @@ class ShardFilter:
                 yield document
                 continue
             if key("\n".join(document.sentences)) in self._excluded:
-                self._counts["excluded"] += 1
+                self.counts["excluded"] += 1
                 continue
             kept = tuple(part for part in document.sentences if key(part) not in self._excluded)
-            self._counts["excluded"] += len(document.sentences) - len(kept)
+            self.counts["excluded"] += len(document.sentences) - len(kept)
             if kept:
                 yield dataclasses.replace(document, sentences=kept)
-        self._write_counts()
 
     def _first(self, items: Iterable) -> Iterator:
         """Yields the items that are not duplicates."""
@@ -191,28 +185,22 @@ class ShardFilter:
         duplicate = next(waiting, None)
         for number, item in enumerate(items):
             if number == duplicate:
-                self._counts["duplicates"] += 1
+                self.counts["duplicates"] += 1
                 duplicate = next(waiting, None)
             else:
                 yield item
 
-    def _write_counts(self) -> None:
-        files.write_json(self._filter.counts_file, self._counts)
 
-
-def counts(filters: Sequence[Filter]) -> dict[str, int]:
-    """Returns how many duplicates and how many texts of evaluation sets were left out."""
-    total = {"duplicates": 0, "excluded": 0}
-    for filter_ in filters:
-        for name, number in files.read_json(filter_.counts_file, RecordsError).items():
-            total[name] += number
-    return total
-
-
-def tidy(filters: Sequence[Filter]) -> None:
-    """Removes everything but the counts."""
-    for path in files.matching(filters[0].folder, "*.npy"):
-        path.unlink(missing_ok=True)
+def tidy(folder: epath.PathLike) -> None:
+    """Removes a folder of filters' files, unless it holds anything else."""
+    folder = epath.Path(folder)
+    for pattern in _PATTERNS:
+        for path in files.matching(folder, pattern):
+            path.unlink(missing_ok=True)
+    # Another share of the build may remove it at the same time.
+    with contextlib.suppress(OSError):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _name(item: corpora.Row | corpora.Document) -> bytes:

@@ -281,7 +281,9 @@ class _LabelReader:
         if self._task is None:
             return None
         if row.label is None:
-            raise SourceError(f"{row.where} has no label; name the column that holds it")
+            raise SourceError(
+                f"{row.where} has null for a label; correct the row or name another column"
+            )
         if self._task == "regression":
             return self._value(row, row.label)
         if self._task == "classification":

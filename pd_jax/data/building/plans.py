@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 
 from etils import epath
 
@@ -13,12 +14,15 @@ from pd_jax.data.records import shards
 from pd_jax.data.text import corpora
 from pd_jax.data.tokenizers.tokenizer import Tokenizer
 from pd_jax.errors import ConfigError, RecordsError
+from pd_jax.progress import Progress
 
 _SHORTEST = 8
-_FILTERS_FOLDER = "left_out"
-_DIGESTS_FILE = "digests.json"
+FILTERS_FOLDER = "left_out"
+DIGESTS_FILE = "digests.json"
 _SHARD_BYTES = 1 << 23
 _MOST_SHARDS = 1024
+_SHOWN_BYTES = 1 << 28
+"""Less is read in a moment, which needs no progress line."""
 _MOST_READERS = 8
 """For text that every shard with a part in it must read from its top."""
 
@@ -59,15 +63,24 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A task for every shard, and the digest of every source file by path."""
+    """A task for every shard, and the digest of every source file by path.
+
+    `states` are the sizes and times that the files had before they were read.
+    """
 
     tasks: tuple[Task, ...]
     sources: Mapping[str, str]
+    states: Mapping[str, str]
+    read: tuple[corpora.SourceFile, ...]
 
     @property
     def filters(self) -> list[filters.Filter]:
         """The shards' filters; none where nothing is left out."""
         return [task.left_out for task in self.tasks if task.left_out is not None]
+
+    def changed(self) -> list[str]:
+        """Returns the paths of the files that are not what they were before they were read."""
+        return [path for path, state in _states(self.read).items() if state != self.states[path]]
 
 
 def with_shards(stage: config.RecordsStage) -> config.RecordsStage:
@@ -116,10 +129,28 @@ def check(stage: config.RecordsStage) -> None:
                 f"pair={source.pair!r} names a column of second texts in {source.path}, but a"
                 " corpus has no pairs; leave the pair out or use layout 'rows'"
             )
+    _check_excluded(stage)
     if stage.max_length < _SHORTEST:
         raise ConfigError(
             f"max_length={stage.max_length} leaves no room for text; use at least {_SHORTEST}"
         )
+
+
+def _check_excluded(stage: config.RecordsStage) -> None:
+    """Raises ConfigError where rows are pairs, and are to be compared with single texts: nothing
+    would match, and the dataset would contain what was to be left out.
+    """
+    sources = config.several(stage.source)
+    if isinstance(stage.examples, config.Corpus) or any(one.pair is None for one in sources):
+        return
+    for source in stage.exclude:
+        if source.pair is None:
+            named = ", ".join(config.several(source.path))
+            raise ConfigError(
+                f"exclude: {named} has no pair, so that no pair of texts could match its rows; name"
+                " its column of second texts (pair=... in a config, --exclude-pair-column), or"
+                " leave it out"
+            )
 
 
 def make_plan(
@@ -137,6 +168,8 @@ def make_plan(
     excluded = {
         file.path: file for source in stage.exclude for file in corpora.source_files(source)
     }
+    read = tuple((found | excluded).values())
+    states = _states(read)
     digests = _digests(found | excluded, epath.Path(folder))
     described = [[_described(piece, digests) for piece in pieces] for pieces in divided]
     settings = {
@@ -147,13 +180,15 @@ def make_plan(
         "excluded": _excluded_digest(stage, digests),
         "duplicates": files.digest_json(described) if stage.deduplicate else None,
     }
+    if counted := kinds_left_out(stage):
+        settings["counted"] = counted
     tasks = []
     for index, (pieces, description) in enumerate(zip(divided, described, strict=True)):
         filter_ = None
         if stage.deduplicate or stage.exclude:
             named = [stage.examples.layout, description]  # rows and documents have different names
             names = files.digest_json(named) if stage.deduplicate else None
-            place = str(epath.Path(folder) / _FILTERS_FOLDER)
+            place = str(epath.Path(folder) / FILTERS_FOLDER)
             filter_ = filters.Filter(place, index, names, settings["excluded"])
         made_from = files.digest_json({**settings, "index": index, "pieces": description})
         tasks.append(
@@ -162,7 +197,14 @@ def make_plan(
                 filter_, None, made_from,
             )
         )  # fmt: skip
-    return Plan(tuple(tasks), {path: digests[path] for path in found})
+    return Plan(tuple(tasks), {path: digests[path] for path in found}, states, read)
+
+
+def kinds_left_out(stage: config.RecordsStage) -> list[str]:
+    """Returns the kinds of text that may be left out of a dataset; its shards' notes count them."""
+    counted = ["duplicates", "excluded"] if stage.deduplicate or stage.exclude else []
+    skips = any(source.broken_rows == "skip" for source in config.several(stage.source))
+    return [*counted, "broken_rows"] if skips else counted
 
 
 def _excluded_digest(stage: config.RecordsStage, digests: Mapping[str, str]) -> str | None:
@@ -187,7 +229,25 @@ def _digests(found: Mapping[str, corpora.SourceFile], folder: epath.Path) -> dic
 
     The processes of an array job thus read a large corpus for its digest once, not once each.
     """
-    cache = files.DigestCache(folder / _DIGESTS_FILE, RecordsError)
-    digests = {path: corpora.digest(file, cache.of) for path, file in found.items()}
+    cache = files.DigestCache(folder / DIGESTS_FILE, RecordsError)
+    digests, size = {}, sum(file.size for file in found.values())
+    shown = size >= _SHOWN_BYTES
+    with Progress("reading the sources' digests", size / 1e6, unit="MB", shown=shown) as progress:
+        for path, file in found.items():
+            digests[path] = corpora.digest(file, cache.of)
+            progress.advance(file.size / 1e6)
     cache.save()
     return digests
+
+
+def _states(found: Iterable[corpora.SourceFile]) -> dict[str, str]:
+    """Returns what a change of each file would show in, without reading it."""
+    return {file.path: corpora.digest(file, _state) for file in found}
+
+
+def _state(path: epath.PathLike) -> str:
+    if files.is_remote(path):
+        status = epath.Path(path).stat()
+        return f"{status.length} {status.mtime}"
+    status = os.stat(path)  # epath's has whole seconds
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"

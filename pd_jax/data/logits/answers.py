@@ -17,17 +17,11 @@ from etils import epath
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
 from pd_jax import config, files
+from pd_jax.data.logits import probabilities
 from pd_jax.data.records.dataset import Dataset
 from pd_jax.data.records.shards import ID_BYTES, example_id
 from pd_jax.data.text import corpora, lines, tables
 from pd_jax.errors import LogitsError
-
-SUM_TOLERANCE = 1e-3
-"""How far the sum of probabilities may be from 1; they are then divided by it."""
-
-SMALLEST = 1e-7
-"""Probabilities nearer to 0 (or, for independent labels, to 1) are set to this distance: a logit
-must be finite."""
 
 _NOISE = 1e-3
 """How far apart logits of one example may be and still count as equal: a teacher that reads a text
@@ -47,7 +41,8 @@ class Form:
     Attributes:
       task: classification, regression or multilabel.
       labels: their names in the order of the outputs; empty for regression.
-      kind: logits, probabilities, or labels (the name of the right one).
+      kind: logits, probabilities, or labels (the name of the right one). Probabilities of classes
+        may be rounded: those that add up to 1 within 0.01 for each class are divided by their sum.
       column: has a list in the labels' order, or numbers by label; None: a column for each label.
       columns: the labels' columns, where their names are not the labels.
       certainty: the probability that `kind="labels"` gives the named label.
@@ -139,20 +134,13 @@ def read_answers(
     if not ids:
         raise LogitsError(f"{named} has no rows; give files with a row for each example")
     joined = np.concatenate(logits)
-    if form.kind == "logits" and _are_probabilities(joined, form.task):
-        how = "adds up to 1" if form.task == "classification" else "lies between 0 and 1"
+    if form.kind == "logits" and (found := probabilities.taken_for_logits(joined, form.task)):
+        how, first = found
         raise LogitsError(
-            f"every row of {named} {how}, as probabilities do and logits do not; give --kind "
-            "probabilities"
+            f"every row of {named} {how}, as probabilities do and logits do not; {first}give --kind"
+            " probabilities"
         )
     return _once(np.concatenate(ids).reshape(-1, ID_BYTES), joined, places, form)
-
-
-def _are_probabilities(values: np.ndarray, task: str) -> bool:
-    if task == "multilabel":
-        return bool(np.all((values >= 0) & (values <= 1)))
-    whole = task == "classification" and np.all(values >= 0)
-    return bool(whole and np.allclose(values.sum(axis=1), 1.0, atol=_NOISE))
 
 
 def missing_rows(dataset: Dataset, answers: Answers) -> Int64[np.ndarray, " missing"]:
@@ -211,6 +199,9 @@ def _numbers(values: Mapping[str, Any], form: Form, row: tables.Row) -> list[flo
             ) from None
     if isinstance(given, list) and given and all(map(_is_scored_label, given)):
         given = {one["label"]: one["score"] for one in given}
+    if form.task == "regression" and isinstance(given, Mapping):
+        # Its one number has a name that means nothing, as transformers' pipelines give it.
+        given = [given["score"]] if _is_scored_label(given) else list(given.values())
     if isinstance(given, Mapping):
         if sorted(given) != sorted(form.labels):
             raise LogitsError(
@@ -263,7 +254,7 @@ def _unusable(given: np.ndarray, form: Form) -> tuple[int | None, str]:
         outside = ((given < 0) | (given > 1)).any(axis=1)
         checks.append((outside, "has a probability below 0 or above 1"))
         if form.task == "classification":
-            apart = np.abs(given.sum(axis=1) - 1) > SUM_TOLERANCE
+            apart = ~probabilities.add_up(given)
             checks.append((apart, "has probabilities that do not sum to 1"))
     for wrong, why in checks:
         if wrong.any():
@@ -274,13 +265,10 @@ def _unusable(given: np.ndarray, form: Form) -> tuple[int | None, str]:
 
 
 def _as_logits(given: np.ndarray, form: Form) -> Float32[np.ndarray, "rows outputs"]:
-    """Returns the logits whose softmax (or logistic function) gives the stated probabilities."""
+    """Returns the logits that are given, or give the stated probabilities."""
     if form.kind == "logits":
         return given.astype(np.float32)
-    inside = np.clip(given, SMALLEST, 1.0 if form.task == "classification" else 1 - SMALLEST)
-    if form.task == "classification":
-        return np.log(inside / inside.sum(axis=1, keepdims=True)).astype(np.float32)
-    return (np.log(inside) - np.log1p(-inside)).astype(np.float32)
+    return probabilities.logits(given, form.task)
 
 
 def _id(row: tables.Row, *, by_id: bool) -> bytes:

@@ -21,12 +21,24 @@ _BLOCK_ROWS, _MOST_ROWS = 4096, 1 << 18
 def doubts(dataset: Dataset, *, unk_id: int, layout: str) -> list[str]:
     """Returns a sentence for each, with what to do about it."""
     sample = _sample(dataset)
-    found = [_strange_text(dataset, sample, unk_id)]
+    found = [_broken_rows(dataset), _strange_text(dataset, sample, unk_id)]
     if layout == "corpus":
         found.append(_random_pairs(dataset, sample))
     else:
         found += [_full_rows(dataset), _blank_rows(dataset), _absent_labels(dataset)]
     return [sentence for sentence in found if sentence]
+
+
+def _broken_rows(dataset: Dataset) -> str:
+    """Returns a sentence where broken rows were skipped, else ""."""
+    count = dataset.manifest.arguments.get("left_out", {}).get("broken_rows", 0)
+    if not count:
+        return ""
+    rows = "1 broken row was" if count == 1 else f"{count:,} broken rows were"
+    return (
+        f"{rows} skipped for {dataset.folder}; to see the first of them, build without"
+        " broken_rows='skip' (--skip-broken-rows)"
+    )
 
 
 def _sample(dataset: Dataset) -> Gathered:

@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import IO, Any
 
 import numpy as np
@@ -69,6 +70,8 @@ class _Note:
 
     made_from: str
     shard: ShardInfo
+    left_out: Mapping[str, manifest.Count] = dataclasses.field(default_factory=dict)
+    """How much of the text is not in the shard, by the reason."""
 
 
 def example_id(text_a: str, text_b: str | None = None) -> bytes:
@@ -90,11 +93,13 @@ def write_shard(
     of: int,
     records: Iterable[Record],
     made_from: str = "",
+    left_out: Mapping[str, int] = MappingProxyType({}),
 ) -> ShardInfo:
     """Writes shard `index` of `of` and returns its description; memory use stays constant.
 
     `made_from` is a digest of whatever decides the records; `whole_shard` recognises the shard by
-    it.
+    it. `left_out` says how much is not in the shard, by the reason: what makes the records may
+    still count it while it makes them.
 
     Raises:
       RecordsError: on a record that cannot be stored (naming its row), or a file that cannot be
@@ -108,10 +113,10 @@ def write_shard(
             writer.add(record, stream)
     content = writer.index_content()
     info = writer.info(files.digest_file(path), files.digest_content(content))
-    note = {"format": _NOTE_FORMAT, "made_from": made_from, "shard": dataclasses.asdict(info)}
+    note = dataclasses.asdict(_Note(made_from, info, dict(left_out)))
     with _refusal(path):
         files.write_bytes(path.parent / info.index_file, content)
-        manifest.write_sealed(note_file(path), note)
+        manifest.write_sealed(note_file(path), {"format": _NOTE_FORMAT, **note})
     return info
 
 
@@ -122,8 +127,7 @@ def whole_shard(
     path = epath.Path(folder) / manifest.shard_file(name, index, of)
     if not note_file(path).exists():
         return None
-    sealed = manifest.read_sealed(note_file(path), _NOTE_FORMAT, RecordsError)
-    note = manifest.checked(_Note, sealed, note_file(path), RecordsError)
+    note = _read_note(path)
     info = note.shard
     if info.file != path.name:
         return None
@@ -133,6 +137,16 @@ def whole_shard(
     if files.digest_file(path) != info.digest or files.digest_file(index_path) != info.index_digest:
         return None
     return info
+
+
+def left_out(folder: epath.PathLike, shard: ShardInfo) -> Mapping[str, int]:
+    """Returns how much was left out of a complete shard, by the reason, as its note says."""
+    return _read_note(epath.Path(folder) / shard.file).left_out
+
+
+def _read_note(path: epath.Path) -> _Note:
+    sealed = manifest.read_sealed(note_file(path), _NOTE_FORMAT, RecordsError)
+    return manifest.checked(_Note, sealed, note_file(path), RecordsError)
 
 
 def finish(

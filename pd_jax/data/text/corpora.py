@@ -10,7 +10,6 @@ import bisect
 import dataclasses
 import itertools
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
@@ -19,10 +18,11 @@ from etils import epath
 
 from pd_jax import files
 from pd_jax.config import Source, several
-from pd_jax.data.text import lines, parquet_rows, tables, tfds
+from pd_jax.data.text import lines, parquet_rows, paths, tables, tfds
+from pd_jax.data.text.broken import Skipped
 from pd_jax.data.text.quotes import QuoteWarner
 from pd_jax.data.text.tables import Item, Row
-from pd_jax.errors import BrokenRowError, SourceError
+from pd_jax.errors import SourceError
 
 _FORMATS = {
     ".txt": "text",
@@ -101,10 +101,12 @@ def source_files(source: Source) -> tuple[SourceFile, ...]:
     """Returns the files that a source names, globs expanded in order of name.
 
     Raises:
-      SourceError: where a path names nothing, a folder, or a file of unknown format.
+      SourceError: where a path names nothing, a folder, or a file of unknown format, or two name
+        the same file.
     """
-    paths = several(source.path)
-    return tuple(itertools.chain.from_iterable(_files(path, source.format) for path in paths))
+    found = [file for path in several(source.path) for file in _files(path, source.format)]
+    paths.check(file.path for file in found)
+    return tuple(found)
 
 
 def expanded(path: str) -> list[epath.Path]:
@@ -190,27 +192,34 @@ def split(sources: Source | tuple[Source, ...], shards: int = 1) -> list[list[Pi
     return result
 
 
-def rows(source: Source | Piece) -> Iterator[Row]:
+def rows(source: Source | Piece, skipped: Skipped | None = None) -> Iterator[Row]:
     """Yields the rows of a source, or of a piece of one.
+
+    Broken rows that the source skips are counted in `skipped`; without it, a warning tells of them.
 
     Raises:
       SourceError: at the first row that cannot be read, naming file and line.
     """
-    piece = _whole(source)
+    piece, kept = _whole(source), skipped or Skipped()
     opened = (_rows_of(piece, file) for file in piece.files)
-    yield from _made(piece, (_Reader(_STRIPE_ROWS, items, row) for items, row in opened))
+    yield from _made(piece, (_Reader(_STRIPE_ROWS, items, row) for items, row in opened), kept)
+    if skipped is None:
+        kept.tell()
 
 
-def documents(source: Source | Piece) -> Iterator[Document]:
+def documents(source: Source | Piece, skipped: Skipped | None = None) -> Iterator[Document]:
     """Yields documents.
 
     In plain text, a document is the text between blank lines; in any other file, those of a row.
+    `skipped` is as in `rows`; of plain text, broken lines are skipped alone.
 
     Raises:
       SourceError: at the first line that cannot be read, naming file and line.
     """
-    piece = _whole(source)
-    yield from _made(piece, (_document_reader(piece, file) for file in piece.files))
+    piece, kept = _whole(source), skipped or Skipped()
+    yield from _made(piece, (_document_reader(piece, file, kept) for file in piece.files), kept)
+    if skipped is None:
+        kept.tell()
 
 
 def sentences(source: Source | Piece) -> Iterator[str]:
@@ -282,7 +291,7 @@ def divisible(file: SourceFile) -> bool:
 
 
 def tables_of(piece: Piece, more: Sequence[str] = ()) -> Iterator[tables.Table]:
-    """Yields the files of a piece, open for reading; Parquet files also with the columns `more`."""
+    """Yields the files of a piece, open for reading; tables also with the columns `more`."""
     return (_table(piece, file, more) for file in piece.files)
 
 
@@ -298,11 +307,11 @@ def _table(piece: Piece, file: SourceFile, more: Sequence[str] = ()) -> tables.T
     if file.format == "text":
         return tables.Plain(file.path, piece.source, **span)
     if file.format == "tsv":
-        return tables.Tsv(file.path, piece.source, **span)
+        return tables.Tsv(file.path, piece.source, **span, more=more)
     if file.format == "jsonl":
         return tables.Jsonl(file.path, piece.source, **span)
     if file.format == "csv":
-        return tables.Csv(file.path, piece.source, zipped=file.zipped)
+        return tables.Csv(file.path, piece.source, zipped=file.zipped, more=more)
     if file.format == "parquet":
         return parquet_rows.Parquet(file.path, piece.source, part=part, more=more)
     return tfds.TfdsRows(file.path, piece.source, part=part)
@@ -320,29 +329,18 @@ class _Reader(NamedTuple, Generic[T]):
     make: Callable[[Item], T | None]
 
 
-def _made(piece: Piece, readers: Iterable[_Reader[T]]) -> Iterator[T]:
+def _made(piece: Piece, readers: Iterable[_Reader[T]], skipped: Skipped) -> Iterator[T]:
     """Yields what is made of the piece's stripes among the first `source.rows` items of all files.
 
     Each item is in one share, by its number among all, whatever the stripes of other files.
     """
     found = ((reader, item) for reader in readers for item in reader.items)
-    broken: list[str] = []
     for index, (reader, item) in enumerate(itertools.islice(found, piece.source.rows)):
         if (index // reader.width) % piece.shares != piece.share:
             continue
-        try:
-            made = reader.make(item)
-        except BrokenRowError as fault:
-            if piece.source.broken_rows == "refuse":
-                raise
-            broken.append(fault.problem)
-            continue
+        made = skipped.made(piece.source, reader.make, item)
         if made is not None:
             yield made
-    if broken:
-        rows = "1 row was" if len(broken) == 1 else f"{len(broken):,} rows were"
-        warning = f"warning: {rows} skipped, the first because {broken[0]}"
-        print(warning, file=sys.stderr, flush=True)
 
 
 def _rows_of(piece: Piece, file: SourceFile) -> tuple[Iterator[Item], Callable[[Item], Row]]:
@@ -352,23 +350,26 @@ def _rows_of(piece: Piece, file: SourceFile) -> tuple[Iterator[Item], Callable[[
     return table.items(), make
 
 
-def _document_reader(piece: Piece, file: SourceFile) -> _Reader[Document]:
+def _document_reader(piece: Piece, file: SourceFile, skipped: Skipped) -> _Reader[Document]:
     if file.format != "text":
         items, row = _rows_of(piece, file)
         return _Reader(_STRIPE_ROWS, items, lambda item: _row_document(row(item)))
     origin = lines.Origin(file.path, begin=max(0, piece.begin - 1))
-    return _Reader(1, _plain_documents(piece, file), lambda item: _plain_document(origin, item))
+
+    def document(item: Item) -> Document:
+        texts = (
+            skipped.made(piece.source, lambda line: lines.plain(line, origin), line)
+            for line in item.value
+        )
+        return Document(tuple(text for text in texts if text), origin, item.number)
+
+    return _Reader(1, _plain_documents(piece, file), document)
 
 
 def _row_document(row: Row) -> Document | None:
     """Returns a row's texts as a document; None where they are blank."""
     parts = _sentences(row.text) + _sentences(row.pair or "")
     return Document(parts, row.origin, row.number) if parts else None
-
-
-def _plain_document(origin: lines.Origin, item: Item) -> Document:
-    texts = (lines.plain(line, origin) for line in item.value)
-    return Document(tuple(text for text in texts if text), origin, item.number)
 
 
 def _plain_documents(piece: Piece, file: SourceFile) -> Iterator[Item]:

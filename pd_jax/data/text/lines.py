@@ -16,7 +16,7 @@ from typing import IO, NamedTuple
 
 from etils import epath
 
-from pd_jax.errors import SourceError
+from pd_jax.errors import BrokenRowError, SourceError
 
 DOCUMENT_BYTES = 1 << 20
 """A document is cut at the first line that begins in each block of this many bytes."""
@@ -121,23 +121,41 @@ def decode(content: bytes, origin: Origin, number: int) -> str:
     """Returns the text of a line.
 
     Raises:
-      SourceError: naming file and line, where the bytes are not UTF-8.
+      BrokenRowError: naming file and line, where the bytes are not UTF-8, or more than ROW_BYTES.
     """
+    if len(content) > ROW_BYTES:
+        raise BrokenRowError(
+            f"{origin.name(number)} is longer than {ROW_BYTES >> 20} MiB",
+            "break its text into several rows",
+        )
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as fault:
         likely = "UTF-16" if content.startswith(_UTF16) else "LATIN1"
-        raise SourceError(
+        raise BrokenRowError(
             f"{origin.name(number)} is not UTF-8 (byte 0x{content[fault.start]:02x} at position"
-            f" {fault.start + 1}); convert the file, for example with iconv -f {likely} -t UTF-8"
+            f" {fault.start + 1})",
+            f"convert the file, for example with iconv -f {likely} -t UTF-8",
         ) from None
+
+
+def decode_header(content: bytes, origin: Origin) -> str:
+    """Returns the text of a file's first line, without which no row can be read.
+
+    Raises:
+      SourceError: as `decode`.
+    """
+    try:
+        return decode(content, origin, 1)
+    except BrokenRowError as fault:
+        raise SourceError("; ".join(fault.args)) from None
 
 
 def plain(line: Line, origin: Origin) -> str:
     """Returns a line of plain text, stripped.
 
     Raises:
-      SourceError: where it is not UTF-8, or the file's first line has carriage returns for ends.
+      SourceError: where the file's first line has carriage returns for ends; otherwise as `decode`.
     """
     if line.number == 1 and b"\r" in line.content.strip():
         raise SourceError(
@@ -147,13 +165,11 @@ def plain(line: Line, origin: Origin) -> str:
     return decode(line.content, origin, line.number).strip()
 
 
-def row_lines(stream: IO[bytes], origin: Origin, *, begin: int, end: int | None) -> Iterator[Line]:
+def row_lines(stream: IO[bytes], *, begin: int, end: int | None) -> Iterator[Line]:
     """Yields the lines that begin at bytes `begin <= offset < end`, without their line ends.
 
-    They are numbered from the line that holds byte `begin - 1`, or from the top of the file.
-
-    Raises:
-      SourceError: at a line longer than ROW_BYTES.
+    They are numbered from the line that holds byte `begin - 1`, or from the top of the file. Of a
+    line longer than ROW_BYTES so much comes that `decode` refuses it.
     """
     offset = 0
     if begin:
@@ -170,13 +186,12 @@ def row_lines(stream: IO[bytes], origin: Origin, *, begin: int, end: int | None)
         if not content:
             return
         number += 1
-        if len(content) > ROW_BYTES:
-            raise SourceError(
-                f"{origin.name(number)} is longer than {ROW_BYTES >> 20} MiB;"
-                " break the text into lines (\\n)"
-            )
-        yield Line(number, _clean(content, offset).rstrip(b"\r\n"))
+        whole = content.endswith(b"\n") or len(content) <= ROW_BYTES
+        yield Line(number, _clean(content, offset).rstrip(b"\r\n") if whole else content)
         offset += len(content)
+        while not whole and (chunk := stream.readline(_BUFFER_BYTES)):
+            offset += len(chunk)
+            whole = chunk.endswith(b"\n")
 
 
 def documents(stream: IO[bytes], *, begin: int, end: int | None) -> Iterator[list[Line]]:

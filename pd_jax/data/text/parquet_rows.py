@@ -35,8 +35,8 @@ class Parquet:
         with lines.opened(self._path, zipped=False) as stream:
             try:
                 table = parquet.ParquetFile(stream)
-                names = [name.strip() for name in table.schema_arrow.names]
-                check_columns(self._path, names, self._source)
+                names = table.schema_arrow.names
+                check_columns(self._path, names, self._source, self._more)
                 yield from self._rows(table)
             except pyarrow.ArrowException as fault:
                 reason = str(fault).splitlines()[0]

@@ -3,10 +3,10 @@
 Here a TSV file keeps quotes as they are, but other programs write it differently.
 """
 
-import sys
 from collections.abc import Callable
 
 from pd_jax.data.text.tables import Item, Row
+from pd_jax.progress import warn
 
 _QUOTED_ROWS = 100
 """If this many rows from the first on have a quoted cell, a program has quoted them all."""
@@ -40,8 +40,7 @@ class QuoteWarner:
     def _warn(self, row: Row) -> None:
         if self._path not in _reported:
             _reported.add(self._path)
-            warning = (
-                f"warning: {row.where} has a cell in quotes, which a TSV file keeps as they are; "
+            warn(
+                f"{row.where} has a cell in quotes, which a TSV file keeps as they are; "
                 "write it as .csv, with commas and these quotes, or remove the quotes"
             )
-            print(warning, file=sys.stderr, flush=True)

@@ -25,7 +25,9 @@ _WHOLE_NUMBER = re.compile(r"(-?[0-9]{1,18})\.0+")
 
 
 class Row(NamedTuple):
-    """A row of text. `label` is text too: its meaning depends on the task."""
+    """A row of text. `label` is text too: its meaning depends on the task. It is None where the
+    source names no column of labels, or the column has null.
+    """
 
     text: str
     pair: str | None
@@ -83,7 +85,7 @@ class Plain:
     def items(self) -> Iterator[Item]:
         """Yields the rows that begin in this part."""
         with lines.opened(self._path, zipped=self._zipped) as stream:
-            for line in lines.row_lines(stream, self._origin, begin=self._begin, end=self._end):
+            for line in lines.row_lines(stream, begin=self._begin, end=self._end):
                 if line.content.strip():
                     yield Item(*line)
 
@@ -94,21 +96,33 @@ class Plain:
 
 
 class Tsv:
-    """Tab-separated columns, no quoting, under a header unless the source names the columns."""
+    """Tab-separated columns, no quoting, under a header unless the source names the columns.
 
-    def __init__(self, path: str, source: Source, *, zipped: bool, begin: int, end: int | None):
+    `more` are columns that are wanted besides the source's own.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        source: Source,
+        *,
+        zipped: bool,
+        begin: int,
+        end: int | None,
+        more: Sequence[str] = (),
+    ):
         self._path, self._zipped, self._begin, self._end = path, zipped, begin, end
         self._origin = lines.Origin(path, begin=max(0, begin - 1))
         self._headed = not source.columns
         if not self._headed:
-            self._columns = _Columns(path, source.columns, source)
+            self._columns = _Columns(path, source.columns, source, more)
             return
         with self._lines(begin=0, end=1) as first:
             header = next(first, None)
         if header is None:
             raise SourceError(f"{path} is empty; a TSV file begins with a line of column names")
-        names = lines.decode(header.content, lines.Origin(path), 1).split("\t")
-        self._columns = _Columns(path, names, source)
+        names = lines.decode_header(header.content, lines.Origin(path)).split("\t")
+        self._columns = _Columns(path, names, source, more)
 
     def items(self) -> Iterator[Item]:
         """Yields the rows that begin in this part."""
@@ -132,38 +146,43 @@ class Tsv:
     @contextmanager
     def _lines(self, *, begin: int, end: int | None) -> Iterator[Iterator[lines.Line]]:
         with lines.opened(self._path, zipped=self._zipped) as stream:
-            yield lines.row_lines(stream, self._origin, begin=begin, end=end)
+            yield lines.row_lines(stream, begin=begin, end=end)
 
 
 class Csv:
     """Comma-separated columns, quoted as in RFC 4180, so that a row may span lines; under a
-    header unless the source names the columns.
+    header unless the source names the columns. `more` are columns that are wanted besides the
+    source's own.
     """
 
-    def __init__(self, path: str, source: Source, *, zipped: bool):
-        self._path, self._source, self._zipped = path, source, zipped
+    def __init__(self, path: str, source: Source, *, zipped: bool, more: Sequence[str] = ()):
+        self._path, self._source, self._zipped, self._more = path, source, zipped, more
         self._origin = lines.Origin(path)
         self._columns: _Columns | None = None
+        self._faults: list[BrokenRowError] = []
 
     def items(self) -> Iterator[Item]:
         """Yields the rows that begin in this part."""
         with lines.opened(self._path, zipped=self._zipped) as stream:
-            found = lines.row_lines(stream, self._origin, begin=0, end=None)
+            found = lines.row_lines(stream, begin=0, end=None)
             csv.field_size_limit(lines.ROW_BYTES)
             reader = csv.reader(self._text(found), strict=True)
             first = 1
             try:
                 header = self._source.columns or next(reader, None)
+                if self._faults:
+                    raise SourceError("; ".join(self._faults[0].args))
                 if header is None:
                     raise SourceError(
                         f"{self._path} is empty; a CSV file begins with a row of column names"
                     )
-                self._columns = _Columns(self._path, header, self._source)
+                self._columns = _Columns(self._path, header, self._source, self._more)
                 first = reader.line_num + 1
                 for cells in reader:
                     if cells:
-                        yield Item(first, cells)
+                        yield Item(first, self._faults[0] if self._faults else cells)
                     first = reader.line_num + 1
+                    self._faults.clear()
             except csv.Error as fault:
                 if "new-line character" in str(fault):
                     where = self._origin.name(reader.line_num)
@@ -179,16 +198,31 @@ class Csv:
     def row(self, item: Item) -> Row:
         """Returns an item's text, pair and label."""
         assert self._columns is not None, "items() reads the header"
-        return self._columns.row(item.value, self._origin, item.number, separator="comma")
+        return self._columns.row(_cells(item), self._origin, item.number, separator="comma")
 
     def named(self, item: Item) -> Mapping[str, str]:
         """Returns an item's cells by column."""
         assert self._columns is not None, "items() reads the header"
-        return self._columns.named(item.value, self._origin, item.number, separator="comma")
+        return self._columns.named(_cells(item), self._origin, item.number, separator="comma")
 
     def _text(self, found: Iterator[lines.Line]) -> Iterator[str]:
+        """Yields the lines as text, and notes what is wrong with them in `_faults`."""
         for line in found:
-            yield lines.decode(line.content, self._origin, line.number) + "\n"
+            try:
+                text = lines.decode(line.content, self._origin, line.number)
+            except BrokenRowError as fault:
+                if len(line.content) > lines.ROW_BYTES:  # where its quotes end is not known
+                    raise SourceError("; ".join(fault.args)) from None
+                self._faults.append(fault)
+                text = line.content.decode("utf-8", "replace")
+            yield text + "\n"
+
+
+def _cells(item: Item) -> Sequence[str]:
+    """Returns the cells of a row of CSV; raises what was wrong with its lines."""
+    if isinstance(item.value, BrokenRowError):
+        raise item.value
+    return item.value
 
 
 class Jsonl:
@@ -202,7 +236,7 @@ class Jsonl:
     def items(self) -> Iterator[Item]:
         """Yields the rows that begin in this part."""
         with lines.opened(self._path, zipped=self._zipped) as stream:
-            for line in lines.row_lines(stream, self._origin, begin=self._begin, end=self._end):
+            for line in lines.row_lines(stream, begin=self._begin, end=self._end):
                 if line.content.strip():
                     yield Item(*line)
 
@@ -216,12 +250,12 @@ class Jsonl:
         try:
             value = json.loads(content)
         except (ValueError, RecursionError) as fault:
-            raise SourceError(
-                f"{self._origin.name(item.number)} is not JSON ({fault}); correct the line"
+            raise BrokenRowError(
+                f"{self._origin.name(item.number)} is not JSON ({fault})", "correct the line"
             ) from None
         if not isinstance(value, dict):
-            raise SourceError(
-                f"{self._origin.name(item.number)} is not a JSON object; write one object a line"
+            raise BrokenRowError(
+                f"{self._origin.name(item.number)} is not a JSON object", "write one object a line"
             )
         return value
 
@@ -252,7 +286,8 @@ def named_row(value: Mapping[str, Any], source: Source, origin: lines.Origin, nu
                 " a character; write the complete one, or remove it"
             )
         texts.append(text)
-    label = None if source.label is None else label_text(value[source.label])
+    label = None if source.label is None else value[source.label]
+    label = None if label is None else label_text(label)
     return Row(
         texts[0].strip(), None if texts[1] is None else texts[1].strip(), label, origin, number
     )
@@ -270,9 +305,9 @@ def label_text(value: Any) -> str:
 def _one_label(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
-    if isinstance(value, (list, tuple, dict)):
+    if value is None or isinstance(value, (list, tuple, dict)):
         return type(value).__name__  # never a valid label, at any depth
-    text = "" if value is None else str(value)
+    text = str(value)
     whole = _WHOLE_NUMBER.fullmatch(text)
     return str(int(whole[1])) if whole else text
 
@@ -280,9 +315,9 @@ def _one_label(value: Any) -> str:
 class _Columns:
     """The positions of text, pair and label among a file's columns."""
 
-    def __init__(self, path: str, names: Sequence[str], source: Source):
+    def __init__(self, path: str, names: Sequence[str], source: Source, more: Sequence[str]):
         self._names = [name.strip() for name in names]
-        check_columns(path, self._names, source, headed=not source.columns)
+        check_columns(path, self._names, source, more, headed=not source.columns)
         self._text = self._names.index(source.text)
         self._pair = None if source.pair is None else self._names.index(source.pair)
         self._label = None if source.label is None else self._names.index(source.label)
@@ -313,17 +348,30 @@ class _Columns:
             )
 
 
-def check_columns(path: str, names: Sequence[str], source: Source, *, headed: bool = False) -> None:
-    """Raises SourceError where a file lacks a column of the source; a file whose first row names
-    the columns (`headed`) may really have no header.
+def check_columns(
+    path: str,
+    names: Sequence[str],
+    source: Source,
+    more: Sequence[str] = (),
+    *,
+    headed: bool = False,
+) -> None:
+    """Raises SourceError where a file lacks a column of the source, or has two of a name that the
+    source or `more` wants; a file whose first row names the columns (`headed`) may really have no
+    header.
     """
     for name in (source.text, source.pair, source.label):
         if name is not None and name not in names:
             remedy = (
                 "; name one of them, or where the first row is no header, name the columns with"
-                " columns=(...) in a config, or in a first line"
+                " columns=(...) in a config, --columns of build_records, or in a first line"
             )
             raise SourceError(_no_column(path, name, names) + (remedy if headed else ""))
+    for name in (source.text, source.pair, source.label, *more):
+        if name is not None and names.count(name) > 1:
+            raise SourceError(
+                f"{path} has {names.count(name)} columns {name!r}; give each a name of its own"
+            )
 
 
 def _no_column(where: str, name: str, names: Sequence[str]) -> str:

@@ -138,6 +138,23 @@ def test_a_corpus_without_what_is_in_an_evaluation_set(folder, capsys):
     assert without in capsys.readouterr().out
 
 
+def test_a_table_without_a_header_is_read_by_the_names_that_are_given(folder, capsys):
+    (folder / "bare.tsv").write_text("bad\tthe one sentence\ngood\tthe two sentence\n")
+    labels = ["--task", "classification", "--label-column", "label", "--labels", "bad,good"]
+    given = ["--input", folder / "bare.tsv", "--columns", "label,text"]
+    assert build(folder, *given, *labels) == 0
+    assert capsys.readouterr().out.startswith("2 examples, ")
+    assert run(train_tokenizer, [*given, "--vocab-size", "60", "--output", folder / "v6"]) == 0
+
+
+def test_broken_rows_that_were_skipped_are_said_so(folder, capsys):
+    (folder / "b.tsv").write_text("text\nthe one sentence\na\tb\n")
+    assert build(folder, "--input", folder / "b.tsv", "--skip-broken-rows") == 0
+    printed = capsys.readouterr()
+    assert "in 1 shards, without 1 broken rows, in " in printed.out
+    assert f"warning: 1 broken row was skipped for {folder / 'set'}; to see" in printed.err
+
+
 def test_an_estimate_is_near_and_makes_nothing(folder, capsys):
     arguments = ["--input", folder / "a.txt", "--layout", "corpus", "--max-length", 32]
     assert build(folder, *arguments, "--estimate") == 0

@@ -251,6 +251,34 @@ def test_the_command_takes_the_names_of_labels_as_other_commands_do(tmp_path):
     assert rows(dataset).labels.tolist() == [1]
 
 
+def test_the_command_refuses_a_file_that_is_named_twice(tmp_path, capsys):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\n")
+    written(tmp_path / "part-0", task_row(input_ids=[2, 5, 3, 0]))
+    (tmp_path / "part-1").symlink_to(tmp_path / "part-0")
+    arguments = ["--tokenizer", str(tmp_path / "vocab.txt"), "--output", str(tmp_path / "out")]
+    for named, message in (
+        (["part-*"], f"{tmp_path / 'part-1'} is the same file as {tmp_path / 'part-0'}, and would"),
+        (["part-0", "part-?"], f"{tmp_path / 'part-0'} is named twice, and would be read twice"),
+    ):
+        given = [str(tmp_path / name) for name in named]
+        assert command.run(import_records.main, [*arguments, *given]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {message}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_keeps_a_tokenizer_that_is_no_datasets(tmp_path, capsys):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\n")
+    written(tmp_path / "part-0", task_row(input_ids=[2, 5, 3, 0]))
+    kept = tmp_path / "out" / "tokenizer" / "vocab.txt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nmine\n")
+    arguments = ["--tokenizer", str(tmp_path / "vocab.txt"), "--output", str(tmp_path / "out")]
+    assert command.run(import_records.main, [*arguments, str(tmp_path / "part-0")]) == 2
+    told = capsys.readouterr().err
+    assert f"{kept.parent} is another tokenizer, which the dataset's would replace" in told
+    assert kept.read_text().endswith("mine\n")
+
+
 @pytest.mark.parametrize("name", ["wiki/en", ".hidden", "a\\b", "two\nlines"])
 def test_a_name_that_no_file_can_have_is_refused_before_any_work(tmp_path, capsys, name):
     arguments = [str(tmp_path / "a"), "--tokenizer", "none", "--output", str(tmp_path / "out")]

@@ -10,7 +10,7 @@ from etils.epath import backend
 from fsspec.implementations.local import LocalFileSystem
 from pyarrow import parquet
 
-from pd_jax.data.logits import answers
+from pd_jax.data.logits import answers, probabilities
 from pd_jax.data.logits.store import LogitStore
 from pd_jax.data.logits.teachers import Teachers
 from pd_jax.data.records.dataset import Dataset
@@ -332,3 +332,61 @@ def test_a_labelled_set_wants_its_own_labels(tmp_path):
     with pytest.raises(ConfigError, match="is for task classification; leave --task=regression"):
         run(tmp_path, "--input", "none.jsonl", "--task", "regression", "--values", "x")
     assert len(dataset) == 4
+
+
+@pytest.mark.parametrize("scale", [1, 100])
+def test_rounded_probabilities_and_percentages_are_not_taken_for_logits(dataset, tmp_path, scale):
+    outputs = np.tile([0.33, 0.66], (12, 1))  # both rounded down, so that they miss 0.01
+    outputs[5] = [1.0, 0.01]
+    path = jsonl(tmp_path / "a.jsonl", rows_of(outputs * scale))
+    how = {
+        1: "adds up to 1, as probabilities .*; give --kind probabilities$",
+        100: "adds up to 100, as probabilities .*; divide by 100 and give --kind probabilities$",
+    }
+    with pytest.raises(LogitsError, match=rf"every row of .*a\.jsonl {how[scale]}"):
+        run(tmp_path, "--input", path, *LISTED)
+    if scale == 1:
+        kind = "--kind=probabilities"
+        found = np.exp(stored(run(tmp_path, "--input", path, *LISTED, kind), dataset))
+        np.testing.assert_allclose(found[0], [0.33 / 0.99, 0.66 / 0.99], rtol=1e-6)
+        np.testing.assert_allclose(found[5], [1 / 1.01, 0.01 / 1.01], rtol=1e-5)
+
+
+def test_logits_of_one_sign_are_logits(dataset, tmp_path):
+    values = np.abs(LOGITS) + 1
+    path = jsonl(tmp_path / "a.jsonl", rows_of(values))
+    found = stored(run(tmp_path, "--input", path, *LISTED), dataset)
+    np.testing.assert_array_equal(found, values)
+
+
+def test_many_classes_may_be_rounded_more_but_not_without_limit():
+    thirty, many = np.full((1, 30), 0.03), np.full((1, 200), 0.01)  # sums of 0.9 and 2
+    assert probabilities.add_up(thirty).all() and not probabilities.add_up(many).any()
+    assert not probabilities.add_up(np.array([[0.5, 0.53]])).any()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda value: [{"label": "LABEL_0", "score": value}],
+        lambda value: {"label": "LABEL_0", "score": value},
+        lambda value: {"stars": value},
+    ],
+)
+def test_a_regressions_value_may_have_any_name(dataset, tmp_path, given):
+    rows = [{"text": text, "out": given(n / 4)} for n, text in enumerate(TEXTS)]
+    regression = ("--task", "regression", "--values", "out")
+    path = jsonl(tmp_path / "a.jsonl", rows)
+    found = stored(run(tmp_path, "--input", path, *regression), dataset)
+    np.testing.assert_array_equal(found[:, 0], np.arange(12) / 4)
+    rows[2]["out"] = {"stars": 1, "moons": 2}
+    path = jsonl(tmp_path / "b.jsonl", rows)
+    message = r"b\.jsonl:3 gives 2 numbers in 'out' for 1 outputs; correct the row$"
+    with pytest.raises(LogitsError, match=message):
+        run(tmp_path, "--input", path, *regression, output="other")
+
+
+def test_a_column_of_numbers_that_occurs_twice_is_refused(dataset, tmp_path):
+    (tmp_path / "a.csv").write_text("text,few,many,few\n" + "".join(f"{t},1,2,3\n" for t in TEXTS))
+    with pytest.raises(SourceError, match=r"a\.csv has 2 columns 'few'; give each a name of its"):
+        run(tmp_path, "--input", str(tmp_path / "a.csv"), *LABELLED)

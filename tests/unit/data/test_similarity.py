@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pd_jax.data.text import similarity
+from pd_jax.config import Source
+from pd_jax.data.text import corpora, similarity
 from pd_jax.data.text.similarity import Words, correlation, frequencies
 from pd_jax.errors import SourceError
 from pd_jax.tools import command
@@ -160,6 +161,15 @@ def test_the_command_writes_the_nearest_rows(sets, capsys):
     assert out.read_text() == "text\tpair\nthe film was bad\ta good film\n"
     printed = capsys.readouterr().out
     assert printed.endswith(f"1 nearest rows: {out}\n") and "upwards" in printed
+
+
+def test_rows_that_are_written_as_tsv_are_read_again(sets):
+    out = sets / "near.tsv"
+    labelled = ("--labelled", sets / "train.tsv", "--labelled-text-column", "sentence")
+    transfer = ("--transfer", sets / "films.txt", "--select", 9, "--output", out)
+    assert run(*labelled, *transfer) == 0
+    texts = ["the film was good", "what a good film", "the plot was"]
+    assert [row.text for row in corpora.rows(Source(path=str(out)))] == texts
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from pd_jax.models import sizes
 from pd_jax.models.heads import TaskModel
 from pd_jax.models.weights import hf
 from pd_jax.parallel.mesh import make_mesh
+from pd_jax.progress import warn
 from pd_jax.stages import predict, teachers
 from pd_jax.stages.classifier import load_classifier
 from pd_jax.stages.context import Context
@@ -30,7 +31,7 @@ from pd_jax.stages.label import label
 from pd_jax.stages.predict import make_predict_rows
 from pd_jax.stages.torch_teacher import load_torch
 from pd_jax.stages.train import run_train
-from pd_jax.tools import command, import_logits, verify
+from pd_jax.tools import import_logits, verify
 from pd_jax.tools import label as label_tool
 from tests import tiny
 
@@ -75,7 +76,7 @@ def stage(teacher, dataset, **changes) -> config_lib.LabelStage:
 
 def labelled(folder, of: config_lib.LabelStage):
     mesh = make_mesh(config_lib.Mesh())
-    return label(of, epath.Path(folder), mesh, title="labelling", warn=command.warn)
+    return label(of, epath.Path(folder), mesh, title="labelling", warn=warn)
 
 
 def one_by_one(folder, texts, states=()) -> tuple[np.ndarray, np.ndarray]:

@@ -319,7 +319,7 @@ def test_what_is_not_there_is_said_so(tmp_path):
 
 def test_a_row_of_unreasonable_length_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(lines, "ROW_BYTES", 1 << 20)
-    path = write(tmp_path / "a.txt", "short\n" + "x" * (1 << 20) + "\n")
+    path = write(tmp_path / "a.txt", "short\n" + "x" * ((1 << 20) + 1) + "\n")
     with pytest.raises(SourceError, match=r"a\.txt:2 is longer than 1 MiB"):
         read(Source(path=path))
 
@@ -384,6 +384,6 @@ def test_whole_floats_are_labels_as_integers_are(tmp_path):
     table = pyarrow.table({"text": list("abcdef"), "label": given})
     parquet.write_table(table, tmp_path / "a.parquet")
     found = read(Source(path=str(tmp_path / "a.parquet"), label="label"))
-    assert [label for _, label in found] == ["1", "0", "0", "2.5", "", "nan"]
+    assert [label for _, label in found] == ["1", "0", "0", "2.5", None, "nan"]
     path = write(tmp_path / "a.jsonl", '{"text": "a", "label": [1.0, "x"]}\n')
     assert read(Source(path=path, label="label")) == [("a", "1|x")]

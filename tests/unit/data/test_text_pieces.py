@@ -77,7 +77,8 @@ def test_the_sentences_of_a_table_are_those_of_both_texts(tmp_path):
 
 def test_broken_rows_beside_text_are_counted_over_all_files(tmp_path, capsys):
     broken = write(tmp_path / "a.tsv", "text\tlabel\na\t0\nb\n")
-    paths = (broken, write(tmp_path / "b.txt", "c\n\nd\n"), broken)
+    other = write(tmp_path / "c.tsv", "text\tlabel\na\t0\nb\n")
+    paths = (broken, write(tmp_path / "b.txt", "c\n\nd\n"), other)
     source = Source(path=paths, broken_rows="skip")
     assert list(corpora.sentences(source)) == ["a", "c", "d", "a"]
     printed = capsys.readouterr().err

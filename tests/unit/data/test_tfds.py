@@ -53,7 +53,7 @@ def prepared_dataset(tmp_path_factory):
     return folder
 
 
-EXPECTED = sorted((f"café {n}", "" if n == 7 else ["bad", "good"][n % 2]) for n in range(100))
+EXPECTED = sorted((f"café {n}", None if n == 7 else ["bad", "good"][n % 2]) for n in range(100))
 
 
 @pytest.mark.filterwarnings("ignore")
