@@ -74,7 +74,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["pd_jax", "pd_jax.*"]),
-    package_data={"pd_jax.report": ["*.jinja"]},
+    package_data={"pd_jax.report": ["*.jinja", "*.css", "*.js"]},
     install_requires=CORE,
     extras_require=EXTRAS,
 )

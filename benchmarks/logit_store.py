@@ -31,8 +31,8 @@ from pd_jax.models.heads import TaskModel
 from pd_jax.models.weights import hf
 from pd_jax.objectives.objective import dummy_inputs
 from pd_jax.parallel.mesh import make_mesh
+from pd_jax.progress import warn
 from pd_jax.stages.label import label
-from pd_jax.tools import command
 
 _LENGTHS = (16, 32, 64, 128)
 _STEPS = 20
@@ -85,7 +85,7 @@ def measure(dataset: Dataset, folder: pathlib.Path, parsed: Any) -> dict[str, An
     )
     mesh = make_mesh(config_lib.Mesh())
     wall = time.perf_counter()
-    made = {"title": "labelling", "warn": command.warn}
+    made = {"title": "labelling", "warn": warn}
     seconds = _seconds(lambda: label(stage, epath.Path(folder / "store"), mesh, **made))
     wall = time.perf_counter() - wall
     store = LogitStore.open(folder / "store")

@@ -8,7 +8,7 @@ traceback means a bug in pd_jax.
 import difflib
 import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 EXIT_CODE = 2
 """Exit status of a command that was refused or failed for a reason the user can act on."""
@@ -36,9 +36,9 @@ class SourceError(PdError):
 
 
 class BrokenRowError(SourceError):
-    """A row with too few or too many columns, or whose text is null or not text. Correct it, or
-    leave such rows out: `broken_rows='skip'` in a config, `--skip-broken-rows` where a tool takes
-    it.
+    """A row with too few or too many columns, whose text is null or not text, that is no JSON or
+    no UTF-8, or longer than 16 MiB. Correct it, or leave such rows out: `broken_rows='skip'` in a
+    config, `--skip-broken-rows` where a tool takes it.
     """
 
     problem: str
@@ -114,35 +114,49 @@ _NO_SPACE_TEXTS = ("No space left on device", "Disk quota exceeded", "os error 2
 """The words of libraries that turn the system's error into text (Rust, C++)."""
 
 
+def causes(fault: BaseException | None) -> Iterator[BaseException]:
+    """Yields a fault, its cause, the cause of that, and so on."""
+    while fault is not None:
+        yield fault
+        fault = fault.__cause__ or fault.__context__
+
+
+def first_line(fault: BaseException) -> str:
+    """Returns the first line of a fault's message, cut to 200 letters; its type without any."""
+    return (str(fault).strip() or type(fault).__name__).splitlines()[0][:200]
+
+
 def no_space(fault: BaseException | None) -> str:
     """Returns the system's message if a fault, or one of its causes, is a full disk or an exhausted
     quota; else an empty string.
     """
-    while fault is not None:
-        full = isinstance(fault, OSError) and fault.errno in _NO_SPACE
-        if full or any(text in str(fault) for text in _NO_SPACE_TEXTS):
-            return str(fault).splitlines()[0][:200]
-        fault = fault.__cause__ or fault.__context__
+    for cause in causes(fault):
+        full = isinstance(cause, OSError) and cause.errno in _NO_SPACE
+        if full or any(text in str(cause) for text in _NO_SPACE_TEXTS):
+            return first_line(cause)
     return ""
 
 
-_NO_MEMORY_TEXT = re.compile(
-    r"RESOURCE_EXHAUSTED:.*(memory|allocat|hbm)"
-    r"|CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED",
-    re.I,
+NO_MEMORY_OF_TORCH = (
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
 )
-"""The words of XLA and torch when a device, or the host, is out of memory."""
+"""What torch says when a GPU is out of memory; XLA says it otherwise."""
+
+_NO_MEMORY_TEXT = re.compile(
+    "|".join([r"RESOURCE_EXHAUSTED:.*(memory|allocat|hbm)", *NO_MEMORY_OF_TORCH]), re.I
+)
 
 
 def no_memory(fault: BaseException | None) -> str:
     """Returns the message if a fault, or one of its causes, is a lack of memory on a device or on
     the host; else an empty string.
     """
-    while fault is not None:
-        message = next(iter(str(fault).splitlines()), "")[:200]
-        if isinstance(fault, MemoryError) or _NO_MEMORY_TEXT.search(message):
-            return message or "out of memory"
-        fault = fault.__cause__ or fault.__context__
+    for cause in causes(fault):
+        message = first_line(cause)
+        if isinstance(cause, MemoryError) or _NO_MEMORY_TEXT.search(message):
+            return message if str(cause) else "out of memory"
     return ""
 
 

@@ -20,9 +20,9 @@ import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
-from pd_jax.errors import ConfigError, PdError, StageError
+from pd_jax.errors import ConfigError, PdError, StageError, first_line
 from pd_jax.processes import available_cores, light_main
-from pd_jax.training.signals import Stopped, stop_on
+from pd_jax.signals import Stopped, stop_on
 
 SAVE_SECONDS = 120.0
 """How long a process that was asked to stop may take to save."""
@@ -330,10 +330,9 @@ def _portable(name: str, fault: Exception) -> PdError:
     if isinstance(fault, PdError):
         return fault
     traceback.print_exception(fault)
-    message = (str(fault).strip().splitlines() or [""])[0][:300]
     return StageError(
-        f"stage {name!r} ended by {type(fault).__name__}: {message} (the traceback is in the "
-        "output); fix it and run the same command again"
+        f"stage {name!r} ended by {type(fault).__name__}: {first_line(fault)} (the traceback is in "
+        "the output); fix it and run the same command again"
     )
 
 

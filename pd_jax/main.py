@@ -17,6 +17,7 @@ from etils import epath
 
 from pd_jax.config import Pipeline, flag
 from pd_jax.errors import EXIT_CODE, ConfigError, PdError, no_space, sentence_of
+from pd_jax.progress import warn
 from pd_jax.workdir import DONE, STAGES
 
 _CONFIG = flag.define()
@@ -56,7 +57,7 @@ def _main(_: Sequence[str]) -> int:
         # Orbax logs every file operation, and its threads log faults that saving raises anyway.
         logging.set_verbosity(logging.FATAL)
     # Only now: a usage error should not wait for jax.
-    from pd_jax.training.signals import Stopped, stop_on
+    from pd_jax.signals import Stopped, stop_on
 
     stop_on(signal.SIGTERM)
     try:
@@ -165,7 +166,7 @@ def _report_after(fault: Exception, config: Pipeline, workdir: epath.Path) -> No
         if Record(workdir, config, "").is_kept():
             _report(config, workdir)
     except PdError as second:
-        print(f"warning: no report was written: {second}", file=sys.stderr)
+        warn(f"no report was written: {second}")
 
 
 def _tell(line: str) -> None:

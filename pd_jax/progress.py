@@ -1,8 +1,8 @@
-"""A progress line for long-running work.
+"""What long-running work says on standard error: its progress, and warnings.
 
-In a terminal the line is rewritten in place, with rate and time left. Without one (a log file, a
-batch job) a plain line is written now and then. Either way the last line states what was done and
-how fast.
+In a terminal the line of progress is rewritten in place, with rate and time left. Without one (a
+log file, a batch job) a plain line is written now and then. Either way the last line states what
+was done and how fast.
 """
 
 import collections
@@ -19,6 +19,11 @@ _LINE_SECONDS = 30.0
 _WINDOW_SECONDS = 30.0
 
 Number = int | float
+
+
+def warn(message: str) -> None:
+    """Prints a warning to stderr: something to know that needs no action."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 class Progress:

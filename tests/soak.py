@@ -27,6 +27,7 @@ import numpy as np
 from pd_jax import files
 from pd_jax.errors import PREEMPTED_EXIT_CODE
 from pd_jax.report.curves import Curve, curve_chart, thinned
+from pd_jax.report.svg import Frame
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ALLOWED = 0.03
@@ -129,15 +130,11 @@ def page(samples: Sequence[Sample], found: dict) -> str:
     series["steps_per_cpu_second"] = speeds(samples)
     charts = [
         curve_chart(
-            name,
+            Frame(name, name.replace("_", " "), json.dumps(found[name]), 720, 240),
             [Curve(name, thinned(points, limit=200), 0)],
-            title=name.replace("_", " "),
-            description=json.dumps(found[name]),
             x_label="minutes",
             y_label=name.replace("_", " "),
             logarithmic=False,
-            width=720,
-            height=240,
             named=False,
         )
         for name, points in series.items()

@@ -13,6 +13,7 @@ from jaxtyping import Float32
 from pd_jax.errors import ConfigError, WeightsError
 from pd_jax.evaluation.predictions import Predictions
 from pd_jax.models.export import onnx_graph, programs
+from pd_jax.models.export.results import Measured
 from pd_jax.models.sizes import BertConfig
 from pd_jax.models.weights import hf, layout
 from pd_jax.training.metrics import finite
@@ -35,33 +36,6 @@ class Runner:
     device: str
     megabytes: float
     run: programs.Program
-
-
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """A model as one program computes it on one device.
-
-    `scores` are the task's by name, with agreement and kl where the model is held against another;
-    `difference` is the largest of any logit from what jax computes first, None for that itself;
-    `milliseconds` and `rows_per_second` are by the number of texts at once, of `tokens` each.
-    """
-
-    name: str
-    parameters: int
-    layers: int
-    hidden: int
-    program: str
-    device: str
-    megabytes: float
-    scores: Mapping[str, float | None]
-    difference: float | None
-    tokens: int
-    milliseconds: Mapping[str, float]
-    rows_per_second: Mapping[str, float]
-
-    def as_json(self) -> dict[str, Any]:
-        """Returns the fields as JSON values."""
-        return dataclasses.asdict(self)
 
 
 def devices() -> tuple[Any, ...]:

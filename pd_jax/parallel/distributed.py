@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from pd_jax import files
-from pd_jax.errors import PREEMPTED_EXIT_CODE, MeshError, PeerError, sentence_of
+from pd_jax.errors import PREEMPTED_EXIT_CODE, MeshError, PeerError, first_line, sentence_of
 from pd_jax.parallel import sentinel
 
 WAIT_SECONDS = 300
@@ -104,9 +104,9 @@ def _join(explicit: Explicit | None, cluster: str | None) -> None:
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
     except jax.errors.JaxRuntimeError as fault:  # of the connection
-        _give_up(f"{hint} ({_first_line(fault)})")
+        _give_up(f"{hint} ({first_line(fault)})")
     except (RuntimeError, ValueError) as fault:
-        raise MeshError(f"{hint} ({_first_line(fault)})") from fault
+        raise MeshError(f"{hint} ({first_line(fault)})") from fault
     finally:
         timer.cancel()
 
@@ -125,7 +125,7 @@ def leaving_with_the_lost() -> Iterator[None]:
     # A collective that fails while it is dispatched raises a plain ValueError.
     except (jax.errors.JaxRuntimeError, ValueError) as fault:
         if jax.process_count() > 1 and _LOST.search(str(fault)):
-            _give_up(_first_line(fault))
+            _give_up(first_line(fault))
         raise
 
 
@@ -144,19 +144,19 @@ def is_writer() -> bool:
 
 
 def agree(value: int) -> int:
-    """Returns the largest of the processes' values; all of them must ask."""
+    """Returns the maximum over all processes. Collective: every process must call it."""
     return agree_each(value)[0]
 
 
 def agree_each(*values: int) -> list[int]:
-    """Returns of each value the largest of the processes', in one exchange; all of them must ask
-    for as many.
+    """Returns the element-wise maximum over processes, in one collective; all must pass equally
+    many values.
     """
     return _everyones(np.asarray(values, np.int32)).max(axis=0).tolist()
 
 
 def from_writer(values: np.ndarray) -> np.ndarray:
-    """Returns process 0's values on every process; all must ask, with arrays of one shape."""
+    """Returns process 0's values on every process. Collective, with arrays of one shape."""
     return _everyones(values)[0]
 
 
@@ -229,7 +229,7 @@ def barrier(name: str) -> None:
 
 
 def same_everywhere(name: str, digest: str) -> None:
-    """Raises MeshError, naming the processes, unless all have the same digest; all must ask."""
+    """Raises MeshError, naming the processes, unless all have the same digest. Collective."""
     local = np.frombuffer(bytes.fromhex(files.digest_bytes(digest.encode())), np.uint8)
     everyones = _everyones(local.astype(np.int32))
     others = np.flatnonzero((everyones != everyones[0]).any(axis=1))
@@ -303,7 +303,7 @@ def _wait_seconds() -> int:
 
 
 def _hint(explicit: Explicit | None, cluster: str | None, seconds: int) -> str:
-    """Returns the sentence for a process that the others did not meet."""
+    """Returns the error message for a process that could not reach its peers."""
     if explicit:
         who = f"process {explicit.index} of {explicit.count}, coordinator {explicit.address},"
     else:
@@ -321,7 +321,3 @@ def _give_up(message: str) -> NoReturn:
     """Ends this process at once, as one that launchers start again."""
     print(f"error: {message}", file=sys.stderr, flush=True)
     os._exit(PREEMPTED_EXIT_CODE)
-
-
-def _first_line(fault: Exception) -> str:
-    return str(fault).strip().splitlines()[0][:200]

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from pd_jax.errors import MeshError
+from pd_jax.errors import MeshError, first_line
 
 GIB = 1024**3
 
@@ -118,7 +118,7 @@ def devices(topology: str) -> Sequence[Any]:
     try:
         return _gpus(chip, chip.gpu, grid) if chip.gpu else _tpus(topology, chip, grid)
     except (RuntimeError, NotImplementedError) as fault:
-        reason = str(fault).splitlines()[0]
+        reason = first_line(fault)
         if isinstance(fault, NotImplementedError) or "not installed" in reason:
             compiler, extra = ("jax's CUDA plugin", "gpu") if chip.gpu else ("libtpu", "tpu")
             raise MeshError(

@@ -1,6 +1,6 @@
 """The report's charts over a number axis: bars, dots with intervals, and the timeline of the chain.
 
-Each function returns one drawing as text, for the width it is given: a page draws a chart once for
+Each function returns one drawing as text, for the frame it is given: a page draws a chart once for
 a desktop and once for a phone, so that letters keep their size. Values come in the unit they are
 shown in.
 """
@@ -60,14 +60,12 @@ def colour(index: int) -> str:
     return f"c{index % COLOURS}" + (" dashed" if index >= COLOURS else "")
 
 
-def bar_chart(
-    key: str, bars: Sequence[Bar], *, title: str, description: str, unit: str, width: float
-) -> str:
+def bar_chart(frame: svg.Frame, bars: Sequence[Bar], *, unit: str) -> str:
     """Returns horizontal bars from zero, with whiskers for intervals and the values behind them."""
     ends = [end for bar in bars for end in _ends(bar)]
     low, high = min([0.0, *ends]), max([0.0, *ends])
-    gutter, room = _gutter(bars, width), FONT * 4.2
-    scale = svg.Scale(low, high or 1.0, gutter, width - room)
+    gutter, room = _gutter(bars, frame.width), FONT * 4.2
+    scale = svg.Scale(low, high or 1.0, gutter, frame.width - room)
 
     def draw(bar: Bar, y: float) -> list[svg.Element]:
         assert bar.value is not None
@@ -85,19 +83,15 @@ def bar_chart(
         shown = svg.label(bar.text, x=end + 7, y=y, css="value")
         return [svg.with_tooltip(body, bar.tooltip), *_whisker(bar, y, scale, css="whisker"), shown]
 
-    return _rows(
-        key, bars, scale, draw, title=title, description=description, unit=unit, width=width
-    )
+    return _rows(frame, bars, scale, draw, unit=unit)
 
 
-def dot_chart(
-    key: str, bars: Sequence[Bar], *, title: str, description: str, unit: str, width: float
-) -> str:
+def dot_chart(frame: svg.Frame, bars: Sequence[Bar], *, unit: str) -> str:
     """Returns dots with whiskers, enlarged to where the values are, and the paper's in grey."""
     ends = [end for bar in bars for end in _ends(bar)]
     ends += [bar.reference for bar in bars if bar.reference is not None]
     low, high = svg.padded(ends) if ends else (0.0, 1.0)
-    scale = svg.Scale(low, high, _gutter(bars, width) + 6, width - 14)
+    scale = svg.Scale(low, high, _gutter(bars, frame.width) + 6, frame.width - 14)
 
     def draw(bar: Bar, y: float) -> list[svg.Element]:
         drawn = []
@@ -115,22 +109,12 @@ def dot_chart(
             drawn.append(svg.with_tooltip(dot, bar.tooltip))
         return drawn
 
-    return _rows(
-        key, bars, scale, draw, title=title, description=description, unit=unit, width=width
-    )
+    return _rows(frame, bars, scale, draw, unit=unit)
 
 
-def timeline_chart(
-    key: str,
-    tasks: Sequence[Task],
-    *,
-    title: str,
-    description: str,
-    colours: Sequence[str],
-    width: float,
-) -> str:
+def timeline_chart(frame: svg.Frame, tasks: Sequence[Task], *, colours: Sequence[str]) -> str:
     """Returns tasks end to end over seconds; a part's colour is its name's place in `colours`."""
-    total = sum(task.seconds for task in tasks)
+    width, total = frame.width, sum(task.seconds for task in tasks)
     gutter = min(
         width * 0.34, max((svg.text_width(t.label, size=FONT) for t in tasks), default=0) + 14
     )
@@ -153,9 +137,7 @@ def timeline_chart(
         anchor = "end" if scale(tick) > width - 30 else "middle"
         text = notation.duration(tick) if tick else "0"
         body.append(svg.label(text, x=scale(tick), y=bottom + 14, css="tick", anchor=anchor))
-    return svg.drawing(
-        key, title=title, description=description, width=width, height=bottom + _BOTTOM, body=body
-    )
+    return svg.drawing(frame._replace(height=bottom + _BOTTOM), body)
 
 
 def duration_ticks(total: float, count: int) -> list[float]:
@@ -215,21 +197,18 @@ def _beside(task: Task, start: float, y: float, scale: svg.Scale) -> svg.Element
 
 
 def _rows(
-    key: str,
+    frame: svg.Frame,
     bars: Sequence[Bar],
     scale: svg.Scale,
     draw: Callable[[Bar, float], list[svg.Element]],
     *,
-    title: str,
-    description: str,
     unit: str,
-    width: float,
 ) -> str:
     """Returns a chart with one labelled row for each bar, over a grid."""
     bottom = _TOP + _ROW * len(bars)
-    ticks = scale.ticks(6 if width > 500 else 4)
+    ticks = scale.ticks(6 if frame.width > 500 else 4)
     body = [svg.line(scale(tick), _TOP, scale(tick), bottom, css="grid") for tick in ticks]
-    gutter = _gutter(bars, width)
+    gutter = _gutter(bars, frame.width)
     for index, bar in enumerate(bars):
         y = _TOP + _ROW * (index + 0.5)
         name = svg.label(
@@ -243,9 +222,7 @@ def _rows(
     for tick in ticks:
         text = svg.tick_text(tick, ticks) + (unit if tick == ticks[-1] else "")
         body.append(svg.label(text, x=scale(tick), y=bottom + 14, css="tick", anchor="middle"))
-    return svg.drawing(
-        key, title=title, description=description, width=width, height=bottom + _BOTTOM, body=body
-    )
+    return svg.drawing(frame._replace(height=bottom + _BOTTOM), body)
 
 
 def _gutter(bars: Sequence[Bar], width: float) -> float:

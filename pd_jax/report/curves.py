@@ -1,6 +1,6 @@
 """The report's charts over two axes: curves over examples or steps, and scores over parameters.
 
-Like `charts`, every function returns one drawing as text for the width it is given.
+Like `charts`, every function returns one drawing as text for the frame it is given.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ class Curve:
 
 
 @dataclasses.dataclass(frozen=True)
-class Spot:
+class ModelSpot:
     """One model in a chart of score over parameters."""
 
     label: str
@@ -71,16 +71,12 @@ def thinned(points: Sequence[tuple[float, float]], *, limit: int) -> list[Point]
 
 
 def curve_chart(
-    key: str,
+    frame: svg.Frame,
     curves: Sequence[Curve],
     *,
-    title: str,
-    description: str,
     x_label: str,
     y_label: str,
     logarithmic: bool,
-    width: float,
-    height: float,
     named: bool,
 ) -> str:
     """Returns lines over a grid; where `named`, each line's label stands at its end.
@@ -89,44 +85,34 @@ def curve_chart(
     """
     curves = [curve for curve in curves if curve.points]
     if not curves:
-        raise ValueError(f"{title}: no curve has a point to draw")
+        raise ValueError(f"{frame.title}: no curve has a point to draw")
     values = [edge for curve in curves for p in curve.points for edge in (p.low, p.high)]
     low, high = (min(values) / 1.05, max(values) * 1.05) if logarithmic else svg.padded(values)
-    labels = [curve.label for curve in curves] if named else []
+    width, labels = frame.width, [curve.label for curve in curves] if named else []
     gutter = min(width * 0.28, max((svg.text_width(n, size=_BOLD) for n in labels), default=0) + 14)
     right = width - gutter if named else width - 14
     furthest = max(curve.points[-1].x for curve in curves)
     x_scale = svg.Scale(0.0, furthest or 1.0, _LEFT, right)
     y_scale = svg.Scale(
-        low, high, height - axes.FOOT, axes.HEAD if y_label else _TOP_UNNAMED, logarithmic
+        low, high, frame.height - axes.FOOT, axes.HEAD if y_label else _TOP_UNNAMED, logarithmic
     )
-    body = _frame(x_scale, y_scale, x_label=x_label, y_label=y_label)
+    body = _grid(x_scale, y_scale, x_label=x_label, y_label=y_label)
     for curve in curves:
         body += _curve(curve, x_scale, y_scale)
     if named:
         body += _names(curves, x_scale, y_scale, gutter)
-    return svg.drawing(
-        key, title=title, description=description, width=width, height=height, body=body
-    )
+    return svg.drawing(frame, body)
 
 
 def scatter_chart(
-    key: str,
-    spots: Sequence[Spot],
-    *,
-    title: str,
-    description: str,
-    x_label: str,
-    y_label: str,
-    width: float,
-    height: float,
+    frame: svg.Frame, spots: Sequence[ModelSpot], *, x_label: str, y_label: str
 ) -> str:
     """Returns models as dots over a logarithmic axis of parameters, with intervals and labels."""
     values = [end for spot in spots for end in _ends(spot)]
     places = [spot.x for spot in spots]
-    x_scale = svg.Scale(min(places) / 1.4, max(places) * 1.4, _LEFT, width - 14, True)
-    y_scale = svg.Scale(*svg.padded(values, share=0.1), height - axes.FOOT, axes.HEAD)
-    body = _frame(x_scale, y_scale, x_label=x_label, y_label=y_label)
+    x_scale = svg.Scale(min(places) / 1.4, max(places) * 1.4, _LEFT, frame.width - 14, True)
+    y_scale = svg.Scale(*svg.padded(values, share=0.1), frame.height - axes.FOOT, axes.HEAD)
+    body = _grid(x_scale, y_scale, x_label=x_label, y_label=y_label)
     for spot in spots:
         x, css = x_scale(spot.x), colour(spot.colour)
         if spot.interval is not None:
@@ -134,16 +120,14 @@ def scatter_chart(
             body.append(svg.line(x, ends[0], x, ends[1], css=f"line thin {css}"))
         dot = svg.node("circle", cx=x, cy=y_scale(spot.y), r=5, css=f"dot {css}")
         body.append(svg.with_tooltip(dot, spot.tooltip))
-    body += _spot_names(spots, x_scale, y_scale, width)
-    return svg.drawing(
-        key, title=title, description=description, width=width, height=height, body=body
-    )
+    body += _spot_names(spots, x_scale, y_scale, frame.width)
+    return svg.drawing(frame, body)
 
 
 # ---- parts -------------------------------------------------------------------------------------
 
 
-def _frame(
+def _grid(
     x_scale: svg.Scale, y_scale: svg.Scale, *, x_label: str, y_label: str
 ) -> list[svg.Element]:
     """Returns grid, ticks and the names of both axes."""
@@ -195,7 +179,7 @@ def _names(
 
 
 def _spot_names(
-    spots: Sequence[Spot], x_scale: svg.Scale, y_scale: svg.Scale, width: float
+    spots: Sequence[ModelSpot], x_scale: svg.Scale, y_scale: svg.Scale, width: float
 ) -> list[svg.Element]:
     """Returns labels beside the dots, each at the first place that covers no dot and no label."""
     places = [(x_scale(spot.x), y_scale(spot.y)) for spot in spots]
@@ -235,7 +219,7 @@ class _Box:
         return across and self.top < other.bottom and other.top < self.bottom
 
 
-def _ends(spot: Spot) -> list[float]:
+def _ends(spot: ModelSpot) -> list[float]:
     ends = [spot.y]
     if spot.interval is not None:
         ends += [spot.interval.low, spot.interval.high]

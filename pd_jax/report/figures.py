@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from pd_jax.config.scores import judged_by
-from pd_jax.report import charts, curves, load, notation, paper
+from pd_jax.report import charts, curves, load, notation, paper, svg
 from pd_jax.report.statistics import Interval
 from pd_jax.report.table import Row, Table, is_teacher
 
@@ -74,16 +74,12 @@ def method_figures(table: Table, metric: str, colour: Mapping[str, int], task: s
     if all(bar.value is None for bar in bars):
         return []
     description = "; ".join(f"{bar.label} {bar.text}" for bar in bars)
-    arguments = {"description": description, "unit": notation.unit(metric)}
-    title = f"{notation.titled(metric)} by method"
-    figures = [
-        Figure(
-            "bars",
-            title,
-            _interval_caption(table, metric),
-            _views("bars", charts.bar_chart, bars, title, arguments),
-        )
+    title, unit = f"{notation.titled(metric)} by method", notation.unit(metric)
+    views = [
+        charts.bar_chart(frame, bars, unit=unit) for frame in _frames("bars", title, description)
     ]
+    caption = _interval_caption(table, metric)
+    figures = [Figure("bars", title, caption, (View("", *views),))]
     if sum(bar.value is not None for bar in bars) > 1:
         title = "The same values, enlarged"
         caption = "The axis does not begin at zero."
@@ -93,9 +89,11 @@ def method_figures(table: Table, metric: str, colour: Mapping[str, int], task: s
                 f"read from its figure (± {paper.DIGITISED_ERROR} points). Its data and budget "
                 "were far larger."
             )
-        figures.append(
-            Figure("dots", title, caption, _views("dots", charts.dot_chart, bars, title, arguments))
-        )
+        views = [
+            charts.dot_chart(frame, bars, unit=unit)
+            for frame in _frames("dots", title, description)
+        ]
+        figures.append(Figure("dots", title, caption, (View("", *views),)))
     return figures
 
 
@@ -163,7 +161,7 @@ def size_figure(table: Table, metric: str, colour: Mapping[str, int]) -> Figure 
         parameters = row.parameters or 1
         tooltip_text = f"{bar.tooltip}, {notation.grouped(parameters)} parameters"
         spots.append(
-            curves.Spot(
+            curves.ModelSpot(
                 row.label, parameters, bar.value or 0.0, bar.colour, bar.interval, tooltip_text
             )
         )
@@ -171,28 +169,22 @@ def size_figure(table: Table, metric: str, colour: Mapping[str, int]) -> Figure 
     description = "; ".join(spot.tooltip for spot in spots)
     views = [
         curves.scatter_chart(
-            f"sizes-{kind}",
+            frame,
             spots,
-            title=title,
-            description=description,
             x_label="parameters",
             y_label=notation.readable(metric) + notation.unit(metric),
-            width=width,
-            height=height,
         )
-        for kind, width, height in (("wide", WIDE, 380.0), ("narrow", NARROW, 320.0))
+        for frame in _frames("sizes", title, description, heights=(380.0, 320.0))
     ]
     return Figure("sizes", title, "Parameters on a logarithmic axis.", (View("", *views),))
 
 
-def _views(
-    key: str, chart, bars: Sequence[charts.Bar], title: str, arguments: Mapping
-) -> tuple[View, ...]:
-    wide, narrow = (
-        chart(f"{key}-{kind}", bars, title=title, width=width, **arguments)
-        for kind, width in (("wide", WIDE), ("narrow", NARROW))
-    )
-    return (View("", wide, narrow),)
+def _frames(
+    key: str, title: str, description: str, *, heights: tuple[float, float] = (0.0, 0.0)
+) -> list[svg.Frame]:
+    """Returns a chart's frames for a desktop and for a phone."""
+    sizes = zip(("wide", "narrow"), (WIDE, NARROW), heights, strict=True)
+    return [svg.Frame(f"{key}-{kind}", title, description, *size) for kind, *size in sizes]
 
 
 # ---- curves ------------------------------------------------------------------------------------
@@ -272,18 +264,14 @@ def _curves_figure(
     for scale in ("linear", "log") if "loss" in metric and positive else ("linear",):
         pair = [
             curves.curve_chart(
-                f"{key}-{scale}-{index}",
+                svg.Frame(f"{key}-{scale}-{index}", title, f"{description} over {x_label}", *size),
                 drawn[index],
-                title=title,
-                description=f"{description} over {x_label}",
                 x_label=x_label,
                 y_label=notation.readable(metric) + notation.unit(metric) if named else "",
                 logarithmic=scale == "log",
-                width=width,
-                height=height,
                 named=named and index == 0,
             )
-            for index, (width, height) in enumerate(sizes)
+            for index, size in enumerate(sizes)
         ]
         views.append(View(scale, pair[0], pair[-1]))
     legend = tuple((charts.colour(c.colour), c.label) for c in drawn[0]) if named else ()
@@ -353,10 +341,8 @@ def timeline_figure(pipeline: load.Pipeline) -> Figure | None:
     title = "The chain, one stage after another"
     description = "; ".join(f"{task.label} {task.text}" for task in tasks)
     views = [
-        charts.timeline_chart(
-            f"chain-{kind}", tasks, title=title, description=description, colours=names, width=width
-        )
-        for kind, width in (("wide", WIDE), ("narrow", NARROW))
+        charts.timeline_chart(frame, tasks, colours=names)
+        for frame in _frames("chain", title, description)
     ]
     used = {name for task in tasks for name, _ in task.parts}
     legend = tuple((charts.colour(names.index(name)), name) for name in names if name in used)

@@ -42,18 +42,14 @@ class Line:
 
 
 def lines_chart(
-    key: str,
+    frame: svg.Frame,
     lines: Sequence[Line],
     *,
-    title: str,
-    description: str,
     scale: str,
     x_label: str,
     y_label: str,
     order: Sequence[Position] = (),
     grey: bool = False,
-    width: float,
-    height: float,
 ) -> str:
     """Returns lines with whiskers over a `category`, `linear` or `log` axis.
 
@@ -70,21 +66,19 @@ def lines_chart(
         for value in (spot.y, spot.low, spot.high)
         if value is not None
     ]
-    y_scale = svg.Scale(*svg.padded(ends), height - axes.FOOT, axes.HEAD)
+    y_scale = svg.Scale(*svg.padded(ends), frame.height - axes.FOOT, axes.HEAD)
     names = [line.label for line in lines] if grey else []
     gutter = max((svg.text_width(name, size=FONT) for name in names), default=0) + _RIGHT
-    right = width - min(gutter, width * 0.34)
-    body = _frame(y_scale, places, right, x_label=x_label, y_label=y_label)
+    right = frame.width - min(gutter, frame.width * 0.34)
+    body = _grid(y_scale, places, right, x_label=x_label, y_label=y_label)
     middle = (min(len(lines), _ABREAST) - 1) / 2
     for number, line in enumerate(lines):
         # Series that share a place stand a little apart, so that no whisker hides another.
         aside = 0.0 if grey else (number % _ABREAST - middle) * 3.0
         body += _line(line, number, y_scale, places, right, grey=grey, aside=aside)
     if grey:
-        body += _names(lines, y_scale, right, width)
-    return svg.drawing(
-        key, title=title, description=description, width=width, height=height, body=body
-    )
+        body += _names(lines, y_scale, right, frame.width)
+    return svg.drawing(frame, body)
 
 
 class _Places:
@@ -119,7 +113,7 @@ def _numbers_first(position: Position) -> tuple[bool, float]:
     return (True, 0.0) if isinstance(position, str) else (False, float(position))
 
 
-def _frame(
+def _grid(
     y_scale: svg.Scale, places: _Places, right: float, *, x_label: str, y_label: str
 ) -> list[svg.Element]:
     texts = [value if isinstance(value, str) else notation.short(value) for value in places.values]

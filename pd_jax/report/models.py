@@ -1,56 +1,22 @@
 """Tables of compared and exported models, from the records in `done.json`.
 
-A comparison's stage lists one entry for each model and program (`evaluation.compare.Measured`), an
-export's one for each file (`models.export.write.Check`).
+A comparison's stage lists one `Measured` for each model and program, an export's one `Check` for
+each file.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import pydantic
 
-from pd_jax.errors import ReportError
+from pd_jax.errors import ReportError, first_line
+from pd_jax.models.export.results import Check, Measured
 from pd_jax.report import load, notation
 from pd_jax.report.table import aligned
 
 _SCORES = ("accuracy", "pearson", "spearman", "label_accuracy", "agreement", "calibration_error")
 _PROGRAMS = {"jax": "JAX", "onnx": "ONNX", "onnx_int8": "ONNX int8"}
-
-
-class Compared(pydantic.BaseModel):
-    """A model in one program on one device, as a comparison measured it."""
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="ignore")
-
-    name: str
-    parameters: int
-    layers: int
-    hidden: int
-    program: str
-    device: str
-    megabytes: pydantic.FiniteFloat
-    scores: Mapping[str, float | None]
-    difference: pydantic.FiniteFloat | None
-    tokens: int
-    milliseconds: Mapping[str, pydantic.FiniteFloat]
-    rows_per_second: Mapping[str, pydantic.FiniteFloat]
-
-
-class Exported(pydantic.BaseModel):
-    """An exported file, and how it compares with the model it was made from."""
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="ignore")
-
-    file: str
-    megabytes: pydantic.FiniteFloat
-    program: str
-    difference: pydantic.FiniteFloat | None = None
-    scale: pydantic.FiniteFloat | None = None
-    milliseconds: pydantic.FiniteFloat | None = None
-    our_milliseconds: pydantic.FiniteFloat | None = None
-    tokens: int | None = None
-    """Of the text that was timed; None where none was, and in records that do not say."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +46,7 @@ class Grid:
 def comparison_grids(pipeline: load.Pipeline) -> list[Grid]:
     """Returns a table for each finished comparison; raises ReportError if one is invalid."""
     return [
-        comparison_grid(name, _read(Compared, name, stage, "models"))
+        comparison_grid(name, _read(Measured, name, stage, "models"))
         for name, stage in pipeline.stages.items()
         if stage.kind == "compare" and stage.done
     ]
@@ -92,7 +58,7 @@ def export_grid(pipeline: load.Pipeline) -> Grid | None:
         (name, exported)
         for name, stage in pipeline.stages.items()
         if stage.kind == "export" and stage.done
-        for exported in _read(Exported, name, stage, "checks")
+        for exported in _read(Check, name, stage, "checks")
     ]
     if not found:
         return None
@@ -106,7 +72,7 @@ def export_grid(pipeline: load.Pipeline) -> Grid | None:
     return Grid("", header, 3, tuple(_export_line(*item) for item in found), caption)
 
 
-def comparison_grid(stage: str, models: Sequence[Compared]) -> Grid:
+def comparison_grid(stage: str, models: Sequence[Measured]) -> Grid:
     """Returns the table of a comparison."""
     scores = [name for name in _SCORES if any(name in model.scores for model in models)]
     batches = list(models[0].milliseconds) if models else []
@@ -135,7 +101,7 @@ def comparison_grid(stage: str, models: Sequence[Compared]) -> Grid:
 
 
 def _comparison_line(
-    model: Compared, scores: Sequence[str], batches: Sequence[str], *, differ: bool
+    model: Measured, scores: Sequence[str], batches: Sequence[str], *, differ: bool
 ) -> tuple[Cell, ...]:
     program = _PROGRAMS.get(model.program, model.program)
     return (
@@ -153,7 +119,7 @@ def _comparison_line(
     )
 
 
-def _export_line(stage: str, exported: Exported) -> tuple[Cell, ...]:
+def _export_line(stage: str, exported: Check) -> tuple[Cell, ...]:
     program = exported.program
     if exported.difference is None:
         program += ", not installed"
@@ -178,17 +144,17 @@ def _difference(value: float | None) -> Cell:
     return Cell(notation.MISSING) if value is None else Cell(f"{value:.1e}", value)
 
 
-_Kind = TypeVar("_Kind", bound=pydantic.BaseModel)
+_Kind = TypeVar("_Kind")
 
 
 def _read(kind: type[_Kind], name: str, stage: load.Stage, key: str) -> list[_Kind]:
     """Returns the records under a key of a stage's outputs."""
     held: Any = stage.done.outputs.get(key) if stage.done else None
+    adapter = pydantic.TypeAdapter(kind)
     try:
-        return [kind.model_validate(item) for item in held or ()]
+        return [adapter.validate_python(item) for item in held or ()]
     except (pydantic.ValidationError, TypeError) as fault:
-        reason = str(fault).splitlines()[0]
         raise ReportError(
             f"{stage.folder}/done.json: outputs.{key} of stage {name!r} is not valid "
-            f"({reason}); remove the stage's folder and run the pipeline again"
+            f"({first_line(fault)}); remove the stage's folder and run the pipeline again"
         ) from None

@@ -81,7 +81,7 @@ def _shared(
 ) -> dict[str, Any]:
     """Returns the content that pages of pipelines and of studies share."""
     cards = _cards(pipeline, table, colour, base)
-    script = _resource("sort.js.jinja")
+    script = _resource("sort.js")
     return {
         "pipeline": pipeline,
         "command": _public(pipeline.command, base),
@@ -97,7 +97,7 @@ def _shared(
         "colour": colour,
         "css": charts.colour,
         "version": pd_jax.__version__,
-        "style": _resource("style.css.jinja"),
+        "style": _resource("style.css"),
         "script": script,
         "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }

@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pd_jax import config as config_lib
-from pd_jax.report import charts, claims, lines, notation, paper, study_text
+from pd_jax.report import charts, claims, lines, notation, paper, study_text, svg
 from pd_jax.report.statistics import Verdict
 from pd_jax.report.study import Group, Results, named, place_of, shown
 
-_SIZE = {"width": 410.0, "height": 270.0}
+_SIZE = (410.0, 270.0)
 _COLOURED = (paper.PD, paper.PF, paper.DISTILLATION, paper.BASIC, paper.PD_F)
 """Methods in the order of their colours, the same on every page."""
 
@@ -154,16 +154,13 @@ def _drawing(
 ) -> str:
     description = "; ".join(spot.tooltip for line in drawn for spot in line.spots)
     return lines.lines_chart(
-        key,
+        svg.Frame(key, title, description, *_SIZE),
         drawn,
-        title=title,
-        description=description,
         scale=wish.scale,
         x_label=wish.x,
         y_label="%" if "%" in title else title.rpartition(" ")[2],
         order=order,
         grey=grey,
-        **_SIZE,
     )
 
 

@@ -128,9 +128,7 @@ def range_text(measure: str, interval: Interval) -> str:
 
 
 def level_interval(measure: str, interval: Interval) -> Interval:
-    """Returns the interval of a mean, as far as its measure can reach: a t interval of few seeds
-    goes beyond.
-    """
+    """Clips a t interval to the measure's range, which it can exceed with few seeds."""
     quantity = measure.rpartition("/")[2]
     lowest = -1.0 if quantity in ("matthews", "pearson", "spearman") else 0.0
     highest = 1.0 if notation.is_share(measure) or lowest < 0 else math.inf

@@ -10,6 +10,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 from pd_jax.report import notation
@@ -49,18 +50,29 @@ def with_tooltip(element: Element, text: str) -> Element:
     return element
 
 
-def drawing(
-    key: str, *, title: str, description: str, width: float, height: float, body: Iterable[Element]
-) -> str:
-    """Returns a complete drawing as text to embed in a page; `key` must be unique there."""
+class Frame(NamedTuple):
+    """What a drawing has around its body: a `key` that is unique on its page, words for those who
+    do not see it, and a size. Charts made of rows set the height themselves.
+    """
+
+    key: str
+    title: str
+    description: str
+    width: float
+    height: float = 0.0
+
+
+def drawing(frame: Frame, body: Iterable[Element]) -> str:
+    """Returns a complete drawing as text to embed in a page."""
+    key = frame.key
     root = node(
         "svg",
-        node("title", id=f"{key}-title", text=title),
-        node("desc", id=f"{key}-desc", text=description),
+        node("title", id=f"{key}-title", text=frame.title),
+        node("desc", id=f"{key}-desc", text=frame.description),
         *body,
         role="img",
         preserveAspectRatio="xMinYMid meet",
-        viewBox=f"0 0 {width:.0f} {height:.0f}",
+        viewBox=f"0 0 {frame.width:.0f} {frame.height:.0f}",
         aria_labelledby=f"{key}-title {key}-desc",
     )
     return ElementTree.tostring(root, encoding="unicode")

@@ -8,7 +8,8 @@ from pd_jax import files
 from pd_jax.data.feed.batches import evaluation_batches
 from pd_jax.data.records.dataset import Dataset
 from pd_jax.errors import ConfigError, RecordsError
-from pd_jax.evaluation.compare import Measured, check_programs, compare, devices
+from pd_jax.evaluation.compare import check_programs, compare, devices
+from pd_jax.models.export.results import Measured
 from pd_jax.models.weights import hf
 from pd_jax.progress import Progress
 from pd_jax.stages.classifier import check_pairs, check_positions, load_classifier, output_names

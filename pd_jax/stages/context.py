@@ -1,7 +1,6 @@
 """The input and the result that all kinds of stage have in common."""
 
 import dataclasses
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ from etils import epath
 
 from pd_jax import config as config_lib
 from pd_jax.parallel import distributed
+from pd_jax.progress import warn
 from pd_jax.workdir import OUTPUT
 
 
@@ -27,7 +27,7 @@ class Context:
     def warn(self, message: str) -> None:
         """Prints a warning to stderr: something to know that needs no action."""
         if distributed.is_writer():
-            print(f"warning: stage {self.name}: {message}", file=sys.stderr, flush=True)
+            warn(f"stage {self.name}: {message}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,8 @@ from etils import epath
 
 from pd_jax import config as config_lib
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer
-from pd_jax.models.export.write import Check, export
+from pd_jax.models.export.results import Check
+from pd_jax.models.export.write import export
 from pd_jax.models.weights import hf
 from pd_jax.stages import model_card
 from pd_jax.stages.context import Context, Done

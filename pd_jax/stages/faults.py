@@ -7,6 +7,7 @@ from etils import epath
 
 from pd_jax import config as config_lib
 from pd_jax.errors import (
+    NO_MEMORY_OF_TORCH,
     LogitsError,
     PdError,
     RecordsError,
@@ -18,8 +19,6 @@ from pd_jax.errors import (
 )
 
 _DAMAGE = (RecordsError, LogitsError, TokenizerError, WeightsError)
-_OF_TORCH = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What torch says; JAX says it otherwise."""
 
 
 def with_remedy(
@@ -56,7 +55,7 @@ def with_remedy(
 
 def _out_of_memory(name: str, stage: Any, message: str) -> StageError:
     """Returns the error of a stage that lacked memory, as a `message` says."""
-    of_torch = any(text in message for text in _OF_TORCH)
+    of_torch = any(text in message for text in NO_MEMORY_OF_TORCH)
     if isinstance(stage, config_lib.LabelStage) and of_torch:
         return StageError(
             f"the teacher of stage {name!r} does not fit into the GPU's memory ({message}), of"

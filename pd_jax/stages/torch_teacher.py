@@ -6,7 +6,6 @@ Needs the extra `hf`. torch and transformers are imported only when such a teach
 import dataclasses
 import importlib.util
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from pd_jax.data.logits.logit_shards import Values
 from pd_jax.data.text.tables import Row
 from pd_jax.data.tokenizers import vocabulary
 from pd_jax.errors import ConfigError, WeightsError, no_memory
+from pd_jax.progress import warn
 from pd_jax.stages.classifier import Read, check_positions, check_values
 
 _TASKS = {
@@ -229,11 +229,9 @@ def _device(name: str) -> str:
         return "cuda"
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     if _NVIDIA_DRIVER.exists() and not hidden:
-        print(
-            f"warning: torch {torch.__version__} cannot use this machine's GPU, so {name} runs on"
-            " the CPU; install the torch that fits its driver (https://pytorch.org)",
-            file=sys.stderr,
-            flush=True,
+        warn(
+            f"torch {torch.__version__} cannot use this machine's GPU, so {name} runs on"
+            " the CPU; install the torch that fits its driver (https://pytorch.org)"
         )
     return "cpu"
 

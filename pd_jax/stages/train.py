@@ -38,7 +38,6 @@ from pd_jax.stages.objectives import make_objective
 from pd_jax.training import arrays, rng
 from pd_jax.training.driver import train
 from pd_jax.training.job import Job, Outcome
-from pd_jax.training.loop import Member
 from pd_jax.training.many import make_many_step
 from pd_jax.training.metrics import finite
 from pd_jax.training.state import TrainState
@@ -82,8 +81,8 @@ def run_together(
             "the models in init.source of stages to be trained together compute differently "
             "(GELU, or epsilon of the norms); run them without --vmap"
         )
-    members = [Member(work.job(), work.context.folder, work.context.warn) for work in works]
-    outcomes = iter(train(members, contexts[0].run, mesh) if members else ())
+    jobs = [work.job() for work in works]
+    outcomes = iter(train(jobs, contexts[0].run, mesh) if jobs else ())
     found: list[Done | Exception] = []
     for work in opened:
         if isinstance(work, Exception):
@@ -253,6 +252,8 @@ class _Work:
         every = evaluation.every
         return Job(
             name=self.context.name,
+            folder=self.context.folder,
+            warn=self.context.warn,
             step=make_train_step(self.objective, stage.optimizer, steps=self.steps, **common),
             many=make_many_step(self.objective, stage.optimizer, **common),
             terms=self.objective.terms,

@@ -13,11 +13,6 @@ _BROKEN_PIPE = 141
 """The status of a process that wrote to a pipe that nobody reads any more (128 + SIGPIPE)."""
 
 
-def warn(message: str) -> None:
-    """Prints a warning to stderr: something to know that needs no action."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
-
-
 def run(main: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | None = None) -> int:
     """Returns the status of `main(arguments)`; an error a user can fix becomes a line on stderr."""
     try:

@@ -17,6 +17,7 @@ from pd_jax.compilation import use_cache
 from pd_jax.data.records.dataset import Dataset
 from pd_jax.errors import ConfigError
 from pd_jax.models.weights import hf
+from pd_jax.progress import warn
 from pd_jax.report import models
 from pd_jax.stages.compare import compare_models
 from pd_jax.tools import command, options
@@ -36,10 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             lengths=tuple(sorted(set(arguments.lengths or _lengths(arguments)))),
         )
     print(f"comparing {len(stage.models)} models on {arguments.records}", file=sys.stderr)
-    found = [measured.as_json() for measured in compare_models(stage, warn=command.warn)]
-    print(models.comparison_grid("", [models.Compared.model_validate(it) for it in found]).text())
+    found = compare_models(stage, warn=warn)
+    print(models.comparison_grid("", found).text())
     if arguments.output:
-        files.write_json(arguments.output, {"models": found})
+        files.write_json(arguments.output, {"models": [measured.as_json() for measured in found]})
         print(f"compared {len(stage.models)} models: {arguments.output}")
     else:
         print(f"compared {len(stage.models)} models")

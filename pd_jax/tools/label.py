@@ -26,6 +26,7 @@ from pd_jax.errors import WeightsError
 from pd_jax.models.weights import hf
 from pd_jax.parallel import distributed
 from pd_jax.parallel.mesh import make_mesh
+from pd_jax.progress import warn
 from pd_jax.stages.label import label
 from pd_jax.stages.teachers import reads_tokens
 from pd_jax.tools import command, options
@@ -107,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         agree=distributed.agree,
     )
     with distributed.leaving_with_the_lost(), one_writer:
-        made = label(stage, epath.Path(args.output), mesh, title="labelling", warn=command.warn)
+        made = label(stage, epath.Path(args.output), mesh, title="labelling", warn=warn)
     if distributed.is_writer():
         print(f"logits of {made.rows:,} rows x {made.outputs} outputs in {args.output}")
     return 0

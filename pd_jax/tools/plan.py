@@ -30,11 +30,10 @@ from pd_jax.models import sizes
 from pd_jax.parallel import mesh as mesh_lib
 from pd_jax.parallel import topology
 from pd_jax.progress import Progress
-from pd_jax.report import step_cost
-from pd_jax.report.step_cost import Plan
 from pd_jax.stages.declared import declared, vocabulary_of
 from pd_jax.stages.objectives import Facts, make_objective
-from pd_jax.tools import command, options
+from pd_jax.tools import command, options, step_cost
+from pd_jax.tools.step_cost import Plan
 from pd_jax.training import ahead
 
 _JOBS: dict[str, dict[str, Any]] = {

@@ -17,7 +17,7 @@ from pd_jax import config
 from pd_jax.data.text import corpora
 from pd_jax.data.tokenizers import vocabulary
 from pd_jax.data.tokenizers.tokenizer import train_tokenizer, unknown_share
-from pd_jax.progress import Progress
+from pd_jax.progress import Progress, warn
 from pd_jax.tools import command, options
 
 _WATCHED = 10_000
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     seconds = time.monotonic() - began
     unknown = unknown_share(tokenizer, watched)
     if unknown > _MUCH_UNKNOWN:
-        print(_advice(unknown, stage), file=sys.stderr)
+        warn(_advice(unknown, stage))
     fewer = tokenizer.vocab_size < stage.vocab_size
     more = tokenizer.vocab_size > stage.vocab_size
     why = ", all that the text gives" if fewer else ", as its letters need" if more else ""
@@ -114,7 +114,7 @@ def _advice(unknown: float, stage: config.TokenizerStage) -> str:
         stripped = stage.lowercase if stage.strip_accents is None else stage.strip_accents
         if stripped:  # marks, and those are vowels in some scripts
             advice += ", or with --no-strip-accents where vowels are marks (Hindi, Thai)"
-    return f"warning: {unknown:.1%} of the text's tokens are [UNK]; {advice}"
+    return f"{unknown:.1%} of the text's tokens are [UNK]; {advice}"
 
 
 if __name__ == "__main__":

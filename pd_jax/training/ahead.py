@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
 
 from pd_jax import config as config_lib
-from pd_jax.errors import MeshError
+from pd_jax.errors import MeshError, first_line
 from pd_jax.objectives.objective import Objective
 from pd_jax.parallel import hlo, sharding
 from pd_jax.parallel import mesh as mesh_lib
@@ -132,7 +132,7 @@ def compile_step(ahead: Ahead) -> Compiled:
             r"[Uu]sed \S+ of \S+ hbm|\(\S+\) exceeds available HBM \(\S+\)", str(fault)
         )
         raise DoesNotFit(
-            f"the step does not fit ({sizes[0] if sizes else str(fault).splitlines()[0][:200]}); "
+            f"the step does not fit ({sizes[0] if sizes else first_line(fault)}); "
             "raise compute.micro_batches, set compute.remat, or split parameters by run.mesh.fsdp"
         ) from None
     memory: Any = compiled.memory_analysis()

@@ -17,7 +17,14 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from pd_jax import files
-from pd_jax.errors import CheckpointError, MeshError, PeerError, sentence_of
+from pd_jax.errors import (
+    CheckpointError,
+    MeshError,
+    PeerError,
+    causes,
+    first_line,
+    sentence_of,
+)
 from pd_jax.parallel import distributed
 from pd_jax.training.digest import leaf_digests
 from pd_jax.training.state import TrainState
@@ -68,7 +75,7 @@ class Checkpoints:
             )
         except (ValueError, TypeError, OverflowError) as fault:  # of a checkpoint's description
             raise CheckpointError(
-                f"the checkpoints in {folder} cannot be listed ({_first_line(fault)}); move the "
+                f"the checkpoints in {folder} cannot be listed ({first_line(fault)}); move the "
                 "newest one away and run the same command again"
             ) from fault
 
@@ -186,7 +193,7 @@ class Checkpoints:
         kept = "no earlier one exists" if whole is None else f"the one of step {whole} is untouched"
         return CheckpointError(
             f"the checkpoint of step {step} could not be written to {self._folder} "
-            f"({_first_line(fault)}); {kept}: "
+            f"({first_line(fault)}); {kept}: "
             "free some space there and run the same command again"
         )
 
@@ -219,19 +226,18 @@ def _same_everywhere() -> Iterator[None]:
         message = "reading a checkpoint failed in another process; see that process's message"
         raise MeshError(message) if worst == _FINAL else PeerError(message)
     if worst == _DAMAGE:
-        reason = "another process cannot read it" if fault is None else _first_line(_cause(fault))
+        reason = "another process cannot read it" if fault is None else first_line(_cause(fault))
         raise _Damaged(reason) from fault
 
 
-def _may_be_damage(fault: BaseException | None) -> bool:
+def _may_be_damage(fault: BaseException) -> bool:
     """Returns whether neither a fault nor any of its causes shows that the machine is at fault."""
-    while fault is not None:
-        if isinstance(fault, MemoryError) or any(text in str(fault) for text in _NO_DAMAGE_TEXTS):
-            return False
-        if isinstance(fault, OSError) and fault.errno in _NO_DAMAGE:
-            return False
-        fault = fault.__cause__ or fault.__context__
-    return True
+    return not any(
+        isinstance(cause, MemoryError)
+        or (isinstance(cause, OSError) and cause.errno in _NO_DAMAGE)
+        or any(text in str(cause) for text in _NO_DAMAGE_TEXTS)
+        for cause in causes(fault)
+    )
 
 
 def _cause(fault: BaseException) -> BaseException:
@@ -239,7 +245,3 @@ def _cause(fault: BaseException) -> BaseException:
     while fault.__cause__ is not None:
         fault = fault.__cause__
     return fault
-
-
-def _first_line(fault: BaseException) -> str:
-    return (str(fault) or type(fault).__name__).splitlines()[0][:200]

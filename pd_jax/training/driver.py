@@ -19,11 +19,11 @@ from pd_jax.objectives.objective import Sums
 from pd_jax.parallel import distributed
 from pd_jax.parallel.sharding import put_batch
 from pd_jax.progress import Progress
+from pd_jax.signals import Stopped, StopRequest
 from pd_jax.training import rng
 from pd_jax.training.job import Job, Outcome
-from pd_jax.training.loop import Loop, Member
+from pd_jax.training.loop import Loop, begin
 from pd_jax.training.many import StackedRuns
-from pd_jax.training.signals import Stopped, StopRequest
 from pd_jax.training.state import TrainState
 
 
@@ -39,11 +39,13 @@ class RunStates(Protocol):
         ...
 
     def step(self, batches: Sequence[Mapping[str, np.ndarray]], /) -> Callable[[int], Sums]:
-        """Dispatches a step of every run on its batch; returns what waits for a run's sums."""
+        """Dispatches one step of every run. Returns a function that waits for the step and returns
+        one run's sums.
+        """
         ...
 
 
-def train(members: Sequence[Member], run: config_lib.Run, mesh: Mesh) -> list[Outcome | Exception]:
+def train(jobs: Sequence[Job], run: config_lib.Run, mesh: Mesh) -> list[Outcome | Exception]:
     """Runs jobs from their newest checkpoints, or their start, to their end: one by its own step,
     several in one program.
 
@@ -59,24 +61,24 @@ def train(members: Sequence[Member], run: config_lib.Run, mesh: Mesh) -> list[Ou
     Raises:
       Stopped: a signal asked to stop, and every state was saved.
     """
-    loops = [Loop(member, run, clocks=len(members)) for member in members]
+    loops: dict[int, Loop] = {}
+    states: dict[int, TrainState] = {}
     found: dict[int, Outcome | Exception] = {}
     try:
         with jax.set_mesh(mesh):
-            states = {}
-            for index, loop in enumerate(loops):
+            for index, job in enumerate(jobs):
                 try:
-                    states[index] = loop.begin()
+                    loops[index], states[index] = begin(job, run, clocks=len(jobs))
                 except Exception as fault:
                     found[index] = fault
-            if not states:
+            if not loops:
                 return list(found.values())
-            ready = {index: loops[index] for index in states}
-            newest = _run_states([loop.job for loop in ready.values()], list(states.values()), mesh)
+            ready = list(loops.values())
+            newest = _run_states([loop.job for loop in ready], list(states.values()), mesh)
             states.clear()  # a stack holds copies
-            with StopRequest() as stop, _progress(list(ready.values())) as progress:
-                ended = _drive(list(ready.values()), newest, stop, progress)
-                found |= zip(ready, ended, strict=True)
+            with StopRequest() as stop, _progress(ready) as progress:
+                ended = _drive(ready, newest, stop, progress)
+                found |= zip(loops, ended, strict=True)
             if not _alone_at_fault(ended) and (number := distributed.agree(stop.number)):
                 raise Stopped(number)  # in the last steps: the stage is complete, others wait
     finally:

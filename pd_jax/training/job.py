@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from pd_jax.training.many import ManyStep
 from pd_jax.training.state import TrainState
@@ -16,6 +17,7 @@ class Job:
     """One training stage, ready to run.
 
     Attributes:
+      folder: the stage's. warn: tells its user something.
       step: the jitted step. many: the same for several runs at once.
       terms: the objective's loss terms.
       state: () -> the state before the first step; called only without a checkpoint.
@@ -32,6 +34,8 @@ class Job:
     """
 
     name: str
+    folder: epath.Path
+    warn: Callable[[str], None]
     step: Step
     many: ManyStep
     terms: Mapping[str, float]

@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from etils import epath
 
 from pd_jax import config as config_lib
 from pd_jax import files
@@ -26,11 +25,11 @@ from pd_jax.errors import CheckpointError, ConfigError, DivergenceError
 from pd_jax.objectives.objective import Sums
 from pd_jax.parallel import distributed
 from pd_jax.progress import Progress
+from pd_jax.signals import Stopped, StopRequest
 from pd_jax.training.checkpoint import Checkpoints, Note
 from pd_jax.training.clock import Clock
 from pd_jax.training.job import Job, Outcome
 from pd_jax.training.metrics import MetricsFile, Totals, drop_from, finite, ratios
-from pd_jax.training.signals import Stopped, StopRequest
 from pd_jax.training.state import TrainState
 from pd_jax.workdir import CHECKPOINTS
 
@@ -51,15 +50,6 @@ class _Standing:
     best_value: float | None = None
     flops: float = 0.0
     skipped_steps: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Member:
-    """A job, the folder of its stage, and how to warn its user."""
-
-    job: Job
-    folder: epath.Path
-    warn: Callable[[str], None]
 
 
 def _standing(saved: Note) -> _Standing:
@@ -100,34 +90,37 @@ class _Pending(NamedTuple):
 class Loop:
     """The loop's moving parts; one object a stage, used once."""
 
-    def __init__(self, member: Member, run: config_lib.Run, *, clocks: int):
-        self.job, self.folder, self.warn = member.job, member.folder, member.warn
-        self.run_config = run
-        self._clocks = clocks
-        self.first = 0
-
-    def begin(self) -> TrainState:
-        """Returns the state to start from; files of the stage are set to its step."""
-        self.checkpoints = Checkpoints(
-            self.folder / CHECKPOINTS, keep=self.run_config.keep_checkpoints, warn=self.warn
-        )
-        restored = self.checkpoints.restore(self.job.like)
-        state, saved = restored if restored else (self.job.state(), {})
+    def __init__(
+        self,
+        job: Job,
+        run: config_lib.Run,
+        checkpoints: Checkpoints,
+        saved: Note,
+        *,
+        clocks: int,
+    ):
+        """Sets the files of the stage to the step that was `saved`, or to the first one."""
+        self.job, self.run_config, self.checkpoints = job, run, checkpoints
         self.first = int(saved.get("step", 0))
         self.clock = Clock(
             earlier_seconds=saved.get("seconds", 0.0),
             earlier=saved.get("spans"),
-            now=lambda: time.monotonic() / self._clocks,
+            now=lambda: time.monotonic() / clocks,
         )
         self.standing = _standing(saved)
+        # A signal cut off the evaluation of the first step, which is therefore made again.
+        self.owed = bool(saved.get("owed"))
         self.candidates = [] if self.standing.best_step is None else [self.standing.best_step]
         self.writer = None
         if distributed.is_writer():
-            board = self.run_config.tensorboard
-            self.writer = MetricsFile(self.folder, first_step=self.first, tensorboard=board)
-            drop_from(self.folder / NONFINITE_FILE, self.first)
+            self.writer = MetricsFile(
+                job.folder,
+                first_step=self.first,
+                evaluated=not self.owed,
+                tensorboard=run.tensorboard,
+            )
+            drop_from(job.folder / NONFINITE_FILE, self.first)
         self.saved_at = time.monotonic()
-        return state
 
     def run(
         self,
@@ -136,13 +129,13 @@ class Loop:
         stop: StopRequest,
         progress: Progress,
     ) -> _Steps:
-        """Yields a batch for every step, takes what reads its sums, and returns the outcome."""
+        """Yields each step's batch, is sent what reads the step's sums, and returns the outcome."""
         self.state, self.stop, self.progress = state, stop, progress
         job, first, pending = self.job, self.first, None
         feed, compiled = job.feed(first), set()
         for number in range(first, job.steps):
             self._alive()
-            if self._due_to_evaluate(number) and number > first:
+            if self._due_to_evaluate(number) and (number > first or self.owed):
                 pending = self._read(pending)
                 self._evaluate(number)
             wish = self._wish(number)
@@ -172,7 +165,7 @@ class Loop:
 
     def _finish(self, first: int) -> Outcome:
         steps, standing = self.job.steps, self.standing
-        if first < steps or self.checkpoints.latest_step != steps:
+        if first < steps or self.checkpoints.latest_step != steps or self.owed:
             self._alive()
             self._evaluate(steps)
             self._alive()
@@ -213,7 +206,7 @@ class Loop:
         most = self.run_config.skip_nonfinite
         skipped = self.standing.skipped_steps <= most
         examples = self.job.examples(number)
-        path = self.folder / NONFINITE_FILE
+        path = self.job.folder / NONFINITE_FILE
         if self.writer is not None:
             line = {"step": number + 1, "skipped": skipped, "examples": examples}
             files.append_lines(path, [json.dumps(line)])
@@ -272,8 +265,13 @@ class Loop:
         if self.job.evaluate is None:
             return
         params = self.state().params
-        with self.clock.span("evaluate"):
-            found = finite(self.job.evaluate(params, self._alive))
+        try:
+            with self.clock.span("evaluate"):
+                found = finite(self.job.evaluate(params, self._alive_unless_stopped))
+        except Stopped:
+            self._save(number, owed=True)
+            self.checkpoints.wait()
+            raise
         self.standing.metrics |= found
         if self.writer is not None:
             self.writer.write({"step": number, "seconds": round(self.clock.seconds, 3), **found})
@@ -292,7 +290,8 @@ class Loop:
             self.job.keep_best(number, params)
             self.candidates.append(number)
 
-    def _save(self, number: int, state: TrainState | None = None) -> None:
+    def _save(self, number: int, state: TrainState | None = None, *, owed: bool = False) -> None:
+        """Saves a state; `owed` says that its evaluation is still to be made."""
         if self.checkpoints.latest_step == number:
             return
         self._drop_candidates()
@@ -309,6 +308,7 @@ class Loop:
             "flops": standing.flops,
             "spans": dict(self.clock.sums),
             "skipped_steps": standing.skipped_steps,
+            "owed": owed,
         }
         with self.clock.span("save"):
             if self.writer is not None:
@@ -317,11 +317,11 @@ class Loop:
         self.saved_at = time.monotonic()
 
     def _drop_candidates(self) -> None:
-        """Removes candidates for the best weights that had been beaten when the oldest checkpoint
-        was saved: no checkpoint that a run may continue from names them.
+        """Removes candidates for the best weights that were beaten before the step of the oldest
+        checkpoint: no checkpoint that a run may continue from names them.
         """
         oldest = self.checkpoints.oldest_step
-        while oldest is not None and len(self.candidates) > 1 and self.candidates[1] <= oldest:
+        while oldest is not None and len(self.candidates) > 1 and self.candidates[1] < oldest:
             self.job.drop_best(self.candidates.pop(0))
 
     def _wish(self, number: int) -> "_Wish":
@@ -342,8 +342,28 @@ class Loop:
             self.run_config.watchdog_seconds, exit=True, file=sys.__stderr__ or sys.stderr
         )
 
+    def _alive_unless_stopped(self) -> None:
+        """Resets the watchdog; raises Stopped where a signal asked for it.
+
+        Of several processes, none may leave an evaluation alone: the others would wait for it.
+        """
+        self._alive()
+        if self.stop.number and jax.process_count() == 1:
+            raise Stopped(self.stop.number)
+
 
 @dataclasses.dataclass(frozen=True)
 class _Wish:
     save: bool
     stop: int
+
+
+def begin(job: Job, run: config_lib.Run, *, clocks: int) -> tuple[Loop, TrainState]:
+    """Returns a job's loop, and the state it starts from: of the newest checkpoint, or the first.
+
+    Its clock runs as one of `clocks` that share the time.
+    """
+    checkpoints = Checkpoints(job.folder / CHECKPOINTS, keep=run.keep_checkpoints, warn=job.warn)
+    restored = checkpoints.restore(job.like)
+    state, saved = restored if restored else (job.state(), {})
+    return Loop(job, run, checkpoints, saved, clocks=clocks), state

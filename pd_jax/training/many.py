@@ -114,8 +114,8 @@ class StackedRuns:
         return self._alone[0].jitted_norms(self._alone[run].schedule, self.state(run))
 
     def step(self, batches: Sequence[Mapping[str, np.ndarray]]) -> Callable[[int], Sums]:
-        """Dispatches a step of every run, each on its batch; returns what waits for it, and gives
-        a run's sums on the host.
+        """Dispatches one step of every run. Returns a function that waits for the step and returns
+        one run's sums.
         """
         stacked = {
             name: jax.device_put(np.stack([batch[name] for batch in batches]), self._many.batch_at)
@@ -127,5 +127,5 @@ class StackedRuns:
 
 
 def _behind_runs(at: NamedSharding) -> NamedSharding:
-    """Returns the sharding of as many such arrays stacked in front, each laid out as before."""
+    """Returns the sharding of such arrays stacked along a new, unsplit first axis."""
     return NamedSharding(at.mesh, PartitionSpec(None, *at.spec))

@@ -27,7 +27,7 @@ _HELD_SECONDS = 60.0
 def ratios(sums: Mapping[str, tuple[Any, Any]], terms: Mapping[str, float]) -> dict[str, float]:
     """Returns name -> sum / count, with `loss` as the weighted sum of the terms.
 
-    What was not taken at any step, of a count of 0, has no mean; a term that no row has is 0.
+    A quantity with a count of 0 has no mean, except for a term of the loss, whose mean is then 0.
     """
     means = {
         name: float(total) / max(float(count), 1.0)
@@ -67,8 +67,10 @@ class MetricsFile:
     In a bucket they appear with the first line after a minute, or when they are flushed.
     """
 
-    def __init__(self, folder: epath.Path, *, first_step: int, tensorboard: bool):
-        drop_from(folder / METRICS, first_step)
+    def __init__(
+        self, folder: epath.Path, *, first_step: int, tensorboard: bool, evaluated: bool = True
+    ):
+        drop_from(folder / METRICS, first_step, evaluated=evaluated)
         if not files.is_remote(folder):
             files.append_lines(folder / SPANS, [])  # removes a line that a kill cut
         self._metrics, self._spans = _Growing(folder / METRICS), _Growing(folder / SPANS)
@@ -167,21 +169,24 @@ def _rounded(value: float | None) -> float | int | None:
     return value if value is None or isinstance(value, int) else float(f"{value:.8g}")
 
 
-def drop_from(path: epath.Path, first_step: int) -> None:
-    """Removes a file's lines of steps after `first_step`, and a last line truncated by a kill."""
+def drop_from(path: epath.Path, first_step: int, *, evaluated: bool = True) -> None:
+    """Removes a file's lines of steps after `first_step`, and a last line truncated by a kill;
+    unless the first step was `evaluated`, also the line of its evaluation, which has no `examples`.
+    """
     if not path.exists():
         return
     kept = []
     lines = path.read_text().splitlines()
     for number, line in enumerate(lines, 1):
         try:
-            step = json.loads(line)["step"]
+            held = json.loads(line)
+            step = held["step"]
         except (ValueError, KeyError, TypeError):
             if number == len(lines):
                 break
             raise StageError(
                 f"{path}, line {number} is not a metrics line; remove the stage's folder"
             ) from None
-        if step <= first_step:
+        if step < first_step or (step == first_step and (evaluated or "examples" in held)):
             kept.append(line)
     files.write_text(path, "".join(line + "\n" for line in kept))

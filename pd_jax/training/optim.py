@@ -129,8 +129,7 @@ class AdamW:
         return jax.tree.map(lambda p, step: p - rate * step, params, steps), after
 
     def last_update(self, moments: Moments, params: Any, *, rate: jax.Array) -> Any:
-        """Returns by how much the newest update, at this rate, changed every parameter, from what
-        it left.
+        """Returns the change of every parameter by the newest update, from the parameters after it.
 
         The decay is of the parameters before: p' = p - rate (d + decay p), solved for p' - p.
         """

@@ -99,8 +99,8 @@ def norms(
 ) -> dict[str, jax.Array]:
     """Returns the norms of the parameters and of their newest update.
 
-    Of every step they would cost as much memory traffic as the optimiser, and in the step's own
-    program, a kernel for each parameter, or a condition, for which a GPU's host has to wait.
+    Run in a program of its own, and only when a line of metrics is due. Every step, it would double
+    the optimiser's memory traffic; as a condition inside the step, it would make a GPU's host wait.
     """
     moments, rate = state.optimizer, schedule(state.optimizer.count - 1)
     update = AdamW(optimizer).last_update(moments, state.params, rate=rate)

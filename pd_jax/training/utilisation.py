@@ -22,8 +22,8 @@ _REPETITIONS = 5
 
 @functools.cache
 def matmul_peak(dtype: str) -> float:
-    """Returns the operations a second of one device's fastest of a few square matrix products; 0
-    where what is free of its memory does not hold them.
+    """Returns one device's best measured matmul FLOP/s; 0 if the matrices do not fit in free
+    memory.
     """
     try:
         return _measured_peak(dtype)

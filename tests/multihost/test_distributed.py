@@ -108,7 +108,7 @@ def test_sigterm_stays_with_whoever_handled_it_before() -> None:
     code = """
 import os, signal, time
 from pd_jax.parallel import distributed
-from pd_jax.training.signals import Stopped, stop_on
+from pd_jax.signals import Stopped, stop_on
 
 stop_on(signal.SIGTERM)
 distributed.initialise("on")

@@ -13,9 +13,9 @@ from pd_jax.errors import DivergenceError
 from pd_jax.models.weights import hf
 from pd_jax.pipeline import _closing_line
 from pd_jax.planning import Planned
+from pd_jax.signals import Stopped
 from pd_jax.stages.train import _Work, run_train
 from pd_jax.training import loop
-from pd_jax.training.signals import Stopped
 from tests import tiny
 from tests.resume.test_resume import context, lines, stop_at
 

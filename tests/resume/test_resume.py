@@ -1,5 +1,6 @@
 """An interrupted run ends as the undisturbed one: weights bit for bit, metrics line for line."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -14,11 +15,11 @@ from etils import epath
 
 from pd_jax.errors import CheckpointError
 from pd_jax.models.weights import hf
+from pd_jax.signals import Stopped
 from pd_jax.stages import train
 from pd_jax.stages.context import Context
 from pd_jax.stages.train import run_train
 from pd_jax.training import loop
-from pd_jax.training.signals import Stopped
 from tests import tiny
 
 
@@ -67,6 +68,49 @@ def test_stopped_and_continued_equals_undisturbed(data, tmp_path, monkeypatch):
     first, second = (hf.load(tmp_path / name / "model") for name in ("whole", "parts"))
     assert first.fingerprint == second.fingerprint
     assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+    assert whole.metrics == parts.metrics
+    assert whole.outputs == parts.outputs
+
+
+@pytest.mark.parametrize("step", [5, 12], ids=["on the way", "at the end"])
+def test_stopped_while_it_evaluates_and_continued_equals_undisturbed(
+    step, data, tmp_path, monkeypatch
+):
+    """The evaluation that was left is made again; so is one whose process was killed behind it."""
+    made = stage(data)
+    made = dataclasses.replace(made, evaluation=dataclasses.replace(made.evaluation, batch=8))
+    whole = run_train(made, context(tmp_path / "whole"))
+    evaluate, folder = loop.Loop._evaluate, tmp_path / "parts"
+
+    def signalled(self, number):
+        given, calls = self.job.evaluate, itertools.count()
+
+        def stopped_at_the_second_batch(params, alive):
+            def alive_then_signal():
+                if number == step and next(calls) == 1:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                alive()
+
+            return given(params, alive_then_signal)
+
+        self.job = dataclasses.replace(self.job, evaluate=stopped_at_the_second_batch)
+        evaluate(self, number)
+
+    def killed(self, number):
+        evaluate(self, number)
+        pytest.fail("killed")
+
+    for ends, by in ((signalled, Stopped), (killed, pytest.fail.Exception)):
+        with monkeypatch.context() as patched, pytest.raises(by):
+            patched.setattr(loop.Loop, "_evaluate", ends)
+            run_train(made, context(folder))
+        assert [path.name for path in (folder / "checkpoints").iterdir()] == [str(step)]
+        evaluated = [line["step"] for line in lines(folder) if "dev/accuracy" in line]
+        assert (step in evaluated) is (ends is killed)
+    parts = run_train(made, context(folder))
+    first, second = (hf.load(tmp_path / name / "model") for name in ("whole", "parts"))
+    assert first.fingerprint == second.fingerprint
+    assert lines(tmp_path / "whole") == lines(folder)
     assert whole.metrics == parts.metrics
     assert whole.outputs == parts.outputs
 

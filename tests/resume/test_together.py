@@ -12,11 +12,11 @@ from etils import epath
 from pd_jax.errors import DivergenceError, WeightsError
 from pd_jax.models.weights import hf
 from pd_jax.parallel import mesh
+from pd_jax.signals import Stopped
 from pd_jax.stages import train
 from pd_jax.stages.context import Context
 from pd_jax.stages.train import run_together, run_train
 from pd_jax.training import loop
-from pd_jax.training.signals import Stopped
 from tests import tiny
 
 RUNS = ((0, 1e-3), (1, 3e-3))

@@ -1,6 +1,5 @@
 """Writes a model in another program's format, compared with ours before the folder appears."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from pd_jax.data.tokenizers.tokenizer import Tokenizer
 from pd_jax.errors import WeightsError
 from pd_jax.models.export import onnx_graph, programs, stablehlo
 from pd_jax.models.export.forward import Difference, difference
+from pd_jax.models.export.results import Check
 from pd_jax.models.weights import hf
 
 ONNX_FILE, INT8_FILE, STABLEHLO_FILE = "model.onnx", "model_int8.onnx", "model.stablehlo"
@@ -33,36 +33,6 @@ _TEXTS = (
     "",
     "x" * 200,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """One exported file, its size, and how it compares with ours on this machine's CPU.
-
-    `difference` is the largest of any output over probes of several sizes, `scale` our largest
-    output; both are None where the other program is not installed. Times are of one text of
-    `tokens`.
-    """
-
-    file: str
-    megabytes: float
-    program: str
-    difference: float | None = None
-    scale: float | None = None
-    milliseconds: float | None = None
-    our_milliseconds: float | None = None
-    tokens: int | None = None
-
-    def sentence(self) -> str:
-        """Returns the check in words."""
-        size = f"{self.file} ({self.megabytes:.2f} MB)"
-        if self.difference is None:
-            return f"{size}: not compared, because {self.program} is not installed"
-        return (
-            f"{size}: outputs of {self.program} differ from ours by at most {self.difference:.2g} "
-            f"(outputs up to {self.scale:.3g}); one text of {self.tokens} tokens takes "
-            f"{self.milliseconds:.2f} ms, ours {self.our_milliseconds:.2f} ms"
-        )
 
 
 def export(

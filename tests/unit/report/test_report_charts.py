@@ -7,6 +7,7 @@ import pytest
 from pd_jax.report import charts, curves, svg
 from pd_jax.report.statistics import Interval
 
+FRAME = svg.Frame("k", "T", "D", 800, 300)
 HOSTILE = '</title><script>alert("x")</script> & \x00\x1b'
 
 
@@ -102,7 +103,7 @@ def test_long_labels_are_cut_in_the_middle() -> None:
 
 def test_bars_begin_at_zero_and_are_proportional() -> None:
     bars = [charts.Bar("a", 40.0, "40", 0), charts.Bar("b", 80.0, "80", 1, Interval(80, 70, 90, 5))]
-    drawing = charts.bar_chart("k", bars, title="T", description="D", unit=" %", width=800)
+    drawing = charts.bar_chart(FRAME, bars, unit=" %")
     rects = list(parsed(drawing).iter("rect"))
     (x1, w1), (x2, w2) = (numbers_of(rect, "x", "width") for rect in rects)
     assert x1 == x2
@@ -115,7 +116,7 @@ def test_bars_begin_at_zero_and_are_proportional() -> None:
 
 def test_negative_values_are_drawn_to_the_left_of_zero() -> None:
     bars = [charts.Bar("a", -0.5, "-0.5", 0), charts.Bar("b", 0.5, "0.5", 1)]
-    drawing = charts.bar_chart("k", bars, title="T", description="D", unit="", width=800)
+    drawing = charts.bar_chart(FRAME, bars, unit="")
     (x1, w1), (x2, w2) = (numbers_of(r, "x", "width") for r in parsed(drawing).iter("rect"))
     assert x1 + w1 == pytest.approx(x2, abs=0.02)
     assert w1 == pytest.approx(w2, abs=0.02)
@@ -124,14 +125,14 @@ def test_negative_values_are_drawn_to_the_left_of_zero() -> None:
 def test_a_bar_without_a_value_says_why() -> None:
     bars = [charts.Bar("a", None, "failed", 0), charts.Bar("b", 1.0, "1.0", 1)]
     for chart in (charts.bar_chart, charts.dot_chart):
-        drawing = chart("k", bars, title="T", description="D", unit="", width=800)
+        drawing = chart(FRAME, bars, unit="")
         assert texts(drawing, "missing") == ["failed"]
-        chart("k", bars[:1], title="T", description="D", unit="", width=350)
+        chart(FRAME._replace(width=350), bars[:1], unit="")
 
 
 def test_references_are_drawn_in_grey() -> None:
     bars = [charts.Bar("PD", 80.0, "80", 0, reference=85.6)]
-    drawing = charts.dot_chart("k", bars, title="T", description="D", unit="", width=800)
+    drawing = charts.dot_chart(FRAME, bars, unit="")
     marks = [e for e in parsed(drawing).iter("polygon") if e.get("class") == "paper"]
     assert len(marks) == 1
     assert marks[0].findtext("title") == "the paper: 85.6"
@@ -140,9 +141,13 @@ def test_references_are_drawn_in_grey() -> None:
 def test_every_drawing_names_and_describes_itself() -> None:
     curve = curves.Curve("a", curves.thinned([(0, 1.0), (1, 2.0)], limit=9), 0)
     drawing = curves.curve_chart(
-        "key", [curve], title="Loss", description="falls", x_label="x", y_label="y",
-        logarithmic=True, width=400, height=200, named=True,
-    )  # fmt: skip
+        svg.Frame("key", "Loss", "falls", 400, 200),
+        [curve],
+        x_label="x",
+        y_label="y",
+        logarithmic=True,
+        named=True,
+    )
     root = parsed(drawing)
     assert root.get("role") == "img"
     assert root.get("aria-labelledby") == "key-title key-desc"
@@ -153,18 +158,14 @@ def test_every_drawing_names_and_describes_itself() -> None:
 def test_hostile_text_stays_text() -> None:
     bars = [charts.Bar(HOSTILE, 1.0, HOSTILE, 0, tooltip=HOSTILE)]
     task = charts.Task(HOSTILE, 2.0, HOSTILE, ((HOSTILE, 1.0),))
-    spot = curves.Spot(HOSTILE, 1e6, 0.5, 0, tooltip=HOSTILE)
+    spot = curves.ModelSpot(HOSTILE, 1e6, 0.5, 0, tooltip=HOSTILE)
+    frame = svg.Frame("k", HOSTILE, HOSTILE, 400, 200)
     drawings = [
-        charts.bar_chart("k", bars, title=HOSTILE, description=HOSTILE, unit="", width=800),
-        charts.dot_chart("k", bars, title=HOSTILE, description=HOSTILE, unit="", width=800),
-        charts.timeline_chart(
-            "k", [task], title=HOSTILE, description=HOSTILE, colours=[HOSTILE], width=800
-        ),
-        curves.scatter_chart(
-            "k", [spot], title=HOSTILE, description=HOSTILE, x_label="x", y_label="y",
-            width=400, height=200,
-        ),
-    ]  # fmt: skip
+        charts.bar_chart(frame, bars, unit=""),
+        charts.dot_chart(frame, bars, unit=""),
+        charts.timeline_chart(frame, [task], colours=[HOSTILE]),
+        curves.scatter_chart(frame, [spot], x_label="x", y_label="y"),
+    ]
     for drawing in drawings:
         assert "<script" not in drawing
         assert "\x00" not in drawing
@@ -184,9 +185,8 @@ def test_labels_at_the_ends_of_curves_do_not_overlap() -> None:
         for n in range(6)
     ]
     drawing = curves.curve_chart(
-        "k", lines, title="T", description="D", x_label="x", y_label="y", logarithmic=False,
-        width=800, height=300, named=True,
-    )  # fmt: skip
+        FRAME, lines, x_label="x", y_label="y", logarithmic=False, named=True
+    )
     ends = [e for e in parsed(drawing).iter("text") if re.match("end ", e.get("class", ""))]
     heights = sorted(float(e.get("y", "nan")) for e in ends)
     assert len(heights) == 6
@@ -196,16 +196,18 @@ def test_labels_at_the_ends_of_curves_do_not_overlap() -> None:
 def test_a_chart_without_points_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="no curve has a point"):
         curves.curve_chart(
-            "k", [curves.Curve("a", [], 0)], title="T", description="D", x_label="x", y_label="y",
-            logarithmic=False, width=400, height=200, named=False,
-        )  # fmt: skip
+            FRAME,
+            [curves.Curve("a", [], 0)],
+            x_label="x",
+            y_label="y",
+            logarithmic=False,
+            named=False,
+        )
 
 
 def test_a_timeline_lays_its_tasks_end_to_end() -> None:
     tasks = [charts.Task("a", 10, "10 s"), charts.Task("b", 30, "30 s", (("step", 20.0),))]
-    drawing = charts.timeline_chart(
-        "k", tasks, title="T", description="D", colours=["compile", "step"], width=800
-    )
+    drawing = charts.timeline_chart(FRAME, tasks, colours=["compile", "step"])
     first, second, part = (numbers_of(r, "x", "width") for r in parsed(drawing).iter("rect"))
     assert second[0] == pytest.approx(sum(first), abs=0.02)
     assert second[1] == pytest.approx(3 * first[1], abs=0.05)

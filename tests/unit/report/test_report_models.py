@@ -1,6 +1,8 @@
 """Tables of compared and exported models: what stands in them, and damage that is named."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -102,3 +104,9 @@ def test_damaged_figures_are_named(with_models):
     path.write_text(json.dumps(done))
     with pytest.raises(ReportError, match=r"side-.*/done\.json: outputs\.models of stage 'side'"):
         read_report(with_models.root, "quickstart").write_page()
+
+
+def test_a_report_loads_no_jax():
+    heavy = "{'jax', 'flax', 'grain', 'torch'} & set(sys.modules)"
+    command = [sys.executable, "-c", f"import sys, pd_jax.tools.report; print({heavy})"]
+    assert subprocess.check_output(command, text=True) == "set()\n"

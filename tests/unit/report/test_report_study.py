@@ -13,7 +13,7 @@ from etils import epath
 from pd_jax.errors import ReportError
 from pd_jax.evaluation import predictions
 from pd_jax.evaluation.predictions import Predictions
-from pd_jax.report import claims, lines, load, read_report, study, study_text
+from pd_jax.report import claims, lines, load, read_report, study, study_text, svg
 from pd_jax.report.statistics import Interval, Verdict, interval_over_examples
 from pd_jax.tools import report as report_tool
 from pd_jax.workdir import PREDICTIONS
@@ -273,9 +273,13 @@ def test_a_line_that_lacks_its_first_place_does_not_reorder_the_axis():
     spots = {x: lines.Spot(x, 1.0, None, None, str(x)) for x in ("a", 6, 2)}
     drawn = [lines.Line("PF", 0, [spots[2]]), lines.Line("PD", 1, list(spots.values()))]
     chart = lines.lines_chart(
-        "key", drawn, title="T", description="D", scale="category", order=("a", 6, "lost", 2),
-        x_label="x", y_label="y", width=400, height=200,
-    )  # fmt: skip
+        svg.Frame("key", "T", "D", 400, 200),
+        drawn,
+        scale="category",
+        order=("a", 6, "lost", 2),
+        x_label="x",
+        y_label="y",
+    )
     places = [float(found) for found in re.findall(r'cx="([\d.]+)"', chart)]
     assert np.argsort(places[1:]).tolist() == [0, 1, 2]
     assert places[0] == pytest.approx(places[3], abs=20)
@@ -321,9 +325,12 @@ def test_a_claim_with_a_margin_shows_it_in_the_measures_unit(tmp_path):
 def test_names_follow_the_numbers_of_their_axis(scale):
     spots = [lines.Spot(x, 1.0, None, None, str(x)) for x in (3, "all", 0, 20, "none")]
     chart = lines.lines_chart(
-        "key", [lines.Line("PD", 0, spots)], title="T", description="D", scale=scale,
-        x_label="x", y_label="y", width=400, height=200,
-    )  # fmt: skip
+        svg.Frame("key", "T", "D", 400, 200),
+        [lines.Line("PD", 0, spots)],
+        scale=scale,
+        x_label="x",
+        y_label="y",
+    )
     places = [float(found) for found in re.findall(r'cx="([\d.]+)"', chart)]
     assert np.argsort(places).tolist() == [2, 0, 3, 1, 4]
 

@@ -12,6 +12,7 @@ SOURCES = sorted((ROOT / "pd_jax").rglob("*.py"))
 ORDER = (
     "errors",
     "files",
+    "signals",
     "processes",
     "locks",
     "progress",

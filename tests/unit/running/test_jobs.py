@@ -12,7 +12,7 @@ import pytest
 from pd_jax import jobs
 from pd_jax.errors import ConfigError, StageError
 from pd_jax.processes import available_cores
-from pd_jax.training.signals import Stopped
+from pd_jax.signals import Stopped
 
 
 def work(group: jobs.Group, say: jobs.Say) -> list[tuple[str, int | str] | Exception]:

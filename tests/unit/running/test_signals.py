@@ -9,7 +9,7 @@ import textwrap
 def test_a_stop_that_falls_into_a_callback_of_the_garbage_collection_is_raised_again():
     program = """
         import gc, os, signal, time
-        from pd_jax.training.signals import Stopped, stop_on
+        from pd_jax.signals import Stopped, stop_on
 
         stop_on(signal.SIGTERM)
         sent = []
