@@ -68,6 +68,19 @@ def check_positions(name: str, positions: int, longest: int) -> None:
         )
 
 
+def beyond_training(folder: str, longest: int) -> str | None:
+    """Returns what to know of a BERT that is to read rows of `longest` tokens, if it was trained on
+    shorter ones only: its later positions are as they were initialised.
+    """
+    reads = hf.reads(folder)
+    if longest <= reads:
+        return None
+    return (
+        f"{folder} was trained on rows of up to {reads} tokens and reads up to {longest} here; its "
+        f"later positions were never trained: let lengths end at {reads}"
+    )
+
+
 def declared_task(folder: epath.Path) -> tuple[str, tuple[str, ...]]:
     """Returns the task and labels of a classifier of any architecture, from its `config.json`.
 

@@ -12,7 +12,13 @@ from pd_jax.evaluation.compare import check_programs, compare, devices
 from pd_jax.models.export.results import Measured
 from pd_jax.models.weights import hf
 from pd_jax.progress import Progress
-from pd_jax.stages.classifier import check_pairs, check_positions, load_classifier, output_names
+from pd_jax.stages.classifier import (
+    beyond_training,
+    check_pairs,
+    check_positions,
+    load_classifier,
+    output_names,
+)
 from pd_jax.stages.context import Context, Done
 
 FILE = "comparison.json"
@@ -30,7 +36,7 @@ def compare_models(
     stage: config_lib.CompareStage, *, warn: Callable[[str], None]
 ) -> Sequence[Measured]:
     """Returns every model of the stage in every program that the stage names, in order; `warn` is
-    called with a sentence on rows that are cut.
+    called with a sentence on rows that are cut, or longer than those that a model was trained on.
 
     Raises:
       ConfigError: a model cannot read texts of this length or pairs, or a program is not installed.
@@ -44,6 +50,10 @@ def compare_models(
         raise RecordsError(f"{dataset.folder} has no labels; compare models on a labelled set")
     if told := dataset.cut_at(stage.lengths[-1]):
         warn(told)
+    longest = min(stage.lengths[-1], int(dataset.lengths.max(initial=0)))
+    for item in stage.models:
+        if told := beyond_training(item.model, longest):
+            warn(told)
     models = {item.name: _load(item, dataset, stage.lengths[-1]) for item in stage.models}
     runs = len(stage.programs) + ("jax" in stage.programs) * (len(devices()) - 1)
     total = len(dataset) * len(models) * runs

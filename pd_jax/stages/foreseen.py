@@ -90,6 +90,10 @@ def _check_stage(
                 "weights a student could begin; name one (others can be a label stage's teacher)"
             )
         check_shape(hf.load_config(stage.init.source), stage.init, shape)
+    teacher = getattr(stage.objective, "teacher", None)
+    if teacher and _is_bert(teacher):
+        positions = hf.load_config(teacher).positions
+        check_positions(f"objective.teacher={teacher}", positions, stage.data.lengths[-1])
     if on_devices:
         mesh = mesh_for(pipeline.run)
         check_batch(stage.data.batch, micro_batches=stage.compute.micro_batches, mesh=mesh)

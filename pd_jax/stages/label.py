@@ -9,9 +9,10 @@ from pd_jax import config as config_lib
 from pd_jax.data.logits.labelling import label_dataset
 from pd_jax.data.logits.store import LogitsManifest
 from pd_jax.data.records.dataset import Dataset
+from pd_jax.models.weights import hf
 from pd_jax.parallel import distributed
 from pd_jax.parallel.mesh import mesh_for
-from pd_jax.stages.classifier import Read
+from pd_jax.stages.classifier import Read, beyond_training
 from pd_jax.stages.context import Context, Done
 from pd_jax.stages.teachers import open_teacher
 
@@ -39,7 +40,8 @@ def label(
 ) -> LogitsManifest:
     """Returns the manifest of the logit store of `stage.records` in `folder`, made if missing.
 
-    It warns once where a teacher with a tokenizer of its own cut texts, or did not know them.
+    It warns once where rows are longer than those that a teacher was trained on, and where one with
+    a tokenizer of its own cut texts, or did not know them.
 
     Raises:
       LogitsError: the folder has another finished store, or the teacher's outputs are not finite.
@@ -52,6 +54,12 @@ def label(
     reads_records, teacher, answers = opened.reads_records, opened.teacher, opened.answers
     if distributed.is_writer() and reads_records and (told := dataset.cut_at(stage.lengths[-1])):
         warn(told)
+    if distributed.is_writer() and hf.is_bert(stage.teacher):
+        longest = stage.lengths[-1]
+        if reads_records:
+            longest = min(longest, int(dataset.lengths.max(initial=0)))
+        if told := beyond_training(stage.teacher, longest):
+            warn(told)
     made = label_dataset(folder, dataset, teacher=teacher, answers=answers, title=title)
     if not distributed.is_writer():
         return made

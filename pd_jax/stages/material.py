@@ -12,7 +12,7 @@ from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.errors import ConfigError
 from pd_jax.models.weights import hf
 from pd_jax.objectives.objective import OnlineTeacher, StoredLanguage, StoredStates
-from pd_jax.stages.classifier import check_pairs, load_classifier
+from pd_jax.stages.classifier import check_pairs, check_positions, load_classifier
 from pd_jax.stages.language_teacher import masking_vocabulary, stored_language, with_head
 from pd_jax.stages.objectives import Facts
 
@@ -204,7 +204,8 @@ def with_teacher(material: Material, stage: config_lib.TrainStage) -> Material:
     Rows without labels have the teacher's task.
 
     Raises:
-      ConfigError: the teacher has another vocabulary or task, or lacks the MLM head it needs.
+      ConfigError: the teacher has another vocabulary or task, cannot read rows of this length, or
+        lacks the MLM head it needs.
       WeightsError: it lacks the classifier it needs.
     """
     kind = stage.objective
@@ -230,20 +231,32 @@ def with_teacher(material: Material, stage: config_lib.TrainStage) -> Material:
             "objective.teacher reads every batch itself and needs no data.logits; leave "
             "data.logits out, or leave objective.teacher out to learn from the store"
         )
-    if load_tokenizer(kind.teacher).fingerprint != material.tokenizer.fingerprint:
+    return _with_online_teacher(material, stage, kind, kind.teacher)
+
+
+def _with_online_teacher(
+    material: Material,
+    stage: config_lib.TrainStage,
+    kind: config_lib.OnlineDistillation,
+    folder: str,
+) -> Material:
+    """Returns the material with the model in a folder as the teacher that reads every batch."""
+    name = f"objective.teacher={folder}"
+    if load_tokenizer(folder).fingerprint != material.tokenizer.fingerprint:
         raise ConfigError(
-            f"objective.teacher={kind.teacher} and {material.datasets[0].folder} have different "
+            f"{name} and {material.datasets[0].folder} have different "
             "vocabularies; build the records with the teacher's tokenizer"
         )
     head = "mlm" if isinstance(kind, config_lib.LanguageDistill) else "classifier"
-    saved = hf.load(kind.teacher) if head == "mlm" else load_classifier(kind.teacher)[0]
-    params = with_head(saved, head, name=f"objective.teacher={kind.teacher}")
+    saved = hf.load(folder) if head == "mlm" else load_classifier(folder)[0]
+    check_positions(name, saved.config.positions, stage.data.lengths[-1])
+    params = with_head(saved, head, name=name)
     pairs = any(dataset.manifest.pairs for dataset in material.datasets)
-    check_pairs(saved, pairs=pairs, name=f"objective.teacher={kind.teacher}")
+    check_pairs(saved, pairs=pairs, name=name)
     config = dataclasses.replace(saved.config, dtype=stage.compute.dtype)
     if head == "mlm":
         return dataclasses.replace(material, teacher=OnlineTeacher(config, params))
-    task, labels, columns = _teacher_task(saved, material, name=kind.teacher)
+    task, labels, columns = _teacher_task(saved, material, name=folder)
     teacher = OnlineTeacher(config, params, columns)
     return dataclasses.replace(material, task=task, labels=labels, teacher=teacher)
 

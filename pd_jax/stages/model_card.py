@@ -24,6 +24,7 @@ _METHODS = {
     "lm_distill": "distillation of a teacher's masked language modelling",
 }
 _SQUARED = "distillation: squared error against a teacher's stored logits"
+_CALL = 'tokenizer(["A sentence."], truncation=True, padding=True'
 _LIBRARIES = {"hf": "transformers", "onnx": "onnx", "stablehlo": "jax"}
 """What runs a format, as model hubs call it."""
 
@@ -213,7 +214,8 @@ def _use(model: SavedModel, format: str) -> str:
             f"from transformers import {kind.loader}, AutoTokenizer",
             "",
             f'model = {kind.loader}.from_pretrained("FOLDER")',
-            'inputs = AutoTokenizer.from_pretrained("FOLDER")("A sentence.", return_tensors="pt")',
+            'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+            f'inputs = {_CALL}, return_tensors="pt")',
             f"{kind.output} = model(**inputs).{kind.output}",
         ),
         "onnx": (
@@ -222,7 +224,7 @@ def _use(model: SavedModel, format: str) -> str:
             "",
             'session = onnxruntime.InferenceSession("FOLDER/model.onnx")',
             'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
-            'inputs = tokenizer(["A sentence."], return_tensors="np")',
+            f'inputs = {_CALL}, return_tensors="np")',
             f"{kind.output} = session.run(None, dict(inputs))[0]",
         ),
         "stablehlo": (

@@ -86,16 +86,16 @@ def _parser() -> argparse.ArgumentParser:
         type=options.at_least(8),
         nargs="+",
         help="padded lengths a batch may have; rows longer than the last are cut (default: up to "
-        "the longest row, or to what every model can read)",
+        "the longest row, or to the longest that every model was trained on)",
     )
     return parser
 
 
 def _lengths(arguments: argparse.Namespace) -> tuple[int, ...]:
     folders = [folder for _, folder in map(_folder, arguments.model)]
-    positions = min(hf.load_config(folder).positions for folder in folders)
+    reads = min(map(hf.reads, folders))
     longest = int(Dataset.open(arguments.records).lengths.max(initial=1))
-    return options.padded_lengths(min(longest, positions))
+    return options.padded_lengths(min(longest, reads))
 
 
 def _folder(given: str) -> tuple[str, str]:

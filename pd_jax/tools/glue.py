@@ -23,7 +23,7 @@ from pd_jax.data.tokenizers.tokenizer import Tokenizer
 from pd_jax.errors import ConfigError, SourceError, did_you_mean
 from pd_jax.evaluation import glue
 from pd_jax.models.weights import hf
-from pd_jax.progress import Progress
+from pd_jax.progress import Progress, warn
 from pd_jax.stages.classifier import check_pairs, load_classifier
 from pd_jax.stages.predict import make_predict_rows
 from pd_jax.tools import command, options
@@ -79,7 +79,9 @@ def _parser() -> argparse.ArgumentParser:
         "--fill", action="store_true", help="write one constant answer for tasks without a model"
     )
     parser.add_argument(
-        "--max-length", type=options.at_least(8), default=128, help="default: %(default)s tokens"
+        "--max-length",
+        type=options.at_least(8),
+        help="cut texts to this many tokens (default: as the rows that a model was trained on)",
     )
     parser.add_argument(
         "--batch", type=options.at_least(1), default=64, help="texts at once (default: 64)"
@@ -134,14 +136,17 @@ def _answers(
     arguments: argparse.Namespace,
 ) -> list[str]:
     """Returns the model's answer to every row, in the server's words."""
-    found = []
+    found, cut = [], 0
     with Progress(test_set.path, len(rows), unit="texts") as progress:
         predict = make_predict_rows(
             model, tokenizer, batch=arguments.batch, max_length=arguments.max_length
         )
         for window in predict(rows):
             found.append(window.logits)
+            cut += window.read.cut
             progress.advance(len(window.rows))
+    if cut:
+        warn(f"{cut:,} texts of {test_set.path} were cut at the last token that fits")
     return test_set.predictions(np.concatenate(found), model.labels)
 
 

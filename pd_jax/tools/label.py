@@ -115,13 +115,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _lengths(longest: int | None, teacher: str) -> tuple[int, ...]:
-    """Returns padded lengths up to the longest row, or to what a teacher can read.
+    """Returns padded lengths up to the longest row, or to what a teacher can read: of a BERT, the
+    longest rows that it was trained on.
 
     `longest` is None where the teacher reads texts, of which only it knows how long they are.
     """
     path = epath.Path(teacher) / hf.CONFIG_FILE
     declared = files.read_object(path, WeightsError) if path.exists() else {}
     positions = declared.get("max_position_embeddings")
+    if declared and hf.is_bert(teacher):
+        positions = hf.reads(teacher)
     if not isinstance(positions, int) or positions < 1:
         longest = longest or _LONGEST
     elif longest is None:

@@ -170,4 +170,7 @@ def _check_tokenizer(tokenizer: Tokenizer, folder: epath.Path) -> str:
                 f"transformers makes ids and segments {theirs} of {text!r}, but pd_jax {ours}; the "
                 "tokenizer's files do not fit each other: save its own ones again with transformers"
             )
-    return f"tokenizer: transformers' ids equal ours on {len(_TEXTS)} probe texts, alone and paired"
+    return (
+        f"tokenizer: transformers' ids equal ours on {len(_TEXTS)} probe texts, alone and paired "
+        "(of a pair too long, transformers may keep a token more of one text, less of the other)"
+    )

@@ -10,7 +10,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from pd_jax.data.building import build
+from pd_jax.data.building import places
 from pd_jax.data.logits import labelling
 from pd_jax.data.logits.store import LogitStore
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer
@@ -119,7 +119,7 @@ def test_what_is_in_the_place_of_a_store_is_kept(dataset, tmp_path):
             run(folder, dataset)
         assert (folder / "manifest.json").read_bytes() == before
     with pytest.raises(RecordsError, match="manifest.json is of something else, which would be"):
-        build.begin(tmp_path / "store", load_tokenizer(other.folder / "tokenizer"))
+        places.check(tmp_path / "store", load_tokenizer(other.folder / "tokenizer"))
     assert content(tmp_path / "store") == whole
 
 
@@ -173,18 +173,24 @@ def test_a_smaller_batch_goes_on_with_what_is_labelled(dataset, tmp_path):
 def test_rows_are_not_cut_unless_asked_or_the_teacher_reads_less(dataset, tmp_path):
     longest = int(dataset.lengths.max())
     assert label_tool._lengths(longest, str(tmp_path / "none")) == (longest,)
-    (tmp_path / "config.json").write_text('{"max_position_embeddings": 9}')
+    (tmp_path / "config.json").write_text('{"model_type": "roberta", "max_position_embeddings": 9}')
     assert label_tool._lengths(longest, str(tmp_path)) == (9,)
-    (tmp_path / "config.json").write_text('{"max_position_embeddings": 512}')
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "roberta", "max_position_embeddings": 512}'
+    )
     assert label_tool._lengths(longest, str(tmp_path)) == (longest,)
 
 
 def test_texts_are_read_up_to_what_their_teacher_can_read(tmp_path):
     everything = (16, 32, 48, 64, 80, 96, 112, 128, 192, 256, 384, 512)
     assert label_tool._lengths(None, str(tmp_path / "none")) == everything
-    (tmp_path / "config.json").write_text('{"max_position_embeddings": 514}')
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "roberta", "max_position_embeddings": 514}'
+    )
     assert label_tool._lengths(None, str(tmp_path)) == everything
-    (tmp_path / "config.json").write_text('{"max_position_embeddings": 40}')
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "roberta", "max_position_embeddings": 40}'
+    )
     assert label_tool._lengths(None, str(tmp_path)) == (16, 32, 40)
 
 

@@ -193,6 +193,10 @@ def test_the_tool_writes_the_eleven_files_that_the_server_wants(
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     printed = capsys.readouterr().out.splitlines()[-1]
     assert printed.startswith("submission of 11 files in ") and "AX.tsv" in printed
+    few = [*arguments, "--max-length", "12", "--output", str(tmp_path / "cut.zip")]
+    assert tool.main(few) == 0
+    told = capsys.readouterr().err
+    assert f"warning: {WNLI.rows} texts of WNLI/test.tsv were cut at the last token" in told
     with zipfile.ZipFile(tmp_path / "a.zip") as packed:
         found = {name: packed.read(name).decode().splitlines() for name in packed.namelist()}
     assert set(found) == {

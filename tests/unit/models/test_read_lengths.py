@@ -7,6 +7,8 @@ import pytest
 
 from pd_jax.data.tokenizers.tokenizer import WordPiece
 from pd_jax.models.weights import hf
+from pd_jax.stages.classifier import beyond_training
+from pd_jax.tools import label as label_tool
 from tests.unit.models.test_weights_hf import CONFIG, make_params
 
 
@@ -24,3 +26,14 @@ def test_a_model_tells_how_long_the_texts_are_that_it_has_learnt_to_read(
     for stated in (CONFIG.positions + 1, 10**30, "3", 0, None):
         path.write_text(json.dumps({**settings, "model_max_length": stated}))
         assert hf.load(tmp_path / "m").reads == CONFIG.positions
+
+
+def test_rows_beyond_those_of_training_are_told(tmp_path: pathlib.Path) -> None:
+    made = WordPiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"], lowercase=True)
+    hf.save(tmp_path / "m", make_params("classifier"), CONFIG, longest=3, add=made.save)
+    assert beyond_training(str(tmp_path / "m"), 3) is None
+    told = beyond_training(str(tmp_path / "m"), 4) or ""
+    assert "m was trained on rows of up to 3 tokens and reads up to 4 here" in told
+    assert told.endswith("let lengths end at 3")
+    declared = label_tool._lengths(None, str(tmp_path / "m"))
+    assert declared == (3,)

@@ -18,6 +18,7 @@ from pd_jax.objectives.patient import choose_teacher_layers, make_patient, patie
 from pd_jax.parallel.mesh import make_mesh
 from pd_jax.report import notation
 from pd_jax.stages.context import Context
+from pd_jax.stages.foreseen import check_stages
 from pd_jax.stages.label import label
 from pd_jax.stages.material import open_material, open_sets, with_teacher
 from pd_jax.stages.train import run_train
@@ -177,6 +178,22 @@ def test_a_teacher_of_one_segment_reads_no_pairs(tmp_path):
     stage = tiny.stage(tmp_path, objective=objective, data=data)
     with pytest.raises(ConfigError, match="objective.teacher=.*teacher has type_vocab_size=1, so"):
         with_teacher(open_material(data), stage)
+
+
+def test_a_teacher_that_cannot_read_rows_so_long_is_refused(tmp_path):
+    tiny.dataset(tmp_path / "set", rows=8)
+    shape = dataclasses.replace(SHAPE, positions=8)
+    params = tiny.weights(TaskModel(shape, 2).init, *dummy_inputs(), seed=5)["params"]
+    hf.save(tmp_path / "teacher", params, shape, labels=tiny.LABELS, add=tiny.tokenizer)
+    data = config_lib.Data(records=str(tmp_path / "set"), batch=8, lengths=(16,))
+    objective = {"kind": "patient", "teacher": str(tmp_path / "teacher")}
+    stage = tiny.stage(tmp_path, objective=objective, data=data)
+    refused = "objective.teacher=.*teacher can read 8 tokens, but rows are cut at 16"
+    with pytest.raises(ConfigError, match=refused):
+        with_teacher(open_material(data), stage)
+    pipeline = config_lib.Pipeline(name="p", stages={"patient": stage})
+    with pytest.raises(ConfigError, match=refused):
+        check_stages(pipeline, ["patient"], on_devices=False)
 
 
 def test_states_from_a_store_and_from_a_teacher_at_hand_give_the_same_student(tmp_path):
