@@ -2,7 +2,8 @@
 
 python -m benchmarks.label [--sizes=Tiny,Mini,Small]
 
-Ours batches rows by length, as the label stage does, padded to multiples of eight. Stock pads every
+Ours batches rows by length, as the label stage does, padded to multiples of four (a label stage with
+`common.lengths(128, step=4)`; README's config has multiples of eight). Stock pads every
 batch to 128, as the example scripts do; tuned sorts all rows by length and pads to the longest.
 All use float32, the same weights and the same rows. The processes of ours and of tuned torch keep
 freed memory (`pd_jax.allocation`); stock's do not.
@@ -24,7 +25,7 @@ from pd_jax import config as config_lib
 from pd_jax.data.feed.batches import evaluation_batches
 from pd_jax.data.records.dataset import Dataset
 
-LENGTHS = common.lengths(LENGTH)
+LENGTHS = common.lengths(LENGTH, step=4)
 
 
 def make_ours(work: Work):

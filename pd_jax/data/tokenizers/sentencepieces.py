@@ -1,5 +1,6 @@
 """SentencePiece models (unigram or BPE), and the same pipeline as a `tokenizer.json`."""
 
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,18 @@ MODEL_FILE = "spiece.model"
 
 _SPACE = "▁"
 _UNIGRAM, _BPE = 1, 2
+_APART = "\uffff"
+"""A noncharacter, which no text has."""
+_COMPOSED = "".join(
+    letter
+    for letter in map(chr, range(0xC0, 0x2000))
+    if unicodedata.is_normalized("NFC", letter) and not unicodedata.is_normalized("NFD", letter)
+)
+"""The letters with marks of their own."""
+_MARK = r"[\p{M}\u200c\u200d\u0e33\u0eb3]"
+"""What stands with the letter before it as one for Precompiled: marks, joiners, two vowels."""
+_FIXED = rf"[{_MARK}&&[^\u0300-\u036f]]"
+"""Those of them that never compose."""
 
 
 class SentencePiece:
@@ -87,16 +100,37 @@ def _equivalent(model: bytes) -> hf.Tokenizer:
             "a SentencePiece model for BERT must be of type unigram or bpe; train one"
         )
     whole = hf.Tokenizer(made)
-    steps = [hf.normalizers.Replace(hf.Regex(r" {2,}"), " "), hf.normalizers.Strip()]
-    if proto.normalizer_spec.precompiled_charsmap:
-        # Precompiled looks up a letter with its accents as one, but what it finds is the mapping of
-        # the letter, and the accents are lost; composed first, the whole is one letter.
-        charsmap = hf.normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap)
-        steps = [hf.normalizers.NFC(), charsmap, *steps]
+    steps = [
+        hf.normalizers.Replace(hf.Regex(r" {2,}"), " "),
+        hf.normalizers.Replace(hf.Regex(r"\A | \z"), ""),  # Strip would take other white space too
+    ]
+    if charsmap := proto.normalizer_spec.precompiled_charsmap:
+        steps = [*_as_mapped(charsmap), *steps]
     whole.normalizer = hf.normalizers.Sequence(steps)
     whole.pre_tokenizer = hf.pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme="always")
     whole.decoder = hf.decoders.Metaspace(replacement=_SPACE, prepend_scheme="always")
     return whole
+
+
+def _as_mapped(charsmap: bytes) -> list[hf.normalizers.Normalizer]:
+    """Returns the steps that map text as SentencePiece does.
+
+    Precompiled looks up a letter with its marks as one, but takes the mapping of the letter alone,
+    and the marks are lost. So a letter is composed with the marks behind it that it has a form
+    with, and all other marks are set apart, by a character that is removed in the end. The marks
+    that SentencePiece composes with nothing are set apart before, or they would be sorted (of
+    Arabic, a shadda behind its vowel) and composed (of Vietnamese, a tone behind a vowel's sign).
+    """
+    # Nothing is to be set apart at the beginning, where the library fails.
+    before = rf"(?!\A)(?={_FIXED})|(?<=[{_COMPOSED}])(?={_MARK})"
+    after = rf"(?!\A)(?={_MARK})"
+    return [
+        hf.normalizers.Replace(hf.Regex(before), _APART),
+        hf.normalizers.NFC(),
+        hf.normalizers.Replace(hf.Regex(after), _APART),
+        hf.normalizers.Precompiled(charsmap),
+        hf.normalizers.Replace(_APART, ""),
+    ]
 
 
 def _merges(pieces: Sequence[tuple[str, float]]) -> list[tuple[str, str]]:
