@@ -2,9 +2,9 @@
 
 python -m benchmarks.label [--sizes=Tiny,Mini,Small]
 
-Ours batches rows by length, as the label stage does, padded to multiples of four (a label stage with
-`common.lengths(128, step=4)`; README's config has multiples of eight). Stock pads every
-batch to 128, as the example scripts do; tuned sorts all rows by length and pads to the longest.
+Ours batches rows by length, as the label stage does, padded to multiples of four (`lengths` of
+`common.lengths(128, step=4)`; README's config has multiples of eight). Stock pads every batch to
+128, as the example scripts do; tuned sorts all rows by length and pads to the longest.
 All use float32, the same weights and the same rows. The processes of ours and of tuned torch keep
 freed memory (`pd_jax.allocation`); stock's do not.
 """
