@@ -149,22 +149,11 @@ def test_a_collective_whose_peer_is_gone_ends_the_process_and_other_faults_do_no
         raise fault("another fault")
 
 
-class Begun:
-    """A loop that has begun, and no more."""
-
-    job = None
-
-    def __init__(self, member, run, *, clocks):
-        pass
-
-    def begin(self):
-        return "state"
-
-
 @pytest.mark.parametrize("fault", [OSError("the disk went away"), DivergenceError("not finite")])
 def test_a_process_at_fault_waits_for_the_others_only_where_all_are(fault, monkeypatch):
     asked = []
-    monkeypatch.setattr(driver, "Loop", Begun)
+    begun = mock.Mock(job=None)
+    monkeypatch.setattr(driver, "begin", lambda job, run, *, clocks: (begun, "state"))
     monkeypatch.setattr(driver, "_run_states", lambda *_: None)
     monkeypatch.setattr(driver, "_progress", lambda loops: contextlib.nullcontext())
     monkeypatch.setattr(driver, "_drive", lambda *_: [fault])

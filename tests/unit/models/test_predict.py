@@ -224,11 +224,12 @@ def test_numbers_without_sense_are_refused(
     assert f"{argument[0]}: {argument[1]!r} is not a whole number" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("given", ["in.jsonl", "*.jsonl", "link.jsonl"])
+@pytest.mark.parametrize("given", ["in.jsonl", "*.jsonl", "elsewhere/link.jsonl"])
 def test_an_input_is_not_overwritten(tmp_path: pathlib.Path, given: str) -> None:
     content = '{"text": "a b"}\n'
     (tmp_path / "in.jsonl").write_text(content)
-    (tmp_path / "link.jsonl").symlink_to(tmp_path / "in.jsonl")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "link.jsonl").symlink_to(tmp_path / "in.jsonl")
     arguments = ["--model", "none", "--input", str(tmp_path / given)]
     with pytest.raises(ConfigError, match="in.jsonl is a file that is read; name another one"):
         predict.main([*arguments, "--output", str(tmp_path / "in.jsonl")])
