@@ -6,7 +6,7 @@ from etils import epath
 
 from pd_jax import files
 from pd_jax.data.records import manifest
-from pd_jax.data.text import corpora, tfds
+from pd_jax.data.text import paths, tfds
 from pd_jax.data.tokenizers.tokenizer import read_with
 from pd_jax.errors import SourceError, StageError
 
@@ -75,7 +75,7 @@ def _files(reference: str) -> list[epath.Path]:
     if (path / "config.json").exists():
         top = [item for item in sorted(path.iterdir()) if not item.is_dir()]
         return [item for item in top if item.suffix != ".md" and not item.name.startswith(".")]
-    return list(files.files_below(path)) if path.is_dir() else corpora.expanded(reference)
+    return list(files.files_below(path)) if path.is_dir() else paths.expanded(reference)
 
 
 def _known_references(path: epath.Path) -> dict[str, str]:

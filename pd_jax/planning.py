@@ -13,7 +13,7 @@ from etils import epath
 from pd_jax import config as config_lib
 from pd_jax import files
 from pd_jax.config import Source, reading
-from pd_jax.data.text import corpora
+from pd_jax.data.text import paths
 from pd_jax.errors import ConfigError, StageError, did_you_mean
 from pd_jax.inputs import InputDigests
 from pd_jax.workdir import DONE, OUTPUT, STAGES
@@ -114,7 +114,7 @@ def _unusual(reference: str, source: Source) -> str:
     It is empty for the usual one: TSV where there are columns, else text.
     """
     usual = "tsv" if source.label or source.pair else "text"
-    found = corpora.format_of(reference) if source.format == "auto" else None
+    found = paths.format_of(reference) if source.format == "auto" else None
     return f".{found}" if found not in (None, usual) else ""
 
 

@@ -91,7 +91,7 @@ def _text(args: dict) -> dict:
     corpus = {"path": (os.path.join(folder, "corpus", "wiki.txt"),)}
     reviews = {
         "path": os.path.join(folder, "transfer", "imdb_unsup.txt"),
-        "rows": budget["held_out"],
+        "documents": budget["held_out"],
     }
     vocabulary = args["pretrained"] or os.path.join(folder, "vocab", "vocab.txt")
     stages = {}
@@ -100,7 +100,7 @@ def _text(args: dict) -> dict:
         stages["vocabulary"] = common.tokenizer(corpus, size, sample_sentences=100_000)
     sources = {"corpus": corpus, "held_out": reviews}
     if args["top_k"]:
-        sources["part"] = {**corpus, "rows": budget["part"]}
+        sources["part"] = {**corpus, "documents": budget["part"]}
     for stage, source in sources.items():
         stages[stage] = common.corpus(source, vocabulary, budget["length"])
     return stages

@@ -16,8 +16,9 @@ Found:  cpu budget, Tiny, wiki.txt and novels.txt: after 12,000 steps, 25 M toke
 
 budget=paper is BERT's pre-training, which the released miniatures are thought to have had: 30,000
 words, batches of 256, nine tenths of 1,000,000 steps at length 128 and the last at 512, AdamW
-without bias correction at 1e-4 with 10,000 steps of warm-up. Here the rate falls to 0 at the end of
-the first part, and the second begins again at a tenth of it. On TPUs and GPUs pass dtype=bfloat16.
+without bias correction at 1e-4 with 10,000 steps of warm-up. Here each part has a schedule of its
+own: the rate rises over the first hundredth of it and falls to 0 at its end, and the second's peak
+is a tenth of the first's. On TPUs and GPUs pass dtype=bfloat16.
 budget=cpu is `common.pretrain_compact`: what a laptop can do in minutes.
 
 The models are `stages/SIZE-*/model` (with two parts `SIZE_long-*`) in the workdir. Another config
@@ -66,7 +67,7 @@ def get_config(arg: str = ""):
             lowercase=not args["cased"],
             **({"strip_accents": False} if args["accents"] else {}),
         )
-    held_out = {**text, "rows": args["held_out"]}
+    held_out = {**text, "documents": args["held_out"]}
     lengths, more = args["lengths"], {"next_sentence": True} if args["next_sentence"] else {}
     for length in lengths:
         stages |= {
@@ -127,7 +128,7 @@ def _text(args: dict) -> dict:
         return {"path": arguments.listed(args["text"]), "text": args["column"]}
     files = ("wiki.txt", "novels.txt")
     source = {"path": tuple(os.path.join(common.data_folder(), "corpus", name) for name in files)}
-    return {**source, "rows": 60} if args["smoke"] else source
+    return {**source, "documents": 60} if args["smoke"] else source
 
 
 def _parts(args: dict, size: str) -> dict:

@@ -112,10 +112,8 @@ class Sources:
         if name != "general":
             found = TRANSFER[name]
             documents = round(self._read_rows(found) / found.sentences) if found.sentences else None
-            return self._file(found.path, **found.columns, rows=documents)
-        # Rows of running text are documents; a few of them are enough.
-        limit = {"rows": 3} if self.smoke else {}
-        return tuple({**self._file(path), **limit} for path in GENERAL)
+            return self._file(found.path, "documents", documents=documents, **found.columns)
+        return tuple(self._file(path, "documents", few=3) for path in GENERAL)
 
     def _read_rows(self, found: TransferSet) -> int:
         """Returns how many rows to read for a transfer set.
@@ -124,8 +122,9 @@ class Sources:
         """
         return (self.transfer_rows + found.held_out) * 30 // 29
 
-    def _file(self, path: str, **columns) -> dict:
+    def _file(self, path: str, unit: str = "rows", *, few: int = 300, **columns) -> dict:
+        """Returns a file as a source; in a smoke run, a few of its rows or documents."""
         found = {"path": os.path.join(common.data_folder(), *path.split("/")), **columns}
         if self.smoke:
-            found["rows"] = min(found.get("rows") or 300, 300)
+            found[unit] = min(found.get(unit) or few, few)
         return {name: value for name, value in found.items() if value is not None}

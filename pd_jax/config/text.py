@@ -42,6 +42,20 @@ class Source:
     that is not one of the task's, or null, is always refused.
     """
     rows: Positive | None = None
+    """So many rows alone, the first: rows of a table, lines of plain text."""
+    documents: Positive | None = None
+    """So many documents alone, the first. In a table, a row is a document."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.rows is None or self.documents is None,
+            f"rows={self.rows} and documents={self.documents} are two limits; give one",
+        )
+
+    @property
+    def limit(self) -> int | None:
+        """How many rows, or documents, are read; None for all."""
+        return self.rows or self.documents
 
 
 @frozen
@@ -147,5 +161,6 @@ class RecordsStage:
     Texts match that differ only in case, spacing and punctuation. Rows go whose text, or whose two
     texts together, are those of an evaluation row. Of a corpus, documents (of a table: rows) go
     whose whole text is one of an evaluation row's texts, and so do sentences; an evaluation text of
-    several sentences inside a longer document stays.
+    several sentences inside a longer document stays. A source limited to so many `documents` is
+    one of documents: those go that are one of them, and no single sentences.
     """

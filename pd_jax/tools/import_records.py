@@ -19,7 +19,7 @@ from etils import epath
 from pd_jax import config, locks
 from pd_jax.data.building import build, places
 from pd_jax.data.records import foreign
-from pd_jax.data.text import corpora, paths
+from pd_jax.data.text import paths
 from pd_jax.data.tokenizers import tokenizer as tokenizer_lib
 from pd_jax.progress import Progress
 from pd_jax.tools import command, options
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     foreign.check(arguments.name, arguments.task, arguments.labels)
-    found = [path for pattern in arguments.files for path in corpora.expanded(pattern)]
+    found = [path for pattern in arguments.files for path in paths.expanded(pattern)]
     paths.check(found)
     folder = epath.Path(arguments.output)
     foreign.check_places(found, folder, arguments.name)

@@ -100,7 +100,6 @@ def build_share(
         all_names = _prepare_filters(plan, run)
         missing = [dataclasses.replace(task, all_names=all_names) for task in missing]
         done |= {task.index: info for task, info in _each(build_shard, missing, run)}
-        _check_unchanged(plan, missing)
     for task in plan.tasks:
         if task.index not in done:
             whole = task.whole()
@@ -134,15 +133,20 @@ def finished_with(folder: epath.PathLike, tokenizer: Tokenizer) -> bool:
 
 
 def build_shard(task: Task, count: processes.Count) -> shards.ShardInfo:
-    """Writes a shard and returns its description; `count` gets the bytes of text read."""
+    """Writes a shard and returns its description; `count` gets the bytes of text read.
+
+    Raises:
+      As `build_records`. A shard is noted as whole only where no source has changed meanwhile.
+    """
     meter = Meter(task.size, count)
     left_out = dict.fromkeys(kinds_left_out(task.stage), 0)
+    made = records(task, _tokenizer(task.folder, task.tokenizer), meter, left_out)
     info = shards.write_shard(
         task.folder,
         task.name,
         index=task.index,
         of=task.of,
-        records=records(task, _tokenizer(task.folder, task.tokenizer), meter, left_out),
+        records=task.watched.read(made),
         made_from=task.made_from,
         left_out=left_out,
     )
@@ -207,29 +211,12 @@ class Meter:
             self._left, self._waiting = self._left - read, 0
 
 
-def _check_unchanged(plan: Plan, made: Sequence[Task]) -> None:
-    """Raises SourceError where a source changed while shards were made from it, after removing
-    their notes: nobody knows which text is in them, and that text is not what was digested.
-    """
-    changed = plan.changed()
-    if not changed:
-        return
-    for task in made:
-        path = epath.Path(task.folder) / manifest.shard_file(task.name, task.index, task.of)
-        shards.note_file(path).unlink(missing_ok=True)
-    filters.tidy(epath.Path(plan.tasks[0].folder) / FILTERS_FOLDER)
-    raise SourceError(
-        f"{', '.join(changed)} changed while it was read; run the same command again when nothing"
-        " writes to it"
-    )
-
-
 def _prepare_filters(plan: Plan, run: Run) -> str | None:
     """Writes the lists of what to leave out; returns the digest in the duplicate lists' names."""
     if not plan.filters:
         return None
     stage = plan.tasks[0].stage
-    filters.write_excluded(plan.filters[0], stage.exclude)
+    filters.write_excluded(plan.filters[0], stage.exclude, plan.excluded)
     if not stage.deduplicate:
         return None
     unread = [
@@ -246,10 +233,10 @@ def _scan(task: Task, count: processes.Count) -> None:
     meter, skipped = Meter(task.size, count), Skipped()
     if isinstance(task.stage.examples, config.Rows):
         found = (row for piece in task.pieces for row in corpora.rows(piece, skipped))
-        filters.scan(task.left_out, meter.rows(found))
+        filters.scan(task.left_out, task.watched.read(meter.rows(found)))
     else:
         found = (one for piece in task.pieces for one in corpora.documents(piece, skipped))
-        filters.scan(task.left_out, meter.documents(found))
+        filters.scan(task.left_out, task.watched.read(meter.documents(found)))
     meter.finish()
 
 

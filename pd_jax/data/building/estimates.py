@@ -8,6 +8,7 @@ from etils import epath
 
 from pd_jax import config
 from pd_jax.data.building import build, plans
+from pd_jax.data.building.watched import watch
 from pd_jax.data.records import manifest
 from pd_jax.data.text import corpora
 from pd_jax.data.tokenizers.tokenizer import Tokenizer
@@ -45,7 +46,10 @@ def estimate(stage: config.RecordsStage, tokenizer: Tokenizer) -> Estimate:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(epath.Path(folder) / manifest.TOKENIZER_FOLDER)
         one = dataclasses.replace(stage, shards=1, deduplicate=False, exclude=())
-        task = plans.Task(one, pieces, folder, "sample", 0, tokenizer.fingerprint, None, None, "")
+        read = watch(file for piece in pieces for file in piece.files)
+        task = plans.Task(
+            one, pieces, folder, "sample", 0, tokenizer.fingerprint, None, None, "", read
+        )
         began = time.monotonic()
         made = build.build_shard(task, lambda read: None)
         seconds = time.monotonic() - began

@@ -21,6 +21,7 @@ import numpy as np
 from etils import epath
 
 from pd_jax import config, files
+from pd_jax.data.building.watched import Watched
 from pd_jax.data.records.shards import ID_BYTES, example_id, replaced
 from pd_jax.data.text import corpora
 
@@ -70,16 +71,22 @@ def key(content: str) -> bytes:
 _NOTHING = key("")
 
 
-def write_excluded(filter_: Filter, sources: Sequence[config.Source]) -> None:
-    """Writes the keys of evaluation sets: of each text, each second text, and both together."""
+def write_excluded(filter_: Filter, sources: Sequence[config.Source], watched: Watched) -> None:
+    """Writes the keys of evaluation sets: of each text, each second text, and both together; of a
+    set limited to so many documents, those of the documents.
+    """
     if filter_.excluded is None or filter_.excluded_file.exists():
         return
     found = set()
     for source in sources:
+        if source.documents is not None:
+            found |= {key("\n".join(one.sentences)) for one in corpora.documents(source)}
+            continue
         for row in corpora.rows(source):
             found.add(key(row.text))
             if row.pair is not None:
                 found |= {key(row.pair), _pair_key(row.text, row.pair)}
+    watched.check()
     content = b"".join(sorted(found - {_NOTHING}))
     _save(filter_.excluded_file, np.frombuffer(content, np.uint8).reshape(-1, ID_BYTES))
 

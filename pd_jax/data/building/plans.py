@@ -2,14 +2,14 @@
 
 import dataclasses
 import math
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from etils import epath
 
 from pd_jax import config, files
 from pd_jax.config.reading import to_json
 from pd_jax.data.building import filters
+from pd_jax.data.building.watched import Watched, watch
 from pd_jax.data.records import shards
 from pd_jax.data.text import corpora
 from pd_jax.data.tokenizers.tokenizer import Tokenizer
@@ -42,6 +42,8 @@ class Task:
     all_names: str | None
     """Digest in the names of the lists of duplicates; None if duplicates stay."""
     made_from: str
+    watched: Watched
+    """The files of its pieces."""
 
     @property
     def size(self) -> float:
@@ -63,24 +65,18 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A task for every shard, and the digest of every source file by path.
-
-    `states` are the sizes and times that the files had before they were read.
+    """A task for every shard, the digest of every source file by path, and the evaluation sets'
+    files.
     """
 
     tasks: tuple[Task, ...]
     sources: Mapping[str, str]
-    states: Mapping[str, str]
-    read: tuple[corpora.SourceFile, ...]
+    excluded: Watched
 
     @property
     def filters(self) -> list[filters.Filter]:
         """The shards' filters; none where nothing is left out."""
         return [task.left_out for task in self.tasks if task.left_out is not None]
-
-    def changed(self) -> list[str]:
-        """Returns the paths of the files that are not what they were before they were read."""
-        return [path for path, state in _states(self.read).items() if state != self.states[path]]
 
 
 def with_shards(stage: config.RecordsStage) -> config.RecordsStage:
@@ -104,7 +100,7 @@ def with_shards(stage: config.RecordsStage) -> config.RecordsStage:
 def _sizes(source: config.Source) -> list[tuple[int, int]]:
     """Returns the sizes of a source's files, each with the most shards to divide it into."""
     found = corpora.source_files(source)
-    if source.rows is not None:
+    if source.limit is not None:
         return [(sum(file.size for file in found), _MOST_READERS)]
     return [
         (file.size, _MOST_SHARDS if corpora.divisible(file) else _MOST_READERS) for file in found
@@ -168,8 +164,7 @@ def make_plan(
     excluded = {
         file.path: file for source in stage.exclude for file in corpora.source_files(source)
     }
-    read = tuple((found | excluded).values())
-    states = _states(read)
+    watched = watch((found | excluded).values())
     digests = _digests(found | excluded, epath.Path(folder))
     described = [[_described(piece, digests) for piece in pieces] for pieces in divided]
     settings = {
@@ -195,9 +190,11 @@ def make_plan(
             Task(
                 stage, tuple(pieces), str(folder), name, index, tokenizer.fingerprint,
                 filter_, None, made_from,
+                watched.only(file for piece in pieces for file in piece.files),
             )
         )  # fmt: skip
-    return Plan(tuple(tasks), {path: digests[path] for path in found}, states, read)
+    kept_out = watched.only(excluded.values())
+    return Plan(tuple(tasks), {path: digests[path] for path in found}, kept_out)
 
 
 def kinds_left_out(stage: config.RecordsStage) -> list[str]:
@@ -238,16 +235,3 @@ def _digests(found: Mapping[str, corpora.SourceFile], folder: epath.Path) -> dic
             progress.advance(file.size / 1e6)
     cache.save()
     return digests
-
-
-def _states(found: Iterable[corpora.SourceFile]) -> dict[str, str]:
-    """Returns what a change of each file would show in, without reading it."""
-    return {file.path: corpora.digest(file, _state) for file in found}
-
-
-def _state(path: epath.PathLike) -> str:
-    if files.is_remote(path):
-        status = epath.Path(path).stat()
-        return f"{status.length} {status.mtime}"
-    status = os.stat(path)  # epath's has whole seconds
-    return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"

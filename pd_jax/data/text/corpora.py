@@ -24,19 +24,9 @@ from pd_jax.data.text.quotes import QuoteWarner
 from pd_jax.data.text.tables import Item, Row
 from pd_jax.errors import SourceError
 
-_FORMATS = {
-    ".txt": "text",
-    ".tsv": "tsv",
-    ".csv": "csv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-}
-_COMPRESSIONS = {".zst": "zstd", ".bz2": "bzip2", ".xz": "xz", ".zip": "zip"}
 _DIVISIBLE = ("text", "tsv", "jsonl", "parquet", "tfds")
 _COLUMNED = ("tsv", "csv")
 _STRIPE_ROWS = 64
-_GLOB = re.compile(r"[*?\[]")
 _SPACED_ENDS = ".!?\u06d4\u0589"
 """Ends of sentences where a space follows: they are in numbers and abbreviations, too. The last two
 are the full stops of Urdu and Armenian.
@@ -109,54 +99,6 @@ def source_files(source: Source) -> tuple[SourceFile, ...]:
     return tuple(found)
 
 
-def expanded(path: str) -> list[epath.Path]:
-    """Returns the files that a path or glob names, local or remote, in order of name.
-
-    A path that exists is not a glob, whatever is in it; folders that a glob matches are skipped.
-
-    Raises:
-      SourceError: where it names nothing, a folder, or folders of any depth (`**`).
-    """
-    if epath.Path(path).is_dir():
-        raise SourceError(
-            f"{path} is a folder; name the files in it, for example {path.rstrip('/')}/*.txt"
-        )
-    if epath.Path(path).exists():
-        return [epath.Path(path)]
-    if "**" in path:
-        raise SourceError(f"{path} has **, which is not supported; name each level with *")
-    if not _GLOB.search(path):
-        raise SourceError(f"{path} does not exist; check the path")
-    parts = path.split("/")
-    fixed = next(number for number, part in enumerate(parts) if _GLOB.search(part))
-    folder = epath.Path("/".join(parts[:fixed]) or ("/" if path.startswith("/") else "."))
-    found = sorted(file for file in _matching(folder, parts[fixed:]) if not file.is_dir())
-    if not found:
-        raise SourceError(f"{path} matches no file; check the path")
-    for file in found:
-        if not file.exists():
-            raise SourceError(f"{file} is a link to a file that does not exist; remove the link")
-    return found
-
-
-def _matching(folder: epath.Path, parts: Sequence[str]) -> Iterator[epath.Path]:
-    """Yields what is below a folder under names that match a pattern for each level. A name that
-    exists is not a pattern.
-    """
-    first, *rest = parts
-    named = folder / first
-    for found in [named] if named.exists() else files.matching(folder, first):
-        if not rest:
-            yield found
-        elif found.is_dir():
-            yield from _matching(found, rest)
-
-
-def format_of(path: str) -> str | None:
-    """Returns the format that the ending of a path or glob stands for; None for another ending."""
-    return _FORMATS.get(epath.Path(path.removesuffix(".gz")).suffix)
-
-
 def split(sources: Source | tuple[Source, ...], shards: int = 1) -> list[list[Piece]]:
     """Returns for every shard the pieces it consists of; shards are about equal in size.
 
@@ -166,9 +108,9 @@ def split(sources: Source | tuple[Source, ...], shards: int = 1) -> list[list[Pi
     units = []
     for source in several(sources):
         found = source_files(source)
-        # A limit on rows concerns a source's whole sequence, which must be counted from its top.
+        # A limit concerns a source's whole sequence, which must be counted from its top.
         units += (
-            [Piece(source, found)] if source.rows else [Piece(source, (file,)) for file in found]
+            [Piece(source, found)] if source.limit else [Piece(source, (file,)) for file in found]
         )
     total = sum(file.size for unit in units for file in unit.files)
     if not total:
@@ -183,7 +125,7 @@ def split(sources: Source | tuple[Source, ...], shards: int = 1) -> list[list[Pi
         last = bisect.bisect_left(bounds, start + size, hi=shards)
         held = [i for i in range(first, last) if bounds[i] < bounds[i + 1]] if size else []
         for order, shard in enumerate(held):
-            if unit.source.rows is None and divisible(unit.files[0]):
+            if unit.source.limit is None and divisible(unit.files[0]):
                 begin, end = (min(max(bounds[i] - start, 0), size) for i in (shard, shard + 1))
                 result[shard].append(dataclasses.replace(unit, begin=begin, end=end))
             else:
@@ -198,9 +140,15 @@ def rows(source: Source | Piece, skipped: Skipped | None = None) -> Iterator[Row
     Broken rows that the source skips are counted in `skipped`; without it, a warning tells of them.
 
     Raises:
-      SourceError: at the first row that cannot be read, naming file and line.
+      SourceError: at the first row that cannot be read, naming file and line; where the source is
+        limited to so many documents.
     """
     piece, kept = _whole(source), skipped or Skipped()
+    if piece.source.documents is not None:
+        raise SourceError(
+            f"{_named(piece)}: documents={piece.source.documents} is for text that is read as"
+            " documents, and this is read as rows; name the limit rows"
+        )
     opened = (_rows_of(piece, file) for file in piece.files)
     yield from _made(piece, (_Reader(_STRIPE_ROWS, items, row) for items, row in opened), kept)
     if skipped is None:
@@ -214,9 +162,15 @@ def documents(source: Source | Piece, skipped: Skipped | None = None) -> Iterato
     `skipped` is as in `rows`; of plain text, broken lines are skipped alone.
 
     Raises:
-      SourceError: at the first line that cannot be read, naming file and line.
+      SourceError: at the first line that cannot be read, naming file and line; where the source is
+        plain text that is limited to so many rows.
     """
     piece, kept = _whole(source), skipped or Skipped()
+    if piece.source.rows is not None and any(file.format == "text" for file in piece.files):
+        raise SourceError(
+            f"{_named(piece)}: rows={piece.source.rows} is for text that is read as rows, and this"
+            " is read as documents; name the limit documents"
+        )
     yield from _made(piece, (_document_reader(piece, file, kept) for file in piece.files), kept)
     if skipped is None:
         kept.tell()
@@ -253,36 +207,15 @@ def _files(path: str, form: str) -> Iterator[SourceFile]:
         path = tfds.PREFIX + path.removeprefix(tfds.PREFIX)
         yield SourceFile(path, "tfds", False, tfds.size(path))
         return
-    for found in expanded(path):
+    for found in paths.expanded(path):
         zipped = found.name.endswith(".gz")
-        kind = _format_by_ending(found) if form == "auto" else form
+        kind = paths.format_by_ending(found) if form == "auto" else form
         if kind == "parquet" and zipped:
             raise SourceError(
                 f"{found}: Parquet is compressed internally and must not be gzipped;"
                 " unpack it with gunzip"
             )
         yield SourceFile(str(found), kind, zipped, files.size(found))
-
-
-def _format_by_ending(path: epath.Path) -> str:
-    """Returns the format that a file's ending stands for; raises SourceError for another ending."""
-    ending = epath.Path(path.name.removesuffix(".gz")).suffix
-    if ending in _FORMATS:
-        return _FORMATS[ending]
-    if ending in _COMPRESSIONS:
-        raise SourceError(
-            f"{path} is compressed by {_COMPRESSIONS[ending]}; unpack it, or compress it with gzip"
-        )
-    if ending == ".json":
-        raise SourceError(
-            f"{path} may be a single value over many lines, by its ending '.json'; if it has one"
-            " object a line, name it .jsonl or give format='jsonl'"
-        )
-    known = ", ".join(_FORMATS)
-    raise SourceError(
-        f"{path}: the ending {ending!r} is not one of {known} (all but .parquet also with .gz);"
-        " rename the file or give its format"
-    )
 
 
 def divisible(file: SourceFile) -> bool:
@@ -317,6 +250,10 @@ def _table(piece: Piece, file: SourceFile, more: Sequence[str] = ()) -> tables.T
     return tfds.TfdsRows(file.path, piece.source, part=part)
 
 
+def _named(piece: Piece) -> str:
+    return ", ".join(file.path for file in piece.files)
+
+
 def _whole(source: Source | Piece) -> Piece:
     return source if isinstance(source, Piece) else Piece(source, source_files(source))
 
@@ -330,12 +267,12 @@ class _Reader(NamedTuple, Generic[T]):
 
 
 def _made(piece: Piece, readers: Iterable[_Reader[T]], skipped: Skipped) -> Iterator[T]:
-    """Yields what is made of the piece's stripes among the first `source.rows` items of all files.
+    """Yields what is made of the piece's stripes among the first `source.limit` items of all files.
 
     Each item is in one share, by its number among all, whatever the stripes of other files.
     """
     found = ((reader, item) for reader in readers for item in reader.items)
-    for index, (reader, item) in enumerate(itertools.islice(found, piece.source.rows)):
+    for index, (reader, item) in enumerate(itertools.islice(found, piece.source.limit)):
         if (index // reader.width) % piece.shares != piece.share:
             continue
         made = skipped.made(piece.source, reader.make, item)
@@ -356,12 +293,15 @@ def _document_reader(piece: Piece, file: SourceFile, skipped: Skipped) -> _Reade
         return _Reader(_STRIPE_ROWS, items, lambda item: _row_document(row(item)))
     origin = lines.Origin(file.path, begin=max(0, piece.begin - 1))
 
-    def document(item: Item) -> Document:
-        texts = (
-            skipped.made(piece.source, lambda line: lines.plain(line, origin), line)
-            for line in item.value
-        )
-        return Document(tuple(text for text in texts if text), origin, item.number)
+    def line(parts: Iterable[lines.Line]) -> list[str]:
+        return [lines.plain(part, origin) for part in parts]
+
+    def document(item: Item) -> Document | None:
+        texts: list[str] = []
+        for _, parts in itertools.groupby(item.value, lambda part: part.number):
+            texts += skipped.made(piece.source, line, parts) or ()
+        kept = tuple(text for text in texts if text)
+        return Document(kept, origin, item.number) if kept else None
 
     return _Reader(1, _plain_documents(piece, file), document)
 

@@ -184,6 +184,8 @@ class Csv:
                     first = reader.line_num + 1
                     self._faults.clear()
             except csv.Error as fault:
+                if self._faults:  # quotes and line ends of what is no UTF-8 say nothing
+                    raise SourceError("; ".join(self._faults[0].args)) from None
                 if "new-line character" in str(fault):
                     where = self._origin.name(reader.line_num)
                     raise SourceError(

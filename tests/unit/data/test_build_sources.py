@@ -2,16 +2,18 @@
 
 import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
 
 from pd_jax.config import Rows, Source
-from pd_jax.data.building import build, plans
+from pd_jax.data.building import plans
 from pd_jax.data.building.build import build_records
 from pd_jax.data.records import manifest, shards
 from pd_jax.data.records.dataset import Dataset
 from pd_jax.data.records.doubts import doubts
+from pd_jax.data.text import corpora
 from pd_jax.data.tokenizers import tokenizer as tokenizer_lib
 from pd_jax.errors import ConfigError, RecordsError, SourceError
 from pd_jax.tools import build_records as tool
@@ -136,24 +138,68 @@ def test_null_for_several_labels_is_no_empty_list(tmp_path, tokenizer):
 # ---- what changes ------------------------------------------------------------------------------
 
 
-def test_a_source_that_changes_while_it_is_read_is_named(tmp_path, tokenizer, monkeypatch):
+@pytest.mark.parametrize("left_out", ["nothing", "duplicates", "excluded"])
+@pytest.mark.parametrize("to", ["text", "nothing"])
+def test_a_source_that_changes_while_it_is_read_is_named(
+    tmp_path, tokenizer, monkeypatch, left_out, to
+):
     path, folder = write_corpus(tmp_path / "a.txt"), tmp_path / "set"
-    made, before, real = stage(path, Rows(), shards=3), path.read_text(), build.build_shard
+    (tmp_path / "dev.txt").write_text("w1 w2\n")
+    options = {
+        "nothing": {},
+        "duplicates": {"deduplicate": True},
+        "excluded": {"exclude": (Source(path=str(tmp_path / "dev.txt")),)},
+    }[left_out]
+    made, before, real = stage(path, Rows(), shards=3, **options), path.read_text(), corpora.rows
 
-    def changing(task, count):
-        if task.index == 1:
-            path.write_text(before.replace("w1 ", "w2 "))
-        return real(task, count)
+    def changing(source, skipped=None):
+        for number, row in enumerate(real(source, skipped)):
+            yield row
+            if number == 1 and getattr(source, "begin", 0) and path.exists():
+                path.write_text(before.replace("w1 ", "w2 ")) if to == "text" else path.unlink()
 
     with monkeypatch.context() as patch:
-        patch.setattr(build, "build_shard", changing)
+        patch.setattr(corpora, "rows", changing)
         with pytest.raises(SourceError, match=r"a\.txt changed while it was read; run the same"):
             build_records(made, tokenizer, folder, name="a", workers=1)
     assert not (folder / "manifest.json").exists()
     path.write_text(before)  # its digest is that of the first plan, whose shards are not to be kept
     again = build_records(made, tokenizer, folder, name="a", workers=1)
     fresh = build_records(made, tokenizer, tmp_path / "fresh", name="a", workers=1)
-    assert again.fingerprint == fresh.fingerprint
+    assert again == fresh
+
+
+def test_evaluation_sets_that_change_while_they_are_read_are_named(
+    tmp_path, tokenizer, monkeypatch
+):
+    path, folder = tmp_path / "dev.txt", tmp_path / "set"
+    exclude, real = (Source(path=str(path)),), corpora.rows
+    path.write_text("a\nb\n")
+
+    def changing(source, skipped=None):
+        yield from real(source, skipped)
+        path.write_text("a\nc\n")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(corpora, "rows", changing)
+        with pytest.raises(SourceError, match=r"dev\.txt changed while it was read"):
+            build_rows(tmp_path, tokenizer, "text\na\nb\nc\n", Rows(), exclude=exclude)
+    path.write_text("a\nb\n")
+    build_rows(tmp_path, tokenizer, "text\na\nb\nc\n", Rows(), exclude=exclude)
+    assert rows_of(folder)[0] == [[CLS, C, SEP]]
+
+
+def test_a_new_inode_is_no_change(tmp_path, tokenizer, monkeypatch):
+    path, real = write_corpus(tmp_path / "a.txt"), corpora.rows
+
+    def moving(source, skipped=None):
+        yield from real(source, skipped)
+        path.with_suffix(".copy").write_text(path.read_text())
+        shutil.copystat(path, path.with_suffix(".copy"))
+        path.with_suffix(".copy").rename(path)
+
+    monkeypatch.setattr(corpora, "rows", moving)
+    build_records(stage(path, Rows()), tokenizer, tmp_path / "set", name="a", workers=1)
 
 
 def test_reading_the_digests_of_much_text_is_shown(tmp_path, tokenizer, monkeypatch, capsys):

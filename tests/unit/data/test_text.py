@@ -270,6 +270,8 @@ def test_rows_without_text_are_skipped_where_the_source_says_so(tmp_path, capsys
         ("a.tsv", "text\nö\n".encode("latin-1"), {}, r"a\.tsv:2 is not UTF-8"),
         ("b.txt", "text\n".encode("utf-16"), {}, r"b\.txt:1 is not UTF-8.*iconv -f UTF-16"),
         ("a.csv", "text\nö\n".encode("latin-1"), {}, r"a\.csv:2 is not UTF-8"),
+        ("a.csv", 'text\n"ö" b\n'.encode("latin-1"), {}, r"a\.csv:2 is not UTF-8.*-f LATIN1"),
+        ("a.csv", "text,label\r\na,0\r\n".encode("utf-16"), {}, r"a\.csv:1 is .*-f UTF-16"),
         ("a.txt", "a\n", {"label": "label"}, r"a\.txt is plain text, which has no column 'label'"),
         ("a.jsonl", "{}\n", {"columns": ("text",)}, r"a\.jsonl: columns .* this is jsonl; leave"),
         ("a.tsv", "a\tb\nc\n", {"columns": ("x", "text")}, r"a\.tsv:2 .* 1 instead of 2 \(x, te"),

@@ -122,6 +122,17 @@ def test_of_a_document_only_the_broken_line_is_skipped(tmp_path, capsys):
     assert told.startswith(f"warning: 1 row was skipped, the first because {path}:2 is not UTF-8")
 
 
+def test_a_long_broken_line_of_a_document_is_skipped_whole_and_counted_once(tmp_path, capsys):
+    long = b"b " * lines.SENTENCE_BYTES
+    broken = long + b"\xff " + long + b"\xff " + long
+    path = write(tmp_path / "a.txt", b"a\n" + broken + b"\nc\n\n\xff\n\xff\n\nd\n")
+    found = corpora.documents(Source(path=path, broken_rows="skip"))
+    # Nothing is left of the second document, which is no document then.
+    assert [document.sentences for document in found] == [("a", "c"), ("d",)]
+    told = capsys.readouterr().err
+    assert told.startswith(f"warning: 3 rows were skipped, the first because {path}:2 is not UTF-8")
+
+
 @pytest.mark.parametrize("ending", ["tsv", "csv"])
 def test_a_header_that_is_not_utf8_is_no_row_to_skip(tmp_path, ending):
     path = write(tmp_path / f"a.{ending}", b"te\xffxt\na\n")

@@ -51,11 +51,23 @@ def test_a_limit_counts_documents_and_rows_over_files_of_all_formats(tmp_path, o
     paths["b"] = jsonl(tmp_path / "b.jsonl", [f"b{n}" for n in range(size["b"])])
     everything = [f"{name}{n}" for name in order for n in range(size[name])]
     for limit in (1, 89, 91, 150, 200, 1_000):
-        source = Source(path=tuple(paths[name] for name in order), rows=limit)
+        source = Source(path=tuple(paths[name] for name in order), documents=limit)
         parts = corpora.split(source, shards)
         found = [[d.sentences[0] for p in part for d in corpora.documents(p)] for part in parts]
         assert collections.Counter(sum(found, [])) == collections.Counter(everything[:limit])
         assert all(part == [one for one in everything if one in part] for part in found)
+
+
+def test_a_limit_that_counts_something_else_is_refused(tmp_path):
+    text, table = write(tmp_path / "a.txt", "a\nb\n"), write(tmp_path / "a.tsv", "text\na\nb\n")
+    with pytest.raises(SourceError, match=r"a.txt: rows=1 .* name the limit documents"):
+        next(corpora.documents(Source(path=text, rows=1)))
+    for path in (text, table):
+        with pytest.raises(SourceError, match=r"documents=1 .* name the limit rows"):
+            next(corpora.rows(Source(path=path, documents=1)))
+    assert len([*corpora.documents(Source(path=table, rows=1))]) == 1  # a row is a document
+    with pytest.raises(ValueError, match="two limits"):
+        Source(path=text, rows=1, documents=1)
 
 
 def test_stripes_are_single_documents_of_text_and_64_rows_of_tables(tmp_path):
@@ -63,7 +75,7 @@ def test_stripes_are_single_documents_of_text_and_64_rows_of_tables(tmp_path):
         write(tmp_path / "a.txt", "\n\n".join(map(str, range(70)))),
         jsonl(tmp_path / "b.jsonl", map(str, range(70, 300))),
     )
-    first, second = corpora.split(Source(path=paths, rows=1_000), 2)
+    first, second = corpora.split(Source(path=paths, documents=1_000), 2)
     found = [int(document.sentences[0]) for document in corpora.documents(first[0])]
     assert found == [*range(0, 70, 2), *range(128, 192), *range(256, 300)]
     found = [int(document.sentences[0]) for document in corpora.documents(second[0])]
