@@ -97,7 +97,7 @@ def build_share(
     if missing or not finished_with(folder, tokenizer):
         begin(folder, tokenizer)
     if missing:
-        all_names = _prepare_filters(plan, run)
+        all_names = _prepare_filters(plan, run, share)
         missing = [dataclasses.replace(task, all_names=all_names) for task in missing]
         done |= {task.index: info for task, info in _each(build_shard, missing, run)}
     for task in plan.tasks:
@@ -211,7 +211,7 @@ class Meter:
             self._left, self._waiting = self._left - read, 0
 
 
-def _prepare_filters(plan: Plan, run: Run) -> str | None:
+def _prepare_filters(plan: Plan, run: Run, share: Share) -> str | None:
     """Writes the lists of what to leave out; returns the digest in the duplicate lists' names."""
     if not plan.filters:
         return None
@@ -219,17 +219,21 @@ def _prepare_filters(plan: Plan, run: Run) -> str | None:
     filters.write_excluded(plan.filters[0], stage.exclude, plan.excluded)
     if not stage.deduplicate:
         return None
-    unread = [
-        task for task in plan.tasks if task.left_out and not task.left_out.names_file.exists()
-    ]
+    # Of shares that are made at the same time, each begins with its own text and, once it comes to
+    # the others', finds that done.
+    ordered = sorted(plan.tasks, key=lambda task: (task.index - share.index) % share.of)
+    unread = [task for task in ordered if not _scanned(task)]
     for _ in _each(_scan, unread, run, title="looking for duplicates"):
         pass
     return filters.match(plan.filters)
 
 
 def _scan(task: Task, count: processes.Count) -> None:
-    """Writes the names of a shard's rows or documents."""
+    """Writes the names of a shard's rows or documents, unless another share has written them."""
     assert task.left_out is not None
+    if _scanned(task):
+        count(task.size)
+        return
     meter, skipped = Meter(task.size, count), Skipped()
     if isinstance(task.stage.examples, config.Rows):
         found = (row for piece in task.pieces for row in corpora.rows(piece, skipped))
@@ -238,6 +242,10 @@ def _scan(task: Task, count: processes.Count) -> None:
         found = (one for piece in task.pieces for one in corpora.documents(piece, skipped))
         filters.scan(task.left_out, task.watched.read(meter.documents(found)))
     meter.finish()
+
+
+def _scanned(task: Task) -> bool:
+    return task.left_out is not None and task.left_out.names_file.exists()
 
 
 def _each(

@@ -17,6 +17,7 @@ from pd_jax.config import Corpus, RecordsStage, Rows, Source, TokenizerStage
 from pd_jax.data.building import build, plans
 from pd_jax.data.building.build import build_records
 from pd_jax.data.records.dataset import Dataset
+from pd_jax.data.text import corpora
 from pd_jax.data.tokenizers import tokenizer as tokenizer_lib
 from pd_jax.errors import (
     BrokenRowError,
@@ -298,6 +299,33 @@ def test_shares_made_apart_are_the_whole(tmp_path, tokenizer, deduplicate):
     ]
     assert results == [None, None, whole]
     assert Dataset.open(tmp_path / "set").manifest == whole
+
+
+def test_of_shares_made_together_each_looks_for_duplicates_in_its_own_text_first(
+    tmp_path, tokenizer, monkeypatch
+):
+    path, folder = write_corpus(tmp_path / "a.txt", documents=200), tmp_path / "set"
+    made, real = stage(path, Rows(), shards=5, deduplicate=True), corpora.rows
+    orders, read = [], []
+
+    def counted(piece, skipped):
+        read.append(piece)
+        return real(piece, skipped)
+
+    def run(job, tasks, *, report):
+        orders.append([task.index for task in tasks])
+        if len(orders) == 1:  # at this very moment, another share is made
+            share(0)
+        yield from processes.run(job, tasks, workers=1, report=report)
+
+    def share(index):
+        build.build_share(made, tokenizer, folder, name="a", run=run, share=build.Share(index, 3))
+
+    monkeypatch.setattr(corpora, "rows", counted)
+    share(1)
+    scans, shards_made = [[1, 4, 2, 0, 3], [0, 3, 1, 4, 2]], [[0, 3], [1, 4]]
+    assert orders == scans + shards_made
+    assert len(read) == 5 + 4, "once for the names of every shard, once for every shard made"
 
 
 # ---- memory ------------------------------------------------------------------------------------
