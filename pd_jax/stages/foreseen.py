@@ -71,8 +71,8 @@ def _check_stage(
     stage = pipeline.stages[name]
     if isinstance(stage, config_lib.LabelStage):
         _check_teacher(stage, load_teacher)
-    if isinstance(stage, config_lib.RecordsStage):
-        _check_columns(stage)
+    if isinstance(stage, config_lib.RecordsStage | config_lib.TokenizerStage):
+        _check_sources(stage)
     if isinstance(stage, config_lib.CompareStage):
         check_programs(stage.programs)
     if isinstance(stage, config_lib.ExportStage) and stage.format == "onnx":
@@ -221,13 +221,19 @@ def _check_tasks(pipeline: config_lib.Pipeline, name: str, stage: config_lib.Tra
     check_tasks(f"stages.{name}.data.records", tasks)
 
 
-def _check_columns(stage: config_lib.RecordsStage) -> None:
-    """Raises SourceError where the first file of a source lacks a column."""
-    for source in config_lib.several(stage.source):
+def _check_sources(stage: config_lib.RecordsStage | config_lib.TokenizerStage) -> None:
+    """Raises SourceError where the first row or document of a source cannot be read, for example
+    for want of a column.
+    """
+    in_rows = isinstance(stage, config_lib.RecordsStage) and stage.examples.layout == "rows"
+    read = [(source, in_rows) for source in config_lib.several(stage.source)]
+    if isinstance(stage, config_lib.RecordsStage):
+        read += [(source, source.documents is None) for source in stage.exclude]
+    for source, in_rows in read:
         paths = config_lib.several(source.path)
         if not any(path.startswith(("@", tfds.PREFIX)) for path in paths):
-            first = corpora.source_files(source)[:1]
-            next(corpora.tables_of(corpora.Piece(source, first)), None)
+            first = corpora.Piece(source, corpora.source_files(source)[:1])
+            next(corpora.rows(first) if in_rows else corpora.documents(first), None)
 
 
 def _check_teacher(stage: config_lib.LabelStage, load: Callable[[str], object]) -> None:

@@ -145,6 +145,33 @@ def test_a_column_that_is_not_there_is_told_before_the_first_stage(tmp_path: pat
         check_stages(pipeline, ["set"], on_devices=False)
 
 
+def test_a_limit_that_counts_something_else_is_told_before_the_first_stage(
+    tmp_path: pathlib.Path,
+) -> None:
+    (tmp_path / "a.txt").write_text("a film\n")
+    limited = config_lib.Source(path=str(tmp_path / "a.txt"), documents=3)
+    built = dataclasses.replace(rows(limited.path), source=limited)
+    pipeline = config_lib.Pipeline(name="own", stages={"set": built})
+    with pytest.raises(SourceError, match=r"a\.txt: documents=3 .* name the limit rows"):
+        check_stages(pipeline, ["set"], on_devices=False)
+    # Of an evaluation set, either may be meant.
+    excluding = dataclasses.replace(rows(limited.path), exclude=(limited,))
+    pipeline = config_lib.Pipeline(name="own", stages={"set": excluding})
+    check_stages(pipeline, ["set"], on_devices=False)
+
+
+def test_an_evaluation_set_without_the_column_is_told_before_the_first_stage(
+    tmp_path: pathlib.Path,
+) -> None:
+    (tmp_path / "a.txt").write_text("a film\n")
+    (tmp_path / "dev.tsv").write_text("sentence\na film\n")
+    apart = (config_lib.Source(path=str(tmp_path / "dev.tsv")),)
+    built = dataclasses.replace(rows(str(tmp_path / "a.txt")), exclude=apart)
+    pipeline = config_lib.Pipeline(name="own", stages={"set": built})
+    with pytest.raises(SourceError, match=r"dev\.tsv has no column 'text'"):
+        check_stages(pipeline, ["set"], on_devices=False)
+
+
 def test_a_program_that_is_not_installed_is_told_before_the_first_stage(
     teacher: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
