@@ -214,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=kinds,
         default="logits",
         help="what the numbers are; probabilities of classes are divided by their sum, which may"
-        " be off by 0.01 for each (default: %(default)s)",
+        " be off by 0.005 for each, and by 0.5 at most (default: %(default)s)",
     )
     add("--values", metavar="NAME", help="column of a list, of numbers by label, or of the label")
     names = {"type": options.names, "default": (), "metavar": "A,B"}

@@ -42,7 +42,8 @@ class Form:
       task: classification, regression or multilabel.
       labels: their names in the order of the outputs; empty for regression.
       kind: logits, probabilities, or labels (the name of the right one). Probabilities of classes
-        may be rounded: those that add up to 1 within 0.01 for each class are divided by their sum.
+        may be rounded to two decimals: those that add up to 1 within 0.005 for each class, and
+        within 0.5 for however many, are divided by their sum.
       column: has a list in the labels' order, or numbers by label; None: a column for each label.
       columns: the labels' columns, where their names are not the labels.
       certainty: the probability that `kind="labels"` gives the named label.
