@@ -124,12 +124,24 @@ def check_used(arguments: argparse.Namespace, needed: str, *names: str) -> None:
     """Raises ConfigError where an option was given, so that it is not None, without the one that it
     needs to have an effect.
     """
-    if getattr(arguments, needed):
-        return
+    if not getattr(arguments, needed):
+        check_absent(arguments, _option(needed), *names)
+
+
+def check_absent(arguments: argparse.Namespace, needed: str, *names: str) -> None:
+    """Raises ConfigError where an option was given, so that it is not None, and has no effect
+    without what is `needed`: another option, as it is written.
+    """
     for name in names:
         if getattr(arguments, name) is not None:
-            option, other = (f"--{one.replace('_', '-')}" for one in (name, needed))
-            raise ConfigError(f"{option} has no effect without {other}; give both or leave it out")
+            raise ConfigError(
+                f"{_option(name)} has no effect without {needed}; give both or leave it out"
+            )
+
+
+def _option(name: str) -> str:
+    """Returns an option as it is written, from its name among argparse's arguments."""
+    return f"--{name.replace('_', '-')}"
 
 
 def padded_lengths(longest: int) -> tuple[int, ...]:
@@ -155,6 +167,6 @@ def faults() -> Iterator[None]:
     except pydantic.ValidationError as fault:
         sentences = []
         for error in fault.errors():
-            option = "".join(f"--{str(part).replace('_', '-')}: " for part in error["loc"][:1])
+            option = "".join(f"{_option(str(part))}: " for part in error["loc"][:1])
             sentences.append(option + error["msg"].removeprefix("Value error, "))
         raise ConfigError("; ".join(sentences)) from None
