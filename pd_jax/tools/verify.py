@@ -26,7 +26,8 @@ from pd_jax.errors import LogitsError, RecordsError
 from pd_jax.progress import Progress
 from pd_jax.tools import command, options
 
-_SAMPLE_BATCH = 32
+_SAMPLE, _SAMPLE_BATCH = 256, 32
+_TOLERANCE = 1e-3
 _Read = TypeVar("_Read")
 
 
@@ -34,12 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 where nothing is wrong; prints every fault.
 
     Raises:
-      ConfigError: where a teacher is named, but no store.
+      ConfigError: where a teacher is named, but no store, or how to compare with no teacher.
       RecordsError: where there are faults, with their number.
       LogitsError: where a store's dataset is not among those given.
     """
     arguments = _parser().parse_args(argv)
     options.check_used(arguments, "logits", "teacher")
+    options.check_used(arguments, "teacher", "sample", "tolerance")
     for folder in arguments.datasets:
         _check_kind(epath.Path(folder), may_be_store=False)
     for folder in arguments.logits:
@@ -88,19 +90,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sample",
         type=options.at_least(1),
-        default=256,
-        help="rows to compute again (default: %(default)s)",
+        help=f"rows to compute again with --teacher (default: {_SAMPLE})",
     )
     parser.add_argument(
         "--tolerance",
         type=float,
-        default=1e-3,
-        help="largest difference of a logit (default: %(default)s, for float32 stores)",
-    )
-    parser.add_argument(
-        "--length",
-        type=options.at_least(1),
-        help="tokens that rows were cut to when labelled (default: as the store has it)",
+        help="largest difference of a logit from the --teacher's (default: "
+        f"{_TOLERANCE}, for float32 stores)",
     )
     parser.add_argument(
         "--workers",
@@ -203,9 +199,11 @@ def _teacher_faults(
     from pd_jax.stages.teachers import open_teacher
 
     declared = store.manifest
-    size = min(arguments.sample, len(dataset))
+    size = min(arguments.sample or _SAMPLE, len(dataset))
+    tolerance = _TOLERANCE if arguments.tolerance is None else arguments.tolerance
     sample = np.sort(Permutation(len(dataset), ("verify",))(np.arange(size)))
-    stage = _stage_again(store, dataset, arguments, longest=int(dataset.lengths[sample].max()))
+    longest = int(dataset.lengths[sample].max())
+    stage = _stage_again(store, dataset, arguments.teacher, longest=longest)
     mesh = make_mesh(config.Mesh(data=1), jax.local_devices()[:1])
     teacher, answers, _ = open_teacher(stage, dataset, mesh)
     reads = teacher.settings.get("tokenizer")
@@ -225,27 +223,29 @@ def _teacher_faults(
             for name, array in values.items():
                 apart = np.abs(array - stored[name])
                 if name == "tokens":
-                    apart = apart * _in_clear_order(stored["logits"], arguments.tolerance)
+                    apart = apart * _in_clear_order(stored["logits"], tolerance)
                 apart = apart.reshape(len(rows), -1).max(axis=1)
-                for row in np.flatnonzero(~(apart <= arguments.tolerance)):  # NaN is a fault
+                for row in np.flatnonzero(~(apart <= tolerance)):  # NaN is a fault
                     place = store.place(int(rows[row]))
                     yield f"{place} is {apart[row]:.2g} from the teacher's output ({name})"
             progress.advance(len(rows))
 
 
 def _stage_again(
-    store: LogitStore, dataset: Dataset, arguments: argparse.Namespace, *, longest: int
+    store: LogitStore, dataset: Dataset, teacher: str, *, longest: int
 ) -> config.LabelStage:
-    """Returns the stage that a store's teacher was run with, except for the batches."""
+    """Returns the stage that a store's teacher was run with, except for the batches; where the
+    store does not have it, rows are not cut, the longest being `longest`.
+    """
     from pd_jax.stages.language_teacher import stage_of
 
     declared, language = store.manifest, stage_of(store)
     lengths = language.lengths if language else tuple(declared.settings.get("lengths", (longest,)))
     return config.LabelStage(
-        teacher=arguments.teacher,
+        teacher=teacher,
         records=str(dataset.folder),
         batch=_SAMPLE_BATCH,
-        lengths=(arguments.length,) if arguments.length and not language else lengths,
+        lengths=lengths,
         dtype=declared.settings.get("dtype", "float32"),
         labels=declared.labels,
         states=tuple(declared.about.get("state_layers", ())),

@@ -1,6 +1,7 @@
 """The verifier: nothing wrong is passed over, and every fault has a shard and a row."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 
@@ -268,8 +269,12 @@ def test_a_sample_is_cut_where_the_store_was(tmp_path):
     checked = [str(dataset.folder), "--workers", "1", "--logits", str(tmp_path / "store")]
     checked += ["--teacher", str(tmp_path / "teacher"), "--tolerance", "1e-7"]
     assert verify.main(checked) == 0
+    path = tmp_path / "store" / "manifest.json"
+    declared = json.loads(path.read_text())
+    declared["settings"]["lengths"] = [16]  # uncut, the teacher's outputs are others
+    path.write_text(json.dumps(declared))
     with pytest.raises(LogitsError, match="faults; restore"):
-        verify.main([*checked, "--length", "16"])
+        verify.main(checked)
 
 
 def test_a_teacher_that_says_nan_is_a_fault(tmp_path, capsys):
