@@ -18,7 +18,7 @@ from pd_jax.data.records.dataset import Dataset
 from pd_jax.errors import ConfigError
 from pd_jax.models.weights import hf
 from pd_jax.progress import warn
-from pd_jax.report import models
+from pd_jax.report.models import comparison_grid
 from pd_jax.stages.compare import compare_models
 from pd_jax.tools import command, options
 
@@ -26,11 +26,13 @@ from pd_jax.tools import command, options
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 after every model was measured."""
     arguments = _parser().parse_args(argv)
+    models = _models(arguments.model, arguments.labels)
+    options.check_unread(arguments.output, [arguments.records, *(one.model for one in models)])
     options.check_output(arguments.output)
     use_cache()
     with options.faults():
         stage = config_lib.CompareStage(
-            models=_models(arguments.model, arguments.labels),
+            models=models,
             records=arguments.records,
             programs=tuple(arguments.programs),
             batch=arguments.batch,
@@ -38,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     print(f"comparing {len(stage.models)} models on {arguments.records}", file=sys.stderr)
     found = compare_models(stage, warn=warn)
-    print(models.comparison_grid("", found).text())
+    print(comparison_grid("", found).text())
     if arguments.output:
         files.write_json(arguments.output, {"models": [measured.as_json() for measured in found]})
         print(f"compared {len(stage.models)} models: {arguments.output}")

@@ -39,14 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"no model for {', '.join(missing)}; name one for each as --model TASK=FOLDER, or add "
             "--fill to write one constant answer"
         )
+    wanted = {name: item for name, item in glue.TEST_SETS.items() if item.task in models}
+    data = epath.Path(arguments.data)
+    read = [data / test_set.path for test_set in wanted.values()]
+    options.check_unread(arguments.output, [*read, *models.values()])
     options.check_output(arguments.output)
     keep_memory()
     use_cache()
-    wanted = {name: item for name, item in glue.TEST_SETS.items() if item.task in models}
     classifiers = {task: load_classifier(path) for task, path in models.items()}
     for test_set in wanted.values():
         _check(test_set, classifiers[test_set.task][0], models[test_set.task])
-    rows = {name: _rows(epath.Path(arguments.data), item) for name, item in wanted.items()}
+    rows = {name: _rows(data, item) for name, item in wanted.items()}
     print(f"answering {', '.join(rows)} with {len(models)} models", flush=True)
     answers = {
         name: _answers(test_set, *classifiers[test_set.task], rows[name], arguments)

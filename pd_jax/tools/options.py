@@ -104,9 +104,15 @@ def check_output(path: str | None, *, option: str = "--output") -> None:
 def check_unread(
     path: str | None, read: Iterable[epath.PathLike], *, option: str = "--output"
 ) -> None:
-    """Raises ConfigError where a file would be written over one of those that are read."""
-    if path is not None and _real(path) in map(_real, read):
-        raise ConfigError(f"{option}={path} is a file that is read; name another one")
+    """Raises ConfigError where a file would be written over one of those that are read, or into a
+    folder that is read.
+    """
+    place = "" if path is None else _real(path)
+    for one in read if path is not None else ():
+        if place == _real(one):
+            raise ConfigError(f"{option}={path} is a file that is read; name another one")
+        if place.startswith(f"{_real(one)}/"):
+            raise ConfigError(f"{option}={path} is in {one}, which is read; name another place")
 
 
 def check_apart(source: epath.PathLike, output: epath.PathLike) -> None:

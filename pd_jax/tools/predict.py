@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     options.check_output(arguments.output)
     source, found = _input(arguments)
-    options.check_unread(arguments.output, [file.path for file in found])
+    options.check_unread(arguments.output, [arguments.model, *(file.path for file in found)])
     keep_memory()
     use_cache()
     model, tokenizer = load_classifier(arguments.model)

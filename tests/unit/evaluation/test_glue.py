@@ -239,6 +239,12 @@ def test_the_tool_names_what_is_wrong_before_it_works(tmp_path: pathlib.Path) ->
     (tmp_path / "out.zip").mkdir()
     with pytest.raises(ConfigError, match="--output=.*out.zip is a folder; name a file in it"):
         tool.main([*base, f"wnli={model}", "--fill"])
+    for taken, message in (
+        (tmp_path / "WNLI" / "test.tsv", "is a file that is read; name another one"),
+        (model / "config.json", f"is in {model}, which is read; name another place"),
+    ):
+        with pytest.raises(ConfigError, match=f"--output={taken} {message}"):
+            tool.main([*base, f"wnli={model}", "--fill", "--output", str(taken)])
 
 
 def test_a_submission_of_another_length_is_never_written(tmp_path: pathlib.Path) -> None:

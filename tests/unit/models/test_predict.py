@@ -1,5 +1,6 @@
 """tools.predict: every text once, in order, with the numbers the model gives it by itself."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -234,6 +235,10 @@ def test_an_input_is_not_overwritten(tmp_path: pathlib.Path, given: str) -> None
     with pytest.raises(ConfigError, match="in.jsonl is a file that is read; name another one"):
         predict.main([*arguments, "--output", str(tmp_path / "in.jsonl")])
     assert (tmp_path / "in.jsonl").read_text() == content
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ConfigError, match="config.json is in none, which is read; name another"):
+        with contextlib.chdir(tmp_path):
+            predict.main([*arguments, "--output", str(tmp_path / "none" / "config.json")])
 
 
 def test_several_files_are_told_apart(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
