@@ -6,7 +6,7 @@ import pytest
 
 from pd_jax import config
 from pd_jax.errors import ConfigError
-from pd_jax.tools import label, plan
+from pd_jax.tools import command, label, plan
 
 NUMBERS = "is not a whole number from 1 on"
 NEEDED = {
@@ -100,3 +100,15 @@ def test_texts_are_read_from_the_columns_that_are_named():
     named = ["--text-column=one", "--pair-column=two"]
     asked = label._stage(label._parser().parse_args([*known, *named]), (16,)).source
     assert asked == config.Source(path=("a.tsv",), text="one", pair="two")
+
+
+@pytest.mark.parametrize(
+    ("given", "where"),
+    [("--output=~/o", "--output"), ("--model=A=~/m", "--model=A"), ("~/set", "an argument")],
+)
+def test_a_home_that_the_shell_left_as_it_is_is_told(given, where, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    ended = command.run(lambda arguments: pytest.fail("it began"), ["--jobs=mlm", given])
+    path = given.rpartition("=")[2]
+    told = f"{where}: {path} begins with ~, which stays as it is here; write /home/me{path[1:]}"
+    assert (ended, capsys.readouterr().err) == (2, f"error: {told}\n")
