@@ -100,4 +100,4 @@ def probability_mean(
 
 def _log_mean(logs: np.ndarray, weights: Sequence[float] | np.ndarray) -> np.ndarray:
     """Returns the logarithm of the weighted mean over teachers of exp(logs)."""
-    return special.logsumexp(logs, axis=0, b=np.asarray(weights)[:, None, None])
+    return np.asarray(special.logsumexp(logs, axis=0, b=np.asarray(weights)[:, None, None]))
