@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       LogitsError: where a row cannot be used, or more rows lack an answer than are allowed to.
     """
     arguments = _parser().parse_args(argv)
+    options.check_apart(arguments.records, arguments.output, kind="dataset")
     dataset = Dataset.open(arguments.records)
     form = _form(arguments, dataset)
     source = _source(arguments)

@@ -115,10 +115,12 @@ def check_unread(
             raise ConfigError(f"{option}={path} is in {one}, which is read; name another place")
 
 
-def check_apart(source: epath.PathLike, output: epath.PathLike) -> None:
-    """Raises ConfigError where a model would be written over the folder that it is read from."""
+def check_apart(source: epath.PathLike, output: epath.PathLike, *, kind: str = "model") -> None:
+    """Raises ConfigError where a folder would be written over the one that is read, which is of a
+    `kind`.
+    """
     if _real(source) == _real(output):
-        raise ConfigError(f"--output={output} is the model that is read; name another folder")
+        raise ConfigError(f"--output={output} is the {kind} that is read; name another folder")
 
 
 def _real(path: epath.PathLike) -> str:

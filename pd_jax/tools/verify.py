@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 from etils import epath
 
-from pd_jax import config, files, processes
+from pd_jax import config, processes
 from pd_jax.data.feed.order import Permutation
 from pd_jax.data.logits.store import LogitStore, logits_faults
 from pd_jax.data.records import audit, manifest
@@ -25,6 +25,7 @@ from pd_jax.data.records.manifest import Manifest
 from pd_jax.errors import LogitsError, RecordsError
 from pd_jax.progress import Progress
 from pd_jax.tools import command, options
+from pd_jax.workdir import OUTPUT
 
 _SAMPLE, _SAMPLE_BATCH = 256, 32
 _TOLERANCE = 1e-3
@@ -43,9 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.check_used(arguments, "logits", "teacher")
     options.check_used(arguments, "teacher", "sample", "tolerance")
     for folder in arguments.datasets:
-        _check_kind(epath.Path(folder), may_be_store=False)
+        _check_kind(epath.Path(folder), is_store=False)
     for folder in arguments.logits:
-        _check_kind(epath.Path(folder), may_be_store=True)
+        _check_kind(epath.Path(folder), is_store=True)
     datasets, unread = _opened(arguments.datasets, manifest.read)
     stores, lost = _opened(arguments.logits, LogitStore.open)
     damaged = dict.fromkeys(unread, 1)
@@ -129,16 +130,18 @@ def _dataset_faults(folder: epath.Path, found: Manifest, workers: int) -> Iterat
         )
 
 
-def _check_kind(folder: epath.Path, *, may_be_store: bool) -> None:
-    """Raises RecordsError where a folder has no manifest, or is a logit store and not a dataset."""
+def _check_kind(folder: epath.Path, *, is_store: bool) -> None:
+    """Raises RecordsError where a folder has no manifest, or one of the other kind."""
     path = folder / manifest.FILE
     if not path.exists():
-        raise RecordsError(f"{path} does not exist; name the folder of a finished build")
-    found = files.read_json(path, RecordsError)
-    stored = isinstance(found, dict) and str(found.get("format")).startswith("pd_jax logits")
-    if stored and not may_be_store:
+        inside = folder / (OUTPUT["label"] if is_store else OUTPUT["records"])
+        named = inside if (inside / manifest.FILE).exists() else "the folder of a finished build"
+        raise RecordsError(f"{path} does not exist; name {named}")
+    other = "pd_jax records" if is_store else "pd_jax logits"
+    if manifest.format_of(path).startswith(other):
+        kind, no = ("dataset", "logit store") if is_store else ("logit store", "dataset")
         raise RecordsError(
-            f"{folder} is a logit store, not a dataset; name its dataset here and the store after "
+            f"{folder} is a {kind}, not a {no}; name datasets first, and their stores after "
             "--logits"
         )
 

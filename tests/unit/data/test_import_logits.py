@@ -352,6 +352,12 @@ def test_rounded_probabilities_and_percentages_are_not_taken_for_logits(dataset,
         np.testing.assert_allclose(found[5], [1 / 1.01, 0.01 / 1.01], rtol=1e-5)
 
 
+def test_a_store_takes_no_datasets_place(dataset, tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", rows_of(LOGITS))
+    with pytest.raises(ConfigError, match="is the dataset that is read; name another folder"):
+        run(tmp_path, "--input", path, *LISTED, "--output", str(dataset.folder))
+
+
 def test_logits_of_one_sign_are_logits(dataset, tmp_path):
     values = np.abs(LOGITS) + 1
     path = jsonl(tmp_path / "a.jsonl", rows_of(values))
