@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         stage = config_lib.CompareStage(
             models=models,
             records=arguments.records,
-            programs=tuple(arguments.programs),
+            programs=tuple(dict.fromkeys(arguments.programs)),
             batch=arguments.batch,
             lengths=tuple(sorted(set(arguments.lengths or _lengths(arguments)))),
         )
@@ -107,10 +107,14 @@ def _folder(given: str) -> tuple[str, str]:
 def _models(models: Sequence[str], labels: Sequence[str]) -> tuple[config_lib.Compared, ...]:
     """Returns the models of --model, with the names of --labels for their outputs."""
     folders = list(map(_folder, models))
-    named = dict(
-        options.named(given, option="--labels", write="NAME=LABEL,LABEL, such as Teacher=no,yes")
-        for given in labels
-    )
+    named: dict[str, str] = {}
+    for given in labels:
+        name, outputs = options.named(
+            given, option="--labels", write="NAME=LABEL,LABEL, such as Teacher=no,yes"
+        )
+        if name in named:
+            raise ConfigError(f"--labels names {name}'s outputs twice; name them once, in order")
+        named[name] = outputs
     if strange := sorted(set(named) - {name for name, _ in folders}):
         raise ConfigError(f"--labels names {strange[0]!r}, which no --model is; give its name")
     return tuple(

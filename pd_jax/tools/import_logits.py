@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     options.check_apart(arguments.records, arguments.output, kind="dataset")
+    if arguments.id_column and arguments.pair_column:
+        raise ConfigError("--pair-column has no effect with --id-column; leave one of them out")
     dataset = Dataset.open(arguments.records)
     form = _form(arguments, dataset)
     source = _source(arguments)
@@ -153,7 +155,10 @@ def _kind_faults(form: answers_lib.Form, certainty: float | None) -> Iterator[st
 def _column_faults(form: answers_lib.Form, array: str | None) -> Iterator[str]:
     """Yields what is wrong with the places of the numbers."""
     if form.columns and len(form.columns) != form.outputs:
-        yield f"--columns names {len(form.columns)} columns for {form.outputs} outputs"
+        yield (
+            f"--columns names {len(form.columns)} columns for {form.outputs} outputs; name one for "
+            "each label, in the order of --labels"
+        )
     if form.column is not None and form.columns:
         yield "give either --values, a column of all numbers, or --columns, one for each label"
     if array is not None and (form.column is not None or form.columns):

@@ -246,6 +246,8 @@ def _requests(arguments: argparse.Namespace) -> tuple[config_lib.Run, list[Reque
 
 def _grid(arguments: argparse.Namespace) -> Iterator[Request]:
     names = sizes.GRID if arguments.sizes == "all" else options.names(arguments.sizes)
+    if not names:
+        raise ConfigError(f"--sizes={arguments.sizes} names no size; write some, such as L4_H256")
     given = {name: getattr(arguments, name) for name in _OF_SIZES}
     chosen = _OF_SIZES | {name: value for name, value in given.items() if value is not None}
     for job in options.names(chosen["jobs"]):

@@ -185,7 +185,10 @@ def _numbers(values: Mapping[str, Any], form: Form, row: tables.Row) -> list[flo
     for name in form.names:
         if name not in values:
             known = ", ".join(map(repr, values))
-            raise LogitsError(f"{row.where} has no column {name!r}; its columns are {known}")
+            raise LogitsError(
+                f"{row.where} has no column {name!r}; its columns are {known}: name one in"
+                " --values, or one for each label in --columns"
+            )
     if form.column is None:
         return [_number(values[name], row, name) for name in form.names]
     given = values[form.column]

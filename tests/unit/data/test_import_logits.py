@@ -249,7 +249,10 @@ BAD = {
     "too many": ({"scores": [1.0, 2.0, 3.0]}, r"a.jsonl:4 gives 3 numbers in 'scores' for 2 out"),
     "words": ({"scores": ["much", 0.0]}, r"a.jsonl:4 has 'much' in 'scores', which is not a num"),
     "a boolean": ({"scores": [True, 0.0]}, r"a.jsonl:4 has True in 'scores', which is not a num"),
-    "no scores": ({"score": 1}, r"a.jsonl:4 has no column 'scores'; its columns are 'text', 'scor"),
+    "no scores": (
+        {"score": 1},
+        r"a.jsonl:4 has no column 'scores'; its columns are 'text', 'score': ",
+    ),
     "no text": ({"text": None}, r"a.jsonl:4 has null in column 'text'"),
     "other labels": (
         {"scores": {"few": 1.0, "lots": 0.0}},
@@ -354,6 +357,8 @@ def test_rounded_probabilities_and_percentages_are_not_taken_for_logits(dataset,
 
 def test_a_store_takes_no_datasets_place(dataset, tmp_path):
     path = jsonl(tmp_path / "a.jsonl", rows_of(LOGITS))
+    with pytest.raises(ConfigError, match="^--pair-column has no effect with --id-column; leave"):
+        run(tmp_path, "--input", path, *LISTED, "--id-column", "id", "--pair-column", "pair")
     with pytest.raises(ConfigError, match="is the dataset that is read; name another folder"):
         run(tmp_path, "--input", path, *LISTED, "--output", str(dataset.folder))
 

@@ -215,5 +215,7 @@ def test_the_tool_prints_the_table_and_writes_the_same_figures(
     assert tool.main(arguments) == 0
     *_, hub = json.loads(output.read_text())["models"]
     assert hub["name"] == "Hub" and hub["scores"]["agreement"] == 1.0
+    with pytest.raises(ConfigError, match="--labels names Hub's outputs twice; name them once"):
+        tool.main([*arguments, "--labels", "Hub=many,few"])
     with pytest.raises(ConfigError, match="--labels names 'Hab', which no --model is"):
         tool.main([*arguments, "--labels", "Hab=few,many"])

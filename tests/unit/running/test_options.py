@@ -60,6 +60,7 @@ def test_what_is_no_number_is_told_with_its_option(tool, wrong, message, capsys)
         ("verify", "--tolerance=0", "--teacher"),
         ("plan", "--price-per-chip-hour=2", "--topology"),
         ("plan", "--labels=3", "--task"),
+        ("import_records", "--labels=a,b", "--task"),
         ("plan", "--stage=pretrain", "--config"),
         ("plan", "--rows=640", "--config"),
     ],
