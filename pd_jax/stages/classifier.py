@@ -81,8 +81,8 @@ def beyond_training(folder: str, longest: int) -> str | None:
         return None
     return (
         f"the tokenizer of {folder} states model_max_length={reads}, and rows of up to {longest} "
-        f"tokens are read here, whose later positions may never have been trained; let lengths end "
-        f"at {reads}, or correct model_max_length if the model was trained on longer rows"
+        f"tokens are read here, whose later positions may never have been trained; cut them at "
+        f"{reads}, or correct model_max_length if the model was trained on longer rows"
     )
 
 

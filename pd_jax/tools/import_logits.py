@@ -40,8 +40,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     options.check_apart(arguments.records, arguments.output, kind="dataset")
-    if arguments.id_column and arguments.pair_column:
-        raise ConfigError("--pair-column has no effect with --id-column; leave one of them out")
     dataset = Dataset.open(arguments.records)
     form = _form(arguments, dataset)
     source = _source(arguments)
@@ -89,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _source(arguments: argparse.Namespace) -> config.Source:
     """Returns the files that hold the answers, or name their rows."""
+    if arguments.id_column and arguments.pair_column:
+        raise ConfigError("--pair-column has no effect with --id-column; leave one of them out")
     return config.Source(
         path=tuple(arguments.input),
         format=arguments.format,

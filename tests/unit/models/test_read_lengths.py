@@ -35,7 +35,7 @@ def test_rows_beyond_those_of_training_are_told(tmp_path: pathlib.Path) -> None:
     told = beyond_training(str(tmp_path / "m"), 4) or ""
     assert told == (
         f"the tokenizer of {tmp_path / 'm'} states model_max_length=3, and rows of up to 4 tokens "
-        "are read here, whose later positions may never have been trained; let lengths end at 3, "
+        "are read here, whose later positions may never have been trained; cut them at 3, "
         "or correct model_max_length if the model was trained on longer rows"
     )
     declared = label_tool._lengths(None, str(tmp_path / "m"))
