@@ -41,12 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     options.check_apart(arguments.records, arguments.output, kind="dataset")
     dataset = Dataset.open(arguments.records)
-    form = _form(arguments, dataset)
-    source = _source(arguments)
-    named = ", ".join(map(str, arguments.input))
+    form, source = _form(arguments, dataset), _source(arguments)
+    named = arguments.array or ", ".join(arguments.input)
     print(
-        f"importing {form.kind} of {form.outputs} outputs from {arguments.array or named} for"
-        f" {len(dataset):,} rows of {arguments.records}",
+        f"importing {form.kind} of {form.outputs} outputs from {named} for {len(dataset):,} rows of"
+        f" {arguments.records}",
         file=sys.stderr,
     )
     with Progress("reading answers", None, unit="rows") as progress:
