@@ -135,14 +135,13 @@ def _lengths(longest: int | None, teacher: str) -> tuple[int, ...]:
     """
     path = epath.Path(teacher) / hf.CONFIG_FILE
     declared = files.read_object(path, WeightsError) if path.exists() else {}
-    positions = declared.get("max_position_embeddings")
-    if declared and hf.is_bert(teacher):
-        positions = hf.reads(teacher)
+    is_bert = bool(declared) and hf.is_bert(teacher)
+    positions = hf.reads(teacher) if is_bert else declared.get("max_position_embeddings")
     if not isinstance(positions, int) or positions < 1:
         longest = longest or _LONGEST
     elif longest is None:
         # RoBERTa's positions begin behind its padding's id: of its 514, 512 can be read.
-        longest = positions // 8 * 8 or positions
+        longest = positions if is_bert else positions // 8 * 8 or positions
     else:
         longest = min(longest, positions)
     return options.padded_lengths(longest)

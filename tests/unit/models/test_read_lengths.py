@@ -40,3 +40,5 @@ def test_rows_beyond_those_of_training_are_told(tmp_path: pathlib.Path) -> None:
     )
     declared = label_tool._lengths(None, str(tmp_path / "m"))
     assert declared == (3,)
+    hf.save(tmp_path / "whole", make_params("classifier"), CONFIG, add=made.save)
+    assert label_tool._lengths(None, str(tmp_path / "whole"))[-1] == CONFIG.positions
