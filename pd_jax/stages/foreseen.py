@@ -270,14 +270,17 @@ def _check_rows(pipeline: config_lib.Pipeline, name: str, built: Mapping[str, ep
         found = config_lib.referred(reference)
         folder = built.get(found.stage) if found else epath.Path(reference)
         if folder is not None and (folder / manifest.FILE).exists():
-            most = manifest.read(folder).rows
-            told = f"has ({most}); lower it or leave it out"
-        else:
-            most = _most_rows(pipeline.stage_of(reference))
-            told = f"reads ({most}, its source.rows); lower the one or raise the other"
+            if (rows := manifest.read(folder).rows) < wanted:
+                raise ConfigError(
+                    f"stages.{name}.data.rows={wanted} asks for more rows than {reference} has "
+                    f"({rows}); lower it or leave it out"
+                )
+            continue
+        most = _most_rows(pipeline.stage_of(reference))
         if most is not None and most < wanted:
             raise ConfigError(
-                f"stages.{name}.data.rows={wanted} asks for more rows than {reference} {told}"
+                f"stages.{name}.data.rows={wanted} asks for more rows than {reference} "
+                f"reads ({most}, its source.rows); lower the one or raise the other"
             )
 
 
