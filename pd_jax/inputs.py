@@ -12,12 +12,12 @@ from pd_jax.errors import SourceError, StageError
 
 
 class InputDigests:
-    """Reference in a config -> digest of the content that it stands for.
+    """Digests of what the references in a config name.
 
-    A folder with one of our manifests stands for that manifest, and a folder with a model for its
-    top-level files, without subfolders, hidden files and Markdown.
-    A reference that no longer exists stands for its content when it was last read: enough to
-    recognise the stages that have read it, which `require` distinguishes from those that have not.
+    Of a dataset or logit store only the manifest is read, which has the digests of the shards. Of a
+    model's folder the files are read, but no subfolders, hidden files and Markdown.
+    A file that no longer exists keeps the digest that it had when it was last read: finished stages
+    that have read it are still recognised. A stage that is yet to read it is refused by `require`.
     """
 
     def __init__(self, cache: epath.Path):

@@ -60,7 +60,9 @@ def run(
     """
     kept, planned, left = _begin(pipeline, workdir, command, only=only, changed=changed, say=say)
     # The stages' own processes, if they have any, may have other devices than this one.
-    check_stages(pipeline, [item.name for item in left], on_devices=jobs == 1)
+    names = [item.name for item in left]
+    built = {item.name: item.output for item in planned.values() if item.name not in names}
+    check_stages(pipeline, names, on_devices=jobs == 1, built=built)
 
     def work(group: jobs_lib.Group) -> jobs_lib.Work:
         items = [planned[name] for name in group]

@@ -128,7 +128,10 @@ class CompareStage:
         require_rising(self.lengths)
         names = [compared.name for compared in self.models]
         require(len(names) > 0, "models must name one model or more")
-        require(len(set(names)) == len(names), f"models has a name twice: {', '.join(names)}")
+        require(
+            len(set(names)) == len(names),
+            f"models has a name twice: {', '.join(names)}; give each its own",
+        )
         require(len(self.programs) > 0, "programs must name one program or more")
 
 

@@ -57,6 +57,11 @@ def check_scheme(path: str, where: str) -> None:
             f"{where}: {path} cannot be opened; copy it to a disk or to a gs:// bucket, and name "
             "that copy"
         )
+    check_home(path, where)
+
+
+def check_home(path: str, where: str) -> None:
+    """Raises ConfigError where a path begins with a `~`, which only a shell replaces."""
     if (home := os.path.expanduser(path)) != path:
         raise ConfigError(f"{where}: {path} begins with ~, which stays as it is here; write {home}")
 

@@ -156,11 +156,13 @@ class RecordsStage:
     """
     deduplicate: bool = False
     exclude: tuple[Source, ...] = ()
-    """What these evaluation sets hold is left out of this dataset (decontamination).
+    """Evaluation sets whose texts are left out of this dataset (decontamination).
 
-    Texts match that differ only in case, spacing and punctuation. Rows go whose text, or whose two
-    texts together, are those of an evaluation row. Of a corpus, documents (of a table: rows) go
-    whose whole text is one of an evaluation row's texts, and so do sentences; an evaluation text of
-    several sentences inside a longer document stays. A source limited to so many `documents` is
-    one of documents: those go that are one of them, and no single sentences.
+    Texts are equal if they differ only in case, spacing and punctuation. A row is left out if its
+    text is that of an evaluation row; a pair, if both of its texts are those of one row. From a
+    corpus, every sentence and every document (or row of a table) is left out that equals a text of
+    an evaluation row. An evaluation text of several sentences within a longer document stays.
+
+    An evaluation set that is limited to so many `documents` leaves out those documents, and no
+    single sentences.
     """

@@ -197,7 +197,9 @@ class Data:
     weights: tuple[float, ...] = ()
     """The share of each dataset in every batch; an epoch then ends before a row comes twice."""
     logits: LogitsReference | tuple[LogitsReference, ...] | None = None
-    """A store of each teacher; of several datasets, all of the first one's, then the second's."""
+    """A store for each teacher. For several datasets: the stores of the first dataset, one for each
+    teacher, then those of the second, and so on.
+    """
     logit_weights: tuple[float, ...] = ()
     logit_average: Literal["logits", "probabilities"] = "logits"
     """What the mean over several teachers is taken of."""

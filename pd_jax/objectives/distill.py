@@ -107,10 +107,12 @@ def teacher_sums(
     temperature: float,
     hard_weight: float,
 ) -> Sums:
-    """Returns `loss` against a batch's teacher and labels, and the other reported quantities.
+    """Returns the sums of `loss`, against a batch's teacher and its labels, and of what else is
+    reported: `kl`, `confidence`, `agreement`, `hard_loss` and `accuracy`.
 
-    `confidence` less `agreement` is how far the student is surer than it is like its teacher: the
-    part of the calibration error that adds up over batches.
+    `confidence` is the mean of the student's largest probabilities, and `agreement` the share of
+    rows on which it gives the teacher's label. Their difference says how much too sure the student
+    is. Unlike a calibration error over bins, it can be added up over batches.
     """
     weight, found = batch["weight"], {}
     if "teacher_logits" in batch:

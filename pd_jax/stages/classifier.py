@@ -17,11 +17,14 @@ _UNNAMED_OUTPUTS = 2
 
 
 class Read(NamedTuple):
-    """What a tokenizer made of texts: how many were cut, the tokens, and how many are [UNK]."""
+    """What a tokenizer made of texts: how many were cut, all tokens, how many of these are [UNK],
+    and the tokens of the longest text.
+    """
 
     cut: int
     tokens: int
     unknown: int
+    longest: int
 
 
 def load_classifier(folder: str) -> tuple[hf.SavedModel, Tokenizer]:
@@ -69,15 +72,17 @@ def check_positions(name: str, positions: int, longest: int) -> None:
 
 
 def beyond_training(folder: str, longest: int) -> str | None:
-    """Returns what to know of a BERT that is to read rows of `longest` tokens, if it was trained on
-    shorter ones only: its later positions are as they were initialised.
+    """Returns what to know of a BERT that reads rows of `longest` tokens, if its tokenizer states a
+    shorter length: that of the rows it was trained on, as pd_jax writes it, so that its later
+    positions are as they were initialised. What others write there may be less than that.
     """
     reads = hf.reads(folder)
     if longest <= reads:
         return None
     return (
-        f"{folder} was trained on rows of up to {reads} tokens and reads up to {longest} here; its "
-        f"later positions were never trained: let lengths end at {reads}"
+        f"the tokenizer of {folder} states model_max_length={reads}, and rows of up to {longest} "
+        f"tokens are read here, whose later positions may never have been trained; cut them at "
+        f"{reads}, or correct model_max_length if the model was trained on longer rows"
     )
 
 

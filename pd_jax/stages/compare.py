@@ -48,13 +48,13 @@ def compare_models(
     manifest = dataset.manifest
     if manifest.task is None:
         raise RecordsError(f"{dataset.folder} has no labels; compare models on a labelled set")
+    models = {item.name: _load(item, dataset, stage.lengths[-1]) for item in stage.models}
     if told := dataset.cut_at(stage.lengths[-1]):
         warn(told)
     longest = min(stage.lengths[-1], int(dataset.lengths.max(initial=0)))
-    for item in stage.models:
-        if told := beyond_training(item.model, longest):
+    for folder in dict.fromkeys(item.model for item in stage.models):
+        if told := beyond_training(folder, longest):
             warn(told)
-    models = {item.name: _load(item, dataset, stage.lengths[-1]) for item in stage.models}
     runs = len(stage.programs) + ("jax" in stage.programs) * (len(devices()) - 1)
     total = len(dataset) * len(models) * runs
     with Progress("comparing", total, unit="rows") as progress:

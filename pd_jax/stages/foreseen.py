@@ -1,14 +1,16 @@
-"""Mistakes that a config, the models it names and the devices show before the first stage begins,
-and that their own stages would meet hours later.
+"""Checks before the first stage begins: of what a config, the models and datasets that it names and
+the devices already show to be wrong, and what would otherwise end a stage hours later.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from etils import epath
 
 from pd_jax import config as config_lib
 from pd_jax.config.scores import BEST_BY, SCORES
+from pd_jax.data.records import manifest
 from pd_jax.data.text import corpora, tfds
 from pd_jax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from pd_jax.errors import ConfigError
@@ -41,16 +43,23 @@ from pd_jax.stages.teachers import check_reads_texts
 from pd_jax.training.step import check_batch
 
 
-def check_stages(pipeline: config_lib.Pipeline, names: Sequence[str], *, on_devices: bool) -> None:
+def check_stages(
+    pipeline: config_lib.Pipeline,
+    names: Sequence[str],
+    *,
+    on_devices: bool,
+    built: Mapping[str, epath.Path] = types.MappingProxyType({}),
+) -> None:
     """Raises what stages that are about to run would raise later: for a model's size, for weights
-    or a teacher in a folder that do not fit, for logits of other rows, and if they run `on_devices`
-    of this process, for the mesh.
+    or a teacher in a folder that do not fit, for logits of other rows, for too few rows, and if
+    they run `on_devices` of this process, for the mesh. `built` has the outputs of finished stages.
     """
     # A study has many stages with one vocabulary, and one teacher.
     load, load_teacher = functools.cache(load_tokenizer), functools.cache(_try_teacher)
     with distributed.all_or_none("checking what the stages need"):
         for name in names:
             _check_stage(pipeline, name, load_teacher, on_devices=on_devices)
+            _check_rows(pipeline, name, built)
             _check_vocabulary(pipeline, name, load)
         if pipeline.study is not None:
             _check_measures(pipeline, pipeline.study)
@@ -82,7 +91,6 @@ def _check_stage(
         return
     shape = sizes.bert_config(stage.model, vocab_size=1)
     _check_logits(pipeline, name, stage)
-    _check_rows(pipeline, name, stage)
     if stage.init.source and model_folder(stage.init.source):
         if not _is_bert(stage.init.source):
             raise ConfigError(
@@ -258,20 +266,37 @@ def _is_bert(source: str) -> bool:
     return model_folder(source) is not None and hf.is_bert(source)
 
 
-def _check_rows(pipeline: config_lib.Pipeline, name: str, stage: config_lib.TrainStage) -> None:
-    """Raises ConfigError where `data.rows` asks for more than a dataset's sources are read for."""
-    wanted = stage.data.rows or 0
+def _check_rows(pipeline: config_lib.Pipeline, name: str, built: Mapping[str, epath.Path]) -> None:
+    """Raises ConfigError where `data.rows` asks for more than a dataset has, or will have."""
+    stage = pipeline.stages[name]
+    if not isinstance(stage, config_lib.TrainStage) or stage.data.rows is None:
+        return
+    wanted = stage.data.rows
     for reference in config_lib.several(stage.data.records):
-        built = pipeline.stage_of(reference)
-        if not isinstance(built, config_lib.RecordsStage):
+        found = config_lib.referred(reference)
+        folder = built.get(found.stage) if found else epath.Path(reference)
+        if folder is not None and (folder / manifest.FILE).exists():
+            if (rows := manifest.read(folder).rows) < wanted:
+                raise ConfigError(
+                    f"stages.{name}.data.rows={wanted} asks for more rows than {reference} has "
+                    f"({rows}); lower it or leave it out"
+                )
             continue
-        limits = [source.rows for source in config_lib.several(built.source)]
-        most = sum(limit for limit in limits if limit is not None)
-        if built.examples.layout == "rows" and None not in limits and most < wanted:
+        most = _most_rows(pipeline.stage_of(reference))
+        if most is not None and most < wanted:
             raise ConfigError(
                 f"stages.{name}.data.rows={wanted} asks for more rows than {reference} "
                 f"reads ({most}, its source.rows); lower the one or raise the other"
             )
+
+
+def _most_rows(stage: object) -> int | None:
+    """Returns the rows to which a stage's sources are limited; None without such a limit."""
+    if not isinstance(stage, config_lib.RecordsStage) or stage.examples.layout != "rows":
+        return None
+    limits = [source.rows for source in config_lib.several(stage.source)]
+    known = [limit for limit in limits if limit is not None]
+    return sum(known) if len(known) == len(limits) else None
 
 
 def _check_vocabulary(

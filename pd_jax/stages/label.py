@@ -1,6 +1,6 @@
 """A teacher's outputs over a dataset: computed once on all devices, stored shard by shard."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from etils import epath
 from jax.sharding import Mesh
@@ -54,25 +54,31 @@ def label(
     reads_records, teacher, answers = opened.reads_records, opened.teacher, opened.answers
     if distributed.is_writer() and reads_records and (told := dataset.cut_at(stage.lengths[-1])):
         warn(told)
-    if distributed.is_writer() and hf.is_bert(stage.teacher):
-        longest = stage.lengths[-1]
-        if reads_records:
-            longest = min(longest, int(dataset.lengths.max(initial=0)))
+    if distributed.is_writer() and reads_records:
+        longest = min(stage.lengths[-1], int(dataset.lengths.max(initial=0)))
         if told := beyond_training(stage.teacher, longest):
             warn(told)
     made = label_dataset(folder, dataset, teacher=teacher, answers=answers, title=title)
-    if not distributed.is_writer():
-        return made
+    if distributed.is_writer() and reads:
+        for told in _doubts(stage, reads):
+            warn(told)
+    return made
+
+
+def _doubts(stage: config_lib.LabelStage, reads: Sequence[Read]) -> Iterator[str]:
+    """Yields what to know of the texts that a teacher with a tokenizer of its own has read."""
+    longest = max(read.longest for read in reads)
+    if hf.is_bert(stage.teacher) and (told := beyond_training(stage.teacher, longest)):
+        yield told
     if longer := sum(read.cut for read in reads):
-        warn(
+        yield (
             f"{longer:,} texts are longer than {stage.teacher} reads them here, up to "
             f"{stage.lengths[-1]} of its own tokens, and were cut; raise lengths where it can read "
             "more"
         )
     unknown, tokens = sum(read.unknown for read in reads), sum(read.tokens for read in reads)
     if unknown > _MUCH_UNKNOWN * tokens:
-        warn(
+        yield (
             f"{unknown / tokens:.1%} of the tokens that {stage.teacher} read are [UNK]: its "
             "tokenizer was made for other text, or saved without its vocabulary"
         )
-    return made

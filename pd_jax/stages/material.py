@@ -1,7 +1,7 @@
 """Opens the datasets and logit stores of a training stage, and checks that they fit together."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pd_jax import config as config_lib
 from pd_jax.data.logits.store import LANGUAGE, LogitStore
@@ -12,7 +12,12 @@ from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.errors import ConfigError
 from pd_jax.models.weights import hf
 from pd_jax.objectives.objective import OnlineTeacher, StoredLanguage, StoredStates
-from pd_jax.stages.classifier import check_pairs, check_positions, load_classifier
+from pd_jax.stages.classifier import (
+    beyond_training,
+    check_pairs,
+    check_positions,
+    load_classifier,
+)
 from pd_jax.stages.language_teacher import masking_vocabulary, stored_language, with_head
 from pd_jax.stages.objectives import Facts
 
@@ -108,6 +113,17 @@ def open_sets(
             teachers = _set_teachers(f"evaluation.logits.{name}", dataset, stores, material, data)
         sets[name] = ScoredSet(dataset, teachers)
     return sets
+
+
+def length_doubts(stage: config_lib.TrainStage, read: Sequence[Dataset]) -> Iterator[str]:
+    """Yields what to know of the lengths of rows that a stage and its online teacher read."""
+    most = stage.data.lengths[-1]
+    yield from filter(None, (dataset.cut_at(most) for dataset in read))
+    longest = min(most, max(int(dataset.lengths.max(initial=0)) for dataset in read))
+    kind = stage.objective
+    if isinstance(kind, config_lib.OnlineDistillation) and kind.teacher is not None:
+        if told := beyond_training(kind.teacher, longest):
+            yield told
 
 
 def check_set(

@@ -167,7 +167,8 @@ def _framed(
     cut = sum(len(first) > room for (first, *_), room in zip(passages, rooms, strict=True))
     framed = [frame(passage, tokenizer, max_length=longest) for passage in passages]
     tokens = np.concatenate([ids for ids, _ in framed])
-    read = Read(cut, len(tokens), int(np.count_nonzero(tokens == tokenizer.unk_id)))
+    unknown = int(np.count_nonzero(tokens == tokenizer.unk_id))
+    read = Read(cut, len(tokens), unknown, max(len(ids) for ids, _ in framed))
     return framed, read
 
 

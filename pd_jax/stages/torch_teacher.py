@@ -80,7 +80,7 @@ class TorchTeacher:
         full = self._encoded([rows[at] for at in np.flatnonzero(sizes >= length).tolist()])
         cut = sum(len(inputs["input_ids"]) > length for inputs in full)
         tokens = np.concatenate([inputs["input_ids"] for inputs in encoded])
-        told(Read(cut, len(tokens), self._unknown(tokens)))
+        told(Read(cut, len(tokens), self._unknown(tokens), int(sizes.max())))
         order = np.argsort(sizes, kind="stable")
         for first in range(0, len(order), batch):
             places = order[first : first + batch]

@@ -30,6 +30,7 @@ from pd_jax.stages.material import (
     Material,
     ScoredSet,
     facts,
+    length_doubts,
     open_material,
     open_sets,
     with_teacher,
@@ -105,8 +106,10 @@ def _tried(do: Callable[..., Any], *given: Any) -> Any:
 def _open(
     stage: config_lib.TrainStage, context: Context, mesh: Mesh, like: "_Work | None"
 ) -> "_Work":
-    """Returns a stage's parts, opened and checked against each other and the mesh; what one that is
-    trained with it reads, and the teacher on the devices, is `like`'s.
+    """Returns a stage's parts, opened and checked against each other and the mesh.
+
+    `like` has the parts of a stage that is trained in the same program, if there is one: what both
+    read, and the teacher on the devices, are taken from there.
     """
     check_batch(stage.data.batch, micro_batches=stage.compute.micro_batches, mesh=mesh)
     if like is None:
@@ -119,9 +122,8 @@ def _open(
     else:
         material, sets, final = like.material, like.sets, like.final
     scored = (one.dataset for one in (*sets.values(), *final.values()))
-    for dataset in (*material.datasets, *scored):
-        if told := dataset.cut_at(stage.data.lengths[-1]):
-            context.warn(told)
+    for told in length_doubts(stage, (*material.datasets, *scored)):
+        context.warn(told)
     shape = sizes.bert_config(
         stage.model, vocab_size=material.tokenizer.vocab_size, compute=stage.compute
     )

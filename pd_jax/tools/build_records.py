@@ -37,6 +37,9 @@ _KINDS = {
     "broken_rows": "broken rows",
 }
 """What is left out of a dataset, in words."""
+_OF_A_CORPUS = ("short_probability", "next_sentence", "seed")
+"""The options that --layout corpus takes, as `config.Corpus` names them."""
+_OF_EXCLUDED = ("exclude_text_column", "exclude_pair_column", "exclude_columns")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,17 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--layout", choices=("rows", "corpus"), default="rows", help="one per row, or packed")
     add("--tokenizer", required=True, metavar="PATH", help="vocab.txt, tokenizer.json or .model")
     add("--max-length", type=int, default=128, help="tokens per example (default: %(default)s)")
-    add("--short-probability", type=float, default=0.1, help="share of short examples of a corpus")
-    add("--next-sentence", action="store_true", help="pairs of passages, half of them random")
-    add("--seed", type=int, default=0, help="decides short examples and random passages")
-    add("--deduplicate", action="store_true", help="keep the first of equal rows or documents")
-    add("--exclude", nargs="+", default=[], metavar="FILE", help="leave out text of these files")
-    add("--exclude-text-column", metavar="NAME", help="their text column (default: the input's)")
-    add(
-        "--exclude-pair-column",
-        metavar="NAME",
-        help="their column of second texts (default: the input's)",
-    )
+    _add_corpus(parser)
+    _add_left_out(parser)
     add("--shards", type=int, help="number of files (default: one for each 8 MB of text)")
     add("--workers", type=options.at_least(1), help="processes (default: all cores)")
     add("--beam", nargs="+", metavar="KEY=VALUE", help="build on Apache Beam, with these options")
@@ -125,6 +119,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_corpus(parser: argparse.ArgumentParser) -> None:
+    usual, numbered = config.Corpus(), options.at_least(0)
+    add = parser.add_argument_group("with --layout corpus").add_argument
+    short = f"share of short examples (default: {usual.short_probability})"
+    add("--short-probability", type=float, metavar="P", help=short)
+    pairs = "pairs of passages, half of them random"
+    add("--next-sentence", action="store_true", default=None, help=pairs)
+    decides = f"decides short examples and random passages (default: {usual.seed})"
+    add("--seed", type=numbered, metavar="N", help=decides)
+
+
+def _add_left_out(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("what is left out").add_argument
+    add("--deduplicate", action="store_true", help="keep the first of equal rows or documents")
+    add("--exclude", nargs="+", default=[], metavar="FILE", help="leave out text of these files")
+    add("--exclude-text-column", metavar="NAME", help="their text column (default: the input's)")
+    pairs = "their column of second texts (default: the input's)"
+    add("--exclude-pair-column", metavar="NAME", help=pairs)
+    columns = "names of their columns, if these are TSV or CSV files without a header"
+    add("--exclude-columns", type=options.names, metavar="A,B", help=columns)
+
+
 def _stage(arguments: argparse.Namespace) -> config.RecordsStage:
     """Returns the stage that the arguments describe."""
     if arguments.layout == "corpus":
@@ -133,15 +149,14 @@ def _stage(arguments: argparse.Namespace) -> config.RecordsStage:
                 "a corpus has neither labels nor pairs; leave --task, --labels and --pair-column"
                 " out, or use --layout rows"
             )
+        given = {name: getattr(arguments, name) for name in _OF_A_CORPUS}
         examples = config.Corpus(
-            short_probability=arguments.short_probability,
-            next_sentence=arguments.next_sentence,
-            seed=arguments.seed,
+            **{name: value for name, value in given.items() if value is not None}
         )
     else:
-        if arguments.next_sentence:
-            raise ConfigError("--next-sentence requires --layout corpus; give both or neither")
+        options.check_absent(arguments, "--layout corpus", *_OF_A_CORPUS)
         examples = config.Rows(task=arguments.task, labels=arguments.labels)
+    options.check_used(arguments, "exclude", *_OF_EXCLUDED)
     source = options.source_from(
         arguments, pair=arguments.pair_column, label=arguments.label_column
     )
@@ -149,6 +164,7 @@ def _stage(arguments: argparse.Namespace) -> config.RecordsStage:
         path="",
         text=arguments.exclude_text_column or arguments.text_column,
         pair=arguments.exclude_pair_column or arguments.pair_column,
+        columns=arguments.exclude_columns or (),
     )
     stage = config.RecordsStage(
         source=source,

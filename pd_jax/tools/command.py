@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from pd_jax.config.reading import check_home
 from pd_jax.errors import EXIT_CODE, sentence_of
 
 _INTERRUPTED = 130
@@ -15,8 +16,12 @@ _BROKEN_PIPE = 141
 
 def run(main: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | None = None) -> int:
     """Returns the status of `main(arguments)`; an error a user can fix becomes a line on stderr."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        return main(arguments)
+        for argument in given:
+            option, _, value = argument.rpartition("=")  # of --input=~/a no shell replaces the ~
+            check_home(value, option or "an argument")
+        return main(given)
     except BrokenPipeError:
         # What is left in the buffer has no reader either; without this, Python complains at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

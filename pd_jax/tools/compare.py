@@ -18,7 +18,7 @@ from pd_jax.data.records.dataset import Dataset
 from pd_jax.errors import ConfigError
 from pd_jax.models.weights import hf
 from pd_jax.progress import warn
-from pd_jax.report import models
+from pd_jax.report.models import comparison_grid
 from pd_jax.stages.compare import compare_models
 from pd_jax.tools import command, options
 
@@ -26,19 +26,21 @@ from pd_jax.tools import command, options
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 after every model was measured."""
     arguments = _parser().parse_args(argv)
+    models = _models(arguments.model, arguments.labels)
+    options.check_unread(arguments.output, [arguments.records, *(one.model for one in models)])
     options.check_output(arguments.output)
     use_cache()
     with options.faults():
         stage = config_lib.CompareStage(
-            models=_models(arguments.model, arguments.labels),
+            models=models,
             records=arguments.records,
-            programs=tuple(arguments.programs),
+            programs=tuple(dict.fromkeys(arguments.programs)),
             batch=arguments.batch,
             lengths=tuple(sorted(set(arguments.lengths or _lengths(arguments)))),
         )
     print(f"comparing {len(stage.models)} models on {arguments.records}", file=sys.stderr)
     found = compare_models(stage, warn=warn)
-    print(models.comparison_grid("", found).text())
+    print(comparison_grid("", found).text())
     if arguments.output:
         files.write_json(arguments.output, {"models": [measured.as_json() for measured in found]})
         print(f"compared {len(stage.models)} models: {arguments.output}")
@@ -105,10 +107,14 @@ def _folder(given: str) -> tuple[str, str]:
 def _models(models: Sequence[str], labels: Sequence[str]) -> tuple[config_lib.Compared, ...]:
     """Returns the models of --model, with the names of --labels for their outputs."""
     folders = list(map(_folder, models))
-    named = dict(
-        options.named(given, option="--labels", write="NAME=LABEL,LABEL, such as Teacher=no,yes")
-        for given in labels
-    )
+    named: dict[str, str] = {}
+    for given in labels:
+        name, outputs = options.named(
+            given, option="--labels", write="NAME=LABEL,LABEL, such as Teacher=no,yes"
+        )
+        if name in named:
+            raise ConfigError(f"--labels names {name}'s outputs twice; name them once, in order")
+        named[name] = outputs
     if strange := sorted(set(named) - {name for name, _ in folders}):
         raise ConfigError(f"--labels names {strange[0]!r}, which no --model is; give its name")
     return tuple(

@@ -24,7 +24,12 @@ from pd_jax.errors import ConfigError, SourceError, did_you_mean
 from pd_jax.evaluation import glue
 from pd_jax.models.weights import hf
 from pd_jax.progress import Progress, warn
-from pd_jax.stages.classifier import check_pairs, load_classifier
+from pd_jax.stages.classifier import (
+    beyond_training,
+    check_pairs,
+    check_positions,
+    load_classifier,
+)
 from pd_jax.stages.predict import make_predict_rows
 from pd_jax.tools import command, options
 
@@ -39,17 +44,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"no model for {', '.join(missing)}; name one for each as --model TASK=FOLDER, or add "
             "--fill to write one constant answer"
         )
+    wanted = {name: item for name, item in glue.TEST_SETS.items() if item.task in models}
+    data = epath.Path(arguments.data)
+    read = [data / test_set.path for test_set in wanted.values()]
+    options.check_unread(arguments.output, [*read, *models.values()])
     options.check_output(arguments.output)
     keep_memory()
     use_cache()
-    wanted = {name: item for name, item in glue.TEST_SETS.items() if item.task in models}
     classifiers = {task: load_classifier(path) for task, path in models.items()}
     for test_set in wanted.values():
         _check(test_set, classifiers[test_set.task][0], models[test_set.task])
-    rows = {name: _rows(epath.Path(arguments.data), item) for name, item in wanted.items()}
+    for task, (model, _) in classifiers.items():
+        check_positions(models[task], model.config.positions, arguments.max_length or 0)
+    rows = {name: _rows(data, item) for name, item in wanted.items()}
     print(f"answering {', '.join(rows)} with {len(models)} models", flush=True)
     answers = {
-        name: _answers(test_set, *classifiers[test_set.task], rows[name], arguments)
+        name: _answers(
+            test_set, models[test_set.task], *classifiers[test_set.task], rows[name], arguments
+        )
         if name in rows
         else test_set.filler()
         for name, test_set in glue.TEST_SETS.items()
@@ -130,21 +142,24 @@ def _rows(folder: epath.Path, test_set: glue.TestSet) -> list[corpora.Row]:
 
 def _answers(
     test_set: glue.TestSet,
+    folder: str,
     model: hf.SavedModel,
     tokenizer: Tokenizer,
     rows: Sequence[corpora.Row],
     arguments: argparse.Namespace,
 ) -> list[str]:
     """Returns the model's answer to every row, in the server's words."""
-    found, cut = [], 0
+    found, cut, longest = [], 0, 0
     with Progress(test_set.path, len(rows), unit="texts") as progress:
         predict = make_predict_rows(
             model, tokenizer, batch=arguments.batch, max_length=arguments.max_length
         )
         for window in predict(rows):
             found.append(window.logits)
-            cut += window.read.cut
+            cut, longest = cut + window.read.cut, max(longest, window.read.longest)
             progress.advance(len(window.rows))
+    if told := beyond_training(folder, longest):
+        warn(told)
     if cut:
         warn(f"{cut:,} texts of {test_set.path} were cut at the last token that fits")
     return test_set.predictions(np.concatenate(found), model.labels)

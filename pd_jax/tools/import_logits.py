@@ -39,13 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
       LogitsError: where a row cannot be used, or more rows lack an answer than are allowed to.
     """
     arguments = _parser().parse_args(argv)
+    options.check_apart(arguments.records, arguments.output, kind="dataset")
     dataset = Dataset.open(arguments.records)
-    form = _form(arguments, dataset)
-    source = _source(arguments)
-    named = ", ".join(map(str, arguments.input))
+    form, source = _form(arguments, dataset), _source(arguments)
+    named = arguments.array or ", ".join(arguments.input)
     print(
-        f"importing {form.kind} of {form.outputs} outputs from {arguments.array or named} for"
-        f" {len(dataset):,} rows of {arguments.records}",
+        f"importing {form.kind} of {form.outputs} outputs from {named} for {len(dataset):,} rows of"
+        f" {arguments.records}",
         file=sys.stderr,
     )
     with Progress("reading answers", None, unit="rows") as progress:
@@ -86,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _source(arguments: argparse.Namespace) -> config.Source:
     """Returns the files that hold the answers, or name their rows."""
+    if arguments.id_column and arguments.pair_column:
+        raise ConfigError("--pair-column has no effect with --id-column; leave one of them out")
     return config.Source(
         path=tuple(arguments.input),
         format=arguments.format,
@@ -152,7 +154,10 @@ def _kind_faults(form: answers_lib.Form, certainty: float | None) -> Iterator[st
 def _column_faults(form: answers_lib.Form, array: str | None) -> Iterator[str]:
     """Yields what is wrong with the places of the numbers."""
     if form.columns and len(form.columns) != form.outputs:
-        yield f"--columns names {len(form.columns)} columns for {form.outputs} outputs"
+        yield (
+            f"--columns names {len(form.columns)} columns for {form.outputs} outputs; name one for "
+            "each label, in the order of --labels"
+        )
     if form.column is not None and form.columns:
         yield "give either --values, a column of all numbers, or --columns, one for each label"
     if array is not None and (form.column is not None or form.columns):
@@ -214,7 +219,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=kinds,
         default="logits",
         help="what the numbers are; probabilities of classes are divided by their sum, which may"
-        " be off by 0.01 for each (default: %(default)s)",
+        " be off by 0.005 for each, and by 0.5 at most (default: %(default)s)",
     )
     add("--values", metavar="NAME", help="column of a list, of numbers by label, or of the label")
     names = {"type": options.names, "default": (), "metavar": "A,B"}

@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
       RecordsError: where one would be overwritten, is damaged, or does not fit tokenizer or task.
     """
     arguments = _parser().parse_args(argv)
-    foreign.check(arguments.name, arguments.task, arguments.labels)
+    options.check_used(arguments, "task", "labels")
+    labels = arguments.labels or ()
+    foreign.check(arguments.name, arguments.task, labels)
     found = [path for pattern in arguments.files for path in paths.expanded(pattern)]
     paths.check(found)
     folder = epath.Path(arguments.output)
@@ -52,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 name=arguments.name,
                 tokenizer=tokenizer,
                 task=arguments.task,
-                labels=arguments.labels,
+                labels=labels,
                 workers=min(arguments.workers, len(found)),
                 shown=lambda shard: progress.advance(1, rows=shard.rows),
             )
@@ -79,7 +81,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--labels",
         type=options.names,
-        default=(),
         metavar="A,B",
         help="names of the labels, in order",
     )

@@ -14,7 +14,7 @@ from etils import epath
 
 from pd_jax import files
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer
-from pd_jax.errors import WeightsError
+from pd_jax.errors import ConfigError, WeightsError
 from pd_jax.models.weights import hf, layout, tf1
 from pd_jax.tools import command, options
 from pd_jax.workdir import DONE, OUTPUT
@@ -30,10 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         source = source / OUTPUT["train"]
     options.check_apart(source, output)
     is_tf1 = _is_tf1(source)
+    if arguments.gelu and not is_tf1:
+        raise ConfigError(
+            f"--gelu is for TF1 checkpoints, and {source} has a config that says it; leave it out"
+        )
     kind = "TF1 checkpoint" if is_tf1 else "Hugging Face folder"
     print(f"importing {source}, a {kind}, to {output}", file=sys.stderr)
     if is_tf1:
-        model, unused = tf1.load(source, gelu=arguments.gelu)
+        model, unused = tf1.load(source, gelu=arguments.gelu or "tanh")
     else:
         model, unused = hf.load(source), ()
     tokenizer = load_tokenizer(
@@ -96,7 +100,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--gelu",
         choices=("tanh", "exact"),
-        default="tanh",
         help=(
             "how a TF1 checkpoint computes: tanh as google-research/bert's code does (default), "
             "or exact as the ports of its checkpoints on Hugging Face do"

@@ -22,7 +22,7 @@ from etils import epath
 from pd_jax import allocation, compilation, files, locks
 from pd_jax import config as config_lib
 from pd_jax.data.records.dataset import Dataset
-from pd_jax.errors import WeightsError
+from pd_jax.errors import ConfigError, WeightsError
 from pd_jax.models.weights import hf
 from pd_jax.parallel import distributed
 from pd_jax.parallel.mesh import make_mesh
@@ -35,6 +35,7 @@ _LONGEST = 512
 """Tokens to which texts are cut for a teacher that does not say how many it can read."""
 _MASKING = ("temperature", "mask_rate", "whole_word", "seed")
 """The options that --top-k takes, as `config.MaskedTokens` names them."""
+_OF_CLASSIFIERS = ("labels", "states", "input")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,11 +90,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     options.check_used(args, "input", "text_column", "pair_column")
     options.check_used(args, "top_k", *_MASKING)
+    for name in _OF_CLASSIFIERS if args.top_k else ():
+        if getattr(args, name):
+            raise ConfigError(
+                f"--{name} is for classifiers, and --top-k for a masked language model; give one"
+            )
+    options.check_apart(args.teacher, args.output, kind="teacher")
+    options.check_apart(args.records, args.output, kind="dataset")
     allocation.keep_memory()
     distributed.initialise(args.distributed)
     compilation.use_cache()
     dataset = Dataset.open(args.records)
     own = bool(args.top_k) or reads_tokens(args.teacher, dataset)
+    if own and args.input:
+        raise ConfigError(
+            f"--input has no effect: {args.teacher} has the vocabulary of {args.records} and reads"
+            " their tokens; leave it out"
+        )
     longest = int(dataset.lengths.max(initial=1)) if own else None
     lengths = args.lengths or _lengths(longest, args.teacher)
     with options.faults():
@@ -122,14 +135,13 @@ def _lengths(longest: int | None, teacher: str) -> tuple[int, ...]:
     """
     path = epath.Path(teacher) / hf.CONFIG_FILE
     declared = files.read_object(path, WeightsError) if path.exists() else {}
-    positions = declared.get("max_position_embeddings")
-    if declared and hf.is_bert(teacher):
-        positions = hf.reads(teacher)
+    is_bert = bool(declared) and hf.is_bert(teacher)
+    positions = hf.reads(teacher) if is_bert else declared.get("max_position_embeddings")
     if not isinstance(positions, int) or positions < 1:
         longest = longest or _LONGEST
     elif longest is None:
         # RoBERTa's positions begin behind its padding's id: of its 514, 512 can be read.
-        longest = positions // 8 * 8 or positions
+        longest = positions if is_bert else positions // 8 * 8 or positions
     else:
         longest = min(longest, positions)
     return options.padded_lengths(longest)

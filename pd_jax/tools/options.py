@@ -104,15 +104,23 @@ def check_output(path: str | None, *, option: str = "--output") -> None:
 def check_unread(
     path: str | None, read: Iterable[epath.PathLike], *, option: str = "--output"
 ) -> None:
-    """Raises ConfigError where a file would be written over one of those that are read."""
-    if path is not None and _real(path) in map(_real, read):
-        raise ConfigError(f"{option}={path} is a file that is read; name another one")
+    """Raises ConfigError where a file would be written over one of those that are read, or into a
+    folder that is read.
+    """
+    place = "" if path is None else _real(path)
+    for one in read if path is not None else ():
+        if place == _real(one):
+            raise ConfigError(f"{option}={path} is a file that is read; name another one")
+        if place.startswith(f"{_real(one)}/"):
+            raise ConfigError(f"{option}={path} is in {one}, which is read; name another place")
 
 
-def check_apart(source: epath.PathLike, output: epath.PathLike) -> None:
-    """Raises ConfigError where a model would be written over the folder that it is read from."""
+def check_apart(source: epath.PathLike, output: epath.PathLike, *, kind: str = "model") -> None:
+    """Raises ConfigError where a folder would be written over the one that is read, which is of a
+    `kind`.
+    """
     if _real(source) == _real(output):
-        raise ConfigError(f"--output={output} is the model that is read; name another folder")
+        raise ConfigError(f"--output={output} is the {kind} that is read; name another folder")
 
 
 def _real(path: epath.PathLike) -> str:
@@ -124,12 +132,24 @@ def check_used(arguments: argparse.Namespace, needed: str, *names: str) -> None:
     """Raises ConfigError where an option was given, so that it is not None, without the one that it
     needs to have an effect.
     """
-    if getattr(arguments, needed):
-        return
+    if not getattr(arguments, needed):
+        check_absent(arguments, _option(needed), *names)
+
+
+def check_absent(arguments: argparse.Namespace, needed: str, *names: str) -> None:
+    """Raises ConfigError where an option was given, so that it is not None, and has no effect
+    without what is `needed`: another option, as it is written.
+    """
     for name in names:
         if getattr(arguments, name) is not None:
-            option, other = (f"--{one.replace('_', '-')}" for one in (name, needed))
-            raise ConfigError(f"{option} has no effect without {other}; give both or leave it out")
+            raise ConfigError(
+                f"{_option(name)} has no effect without {needed}; give both or leave it out"
+            )
+
+
+def _option(name: str) -> str:
+    """Returns an option as it is written, from its name among argparse's arguments."""
+    return f"--{name.replace('_', '-')}"
 
 
 def padded_lengths(longest: int) -> tuple[int, ...]:
@@ -155,6 +175,6 @@ def faults() -> Iterator[None]:
     except pydantic.ValidationError as fault:
         sentences = []
         for error in fault.errors():
-            option = "".join(f"--{str(part).replace('_', '-')}: " for part in error["loc"][:1])
+            option = "".join(f"{_option(str(part))}: " for part in error["loc"][:1])
             sentences.append(option + error["msg"].removeprefix("Value error, "))
         raise ConfigError("; ".join(sentences)) from None

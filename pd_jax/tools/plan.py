@@ -36,6 +36,16 @@ from pd_jax.tools import command, options, step_cost
 from pd_jax.tools.step_cost import Plan
 from pd_jax.training import ahead
 
+_OF_SIZES: dict[str, Any] = {
+    "jobs": "mlm",
+    "batch": 256,
+    "length": 128,
+    "steps": 1_000_000,
+    "micro_batches": 1,
+    "remat": False,
+}
+"""The options that --sizes takes, with their defaults; a config's stages have their own values."""
+_LABELS = 2
 _JOBS: dict[str, dict[str, Any]] = {
     "mlm": {"objective": {"kind": "mlm"}},
     "distill": {"objective": {"kind": "distill"}},
@@ -69,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 when every stage was planned, and 1 when it is known that one does not fit."""
     arguments = _parse(argv)
     options.check_used(arguments, "topology", "price_per_chip_hour")
+    options.check_used(arguments, "task", "labels")
     options.check_output(arguments.json, option="--json")
     if arguments.config:
         file = arguments.config.partition(":")[0]
@@ -158,17 +169,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--stage", help="a training stage of it; needed where it has several")
     what.add_argument("--sizes", help="model sizes, L4_H256,Base, or all for the grid of 24")
-    what.add_argument("--jobs", default="mlm", help=f"of {','.join(_JOBS)} (default: mlm)")
-    what.add_argument("--batch", type=number, default=256, help="global batch with --sizes")
-    what.add_argument("--length", type=number, default=128, help="tokens per row with --sizes")
-    what.add_argument("--steps", type=number, default=1_000_000, help="steps with --sizes")
-    what.add_argument("--micro-batches", type=number, default=1, help="with --sizes")
-    what.add_argument("--remat", action="store_true", help="with --sizes: recompute layers")
     what.add_argument("--vocab-size", type=number, help="where no stage or file gives it")
     tasks = typing.get_args(config_lib.Task)
     what.add_argument("--task", choices=tasks, help="likewise")
-    what.add_argument("--labels", type=number, default=2, help="number of labels of --task")
-    what.add_argument("--rows", type=number, help="rows of the dataset, for a length in epochs")
+    what.add_argument("--labels", type=number, help=f"labels of --task (default: {_LABELS})")
+    rows = "with --config: rows of the dataset, for a length in epochs"
+    what.add_argument("--rows", type=number, help=rows)
+    add, usual = parser.add_argument_group("with --sizes").add_argument, _OF_SIZES
+    add("--jobs", help=f"of {','.join(_JOBS)} (default: {usual['jobs']})")
+    add("--batch", type=number, help=f"global batch (default: {usual['batch']})")
+    add("--length", type=number, help=f"tokens per row (default: {usual['length']})")
+    add("--steps", type=number, help=f"default: {usual['steps']}")
+    add("--micro-batches", type=number, help=f"default: {usual['micro_batches']}")
+    add("--remat", action="store_true", default=None, help="recompute layers")
     where = parser.add_argument_group("where")
     where.add_argument(
         "--topology", help="v5e:16x16, v4:16x16x16, h100:1, a100:2x8; else this machine"
@@ -197,6 +210,8 @@ def _requests(arguments: argparse.Namespace) -> tuple[config_lib.Run, list[Reque
     """Returns the config's settings of the run, and the stages that the arguments name."""
     if bool(arguments.config) == bool(arguments.sizes):
         raise ConfigError("give either --config or --sizes, to choose what to plan")
+    options.check_used(arguments, "sizes", *_OF_SIZES)
+    options.check_used(arguments, "config", "stage", "rows")
     if arguments.sizes and arguments.overrides:
         raise ConfigError(f"{arguments.overrides[0]} changes a config, not --sizes; leave it out")
     if arguments.sizes:
@@ -231,7 +246,11 @@ def _requests(arguments: argparse.Namespace) -> tuple[config_lib.Run, list[Reque
 
 def _grid(arguments: argparse.Namespace) -> Iterator[Request]:
     names = sizes.GRID if arguments.sizes == "all" else options.names(arguments.sizes)
-    for job in options.names(arguments.jobs):
+    if not names:
+        raise ConfigError(f"--sizes={arguments.sizes} names no size; write some, such as L4_H256")
+    given = {name: getattr(arguments, name) for name in _OF_SIZES}
+    chosen = _OF_SIZES | {name: value for name, value in given.items() if value is not None}
+    for job in options.names(chosen["jobs"]):
         if job not in _JOBS:
             raise ConfigError(f"--jobs={job} is not a job; give some of {', '.join(_JOBS)}")
         for size in names:
@@ -240,15 +259,15 @@ def _grid(arguments: argparse.Namespace) -> Iterator[Request]:
                 data=config_lib.Data(
                     records="none",
                     logits="none" if job == "distill" else None,
-                    batch=arguments.batch,
-                    lengths=(arguments.length,),
+                    batch=chosen["batch"],
+                    lengths=(chosen["length"],),
                 ),
-                length=config_lib.Length(steps=arguments.steps),
+                length=config_lib.Length(steps=chosen["steps"]),
                 optimizer=config_lib.Optimizer(learning_rate=1e-4),
                 compute=config_lib.Compute(
                     dtype="bfloat16",
-                    remat=arguments.remat,
-                    micro_batches=arguments.micro_batches,
+                    remat=chosen["remat"],
+                    micro_batches=chosen["micro_batches"],
                 ),
                 **_JOBS[job],
             )
@@ -270,7 +289,7 @@ def _completed(stage: config_lib.TrainStage, facts: Facts, arguments: argparse.N
             "the padded batch with --config.stages.NAME.data.packing=1"
         )
     if arguments.task:
-        labels = tuple(map(str, range(arguments.labels)))
+        labels = tuple(map(str, range(arguments.labels or _LABELS)))
         facts = dataclasses.replace(facts, task=arguments.task, labels=labels, labelled=True)
     if arguments.vocab_size:
         facts = dataclasses.replace(facts, vocabulary=vocabulary_of(arguments.vocab_size))

@@ -29,8 +29,8 @@ from pd_jax.data.text import corpora, tables
 from pd_jax.errors import ConfigError
 from pd_jax.evaluation.scores import softmax
 from pd_jax.models.weights import hf
-from pd_jax.progress import Progress
-from pd_jax.stages.classifier import load_classifier
+from pd_jax.progress import Progress, warn
+from pd_jax.stages.classifier import beyond_training, check_positions, load_classifier
 from pd_jax.stages.predict import make_predict_rows
 from pd_jax.tools import command, options
 
@@ -47,17 +47,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     options.check_output(arguments.output)
     source, found = _input(arguments)
-    options.check_unread(arguments.output, [file.path for file in found])
+    options.check_unread(arguments.output, [arguments.model, *(file.path for file in found)])
     keep_memory()
     use_cache()
     model, tokenizer = load_classifier(arguments.model)
+    check_positions(arguments.model, model.config.positions, arguments.max_length or 0)
     where = arguments.output or "standard output"
     print(f"labelling {arguments.input} with {arguments.model}", file=sys.stderr)
     with (
         _output(arguments.output) as stream,
         Progress("labelling", _count(found), unit="texts") as progress,
     ):
-        done, cut = 0, 0
+        done, cut, longest = 0, 0, 0
         writer = _WRITERS[arguments.format]
         header, lines = writer(model, with_file=len(found) > 1, with_logits=arguments.logits)
         stream.write(header)
@@ -72,7 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.writelines(f"{line}\n" for line in lines(window.rows, window.logits))
             stream.flush()
             done, cut = done + len(window.rows), cut + window.read.cut
+            longest = max(longest, window.read.longest)
             progress.set(done)
+    if told := beyond_training(arguments.model, longest):
+        warn(told)
     also = f", {cut} of them cut at the last token that fits" if cut else ""
     print(f"labelled {done} texts{also}: {where}", file=sys.stderr)
     return 0
@@ -103,7 +107,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", choices=sorted(_WRITERS), default="jsonl", help="of the output")
     parser.add_argument("--logits", action="store_true", help="write the logits too")
     parser.add_argument(
-        "--max-length", type=options.at_least(8), help="cut texts to this many tokens (8 or more)"
+        "--max-length",
+        type=options.at_least(8),
+        help="cut texts to this many tokens (8 or more; default: as the rows of its training)",
     )
     parser.add_argument(
         "--batch", type=options.at_least(1), default=64, help="texts at once (default: 64)"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from etils import epath
 
 from pd_jax import files
-from pd_jax.errors import ReportError
+from pd_jax.errors import ConfigError, ReportError
 from pd_jax.report import load, read_report
 from pd_jax.report.formats import Report
 from pd_jax.tools import command, options
@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     record = workdir / PIPELINES / f"{name}.json"
     options.check_unread(arguments.output, [record])
     options.check_unread(arguments.json, [record], option="--json")
+    if arguments.output and arguments.output == arguments.json:
+        raise ConfigError(f"--output and --json are both {arguments.json}; name two files")
     print(f"reporting on pipeline {name} in {workdir}", file=sys.stderr)
     report = read_report(workdir, name)
     print(_FORMATS[arguments.format](report))

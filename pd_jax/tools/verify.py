@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 from etils import epath
 
-from pd_jax import config, files, processes
+from pd_jax import config, processes
 from pd_jax.data.feed.order import Permutation
 from pd_jax.data.logits.store import LogitStore, logits_faults
 from pd_jax.data.records import audit, manifest
@@ -25,8 +25,10 @@ from pd_jax.data.records.manifest import Manifest
 from pd_jax.errors import LogitsError, RecordsError
 from pd_jax.progress import Progress
 from pd_jax.tools import command, options
+from pd_jax.workdir import OUTPUT
 
-_SAMPLE_BATCH = 32
+_SAMPLE, _SAMPLE_BATCH = 256, 32
+_TOLERANCE = 1e-3
 _Read = TypeVar("_Read")
 
 
@@ -34,16 +36,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 where nothing is wrong; prints every fault.
 
     Raises:
-      ConfigError: where a teacher is named, but no store.
+      ConfigError: where a teacher is named, but no store, or how to compare with no teacher.
       RecordsError: where there are faults, with their number.
       LogitsError: where a store's dataset is not among those given.
     """
     arguments = _parser().parse_args(argv)
     options.check_used(arguments, "logits", "teacher")
+    options.check_used(arguments, "teacher", "sample", "tolerance")
     for folder in arguments.datasets:
-        _check_kind(epath.Path(folder), may_be_store=False)
+        _check_kind(epath.Path(folder), is_store=False)
     for folder in arguments.logits:
-        _check_kind(epath.Path(folder), may_be_store=True)
+        _check_kind(epath.Path(folder), is_store=True)
     datasets, unread = _opened(arguments.datasets, manifest.read)
     stores, lost = _opened(arguments.logits, LogitStore.open)
     damaged = dict.fromkeys(unread, 1)
@@ -88,19 +91,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sample",
         type=options.at_least(1),
-        default=256,
-        help="rows to compute again (default: %(default)s)",
+        help=f"rows to compute again with --teacher (default: {_SAMPLE})",
     )
     parser.add_argument(
         "--tolerance",
         type=float,
-        default=1e-3,
-        help="largest difference of a logit (default: %(default)s, for float32 stores)",
-    )
-    parser.add_argument(
-        "--length",
-        type=options.at_least(1),
-        help="tokens that rows were cut to when labelled (default: as the store has it)",
+        help="largest difference of a logit from the --teacher's (default: "
+        f"{_TOLERANCE}, for float32 stores)",
     )
     parser.add_argument(
         "--workers",
@@ -133,16 +130,18 @@ def _dataset_faults(folder: epath.Path, found: Manifest, workers: int) -> Iterat
         )
 
 
-def _check_kind(folder: epath.Path, *, may_be_store: bool) -> None:
-    """Raises RecordsError where a folder has no manifest, or is a logit store and not a dataset."""
+def _check_kind(folder: epath.Path, *, is_store: bool) -> None:
+    """Raises RecordsError where a folder has no manifest, or one of the other kind."""
     path = folder / manifest.FILE
     if not path.exists():
-        raise RecordsError(f"{path} does not exist; name the folder of a finished build")
-    found = files.read_json(path, RecordsError)
-    stored = isinstance(found, dict) and str(found.get("format")).startswith("pd_jax logits")
-    if stored and not may_be_store:
+        inside = folder / (OUTPUT["label"] if is_store else OUTPUT["records"])
+        named = inside if (inside / manifest.FILE).exists() else "the folder of a finished build"
+        raise RecordsError(f"{path} does not exist; name {named}")
+    other = "pd_jax records" if is_store else "pd_jax logits"
+    if manifest.format_of(path).startswith(other):
+        kind, no = ("dataset", "logit store") if is_store else ("logit store", "dataset")
         raise RecordsError(
-            f"{folder} is a logit store, not a dataset; name its dataset here and the store after "
+            f"{folder} is a {kind}, not a {no}; name datasets first, and their stores after "
             "--logits"
         )
 
@@ -203,9 +202,11 @@ def _teacher_faults(
     from pd_jax.stages.teachers import open_teacher
 
     declared = store.manifest
-    size = min(arguments.sample, len(dataset))
+    size = min(arguments.sample or _SAMPLE, len(dataset))
+    tolerance = _TOLERANCE if arguments.tolerance is None else arguments.tolerance
     sample = np.sort(Permutation(len(dataset), ("verify",))(np.arange(size)))
-    stage = _stage_again(store, dataset, arguments, longest=int(dataset.lengths[sample].max()))
+    longest = int(dataset.lengths[sample].max())
+    stage = _stage_again(store, dataset, arguments.teacher, longest=longest)
     mesh = make_mesh(config.Mesh(data=1), jax.local_devices()[:1])
     teacher, answers, _ = open_teacher(stage, dataset, mesh)
     reads = teacher.settings.get("tokenizer")
@@ -225,27 +226,29 @@ def _teacher_faults(
             for name, array in values.items():
                 apart = np.abs(array - stored[name])
                 if name == "tokens":
-                    apart = apart * _in_clear_order(stored["logits"], arguments.tolerance)
+                    apart = apart * _in_clear_order(stored["logits"], tolerance)
                 apart = apart.reshape(len(rows), -1).max(axis=1)
-                for row in np.flatnonzero(~(apart <= arguments.tolerance)):  # NaN is a fault
+                for row in np.flatnonzero(~(apart <= tolerance)):  # NaN is a fault
                     place = store.place(int(rows[row]))
                     yield f"{place} is {apart[row]:.2g} from the teacher's output ({name})"
             progress.advance(len(rows))
 
 
 def _stage_again(
-    store: LogitStore, dataset: Dataset, arguments: argparse.Namespace, *, longest: int
+    store: LogitStore, dataset: Dataset, teacher: str, *, longest: int
 ) -> config.LabelStage:
-    """Returns the stage that a store's teacher was run with, except for the batches."""
+    """Returns the stage that a store's teacher was run with, except for the batches; where the
+    store does not have it, rows are not cut, the longest being `longest`.
+    """
     from pd_jax.stages.language_teacher import stage_of
 
     declared, language = store.manifest, stage_of(store)
     lengths = language.lengths if language else tuple(declared.settings.get("lengths", (longest,)))
     return config.LabelStage(
-        teacher=arguments.teacher,
+        teacher=teacher,
         records=str(dataset.folder),
         batch=_SAMPLE_BATCH,
-        lengths=(arguments.length,) if arguments.length and not language else lengths,
+        lengths=lengths,
         dtype=declared.settings.get("dtype", "float32"),
         labels=declared.labels,
         states=tuple(declared.about.get("state_layers", ())),

@@ -42,7 +42,8 @@ class Form:
       task: classification, regression or multilabel.
       labels: their names in the order of the outputs; empty for regression.
       kind: logits, probabilities, or labels (the name of the right one). Probabilities of classes
-        may be rounded: those that add up to 1 within 0.01 for each class are divided by their sum.
+        may be rounded to two decimals: those that add up to 1 within 0.005 for each class, and
+        within 0.5 for however many, are divided by their sum.
       column: has a list in the labels' order, or numbers by label; None: a column for each label.
       columns: the labels' columns, where their names are not the labels.
       certainty: the probability that `kind="labels"` gives the named label.
@@ -184,7 +185,10 @@ def _numbers(values: Mapping[str, Any], form: Form, row: tables.Row) -> list[flo
     for name in form.names:
         if name not in values:
             known = ", ".join(map(repr, values))
-            raise LogitsError(f"{row.where} has no column {name!r}; its columns are {known}")
+            raise LogitsError(
+                f"{row.where} has no column {name!r}; its columns are {known}: name one in"
+                " --values, or one for each label in --columns"
+            )
     if form.column is None:
         return [_number(values[name], row, name) for name in form.names]
     given = values[form.column]

@@ -6,8 +6,8 @@ from jaxtyping import Bool, Float32, Float64
 _NOISE = 1e-3
 """How far a sum of float16 probabilities may be from 1."""
 
-_ROUNDING = 0.01
-"""How much each probability may add to that: rounded to two decimals, it is off by half of this."""
+_ROUNDING = 0.005
+"""How much each probability may add to that: as much as rounding to two decimals changes it."""
 
 _MOST = 0.5
 """However many there are: numbers whose sum is off by more are something else."""
@@ -18,7 +18,7 @@ must be finite."""
 
 
 def add_up(values: np.ndarray) -> Bool[np.ndarray, " rows"]:
-    """Returns which rows add up to 1, but for rounding to two decimals."""
+    """Returns which rows add up to 1, but for rounding to two decimals, and by 0.5 at most."""
     tolerance = min(_MOST, _NOISE + _ROUNDING * values.shape[1])
     return np.abs(values.sum(axis=1, dtype=np.float64) - 1) <= tolerance
 

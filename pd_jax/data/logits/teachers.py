@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
+from scipy import special
 
 from pd_jax.data.logits.logit_shards import unanswered
 from pd_jax.data.logits.store import LogitStore
@@ -92,19 +93,11 @@ def probability_mean(
     """
     exact = logits.astype(np.float64)
     if task == "classification":
-        return _log_mean(exact - _log_sum(exact, axis=-1)[..., None], weights).astype(np.float32)
+        return _log_mean(special.log_softmax(exact, axis=-1), weights).astype(np.float32)
     yes, no = (_log_mean(-np.logaddexp(0.0, sign * exact), weights) for sign in (-1.0, 1.0))
     return (yes - no).astype(np.float32)
 
 
 def _log_mean(logs: np.ndarray, weights: Sequence[float] | np.ndarray) -> np.ndarray:
     """Returns the logarithm of the weighted mean over teachers of exp(logs)."""
-    with np.errstate(divide="ignore"):  # a teacher of weight 0 has log-weight -inf
-        scaled = logs + np.log(np.asarray(weights, np.float64))[:, None, None]
-    return _log_sum(scaled, axis=0)
-
-
-def _log_sum(values: np.ndarray, axis: int) -> np.ndarray:
-    largest = values.max(axis=axis, keepdims=True)
-    total = np.log(np.exp(values - largest).sum(axis=axis, keepdims=True)) + largest
-    return np.squeeze(total, axis=axis)
+    return np.asarray(special.logsumexp(logs, axis=0, b=np.asarray(weights)[:, None, None]))

@@ -191,8 +191,11 @@ def finish(
 
 
 def _remove_older(folder: epath.Path, name: str, *, of: int) -> None:
-    """Removes shards of a build in another number of them, and what killed processes left of one
-    half-written. A file that is called so and has no note of ours may be what the text came from.
+    """Removes the shards of an earlier build of this name with another number of shards, and
+    half-written shards that killed processes left.
+
+    Only shards with a note of ours (`.shard.json`) are removed: a file that merely has such a name
+    may be one of the user's, even the text that the dataset was built from.
     """
     shard = re.compile(rf"{re.escape(name)}-\d{{5}}-of-(\d{{5}})")
     kinds = (".tfrecord", ".index.npy", ".shard.json")

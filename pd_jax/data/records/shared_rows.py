@@ -8,14 +8,18 @@ from pd_jax.data.records.dataset import Dataset
 from pd_jax.data.records.shards import ID_BYTES
 
 _MANY = 0.01
-"""The share of an evaluation set's rows from which it is said."""
+"""From this share of an evaluation set's rows on, a sentence is yielded."""
 
 
 def told(evaluated: Mapping[str, Dataset], learnt: Sequence[Dataset]) -> Iterator[str]:
-    """Yields a sentence on each evaluation set, given by name, whose texts are also learnt from;
-    none where they are few, or where the set itself is learnt from, as its user knows.
+    """Yields a sentence for each evaluation set with a hundredth or more of its rows in `learnt`.
 
-    Datasets that do not fit into memory are not looked at: it would take a pass over all of them.
+    A set that is itself among the datasets of `learnt` gets none: its user has named it there.
+    Datasets too large to be held in memory are not compared, which would take a pass over them.
+
+    Args:
+      evaluated: the evaluation sets by name.
+      learnt: the datasets that a model learns from.
     """
     own = {dataset.fingerprint for dataset in learnt}
     others = {

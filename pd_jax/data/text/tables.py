@@ -366,7 +366,8 @@ def check_columns(
         if name is not None and name not in names:
             remedy = (
                 "; name one of them, or where the first row is no header, name the columns with"
-                " columns=(...) in a config, --columns of build_records, or in a first line"
+                " columns=(...) in a config, --columns or --exclude-columns of build_records, or in"
+                " a first line"
             )
             raise SourceError(_no_column(path, name, names) + (remedy if headed else ""))
     for name in (source.text, source.pair, source.label, *more):

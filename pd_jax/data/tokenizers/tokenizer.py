@@ -31,6 +31,7 @@ from pd_jax.data.tokenizers.vocab_text import from_vocab
 from pd_jax.data.tokenizers.vocabulary import CONFIG_FILE, JSON_FILE, SPECIAL, VOCAB_FILE
 from pd_jax.data.tokenizers.wordpieces import WordPiece
 from pd_jax.errors import TokenizerError
+from pd_jax.workdir import OUTPUT
 
 _LONGEST_SENTENCE = 1 << 16
 _THREADS = 16
@@ -212,9 +213,9 @@ def _file_in(folder: epath.Path) -> epath.Path:
     for path in (*models, definition, folder / VOCAB_FILE):
         if path.exists():
             return path
-    raise TokenizerError(
-        f"{folder} has no vocab.txt, tokenizer.json or .model file; name another folder"
-    )
+    inside = (folder / OUTPUT[kind] for kind in ("tokenizer", "train"))  # of a stage's folder
+    named = next((one for one in inside if one.is_dir()), "another folder")
+    raise TokenizerError(f"{folder} has no vocab.txt, tokenizer.json or .model file; name {named}")
 
 
 def _is_given_other_text(model: epath.Path) -> bool:

@@ -174,6 +174,17 @@ def test_shares_end_with_the_whole(folder, capsys):
     assert capsys.readouterr().out.startswith("400 examples")
 
 
+def test_what_is_left_out_may_be_in_files_without_a_header(folder, capsys):
+    content = (folder / "a.tsv").read_text().splitlines()[1:]
+    (folder / "dev.tsv").write_text("".join(f"{line}\n" for line in content[:3]))
+    given = ["--input", folder / "a.tsv", "--exclude", folder / "dev.tsv"]
+    assert build(folder, *given) == 2
+    assert "dev.tsv has no column 'text'; its columns are '0', 'the one" in capsys.readouterr().err
+    assert build(folder, *given, "--exclude-columns", "label,text") == 0
+    made = capsys.readouterr().out
+    assert made.startswith("397 examples") and " 3 texts of evaluation sets" in made
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -181,7 +192,12 @@ def test_shares_end_with_the_whole(folder, capsys):
         (["--shards", "-1"], "--shards: "),
         (["--task", "classification", "--label-column", "label"], "needs labels: name them"),
         (["--layout", "corpus", "--labels", "a,b"], "a corpus has neither labels nor pairs"),
-        (["--next-sentence"], "--next-sentence requires --layout corpus"),
+        (["--next-sentence"], "--next-sentence has no effect without --layout corpus"),
+        (["--seed", "0"], "--seed has no effect without --layout corpus; give both"),
+        (["--short-probability", "0.2"], "--short-probability has no effect without --layout"),
+        (["--exclude-columns", "a"], "--exclude-columns has no effect without --exclude; give"),
+        (["--exclude-text-column", "a"], "--exclude-text-column has no effect without --exclude"),
+        (["--exclude-pair-column", "a"], "--exclude-pair-column has no effect without --exclude"),
         (["--shard", "1"], "give --shard I and --of N together"),
         (["--shard", "2", "--of", "2"], "with I from 0 to N - 1"),
         (["--text-column", "words"], "has no column 'words'; its columns are 'label', 'text'"),

@@ -158,6 +158,22 @@ def test_a_bert_is_not_asked_for_more_tokens_than_it_can_read(dataset, tmp_path)
     assert not list((tmp_path / "store").glob("*.tfrecord"))
 
 
+def test_what_labelling_would_not_use_or_would_overwrite_is_refused(dataset, tmp_path):
+    trained(tmp_path / "teacher")
+    (tmp_path / "a.txt").write_text("one text\n")
+    masked = "is for classifiers, and --top-k for a masked language model; give one"
+    for given, message in (
+        (["--input", str(tmp_path / "a.txt")], "--input has no effect: .*teacher has the vocab"),
+        (["--input", "a.txt", "--top-k=2"], f"--input {masked}"),
+        (["--labels=a,b", "--top-k=2"], f"--labels {masked}"),
+        (["--states=0", "--top-k=2"], f"--states {masked}"),
+        (["--output", str(tmp_path / "teacher")], "teacher is the teacher that is read; name"),
+        (["--output", str(dataset.folder)], "set is the dataset that is read; name another"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            label_tool.main([*arguments(tmp_path, "store"), *given])
+
+
 def test_a_smaller_batch_goes_on_with_what_is_labelled(dataset, tmp_path):
     trained(tmp_path / "teacher")
     folder = tmp_path / "store"

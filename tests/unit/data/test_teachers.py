@@ -137,6 +137,18 @@ def test_texts_that_their_teacher_cuts_are_counted(dataset, foreign, tmp_path, c
         assert capsys.readouterr().err.count(f"warning: {longer} texts are longer than") == 1
 
 
+def test_texts_longer_than_those_of_a_teachers_training_are_told(dataset, tmp_path, capsys):
+    other_bert(tmp_path / "bert")
+    longest = max(len(text.split()) + 2 for text in TEXTS)
+    for stated in (longest - 1, longest):
+        settings = json.dumps({"model_max_length": stated})
+        (tmp_path / "bert" / "tokenizer_config.json").write_text(settings)
+        shutil.rmtree(tmp_path / "store", ignore_errors=True)
+        labelled(tmp_path / "store", stage(tmp_path / "bert", dataset))  # lengths end at 16
+        told = f"bert states model_max_length={stated}, and rows of up to {longest} tokens are"
+        assert capsys.readouterr().err.count(told) == (stated < longest)
+
+
 def test_texts_that_their_teacher_does_not_know_are_told(dataset, foreign, tmp_path, capsys):
     strange = [word if word in tiny.SPECIAL else f"x{word}" for word in OTHER_VOCABULARY]
     other_bert(tmp_path / "bert", strange)

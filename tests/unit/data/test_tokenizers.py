@@ -407,6 +407,12 @@ def test_bad_files_are_named(tmp_path, name, content, message):
 def test_what_is_missing_or_ambiguous_is_said_so(tmp_path):
     with pytest.raises(TokenizerError, match=r"vocab\.txt does not exist"):
         load_tokenizer(tmp_path / "vocab.txt")
+    with pytest.raises(TokenizerError, match=r"or \.model file; name another folder$"):
+        load_tokenizer(tmp_path)
+    for inside in ("model", "tokenizer"):
+        (tmp_path / inside).mkdir()
+        with pytest.raises(TokenizerError, match=f"or .model file; name {tmp_path / inside}$"):
+            load_tokenizer(tmp_path)
     for name in ("a.model", "b.model"):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(TokenizerError, match=r"several tokenizers \(a\.model, b\.model\)"):

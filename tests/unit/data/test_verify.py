@@ -1,6 +1,8 @@
 """The verifier: nothing wrong is passed over, and every fault has a shard and a row."""
 
 import dataclasses
+import json
+import shutil
 import subprocess
 import sys
 
@@ -189,9 +191,26 @@ def test_a_store_of_a_dataset_that_was_not_given(dataset, store, make_dataset, r
         verify.main([str(other.folder), "--workers", "1", "--logits", str(store)])
 
 
-def test_a_store_in_place_of_a_dataset_is_told_from_a_damaged_one(store):
+def test_a_store_in_place_of_a_dataset_is_told_from_a_damaged_one(dataset, store):
     with pytest.raises(RecordsError, match="store is a logit store, not a dataset; .*after --log"):
         verify.main([str(store), "--workers", "1"])
+    with pytest.raises(RecordsError, match="set is a dataset, not a logit store; name datasets fi"):
+        verify.main([str(dataset.folder), "--logits", str(dataset.folder)])
+
+
+def test_the_folder_of_a_stage_leads_to_its_dataset_and_store(dataset, store):
+    for made, kind, before in (
+        (dataset.folder, "records", []),
+        (store, "logits", [str(dataset.folder), "--logits"]),
+    ):
+        stage = store.parent / f"{kind}-1f0c9a7e42bd"
+        shutil.copytree(made, stage / kind)
+        with pytest.raises(RecordsError, match=f"json does not exist; name {stage / kind}$"):
+            verify.main([*before, str(stage)])
+        with pytest.raises(
+            RecordsError, match="none/manifest.json does not exist; name the folder"
+        ):
+            verify.main([*before, "none"])
 
 
 def test_the_last_line_counts_what_was_read(dataset, store, tmp_path, capsys):
@@ -268,8 +287,12 @@ def test_a_sample_is_cut_where_the_store_was(tmp_path):
     checked = [str(dataset.folder), "--workers", "1", "--logits", str(tmp_path / "store")]
     checked += ["--teacher", str(tmp_path / "teacher"), "--tolerance", "1e-7"]
     assert verify.main(checked) == 0
+    path = tmp_path / "store" / "manifest.json"
+    declared = json.loads(path.read_text())
+    declared["settings"]["lengths"] = [16]  # uncut, the teacher's outputs are others
+    path.write_text(json.dumps(declared))
     with pytest.raises(LogitsError, match="faults; restore"):
-        verify.main([*checked, "--length", "16"])
+        verify.main(checked)
 
 
 def test_a_teacher_that_says_nan_is_a_fault(tmp_path, capsys):

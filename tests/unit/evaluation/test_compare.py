@@ -168,6 +168,24 @@ def test_a_model_without_a_task_is_taken_as_transformers_takes_it(
     assert compare_lib.in_label_order("rated", rated, task="regression", labels=()) is None
 
 
+def test_a_model_is_doubted_once_and_only_where_it_is_compared(
+    data: Any, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = make_model(tmp_path / "model", seed=1)
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    (model / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": 6}))
+    context = Context("compare", tmp_path / "stage", tiny.run_options())
+    run_compare(stage(data.folder, {"A": model, "B": model}), context)
+    assert capsys.readouterr().err.count("model states model_max_length=6, and rows of up") == 1
+    other = make_model(tmp_path / "other", seed=1, labels=("no", "yes"))
+    words = (other / "vocab.txt").read_text().replace("w7\n", "v7\n")
+    (other / "tokenizer.json").unlink()
+    (other / "vocab.txt").write_text(words)
+    with pytest.raises(ConfigError, match="have different vocabularies"):
+        run_compare(stage(data.folder, {"A": model, "B": other}), context)
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_the_tool_prints_the_table_and_writes_the_same_figures(
     data: Any, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,6 +205,9 @@ def test_the_tool_prints_the_table_and_writes_the_same_figures(
     assert "rows of" in (told := capsys.readouterr().err) and "longer than 8 tokens" in told
     with pytest.raises(ConfigError, match="--output=.* is a folder; name a file in it"):
         tool.main([*arguments, "--output", str(tmp_path)])
+    for taken in (model / "config.json", model / "new.json", data.folder / "manifest.json"):
+        with pytest.raises(ConfigError, match=f"--output={taken} is in {taken.parent}, which is"):
+            tool.main([*arguments, "--output", str(taken)])
     with pytest.raises(ConfigError, match="--model x is incomplete; write NAME=FOLDER"):
         tool.main([*arguments, "--model", "x"])
     unnamed = make_model(tmp_path / "unnamed", seed=1, task=None, labels=("LABEL_0", "LABEL_1"))
@@ -194,5 +215,7 @@ def test_the_tool_prints_the_table_and_writes_the_same_figures(
     assert tool.main(arguments) == 0
     *_, hub = json.loads(output.read_text())["models"]
     assert hub["name"] == "Hub" and hub["scores"]["agreement"] == 1.0
+    with pytest.raises(ConfigError, match="--labels names Hub's outputs twice; name them once"):
+        tool.main([*arguments, "--labels", "Hub=many,few"])
     with pytest.raises(ConfigError, match="--labels names 'Hab', which no --model is"):
         tool.main([*arguments, "--labels", "Hab=few,many"])

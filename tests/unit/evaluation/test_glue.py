@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 import pathlib
 import zipfile
 from typing import Any
@@ -194,8 +195,13 @@ def test_the_tool_writes_the_eleven_files_that_the_server_wants(
     printed = capsys.readouterr().out.splitlines()[-1]
     assert printed.startswith("submission of 11 files in ") and "AX.tsv" in printed
     few = [*arguments, "--max-length", "12", "--output", str(tmp_path / "cut.zip")]
+    written = (model / "tokenizer_config.json").read_text()
+    stated = json.dumps({**json.loads(written), "model_max_length": 9})
+    (model / "tokenizer_config.json").write_text(stated)
     assert tool.main(few) == 0
+    (model / "tokenizer_config.json").write_text(written)
     told = capsys.readouterr().err
+    assert "model states model_max_length=9, and rows of up to 12 tokens are read here" in told
     assert f"warning: {WNLI.rows} texts of WNLI/test.tsv were cut at the last token" in told
     with zipfile.ZipFile(tmp_path / "a.zip") as packed:
         found = {name: packed.read(name).decode().splitlines() for name in packed.namelist()}
@@ -232,6 +238,11 @@ def test_the_tool_names_what_is_wrong_before_it_works(tmp_path: pathlib.Path) ->
         (["wnli", "--fill"], ConfigError, "write TASK=FOLDER"),
         (["wnli=a", "--model", "wnli=b", "--fill"], ConfigError, "names wnli twice"),
         ([f"wnli={alone}", "--fill"], ConfigError, "alone has type_vocab_size=1, so that"),
+        (
+            [f"wnli={model}", "--fill", "--max-length=600"],
+            ConfigError,
+            "model can read [0-9]+ tokens, but rows are cut at 600; cut them at",
+        ),
     ):
         with pytest.raises(error, match=message):
             tool.main([*base, *given])
@@ -239,6 +250,12 @@ def test_the_tool_names_what_is_wrong_before_it_works(tmp_path: pathlib.Path) ->
     (tmp_path / "out.zip").mkdir()
     with pytest.raises(ConfigError, match="--output=.*out.zip is a folder; name a file in it"):
         tool.main([*base, f"wnli={model}", "--fill"])
+    for taken, message in (
+        (tmp_path / "WNLI" / "test.tsv", "is a file that is read; name another one"),
+        (model / "config.json", f"is in {model}, which is read; name another place"),
+    ):
+        with pytest.raises(ConfigError, match=f"--output={taken} {message}"):
+            tool.main([*base, f"wnli={model}", "--fill", "--output", str(taken)])
 
 
 def test_a_submission_of_another_length_is_never_written(tmp_path: pathlib.Path) -> None:

@@ -59,6 +59,10 @@ def test_a_release_becomes_a_model_folder(
         assert hf.load(tmp_path / again).fingerprint == model.fingerprint
     with pytest.raises(ConfigError, match="is the model that is read; name another folder"):
         import_weights.main(["--source", str(tmp_path), "--output", str(output)])
+    with pytest.raises(ConfigError, match="--gelu is for TF1 checkpoints, and .*model has a con"):
+        import_weights.main(
+            ["--source", str(output), "--output", str(tmp_path / "x"), "--gelu=exact"]
+        )
 
 
 def test_a_conversion_that_kept_the_release_s_config_is_read_as_what_it_is(

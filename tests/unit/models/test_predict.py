@@ -1,5 +1,6 @@
 """tools.predict: every text once, in order, with the numbers the model gives it by itself."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -234,6 +235,10 @@ def test_an_input_is_not_overwritten(tmp_path: pathlib.Path, given: str) -> None
     with pytest.raises(ConfigError, match="in.jsonl is a file that is read; name another one"):
         predict.main([*arguments, "--output", str(tmp_path / "in.jsonl")])
     assert (tmp_path / "in.jsonl").read_text() == content
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ConfigError, match="config.json is in none, which is read; name another"):
+        with contextlib.chdir(tmp_path):
+            predict.main([*arguments, "--output", str(tmp_path / "none" / "config.json")])
 
 
 def test_several_files_are_told_apart(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -297,7 +302,7 @@ def test_a_pipe_is_read_once(model: pathlib.Path, tmp_path: pathlib.Path) -> Non
 
 
 def test_texts_are_cut_where_those_ended_that_the_model_has_learnt_to_read(
-    model: pathlib.Path, tmp_path: pathlib.Path
+    model: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saved, tokenizer = hf.load(model), load_tokenizer(model)
     short = tmp_path / "short"
@@ -308,5 +313,9 @@ def test_texts_are_cut_where_those_ended_that_the_model_has_learnt_to_read(
     for name, *more in (("default",), ("cut", "--max-length", 12), ("whole", "--max-length", 28)):
         output = tmp_path / f"{name}.jsonl"
         run("--model", short, "--input", tmp_path / "in.txt", "--output", output, *more)
+        told = "short states model_max_length=12, and rows of up to 28 tokens are read here"
+        assert capsys.readouterr().err.count(told) == (name == "whole")
         (found[name],) = read(output)
+    with pytest.raises(ConfigError, match="short can read 40 tokens, but rows are cut at 41; cut"):
+        predict.main(["--model", str(short), "--input", f"{tmp_path}/in.txt", "--max-length=41"])
     assert found["default"] == found["cut"] != found["whole"]

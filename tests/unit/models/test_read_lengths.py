@@ -33,7 +33,12 @@ def test_rows_beyond_those_of_training_are_told(tmp_path: pathlib.Path) -> None:
     hf.save(tmp_path / "m", make_params("classifier"), CONFIG, longest=3, add=made.save)
     assert beyond_training(str(tmp_path / "m"), 3) is None
     told = beyond_training(str(tmp_path / "m"), 4) or ""
-    assert "m was trained on rows of up to 3 tokens and reads up to 4 here" in told
-    assert told.endswith("let lengths end at 3")
+    assert told == (
+        f"the tokenizer of {tmp_path / 'm'} states model_max_length=3, and rows of up to 4 tokens "
+        "are read here, whose later positions may never have been trained; cut them at 3, "
+        "or correct model_max_length if the model was trained on longer rows"
+    )
     declared = label_tool._lengths(None, str(tmp_path / "m"))
     assert declared == (3,)
+    hf.save(tmp_path / "whole", make_params("classifier"), CONFIG, add=made.save)
+    assert label_tool._lengths(None, str(tmp_path / "whole"))[-1] == CONFIG.positions

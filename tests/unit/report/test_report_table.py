@@ -263,6 +263,8 @@ def test_the_command_keeps_the_pipeline_that_it_reads(workdir: Any, option: str)
     ):
         tool.main(["--workdir", str(workdir.root), option, str(record)])
     assert record.read_bytes() == before
+    with pytest.raises(ConfigError, match="--output and --json are both one; name two files"):
+        tool.main(["--workdir", str(workdir.root), "--output", "one", "--json", "one"])
 
 
 def test_the_command_asks_which_of_several_pipelines(

@@ -131,6 +131,20 @@ def test_a_source_that_fits_where_it_is_taken_from_is_not_refused(teacher: str) 
     assert fault(teacher, init=words, model={"size": "L2_H8", "heads": 1}) is None
 
 
+def test_rows_are_counted_where_they_are_built(tmp_path: pathlib.Path) -> None:
+    made = tiny.dataset(tmp_path / "set", rows=16)
+    for reference, built in ((str(made.folder), {}), ("@set", {"set": made.folder})):
+        for wanted, fits in ((16, True), (17, False)):
+            data = {"records": reference, "batch": 8, "lengths": (16,), "rows": wanted}
+            stages = {"set": rows("a.txt"), "pupil": tiny.stage(made.folder, data=data)}
+            pipeline = config_lib.Pipeline(name="own", stages=stages)
+            told = re.escape(
+                f"stages.pupil.data.rows=17 asks for more rows than {reference} has (16); lower it"
+            )
+            with contextlib.nullcontext() if fits else pytest.raises(ConfigError, match=told):
+                check_stages(pipeline, ["pupil"], on_devices=False, built=built)
+
+
 def test_another_architecture_is_no_source_of_weights(teacher: str, tmp_path: pathlib.Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "distilbert"}))
     found = fault(teacher, init={"source": str(tmp_path)})

@@ -265,6 +265,8 @@ def test_what_is_wrong_with_a_config_is_told_before_a_step_is_planned(
         path.write_text(text)
         with pytest.raises(ConfigError, match=message):
             plan.main([f"--config={path}", "--abstract", "--topology=v5e:4x4"])
+    with pytest.raises(ConfigError, match="--sizes=, names no size; write some, such as L4_H256"):
+        plan.main(["--sizes=,", "--abstract"])
     with pytest.raises(ConfigError, match="--json=.* is a folder; name a file in it"):
         plan.main(["--sizes=Tiny", "--abstract", f"--json={tmp_path}"])
     with pytest.raises(

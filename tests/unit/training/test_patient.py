@@ -196,7 +196,7 @@ def test_a_teacher_that_cannot_read_rows_so_long_is_refused(tmp_path):
         check_stages(pipeline, ["patient"], on_devices=False)
 
 
-def test_states_from_a_store_and_from_a_teacher_at_hand_give_the_same_student(tmp_path):
+def test_states_from_a_store_and_from_a_teacher_at_hand_give_the_same_student(tmp_path, capsys):
     tiny.dataset(tmp_path / "set", rows=32)
     params = tiny.weights(TaskModel(SHAPE, 2).init, *dummy_inputs(), seed=5)["params"]
     named = {"labels": tiny.LABELS[::-1], "task": "classification", "add": tiny.tokenizer}
@@ -227,7 +227,12 @@ def test_states_from_a_store_and_from_a_teacher_at_hand_give_the_same_student(tm
         )
         folder = epath.Path(tmp_path / name)
         folder.mkdir()
+        if name == "at hand":
+            stated = tmp_path / "teacher" / "tokenizer_config.json"
+            stated.write_text('{"model_max_length": 6}')
         done = run_train(stage, Context(name, folder, tiny.run_options()))
+        told = capsys.readouterr().err.count("teacher states model_max_length=6, and rows of up to")
+        assert told == (name == "at hand")
         found[name] = done.metrics, jax.tree.leaves(hf.load(folder / "model").params)
     (metrics, stored), (others, at_hand) = found.values()
     assert metrics["train/patience"] == pytest.approx(others["train/patience"], rel=1e-4)
