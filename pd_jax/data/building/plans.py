@@ -111,18 +111,17 @@ def check(stage: config.RecordsStage) -> None:
     """Raises ConfigError where task and columns do not fit each other."""
     layout = stage.examples
     for source in config.several(stage.source):
+        named = ", ".join(config.several(source.path))
         if isinstance(layout, config.Rows) and layout.task and source.label is None:
-            raise ConfigError(
-                f"task={layout.task!r} needs a column of labels in {source.path}; name it"
-            )
+            raise ConfigError(f"task={layout.task!r} needs a column of labels in {named}; name it")
         if source.label is not None and not (isinstance(layout, config.Rows) and layout.task):
             raise ConfigError(
-                f"label={source.label!r} names a column of labels in {source.path}, but there is no"
+                f"label={source.label!r} names a column of labels in {named}, but there is no"
                 " task; name the task or leave the label out"
             )
         if source.pair is not None and isinstance(layout, config.Corpus):
             raise ConfigError(
-                f"pair={source.pair!r} names a column of second texts in {source.path}, but a"
+                f"pair={source.pair!r} names a column of second texts in {named}, but a"
                 " corpus has no pairs; leave the pair out or use layout 'rows'"
             )
     _check_excluded(stage)

@@ -235,6 +235,16 @@ def test_a_tokenizer_that_is_no_datasets_is_kept(tmp_path, tokenizer, held):
     build_records(stage(path, Rows()), tokenizer, tmp_path / "set", name="a", workers=1)
 
 
+def test_a_models_folder_takes_no_dataset(tmp_path, tokenizer):
+    path, folder = tmp_path / "a.txt", tmp_path / "model"
+    path.write_text("a\n")
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(RecordsError, match="model has a model; name another folder"):
+        build_records(stage(path, Rows()), tokenizer, folder, name="a", workers=1)
+    assert list(contents(folder)) == ["config.json"]
+
+
 @pytest.mark.parametrize("left", ["vocab.txt", "tokenizer.json", ".vocab.txt.partial-7-a"])
 def test_what_a_build_interrupted_at_its_start_left_is_replaced(tmp_path, tokenizer, left):
     place, path = tmp_path / "set" / "tokenizer", tmp_path / "a.txt"
