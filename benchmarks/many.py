@@ -2,9 +2,9 @@
 
 python -m benchmarks.many [--runs=16] [--sizes=Tiny]
 
-Fine-tunings of random weights and rows that differ in seed and learning rate, as a study's stages
-do (`pd_jax.main --vmap`): batches of 32 rows of 128 tokens, dropout 0.1, AdamW with clipping,
-float32. Compiling is not measured.
+Fine-tunings of random weights and rows that differ in their seeds, as a study's stages do
+(`pd_jax.main --vmap`): batches of 32 rows of 128 tokens, dropout 0.1, AdamW with clipping, float32.
+Compiling is not measured.
 """
 
 import sys

@@ -5,6 +5,10 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+if ! command -v pgrep >/dev/null; then
+  echo "error: pgrep is not installed on $(hostname); install it (package procps)" >&2
+  exit 2
+fi
 found=0
 for repeat in $(pgrep -f '^bash launch/repeat[.]sh'); do
   if [ "$(readlink "/proc/$repeat/cwd")" = "$(pwd -P)" ]; then

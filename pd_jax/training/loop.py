@@ -4,6 +4,9 @@
 batch, 4. dispatch the step, 5. read the metrics of the step before, while this one runs. The step
 number is a Python int; the loop never waits for the step it has just dispatched.
 
+Who stops a run during an evaluation need not wait for its end: the state is saved with a note that
+its evaluation is owed, which the next run makes first.
+
 A loop is a coroutine: it hands out a batch and is handed back what reads the sums of its step. Who
 drives it (`training/driver.py`) has the state on the devices.
 """

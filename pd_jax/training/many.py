@@ -19,7 +19,7 @@ from pd_jax import config as config_lib
 from pd_jax.objectives.objective import Batch, Objective, Sums
 from pd_jax.parallel import sharding
 from pd_jax.parallel.sharding import batch_sharding
-from pd_jax.training import rng
+from pd_jax.training import arrays, rng
 from pd_jax.training.optim import Schedule
 from pd_jax.training.state import TrainState
 from pd_jax.training.step import Step, pure_step
@@ -99,11 +99,14 @@ class StackedRuns:
         seeds: Sequence[int],
     ):
         """Stacks the states of runs whose steps alone would be `alone`."""
-        self._many, self._alone = many, alone
+        mesh = many.batch_at.mesh
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        self._many, self._alone = many, [step.placed(mesh) for step in alone]
         self._states = many.stack(states)
-        self._roots = jnp.stack([rng.root_key(seed) for seed in seeds])
-        schedules = [step.schedule for step in alone]
-        self._schedules = jax.tree.map(lambda *each: jnp.stack(each), *schedules)
+        roots = functools.partial(_root_keys, tuple(seeds))
+        self._roots = jax.jit(roots, out_shardings=everywhere)()
+        schedules = jax.tree.map(lambda *each: np.stack(each), *(step.schedule for step in alone))
+        self._schedules = arrays.place(schedules, jax.tree.map(lambda _: everywhere, schedules))
 
     def state(self, run: int) -> TrainState:
         """Returns a copy of one run's newest state, laid out as it would be alone."""
@@ -124,6 +127,10 @@ class StackedRuns:
         self._states, sums = self._many(self._schedules, self._states, stacked, self._roots)
         read = functools.cache(lambda: jax.device_get(sums))
         return lambda run: jax.tree.map(lambda values: values[run], read())
+
+
+def _root_keys(seeds: Sequence[int]) -> jax.Array:
+    return jnp.stack([rng.root_key(seed) for seed in seeds])
 
 
 def _behind_runs(at: NamedSharding) -> NamedSharding:

@@ -1,7 +1,8 @@
 """The metrics file of a stage: JSONL is the truth, TensorBoard a view of it.
 
 One line a write, in order of steps. On resume, lines of steps that will be computed again are
-dropped first, so that no line is doubled and none is missing.
+dropped first, so that no line is doubled and none is missing. TensorBoard's files cannot lose what
+was written, so that it may show a point of such a step twice, at the same place.
 """
 
 import json

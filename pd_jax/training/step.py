@@ -18,7 +18,7 @@ from pd_jax.objectives.objective import Batch, Objective, Params, Sums
 from pd_jax.parallel import sharding
 from pd_jax.parallel.mesh import row_places
 from pd_jax.parallel.sharding import batch_sharding
-from pd_jax.training import rng
+from pd_jax.training import arrays, rng
 from pd_jax.training.optim import AdamW, Schedule, first_moments, make_schedule
 from pd_jax.training.state import TrainState
 
@@ -38,9 +38,15 @@ class Step:
 
     def trace(self, state: Any, batch: Any, root: Any) -> jax.stages.Traced:
         """Returns the step traced for arrays or for shapes."""
-        # An array lies on a device, which a mesh that is not here does not have.
-        schedule = jax.eval_shape(lambda: self.schedule)
-        return self.jitted.trace(self.frozen, schedule, state, batch, root)
+        return self.jitted.trace(self.frozen, self.schedule, state, batch, root)
+
+    def placed(self, mesh: Mesh) -> "Step":
+        """Returns the step with its learning rates on the devices, which takes the time of every
+        call otherwise.
+        """
+        at = NamedSharding(mesh, PartitionSpec())
+        schedule = arrays.place(self.schedule, jax.tree.map(lambda number: at, self.schedule))
+        return dataclasses.replace(self, schedule=schedule)
 
     def norms(self, state: TrainState) -> dict[str, jax.Array]:
         """Returns the norms of a state, by a program of their own."""

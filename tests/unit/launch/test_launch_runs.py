@@ -1,6 +1,7 @@
 """Launchers at work, with a stand-in for the program: what returns at once, and what stops."""
 
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,14 @@ def wait_for(path: pathlib.Path, text: str) -> None:
     while not path.exists() or path.read_text() != text:
         assert time.monotonic() < deadline, f"{path} has no {text!r}"
         time.sleep(0.05)
+
+
+def test_stop_tells_that_it_cannot_look_for_a_run(tmp_path: pathlib.Path) -> None:
+    for name in ("bash", "dirname", "hostname"):
+        (tmp_path / name).symlink_to(shutil.which(name) or name)
+    done = bash("launch/stop.sh", PATH=str(tmp_path))
+    assert done.returncode == 2
+    assert "error: pgrep is not installed on" in done.stderr
 
 
 def tpu_vm(verb: str, path: str) -> subprocess.CompletedProcess[str]:

@@ -20,6 +20,9 @@ def test_schedule_at_its_corners():
     assert schedule(10) == pytest.approx(1.0)
     assert schedule(55) == pytest.approx(0.5)
     assert schedule(100) == 0.0
+    rising = make_schedule(config_lib.Optimizer(learning_rate=1.0, warmup=1.0), 4)
+    assert [float(rising(step)) for step in range(4)] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert float(make_schedule(config_lib.Optimizer(learning_rate=3.0), 1)(0)) == 3.0  # all of it
     constant = make_schedule(
         config_lib.Optimizer(learning_rate=2.0, warmup=0.5, schedule="constant"), 10
     )

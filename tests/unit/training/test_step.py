@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from pd_jax import config as config_lib
 from pd_jax.models.sizes import BertConfig
@@ -70,12 +71,15 @@ def test_one_program_serves_every_rate_and_length():
     mesh = make_mesh(config_lib.Mesh(), jax.devices()[:1])
     at = sharding.assign(first(made), sharding.RULES, mesh)
 
-    def program(rate: float, steps: int) -> str:
-        settings = dataclasses.replace(SETTINGS, learning_rate=rate)
+    def program(**changes: Any) -> str:
+        steps = changes.pop("steps", 1_000)
+        settings = dataclasses.replace(SETTINGS, **changes)
         step = make_train_step(made, settings, steps=steps, mesh=mesh, state_sharding=at)
         return step.trace(first(made), batch(), rng.root_key(0)).lower().as_text()
 
-    assert program(0.1, STEPS) == program(0.3, 7 * STEPS)
+    own = program()
+    assert program(learning_rate=0.3) == program(warmup=0.1) == program(steps=7_000) == own
+    assert program(schedule="constant") != own
 
 
 def test_runs_of_one_program_have_the_sums_and_norms_that_they_have_alone():
@@ -84,16 +88,15 @@ def test_runs_of_one_program_have_the_sums_and_norms_that_they_have_alone():
     states = [first(made, seed) for seed in (0, 1)]
     at = sharding.assign(states[0], sharding.RULES, mesh)
     many = make_many_step(made, SETTINGS, mesh=mesh, state_sharding=at)
-    rates = (0.1, 0.3)
     alone = [
         make_train_step(
             made,
-            dataclasses.replace(SETTINGS, learning_rate=rate),
-            steps=STEPS,
+            dataclasses.replace(SETTINGS, learning_rate=rate, warmup=warmup),
+            steps=steps,
             mesh=mesh,
             state_sharding=at,
         )
-        for rate in rates
+        for rate, warmup, steps in ((0.1, 0.0, STEPS), (0.3, 0.5, STEPS // 4))
     ]
     # The second run is one step ahead.
     states[1], _ = alone[1](states[1], batch(7), rng.root_key(1))
@@ -112,6 +115,27 @@ def test_runs_of_one_program_have_the_sums_and_norms_that_they_have_alone():
             )
             moved = np.linalg.norm(kernel - before)
             assert float(newest["update_norm"]) == pytest.approx(moved, rel=1e-4)
+
+
+def test_a_step_is_sent_nothing_but_its_batch():
+    made, mesh = objective(), make_mesh(config_lib.Mesh(), jax.devices()[:4])
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    at = jax.tree.map(lambda _: everywhere, first(made))
+    step = make_train_step(made, SETTINGS, steps=STEPS, mesh=mesh, state_sharding=at)
+    assert all(isinstance(number, np.float32) for number in jax.tree.leaves(step.schedule))
+    many = make_many_step(made, SETTINGS, mesh=mesh, state_sharding=at)
+    on_host = [{name: np.asarray(rows) for name, rows in batch(run).items()} for run in (0, 1)]
+    with jax.set_mesh(mesh):
+        states = [jax.device_put(first(made, run), at) for run in range(2)]
+        runs = StackedRuns(many, [step, step], states, seeds=(0, 1))
+        placed = step.placed(mesh)
+        key = jax.device_put(rng.root_key(0), everywhere)
+        given = jax.device_put(on_host[0], sharding.batch_sharding(mesh))
+        with jax.transfer_guard("disallow"):  # but for what is asked for, as the batch is
+            placed(states[0], given, key)
+            runs.step(on_host)
+        with jax.transfer_guard("disallow"), pytest.raises(Exception, match="host-to-device"):
+            step(states[1], given, key)
 
 
 def taught(width: int) -> Objective:
