@@ -207,8 +207,8 @@ def test_without_next_sentences_there_is_no_head_for_them_and_all_else_is_the_sa
         for also in (False, True)
     )
     params = jax.jit(both.init)(jax.random.key(1))
-    own = {name: part for name, part in params.items() if name != "nsp"}
-    assert "nsp" in params
+    own = {"bert": {**params["bert"]}, "mlm": params["mlm"]}
+    assert "nsp" in params and own["bert"].pop("pooler")
     jax.tree.map(np.testing.assert_array_equal, jax.jit(alone.init)(jax.random.key(1)), own)
     ids, mask = random_batch(4, 16)
     batch = {"input_ids": ids, "input_mask": mask, "segment_ids": jnp.zeros_like(ids)}
