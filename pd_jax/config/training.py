@@ -67,7 +67,8 @@ class Init:
 @frozen
 class MaskedLanguageModel:
     """MLM as in BERT, with new masks at every step; with `next_sentence`, the sum with NSP (the
-    paper's MLM+).
+    paper's MLM+). Without it the pooler and the NSP head of `init.source`, if any, are kept as they
+    are.
     """
 
     kind: Literal["mlm"] = "mlm"

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
+from scipy import special
 
 Values = Shaped[np.ndarray, "rows"]
 Counts = Float[np.ndarray, "*resamples rows"]
@@ -102,8 +103,7 @@ def calibration_error(
 
 def softmax(logits: Float[np.ndarray, "rows classes"]) -> Float[np.ndarray, "rows classes"]:
     """Returns each row's probabilities."""
-    shifted = np.exp(logits - logits.max(-1, keepdims=True))
-    return shifted / shifted.sum(-1, keepdims=True)
+    return special.softmax(logits, axis=-1)
 
 
 def kl_rows(
@@ -111,10 +111,8 @@ def kl_rows(
 ) -> Float[np.ndarray, "rows"]:
     """Returns KL(teacher || student) of each row's softmax at temperature 1, in nats."""
     target, predicted = (
-        logits - logits.max(-1, keepdims=True) for logits in map(np.float64, (teacher, student))
+        special.log_softmax(logits, axis=-1) for logits in map(np.float64, (teacher, student))
     )
-    target = target - np.log(np.exp(target).sum(-1, keepdims=True))
-    predicted = predicted - np.log(np.exp(predicted).sum(-1, keepdims=True))
     return np.sum(np.exp(target) * (target - predicted), axis=-1)
 
 

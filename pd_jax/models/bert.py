@@ -5,7 +5,7 @@ LayerNorms are float32.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -26,8 +26,8 @@ class Encoded(NamedTuple):
     """The last layer's states: of every token, or of those at the positions asked for."""
     first_tokens: Float[Array, "batch *examples hidden"]
     """The last layer's state of each example's first token."""
-    pooled: Float[Array, "batch *examples hidden"]
-    """tanh of a projection of `first_tokens`."""
+    pooled: Any
+    """tanh of a projection of `first_tokens`, in their shape; None where it was not asked for."""
     states: tuple[Float[Array, "batch seq hidden"], ...]
     """What each layer was given: the embeddings' output, and every layer's but for the last."""
 
@@ -169,6 +169,8 @@ class Bert(nn.Module):
 
     `positions` are those whose last states are needed beside the first tokens'. The last layer
     renews no others: of a task model it costs a sixth, of masked language modelling a third.
+
+    Without `pool` the pooler is neither read nor made.
     """
 
     config: BertConfig
@@ -181,6 +183,8 @@ class Bert(nn.Module):
         input_mask: Int[Array, "batch seq"],
         starts: Int[Array, "batch examples"] | None = None,
         positions: Int[Array, "batch positions"] | None = None,
+        *,
+        pool: bool = True,
     ) -> Encoded:
         config = self.config
         attention_mask, position_ids = mask_and_position_ids(input_mask, starts)
@@ -202,7 +206,9 @@ class Bert(nn.Module):
             examples = renewed.shape[1] - positions.shape[1]
             first_tokens = renewed[:, 0] if starts is None else renewed[:, :examples]
             sequence = renewed[:, examples:]
-        pooled = jnp.tanh(dense(config, config.hidden, "pooler")(first_tokens))
+        pooled = None
+        if pool:
+            pooled = jnp.tanh(dense(config, config.hidden, "pooler")(first_tokens))
         return Encoded(sequence, first_tokens, pooled, tuple(states))
 
 

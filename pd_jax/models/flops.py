@@ -14,13 +14,14 @@ def forward_flops(
     length: int,
     predictions: int = 0,
     outputs: int = 0,
+    next_sentence: bool = False,
     whole: bool = False,
 ) -> int:
     """Returns the operations of a forward pass over `rows` sequences of `length` tokens.
 
-    `predictions` positions a row go through the MLM head (with NSP), or the pooled state through
-    a head of `outputs` numbers. The last layer is counted at these places and the first token
-    alone, or with `whole` at all.
+    `predictions` positions a row go through the MLM head, with `next_sentence` the pooled state
+    through that head too, or without predictions through one of `outputs` numbers. The last layer
+    is counted at these places and the first token alone, or with `whole` at all.
     """
     hidden, inner, vocabulary = config.hidden, config.intermediate, config.vocab_size
     looked_at = 2 * hidden * hidden  # keys and values
@@ -28,10 +29,10 @@ def forward_flops(
     places = length if whole or predictions >= length else 1 + predictions
     layers = config.layers * length * looked_at
     layers += ((config.layers - 1) * length + places) * renewed
-    head = hidden * outputs
-    if predictions:
-        head = 2 * hidden + predictions * (hidden * hidden + hidden * vocabulary)
-    return 2 * rows * (layers + length * config.token_types * hidden + hidden * hidden + head)
+    head = predictions * (hidden * hidden + hidden * vocabulary)
+    if next_sentence or not predictions:  # then something reads the pooler
+        head += hidden * hidden + hidden * (2 if next_sentence else outputs)
+    return 2 * rows * (layers + length * config.token_types * hidden + head)
 
 
 def step_flops(forward: int) -> int:

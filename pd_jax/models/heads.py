@@ -4,12 +4,10 @@ Both modules have the encoder under `bert`, so that weights move between them by
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pd_jax.models.attention import Dense, dense, dropout_key
@@ -67,15 +65,15 @@ class PretrainingModel(nn.Module):
         self, positions: Int[Array, "batch predictions"], *tokens: Any
     ) -> Float[Array, "batch predictions vocab"]:
         """Returns MLM logits at `positions` only, in float32, of `tokens` (as `Bert` takes them);
-        the next-sentence head is not needed.
+        neither the next-sentence head nor the pooler is needed.
         """
-        return self.predict(self.bert(*tokens, positions=positions).sequence)
+        return self.predict(self.bert(*tokens, positions=positions, pool=False).sequence)
 
     def logits_and_sequence(
         self, positions: Int[Array, "batch predictions"], *tokens: Any
     ) -> tuple[Float[Array, "batch predictions vocab"], Float[Array, "batch seq hidden"]]:
         """Returns what `masked_logits` does, and the last layer's states of every token."""
-        sequence = self.bert(*tokens).sequence
+        sequence = self.bert(*tokens, pool=False).sequence
         return self.predict(gather_positions(sequence, positions)), sequence
 
     def predict(
@@ -122,18 +120,6 @@ class TaskModel(nn.Module):
         """Returns the logits of an encoded batch."""
         pooled = dropout(encoded.pooled, self.config.dropout, dropout_key(self))
         return self.classifier(pooled)
-
-
-def with_pooler(bert: Mapping[str, Any], config: BertConfig) -> dict[str, Any]:
-    """Returns an encoder's parameters, with a pooler of zeros where a masked language model has
-    none: nothing reads its output.
-    """
-    hidden = config.hidden
-    zeros = {
-        "kernel": np.zeros((hidden, hidden), np.float32),
-        "bias": np.zeros(hidden, np.float32),
-    }
-    return {"pooler": zeros, **bert}
 
 
 def _to_logits(config: BertConfig, features: int) -> Dense:

@@ -22,6 +22,7 @@ _SCOPES = {
     "embeddings": "bert/embeddings/",
     "word_embeddings": "bert/embeddings/word/",
 }
+_POOLED = ("bert/pooler/", "nsp/")
 _OF_VOCABULARY = ("bert/embeddings/word/embedding", "mlm/bias")
 
 
@@ -30,12 +31,13 @@ class InitReport:
     """Where each parameter's first value came from.
 
     `loaded` maps a parameter's path to the source's path, with `[:rows]` where only its first rows
-    were taken, `fresh` are those left as they were on purpose, `unused` the source's tensors that
-    were not used.
+    were taken, `fresh` are those left as they were on purpose. Of the source's other tensors,
+    `carried` are those that are saved with the model as they are, and `unused` the rest.
     """
 
     loaded: Mapping[str, str]
     fresh: tuple[str, ...]
+    carried: tuple[str, ...]
     unused: tuple[str, ...]
 
     def text(self) -> str:
@@ -43,6 +45,9 @@ class InitReport:
         lines = [f"loaded  {path}" + (f" from {origin}" if origin != path else "")
                  for path, origin in self.loaded.items()]  # fmt: skip
         lines += [f"fresh   {path}" for path in self.fresh]
+        lines += [
+            f"carried {path} (as in the source; nothing here reads it)" for path in self.carried
+        ]
         lines += [f"unused  {path} (of the source)" for path in self.unused]
         return "\n".join(lines) + "\n"
 
@@ -76,7 +81,7 @@ def initialise(
     fresh, found = layout.flatten(dict(fresh_params)), layout.flatten(source.params)
     layers: tuple[int, ...] = ()
     if init.scope == "model":
-        check_heads(source.config, model)
+        check_same_heads(source.config, model)
         layers = choose_layers(init.layers, source.config.layers, model.layers)
     if init.head == "keep":
         _check_head(source, labels)
@@ -94,8 +99,28 @@ def initialise(
     if not loaded:
         raise WeightsError("init.source has no weights that this model can use; choose another")
     left = tuple(path for path in fresh if path not in loaded)
-    unused = tuple(path for path in found if path not in taken)
-    return layout.nest(values), InitReport(loaded, left, unused)
+    beside = tuple(carried(fresh_params, source, init))
+    unused = tuple(path for path in found if path not in taken and path not in beside)
+    return layout.nest(values), InitReport(loaded, left, beside, unused)
+
+
+def carried(
+    own: Mapping[str, Any], source: SavedModel, init: config_lib.Init
+) -> dict[str, np.ndarray]:
+    """Returns the source's pooler and next-sentence head by path, where a masked language model
+    with the parameters `own` begins with the whole source and has none itself.
+
+    It is saved with them as they are, for a later stage that reads them: trained along without a
+    loss, they would only decay.
+    """
+    if init.scope != "model" or "mlm" not in own:
+        return {}
+    held = layout.flatten(dict(own))
+    return {
+        path: value
+        for path, value in layout.flatten(source.params).items()
+        if path.startswith(_POOLED) and path not in held
+    }
 
 
 def computing_as(source: BertConfig, model: BertConfig) -> BertConfig:
@@ -151,7 +176,7 @@ def _lacks_whole(source: SavedModel, origin: str) -> bool:
     return head not in source.params
 
 
-def check_heads(source: BertConfig, model: BertConfig) -> None:
+def check_same_heads(source: BertConfig, model: BertConfig) -> None:
     """Raises WeightsError where a source's attention heads are not the model's."""
     if source.heads != model.heads:
         raise WeightsError(
@@ -160,10 +185,10 @@ def check_heads(source: BertConfig, model: BertConfig) -> None:
         )
 
 
-def check_shape(source: BertConfig, init: config_lib.Init, model: BertConfig) -> None:
+def check_init(source: BertConfig, init: config_lib.Init, model: BertConfig) -> None:
     """Raises WeightsError where the tensors that `init` takes from a source do not fit a model."""
     if init.scope == "model":
-        check_heads(source, model)
+        check_same_heads(source, model)
         choose_layers(init.layers, source.layers, model.layers)
     taken = {"word_embeddings": ("hidden",), "embeddings": ("hidden", "positions")}
     for name in taken.get(init.scope, ("hidden", "intermediate", "positions")):
@@ -174,6 +199,12 @@ def check_shape(source: BertConfig, init: config_lib.Init, model: BertConfig) ->
                 f"init.source={init.source} has {name}={theirs}, but this model has {ours}; change "
                 f"model.{key}, or choose another init.source"
             )
+    if init.scope != "word_embeddings" and source.token_types != model.token_types:
+        raise WeightsError(
+            f"init.source={init.source} has type_vocab_size={source.token_types}, but models here "
+            f"have {model.token_types}; choose another init.source, or take its words alone with "
+            "init.scope='word_embeddings'"
+        )
 
 
 def _check_head(source: SavedModel, labels: Sequence[str]) -> None:
@@ -193,11 +224,11 @@ def _fitted(path: str, value: np.ndarray, leaf: Any, *, may_cut: bool) -> np.nda
     """
     if may_cut and path in _OF_VOCABULARY and len(value) > leaf.shape[0]:
         value = value[: leaf.shape[0]]
-    _check_shape(path, value, leaf)
+    _check_tensor(path, value, leaf)
     return value
 
 
-def _check_shape(path: str, value: np.ndarray, leaf: Any) -> None:
+def _check_tensor(path: str, value: np.ndarray, leaf: Any) -> None:
     theirs, ours = tuple(value.shape), tuple(leaf.shape)
     if theirs == ours:
         return

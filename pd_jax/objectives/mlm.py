@@ -25,6 +25,7 @@ from pd_jax.objectives.objective import (
     Sums,
     dropout_stream,
     dummy_inputs,
+    tokens_of,
     weighted,
 )
 
@@ -266,20 +267,22 @@ def masked_as_stored(batch: Batch) -> Batch:
 def make_mlm(
     objective: config_lib.MaskedLanguageModel, config: BertConfig, vocabulary: Vocabulary
 ) -> Objective:
-    """Returns the MLM objective, with NSP when the config asks for it."""
+    """Returns the MLM objective, with NSP when the config asks for it; without, its model has
+    neither a pooler nor a next-sentence head, which no loss would train.
+    """
     model = PretrainingModel(config)
 
     def init(key: jax.Array) -> Params:
-        return model.init(key, *dummy_inputs(), jnp.zeros((1, 1), jnp.int32))["params"]
+        places = jnp.zeros((1, 1), jnp.int32)
+        if objective.next_sentence:
+            return model.init(key, *dummy_inputs(), places)["params"]
+        return model.init(key, places, *dummy_inputs(), method="masked_logits")["params"]
 
     def prepare(batch: Batch, key: jax.Array) -> Batch:
         return masked_batch(batch, key, masking=objective, vocabulary=vocabulary)
 
     def sums(params: Params, batch: Batch, key: jax.Array | None) -> Sums:
-        inputs = (batch["input_ids"], batch["segment_ids"], batch["input_mask"])
-        inputs += (batch["positions"], batch.get("starts"))
-        outputs: Any = model.apply({"params": params}, *inputs, rngs=dropout_stream(key))
-        logits, nsp_logits = outputs
+        logits, nsp_logits = _outputs(model, params, batch, key, pairs=objective.next_sentence)
         loss, right = cross_entropy(logits, batch["targets"])
         found: dict[str, Any] = {
             "mlm_loss": weighted(loss, batch["prediction_weights"]),
@@ -293,10 +296,29 @@ def make_mlm(
 
     def flops(rows: int, length: int) -> int:
         predictions = predictions_per_row(length, objective.mask_rate)
-        return step_flops(forward_flops(config, rows=rows, length=length, predictions=predictions))
+        forward = forward_flops(
+            config,
+            rows=rows,
+            length=length,
+            predictions=predictions,
+            next_sentence=objective.next_sentence,
+        )
+        return step_flops(forward)
 
     terms, inputs = {"mlm_loss": 1.0}, {}
     if objective.next_sentence:
         terms["nsp_loss"] = 1.0
         inputs["next_sentence"] = jax.ShapeDtypeStruct((), jnp.int32)
     return Objective(config, terms, init, prepare, sums, flops, inputs)
+
+
+def _outputs(
+    model: PretrainingModel, params: Params, batch: Batch, key: jax.Array | None, *, pairs: bool
+) -> Any:
+    """Returns the logits at a batch's positions and, if asked, of its pairs of sentences."""
+    variables, streams, places = {"params": params}, dropout_stream(key), batch["positions"]
+    ids, segments, mask, starts = tokens_of(batch)
+    if pairs:
+        return model.apply(variables, ids, segments, mask, places, starts, rngs=streams)
+    tokens = (ids, segments, mask, starts)
+    return model.apply(variables, places, *tokens, rngs=streams, method="masked_logits"), None

@@ -27,15 +27,15 @@ RULES: Rules = {
         # By rows of the vocabulary: split by feature, XLA rebuilds the whole table at every lookup.
         # Vocabularies rarely divide (30,522 = 2 x 3 x 5,087), so the table may also stay whole.
         ("embeddings/word/embedding$", ((("fsdp", "tensor"), None), ("fsdp", None), ())),
-        ("embeddings/", ((),)),
+        # The pooler is one matrix, used on few rows: gathering it costs more than holding it. It
+        # shares a rule because masked language models have none.
+        ("(embeddings|pooler)/", ((),)),
         # Columns, then rows: one all-reduce over `tensor` after attention and one after the MLP.
         (r"layer_\d+/(attention/(query|key|value)|mlp_in)/kernel$", (("fsdp", "tensor"),)),
         (r"layer_\d+/(attention/(query|key|value)|mlp_in)/bias$", (("tensor",),)),
         (r"layer_\d+/(attention/output|mlp_out)/kernel$", (("tensor", "fsdp"),)),
         (r"layer_\d+/(attention/output|mlp_out)/bias$", ((),)),
         (r"layer_\d+/(attention_norm|mlp_norm)/", ((),)),
-        # One matrix a model, used on few rows: gathering it costs more than holding it.
-        ("pooler/", ((),)),
     ),
     "mlm": ((".", ((),)),),
     "nsp": ((".", ((),)),),

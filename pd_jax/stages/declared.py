@@ -193,8 +193,7 @@ def _teacher(
         return StoredStates(shape.layers, shape.hidden, held) if held else None
     if isinstance(kind, config_lib.LanguageDistill):
         init = make_mlm(config_lib.MaskedLanguageModel(), shape, vocabulary).init
-        params = jax.eval_shape(init, jax.random.key(0))
-        return OnlineTeacher(shape, {name: params[name] for name in ("bert", "mlm")})
+        return OnlineTeacher(shape, jax.eval_shape(init, jax.random.key(0)))
     outputs = max(1, len(labels))
     init = TaskModel(shape, outputs).init
     params = jax.eval_shape(init, jax.random.key(0), *dummy_inputs())["params"]

@@ -3,11 +3,12 @@
 from typing import Any
 
 import jax
+import numpy as np
 
 from pd_jax import config as config_lib
 from pd_jax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from pd_jax.errors import TokenizerError, WeightsError
-from pd_jax.models.initialise import initialise
+from pd_jax.models import initialise
 from pd_jax.models.weights import hf
 from pd_jax.objectives.objective import Objective
 from pd_jax.training import arrays, rng
@@ -36,7 +37,7 @@ def make(
     params = jax.jit(objective.init, out_shardings=params_at)(rng.root_key(stage.seed))
     if stage.init.source is None:
         return params, "every parameter: from the seed\n"
-    params, report = initialise(
+    params, report = initialise.initialise(
         params,
         hf.load(stage.init.source),
         stage.init,
@@ -45,6 +46,19 @@ def make(
         same_tokenizer=_reads_as(stage.init.source, tokenizer, stage),
     )
     return arrays.place(params, params_at), report.text()
+
+
+def carried(stage: config_lib.TrainStage, objective: Objective) -> dict[str, np.ndarray]:
+    """Returns by path what a masked language model is saved with of the model that it began with,
+    though nothing in its training reads it: pooler and next-sentence head.
+
+    Raises:
+      WeightsError: the model to begin with cannot be read.
+    """
+    if stage.init.source is None or not isinstance(stage.objective, config_lib.Masked):
+        return {}
+    own: Any = jax.eval_shape(objective.init, rng.root_key(stage.seed))
+    return initialise.carried(own, hf.load(stage.init.source), stage.init)
 
 
 def _reads_as(source: str, tokenizer: Tokenizer, stage: config_lib.TrainStage) -> bool:

@@ -17,7 +17,7 @@ from pd_jax.errors import ConfigError
 from pd_jax.evaluation.compare import check_programs
 from pd_jax.models import sizes
 from pd_jax.models.export import onnx_graph
-from pd_jax.models.initialise import check_shape
+from pd_jax.models.initialise import check_init
 from pd_jax.models.weights import hf
 from pd_jax.parallel import distributed
 from pd_jax.parallel.mesh import check_heads, mesh_for
@@ -97,7 +97,7 @@ def _check_stage(
                 f"stages.{name}.init.source={stage.init.source} is no BERT with GELU, with whose "
                 "weights a student could begin; name one (others can be a label stage's teacher)"
             )
-        check_shape(hf.load_config(stage.init.source), stage.init, shape)
+        check_init(hf.load_config(stage.init.source), stage.init, shape)
     teacher = getattr(stage.objective, "teacher", None)
     if teacher and _is_bert(teacher):
         positions = hf.load_config(teacher).positions

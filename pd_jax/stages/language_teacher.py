@@ -17,7 +17,7 @@ from pd_jax.data.logits.store import LANGUAGE, LogitStore, language_fields
 from pd_jax.data.records.dataset import Dataset
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.errors import ConfigError, LogitsError
-from pd_jax.models.heads import PretrainingModel, with_pooler
+from pd_jax.models.heads import PretrainingModel
 from pd_jax.models.weights import hf
 from pd_jax.objectives.lm_distill import language_answers
 from pd_jax.objectives.mlm import Vocabulary, masked_once, predictions_per_row
@@ -55,8 +55,7 @@ def with_head(saved: hf.SavedModel, head: str, *, name: str) -> dict[str, Any]:
             f"{name} has no {head} head; name a "
             + ("pre-trained model" if head == "mlm" else "fine-tuned model")
         )
-    bert = with_pooler(saved.params["bert"], saved.config)
-    return {"bert": bert, head: saved.params[head]}
+    return {"bert": saved.params["bert"], head: saved.params[head]}
 
 
 def describe_teacher(stage: config_lib.LabelStage, model: hf.SavedModel) -> Teacher:

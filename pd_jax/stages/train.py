@@ -20,7 +20,7 @@ from pd_jax.evaluation import predictions
 from pd_jax.evaluation.evaluate import Evaluated, evaluate
 from pd_jax.models import sizes
 from pd_jax.models.initialise import computing_as
-from pd_jax.models.weights import hf
+from pd_jax.models.weights import hf, layout
 from pd_jax.objectives.objective import Objective
 from pd_jax.parallel import distributed, sharding
 from pd_jax.parallel.mesh import check_heads, mesh_for, row_places, row_share
@@ -137,7 +137,8 @@ def _open(
     else:
         frozen = like.objective.frozen
     objective = dataclasses.replace(objective, frozen=frozen)
-    return _Work(stage, context, mesh, material, objective, sets, final)
+    carried = first_weights.carried(stage, objective)
+    return _Work(stage, context, mesh, material, objective, sets, final, carried)
 
 
 def _tell_shared_rows(
@@ -172,14 +173,14 @@ def _finish(work: "_Work", outcome: Outcome) -> Done:
         found = {name: evaluated.predictions for name, evaluated in scored.items()}
         predictions.write(context.folder, found)
     model = context.output("train")
-    work.save_model(model, params)
+    work.save_model(model, params, work.carried)
     weights = model / hf.WEIGHTS_FILE
     return Done(
         metrics=metrics,
         seconds=outcome.seconds,
         steps=work.steps,
         examples=work.steps * stage.data.batch,
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(work.shapes)),
+        parameters=sum(leaf.size for leaf in jax.tree.leaves((work.shapes, work.carried))),
         megabytes=round(files.size(weights) / 1e6, 3) if weights.exists() else 0.0,
         outputs={"best_step": outcome.best_step, "skipped_steps": outcome.skipped_steps},
         scratch=(work.best, context.folder / CHECKPOINTS),
@@ -203,6 +204,8 @@ class _Work:
     objective: Objective
     sets: dict[str, ScoredSet]
     final: dict[str, ScoredSet]
+    carried: dict[str, np.ndarray]
+    """What the finished model has beside what was trained."""
     last: dict[str, Evaluated] = dataclasses.field(default_factory=dict)
     """What the newest evaluation of `sets` found."""
 
@@ -276,7 +279,7 @@ class _Work:
             if every
             else None,
             best=evaluation.best,
-            keep_best=lambda number, params: self.save_model(self.best / str(number), params),
+            keep_best=lambda number, params: self.save_model(self.best / str(number), params, {}),
             drop_best=self.drop_best,
         )
 
@@ -356,16 +359,18 @@ class _Work:
         if distributed.is_writer():
             (self.best / str(number)).rmtree(missing_ok=True)
 
-    def save_model(self, folder: epath.Path, params: Any) -> None:
+    def save_model(
+        self, folder: epath.Path, params: Any, carried: Mapping[str, np.ndarray]
+    ) -> None:
         """Writes weights, config and tokenizer as a Hugging Face folder, from one process."""
-        on_host = arrays.to_host(params)
+        on_host = layout.flatten(arrays.to_host(params))
         if not distributed.is_writer():
             return
         # What an earlier session left; of a bucket's folder, which is renamed file by file, a part.
         folder.rmtree(missing_ok=True)
         hf.save(
             folder,
-            on_host,
+            layout.nest({**on_host, **carried}),
             self.objective.config,
             labels=self.material.labels,
             task=self.material.task,

@@ -30,7 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"exporting {arguments.model} as {arguments.format} to {output}", file=sys.stderr)
     for check in export_model(stage, output, name=arguments.name or output.name):
         print(check.sentence())
-    print(f"exported to {output}: {', '.join(sorted(item.name for item in output.iterdir()))}")
+    # No tolerance holds for 8-bit weights: what they cost, only scores tell.
+    score = (
+        f"; score its 8-bit weights: python -m pd_jax.tools.compare --model int8={arguments.model} "
+        "--programs jax onnx_int8 --records FOLDER"
+    )
+    names = ", ".join(sorted(item.name for item in output.iterdir()))
+    print(f"exported to {output}: {names}{score if stage.int8 else ''}")
     return 0
 
 

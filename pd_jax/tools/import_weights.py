@@ -19,7 +19,7 @@ from pd_jax.models.weights import hf, layout, tf1
 from pd_jax.tools import command, options
 from pd_jax.workdir import DONE, OUTPUT
 
-_HEADS = ("mlm", "nsp", "classifier")
+_HEADS = ("pooler", "mlm", "nsp", "classifier")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -113,8 +113,8 @@ def _print_tensors(model: hf.SavedModel, unused: Sequence[str]) -> None:
     for path, value in layout.flatten(model.params).items():
         print(f"loaded  {path}  {value.shape}")
     for head in _HEADS:
-        if head not in model.params:
-            print(f"absent  {head} (a model that starts from this one gets a new one)")
+        if head not in {*model.params, *model.params["bert"]}:
+            print(f"absent  {head} (a model that starts from this one and needs it gets a new one)")
     for name in unused:
         print(f"unused  {name} (of the optimiser)")
 

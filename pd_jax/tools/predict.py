@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import numpy as np
 from etils import epath
+from scipy import special
 
 from pd_jax import config as config_lib
 from pd_jax import files
@@ -184,7 +185,7 @@ def _probabilities(model: hf.SavedModel, logits: np.ndarray) -> list[list[float]
     if model.task == "regression":
         return numbers.tolist()
     if model.task == "multilabel":
-        return np.round(1.0 / (1.0 + np.exp(-numbers)), _DIGITS).tolist()
+        return np.round(special.expit(numbers), _DIGITS).tolist()
     return np.round(softmax(numbers), _DIGITS).tolist()
 
 

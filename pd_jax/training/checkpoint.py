@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
@@ -26,6 +27,7 @@ from pd_jax.errors import (
     sentence_of,
 )
 from pd_jax.parallel import distributed
+from pd_jax.parallel.sharding import parameter_name
 from pd_jax.training.digest import leaf_digests
 from pd_jax.training.state import TrainState
 
@@ -126,7 +128,8 @@ class Checkpoints:
         Once it is read, damaged newer ones are reported and moved to `damaged_checkpoints/`.
 
         Raises:
-          CheckpointError: there are checkpoints, and none can be read; all stay in place.
+          CheckpointError: there are checkpoints, and none can be read, or the newest is of a model
+            with other parameters; all stay in place.
           MeshError: another process met a fault of its machine.
           Exception: a fault of this machine, such as a lack of memory; all stay in place.
         """
@@ -162,6 +165,8 @@ class Checkpoints:
                 raise CheckpointError("its metadata does not match its digest")
             if not isinstance(sealed.get("note"), dict):
                 raise CheckpointError("its metadata has no note")
+            held = frozenset(sealed["digests"])
+        self._check_names(step, held, like)
         with _same_everywhere():
             state: Any = self._orbax.load(step, like)
         with _same_everywhere():
@@ -170,6 +175,20 @@ class Checkpoints:
                 if found.get(name) != digest:
                     raise CheckpointError(f"array {name} does not match its digest")
         return state, sealed["note"]
+
+    def _check_names(self, step: int, held: frozenset[str], like: TrainState) -> None:
+        """Raises CheckpointError where a whole checkpoint has other arrays than `like`: that is no
+        damage, and older ones have them too.
+        """
+        leaves = jax.tree_util.tree_leaves_with_path(like)
+        differ = sorted(held ^ {parameter_name(path) for path, _ in leaves})
+        if differ:
+            there, here = ("has", "has not") if differ[0] in held else ("has not", "has")
+            raise CheckpointError(
+                f"the checkpoint of step {step} in {self._folder} {there} {differ[0]}, which this "
+                f"stage's model {here}: another version of pd_jax trained it; continue with that "
+                "one, or move the folder away to train this stage from scratch"
+            )
 
     def _set_aside(self, damaged: Mapping[int, str]) -> None:
         """Reports and moves checkpoints, by step and reason; every process then lists the rest."""

@@ -1,5 +1,6 @@
 """Which checkpoint is read, which is set aside, and what is no damage."""
 
+import dataclasses
 import errno
 
 import jax
@@ -100,6 +101,18 @@ def test_where_none_can_be_read_all_stay_and_each_reason_is_told(kept, monkeypat
         found.restore(LIKE)
     assert (steps(tmp_path), warnings) == (["5", "6"], [])
     assert found.restore(LIKE)[1] == {"step": 6}
+
+
+def test_one_of_a_model_with_other_parameters_is_no_damage(kept, tmp_path):
+    found, warnings = kept
+    kernel = LIKE.params["kernel"]
+    for params, message in (
+        ({"kernel": kernel, "bias": kernel}, "6 in .* has not params/bias, .* model has: another"),
+        ({}, "6 in .* has params/kernel, which .* model has not: .* train this stage from scratch"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            found.restore(dataclasses.replace(LIKE, params=params))
+    assert steps(tmp_path) == ["5", "6"] and warnings == []
 
 
 def test_processes_read_the_same_step(kept, monkeypatch, tmp_path):

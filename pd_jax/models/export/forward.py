@@ -10,7 +10,7 @@ from jaxtyping import Array, Int
 
 from pd_jax.errors import WeightsError
 from pd_jax.models.bert import Bert
-from pd_jax.models.heads import PretrainingModel, TaskModel, with_pooler
+from pd_jax.models.heads import PretrainingModel, TaskModel
 from pd_jax.models.sizes import BertConfig
 
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")
@@ -82,11 +82,10 @@ def make_forward(
 def _masked(config: BertConfig, params: Mapping[str, Any]) -> Callable[..., Outputs]:
     """Returns `make_forward` of a masked language model without the next-sentence head."""
     model = PretrainingModel(config)
-    held = {"bert": with_pooler(params["bert"], config), "mlm": params["mlm"]}
 
     def masked(ids: Any, segments: Any, mask: Any) -> Outputs:
         tokens = (_everywhere(ids), ids, segments, mask)
-        return {"logits": model.apply({"params": held}, *tokens, method="masked_logits")}
+        return {"logits": model.apply({"params": params}, *tokens, method="masked_logits")}
 
     return masked
 

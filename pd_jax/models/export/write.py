@@ -28,6 +28,7 @@ _TEXTS = (
     "naïve CAFÉ résumé; İstanbul, straße",
     "E\u0301cole A\u0300 U\u0308ber: accents apart from their letters",
     "O\u0323\u0300ro\u0323\u0300 \u042f\u0301 G\u0303: marks that no letter is composed with",
+    "\u0645\u0651\u064e vi\u00ea\u0323t \ufb01\u0301\u200d \u2460\u0301 \u0301\x85",
     "中文和 English mixed 日本語",
     "unbelievably antidisestablishmentarian words 123456 7.5e-3",
     "emoji 🙂 and\ttabs\u00a0and \u200b zero width",

@@ -37,6 +37,8 @@ _PREFIXES = {
     "cls.seq_relationship.": "nsp",
     "classifier.": "classifier",
 }
+_POOLED = {"nsp", "classifier"}
+"""The heads that read the pooler's output."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +80,8 @@ def load(folder: epath.PathLike) -> SavedModel:
     if unknown := set(architectures) - set(hf_config.ARCHITECTURES.values()):
         raise WeightsError(
             f"{folder / CONFIG_FILE} is for {', '.join(sorted(unknown))}; only "
-            f"{', '.join(hf_config.ARCHITECTURES.values())} can be read"
+            f"{', '.join(hf_config.ARCHITECTURES.values())} can be read; of a BERT with another "
+            "head, save `model.bert` with save_pretrained in transformers"
         )
     where, tensors = _read_tensors(folder)
     tensors = _with_current_names(tensors, where)
@@ -254,7 +257,7 @@ def _tensors_of(config: BertConfig, params: Mapping[str, Any]) -> list[layout.Te
     """Returns the tensors that a model with these subtrees has."""
     hf_config.architecture(params)
     heads = set(params) - {"bert"}
-    if "pooler" in params["bert"] or heads != {"mlm"}:
+    if "pooler" in params["bert"] or heads & _POOLED:
         heads.add("pooler")
     outputs = np.shape(params["classifier"]["bias"])[0] if "classifier" in heads else 0
     return layout.tensors(config, heads, outputs=outputs)
@@ -275,7 +278,7 @@ def _wanted(
         for prefix, head in _PREFIXES.items()
         if any(name.startswith(prefix) for name in tensors)
     }
-    if "BertForMaskedLM" not in architectures:
+    if heads & _POOLED:
         heads.add("pooler")
     bias = tensors.get("classifier.bias", np.zeros(2))
     return layout.tensors(config, heads, outputs=bias.shape[0] if bias.ndim else 1)

@@ -401,6 +401,16 @@ def test_an_export_takes_no_models_place(folder: pathlib.Path, tmp_path: pathlib
         assert export.main(["--model", str(folder), "--output", str(tmp_path / "out")]) == 0
 
 
+def test_8_bit_weights_are_to_be_scored(
+    folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    arguments = ["--model", str(folder), "--output", str(tmp_path / "out"), "--format", "onnx"]
+    assert export.main([*arguments, "--int8"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert f"pd_jax.tools.compare --model int8={folder} --programs jax onnx_int8 --rec" in last
+
+
 def test_int8_is_for_onnx_only(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     with pytest.raises(ConfigError, match="int8 works with format='onnx' only, not with 'hf'"):
         export.main(["--model", str(folder), "--output", str(tmp_path / "out"), "--int8"])

@@ -21,9 +21,11 @@ def test_one_token_one_layer_on_paper() -> None:
     # Four 4x4 projections 64, MLP 4x8 twice 64, scores and mixing 4 each, token type 2x4: 144
     # products; pooler 16; each is a multiplication and an addition.
     assert forward_flops(config, rows=1, length=1) == 2 * (144 + 16)
-    # A head of 3 numbers: 12 more. MLM at one position: 4x4 and 4x7, and NSP 4x2.
+    # A head of 3 numbers: 12 more. MLM at one position: 4x4 and 4x7, with NSP the pooler and 4x2.
     assert forward_flops(config, rows=1, length=1, outputs=3) == 2 * (160 + 12)
-    assert forward_flops(config, rows=1, length=1, predictions=1) == 2 * (160 + 16 + 28 + 8)
+    assert forward_flops(config, rows=1, length=1, predictions=1) == 2 * (144 + 16 + 28)
+    both = forward_flops(config, rows=1, length=1, predictions=1, next_sentence=True)
+    assert both == 2 * (160 + 16 + 28 + 8)
     assert step_flops(forward_flops(config, rows=5, length=1, outputs=3)) == 3 * 5 * 2 * 172
 
 
@@ -31,14 +33,14 @@ def test_of_the_last_layer_only_what_is_read_counts_on_paper() -> None:
     config = BertConfig(vocab_size=7, layers=2, hidden=4, heads=1, intermediate=8, positions=3)
     # A token's keys and values are 32 products, all else of it 32 + 64 + 2 x 3 x 4 = 120; both
     # layers have three tokens' keys and values, and the first layer all else of them.
-    shared = 6 * 32 + 3 * 120 + 3 * 8 + 16
-    assert forward_flops(config, rows=1, length=3, outputs=3) == 2 * (shared + 120 + 12)
+    shared = 6 * 32 + 3 * 120 + 3 * 8
+    assert forward_flops(config, rows=1, length=3, outputs=3) == 2 * (shared + 120 + 16 + 12)
     mlm = forward_flops(config, rows=1, length=3, predictions=1)
-    assert mlm == 2 * (shared + 2 * 120 + 8 + 16 + 28)
+    assert mlm == 2 * (shared + 2 * 120 + 16 + 28)
     whole = forward_flops(config, rows=1, length=3, predictions=1, whole=True)
-    assert whole == 2 * (shared + 3 * 120 + 8 + 16 + 28)
+    assert whole == 2 * (shared + 3 * 120 + 16 + 28)
     everywhere = forward_flops(config, rows=1, length=3, predictions=3)
-    assert everywhere == 2 * (shared + 3 * 120 + 8 + 3 * (16 + 28))
+    assert everywhere == 2 * (shared + 3 * 120 + 3 * (16 + 28))
 
 
 @pytest.mark.parametrize(

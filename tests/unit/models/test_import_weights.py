@@ -46,7 +46,10 @@ def test_a_release_becomes_a_model_folder(
     printed = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("loaded  ") for line in printed) == len(TENSORS)
     assert "loaded  bert/layer_1/mlp_in/kernel  (8, 12)" in printed
-    assert "absent  classifier (a model that starts from this one gets a new one)" in printed
+    assert (
+        "absent  classifier (a model that starts from this one and needs it gets a new one)"
+        in printed
+    )
     assert "unused  bert/pooler/dense/bias/adam_m (of the optimiser)" in printed
     model = hf.load(output)
     assert printed[-1] == f"imported to {output}: fingerprint {model.fingerprint}"

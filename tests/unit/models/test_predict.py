@@ -159,6 +159,12 @@ def test_several_labels_and_values(tmp_path: pathlib.Path) -> None:
     np.testing.assert_allclose([float(row.split("\t")[1]) for row in rows], expected, atol=1e-5)
 
 
+def test_logits_beyond_what_an_exponential_holds_have_probabilities() -> None:
+    model = hf.SavedModel(CONFIG, {}, ("p", "q"), "multilabel", "0" * 32)
+    with np.errstate(over="raise"):
+        assert predict._probabilities(model, np.array([[-1000.0, 1000.0]])) == [[0.0, 1.0]]
+
+
 def test_long_texts_are_cut_and_keep_their_end(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
     (tmp_path / "in.txt").write_text("a " * 500 + "\n")
     for limit, kept in ((None, 38), (12, 10)):

@@ -244,6 +244,18 @@ def test_half_precision_is_widened(pretrained: pathlib.Path) -> None:
     np.testing.assert_array_equal(kernel, exact.astype(np.float16).astype(bfloat16))
 
 
+def test_a_bare_encoder_may_lack_its_pooler(tmp_path: pathlib.Path) -> None:
+    params = make_params()  # as a BertModel with add_pooling_layer=False
+    del params["bert"]["pooler"]
+    hf.save(tmp_path / "m", params, CONFIG)
+    loaded = hf.load(tmp_path / "m")
+    assert set(loaded.params) == {"bert"} and "pooler" not in loaded.params["bert"]
+    params = make_params("classifier")
+    del params["bert"]["pooler"]
+    with pytest.raises(WeightsError, match="lacks bert/pooler/kernel"):
+        hf.save(tmp_path / "task", params, CONFIG)
+
+
 def test_a_masked_language_model_may_lack_its_pooler(pretrained: pathlib.Path) -> None:
     def without(tensors: Tensors) -> None:
         for name in [name for name in tensors if "pooler" in name or "relationship" in name]:

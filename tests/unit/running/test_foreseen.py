@@ -145,6 +145,22 @@ def test_rows_are_counted_where_they_are_built(tmp_path: pathlib.Path) -> None:
                 check_stages(pipeline, ["pupil"], on_devices=False, built=built)
 
 
+def test_a_source_of_one_segment_gives_its_words_alone(tmp_path: pathlib.Path) -> None:
+    shape = sizes.BertConfig(
+        64, layers=1, hidden=8, heads=2, intermediate=8, positions=16, token_types=1
+    )
+    params = tiny.weights(TaskModel(shape, 3).init, *dummy_inputs())["params"]
+    hf.save(tmp_path / "one", params, shape, add=tiny.tokenizer)
+    for scope in ("model", "embeddings"):
+        found = fault(
+            str(tmp_path / "one"), init={"source": "TEACHER", "scope": scope}, model=SHAPE
+        )
+        assert isinstance(found, WeightsError)
+        assert "type_vocab_size=1, but models here have 2; choose another" in str(found)
+    words = {"source": "TEACHER", "scope": "word_embeddings"}
+    assert fault(str(tmp_path / "one"), init=words, model=SHAPE) is None
+
+
 def test_another_architecture_is_no_source_of_weights(teacher: str, tmp_path: pathlib.Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "distilbert"}))
     found = fault(teacher, init={"source": str(tmp_path)})

@@ -201,6 +201,25 @@ def test_loss_is_the_mean_over_chosen_positions_and_padding_does_not_count():
     assert again == pytest.approx(float(total), rel=1e-5)
 
 
+def test_without_next_sentences_there_is_no_head_for_them_and_all_else_is_the_same():
+    alone, both = (
+        make_mlm(config_lib.MaskedLanguageModel(next_sentence=also), small(), VOCABULARY)
+        for also in (False, True)
+    )
+    params = jax.jit(both.init)(jax.random.key(1))
+    own = {"bert": {**params["bert"]}, "mlm": params["mlm"]}
+    assert "nsp" in params and own["bert"].pop("pooler")
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(alone.init)(jax.random.key(1)), own)
+    ids, mask = random_batch(4, 16)
+    batch = {"input_ids": ids, "input_mask": mask, "segment_ids": jnp.zeros_like(ids)}
+    batch |= {"weight": jnp.ones(4), "next_sentence": jnp.zeros(4, jnp.int32)}
+    prepared = jax.jit(alone.prepare)(batch, jax.random.key(5))
+    found = jax.jit(alone.sums)(own, prepared, None)
+    assert set(found) == {"mlm_loss", "mlm_accuracy"}
+    expected, _ = jax.jit(both.sums)(params, prepared, None)["mlm_loss"]
+    assert found["mlm_loss"][0] == pytest.approx(float(expected), rel=1e-6)
+
+
 @pytest.mark.parametrize("whole_word", [False, True])
 def test_masks_of_a_scored_set_follow_from_its_rows_alone(whole_word):
     ids, mask = map(np.asarray, random_batch(16, 16))
