@@ -35,6 +35,7 @@ class ManyStep:
     frozen: Any
     stack: Callable[[Sequence[TrainState]], TrainState]
     take: Callable[[TrainState, int], TrainState]
+    mesh: Mesh
     batch_at: NamedSharding
 
     def __call__(
@@ -83,6 +84,7 @@ def make_many_step(
         objective.frozen,
         jax.jit(stack, out_shardings=states_at),
         jax.jit(take, in_shardings=(states_at, everywhere), out_shardings=state_sharding),
+        mesh,
         batch_at,
     )
 
@@ -99,9 +101,8 @@ class StackedRuns:
         seeds: Sequence[int],
     ):
         """Stacks the states of runs whose steps alone would be `alone`."""
-        mesh = many.batch_at.mesh
-        everywhere = NamedSharding(mesh, PartitionSpec())
-        self._many, self._alone = many, [step.placed(mesh) for step in alone]
+        everywhere = NamedSharding(many.mesh, PartitionSpec())
+        self._many, self._alone = many, [step.placed(many.mesh) for step in alone]
         self._states = many.stack(states)
         roots = functools.partial(_root_keys, tuple(seeds))
         self._roots = jax.jit(roots, out_shardings=everywhere)()
