@@ -19,7 +19,7 @@ from pd_jax import config as config_lib
 from pd_jax.objectives.objective import Batch, Objective, Sums
 from pd_jax.parallel import sharding
 from pd_jax.parallel.sharding import batch_sharding
-from pd_jax.training import rng
+from pd_jax.training import arrays, rng
 from pd_jax.training.optim import Schedule
 from pd_jax.training.state import TrainState
 from pd_jax.training.step import Step, pure_step
@@ -102,8 +102,8 @@ class StackedRuns:
         self._many, self._alone = many, alone
         self._states = many.stack(states)
         self._roots = jnp.stack([rng.root_key(seed) for seed in seeds])
-        schedules = [step.schedule for step in alone]
-        self._schedules = jax.tree.map(lambda *each: jnp.stack(each), *schedules)
+        schedules = jax.tree.map(lambda *each: np.stack(each), *[step.schedule for step in alone])
+        self._schedules = arrays.replicate(schedules, many.batch_at.mesh)
 
     def state(self, run: int) -> TrainState:
         """Returns a copy of one run's newest state, laid out as it would be alone."""
@@ -111,7 +111,7 @@ class StackedRuns:
 
     def norms(self, run: int) -> dict[str, jax.Array]:
         """Returns the norms of one run's newest state, by the first one's program."""
-        return self._alone[0].jitted_norms(self._alone[run].schedule, self.state(run))
+        return self._alone[0].jitted_norms(self._alone[run].placed_schedule, self.state(run))
 
     def step(self, batches: Sequence[Mapping[str, np.ndarray]]) -> Callable[[int], Sums]:
         """Dispatches one step of every run. Returns a function that waits for the step and returns

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pd_jax import config as config_lib
 from pd_jax.errors import ConfigError
@@ -66,9 +67,9 @@ class Schedule:
 
 
 def make_schedule(optimizer: config_lib.Optimizer, steps: int) -> Schedule:
-    """Returns the learning rates of a run of `steps` updates."""
+    """Returns the learning rates of a run of `steps` updates; its numbers are on the host."""
     warmup = max(1, round(optimizer.warmup * steps))
-    numbers = (jnp.float32(x) for x in (optimizer.learning_rate, warmup, steps))
+    numbers = (np.float32(x) for x in (optimizer.learning_rate, warmup, steps))
     return Schedule(*numbers, falls=optimizer.schedule == "linear")
 
 
