@@ -2,11 +2,12 @@
 
 python -m benchmarks.many [--runs=16] [--sizes=Tiny]
 
-Fine-tunings of random weights and rows that differ in their seeds, as a study's stages do
-(`pd_jax.main --vmap`): batches of 32 rows of 128 tokens, dropout 0.1, AdamW with clipping, float32.
-Compiling is not measured.
+Fine-tunings of random weights and rows that differ in seed and learning rate, as a study's stages
+do (`pd_jax.main --vmap`): batches of 32 rows of 128 tokens, dropout 0.1, AdamW with clipping,
+float32. Compiling is not measured.
 """
 
+import dataclasses
 import sys
 from collections.abc import Iterator
 
@@ -17,6 +18,7 @@ from benchmarks.side_by_side import OURS, Case, Peer
 from pd_jax.allocation import keep_memory
 from pd_jax.training import rng
 from pd_jax.training.many import StackedRuns, make_many_step
+from pd_jax.training.optim import make_schedule
 
 BATCH = 32
 JOB = "fine-tune"
@@ -35,9 +37,16 @@ def make_case(size: str, runs: int) -> Case:
         state_sharding=trainer.places,
     )
     batches = [material.fixed_batch(BATCH, seed=seed) for seed in range(runs)]
+    rates = [
+        dataclasses.replace(ours.OPTIMIZER, learning_rate=1e-5 * (run + 1)) for run in range(runs)
+    ]
+    alone = [
+        dataclasses.replace(trainer.step, schedule=make_schedule(rate, ours.STEPS))
+        for rate in rates
+    ]
     with jax.set_mesh(trainer.mesh):
         states = [trainer.first(rng.root_key(seed)) for seed in range(runs)]
-        together = StackedRuns(many, [trainer.step] * runs, states, seeds=range(runs))
+        together = StackedRuns(many, alone, states, seeds=range(runs))
 
     def at_once() -> None:
         pending = None

@@ -45,7 +45,8 @@ class Trainer:
 
         self.objective = objective
         self.mesh = make_mesh(config_lib.Mesh())
-        self.root = rng.root_key(0)
+        with jax.set_mesh(self.mesh):  # a key is then made on all of its devices
+            self.root = rng.root_key(0)
         self.places = sharding.assign(jax.eval_shape(first, self.root), sharding.RULES, self.mesh)
         self.step = make_train_step(
             objective,

@@ -280,6 +280,10 @@ def measure(pipeline: config_lib.Pipeline, stage: config_lib.TrainStage) -> floa
         for tree in (objective.frozen, made.state, shapes)
     )
     schedule, key = make_schedule(stage.optimizer, _MEASURED_STEPS), rng.root_key(stage.seed)
+    # Placed as in training: else every call would copy a teacher to the mesh, and count it.
+    frozen, schedule, state, batch, key = jax.device_put(
+        (frozen, schedule, state, batch, key), step.input_shardings[0]
+    )
 
     def once() -> Any:
         nonlocal state

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 T = TypeVar("T")
 
@@ -31,6 +31,14 @@ def place(tree: Any, shardings: Any) -> Any:
         return jax.make_array_from_callback(host.shape, at, lambda index: host[index])
 
     return jax.tree.map(one, tree, shardings)
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Returns host arrays, the same in every process, with a copy on every device of the mesh.
+
+    A step given the host arrays themselves would copy them to the devices every time it runs.
+    """
+    return place(tree, jax.tree.map(lambda leaf: NamedSharding(mesh, PartitionSpec()), tree))
 
 
 def whole(array: jax.Array) -> np.ndarray:

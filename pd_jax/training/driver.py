@@ -11,7 +11,7 @@ from typing import Protocol
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from pd_jax import config as config_lib
 from pd_jax.errors import DivergenceError
@@ -158,10 +158,8 @@ class _OneRun:
     """The state of one run."""
 
     def __init__(self, job: Job, state: TrainState, mesh: Mesh):
-        self._step, self._state, self._mesh = job.step.placed(mesh), state, mesh
-        everywhere = NamedSharding(mesh, PartitionSpec())
-        root = functools.partial(rng.root_key, job.seed)
-        self._root = jax.jit(root, out_shardings=everywhere)()
+        self._job, self._state, self._mesh = job, state, mesh
+        self._root = rng.root_key(job.seed)
 
     def state(self, run: int) -> TrainState:
         del run
@@ -169,9 +167,9 @@ class _OneRun:
 
     def norms(self, run: int) -> dict[str, jax.Array]:
         del run
-        return self._step.norms(self._state)
+        return self._job.step.norms(self._state)
 
     def step(self, batches: Sequence[Mapping[str, np.ndarray]]) -> Callable[[int], Sums]:
         batch = put_batch(batches[0], self._mesh)
-        self._state, sums = self._step(self._state, batch, self._root)
+        self._state, sums = self._job.step(self._state, batch, self._root)
         return lambda run: jax.device_get(sums)

@@ -101,13 +101,11 @@ class StackedRuns:
         seeds: Sequence[int],
     ):
         """Stacks the states of runs whose steps alone would be `alone`."""
-        everywhere = NamedSharding(many.mesh, PartitionSpec())
-        self._many, self._alone = many, [step.placed(many.mesh) for step in alone]
+        self._many, self._alone = many, alone
         self._states = many.stack(states)
-        roots = functools.partial(_root_keys, tuple(seeds))
-        self._roots = jax.jit(roots, out_shardings=everywhere)()
-        schedules = jax.tree.map(lambda *each: np.stack(each), *(step.schedule for step in alone))
-        self._schedules = arrays.place(schedules, jax.tree.map(lambda _: everywhere, schedules))
+        self._roots = jnp.stack([rng.root_key(seed) for seed in seeds])
+        schedules = jax.tree.map(lambda *each: np.stack(each), *[step.schedule for step in alone])
+        self._schedules = arrays.replicate(schedules, many.mesh)
 
     def state(self, run: int) -> TrainState:
         """Returns a copy of one run's newest state, laid out as it would be alone."""
@@ -115,7 +113,7 @@ class StackedRuns:
 
     def norms(self, run: int) -> dict[str, jax.Array]:
         """Returns the norms of one run's newest state, by the first one's program."""
-        return self._alone[0].jitted_norms(self._alone[run].schedule, self.state(run))
+        return self._alone[0].jitted_norms(self._alone[run].placed_schedule, self.state(run))
 
     def step(self, batches: Sequence[Mapping[str, np.ndarray]]) -> Callable[[int], Sums]:
         """Dispatches one step of every run. Returns a function that waits for the step and returns
@@ -128,10 +126,6 @@ class StackedRuns:
         self._states, sums = self._many(self._schedules, self._states, stacked, self._roots)
         read = functools.cache(lambda: jax.device_get(sums))
         return lambda run: jax.tree.map(lambda values: values[run], read())
-
-
-def _root_keys(seeds: Sequence[int]) -> jax.Array:
-    return jnp.stack([rng.root_key(seed) for seed in seeds])
 
 
 def _behind_runs(at: NamedSharding) -> NamedSharding:

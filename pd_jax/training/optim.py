@@ -67,7 +67,7 @@ class Schedule:
 
 
 def make_schedule(optimizer: config_lib.Optimizer, steps: int) -> Schedule:
-    """Returns the learning rates of a run of `steps` updates."""
+    """Returns the learning rates of a run of `steps` updates; its numbers are on the host."""
     warmup = max(1, round(optimizer.warmup * steps))
     numbers = (np.float32(x) for x in (optimizer.learning_rate, warmup, steps))
     return Schedule(*numbers, falls=optimizer.schedule == "linear")

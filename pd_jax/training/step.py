@@ -25,32 +25,32 @@ from pd_jax.training.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A jitted step, with its objective's frozen parameters and its run's learning rates."""
+    """A jitted step over a mesh, with its objective's frozen parameters and its run's learning
+    rates.
+    """
 
     jitted: Any
     frozen: Any
     schedule: Schedule
+    mesh: Mesh
     jitted_norms: Any
+
+    @functools.cached_property
+    def placed_schedule(self) -> Schedule:
+        """The learning rates' numbers on the mesh, whose devices must be here."""
+        return arrays.replicate(self.schedule, self.mesh)
 
     def __call__(self, state: TrainState, batch: Batch, root: jax.Array) -> tuple[TrainState, Sums]:
         """Returns the state after the step, and the batch's sums."""
-        return self.jitted(self.frozen, self.schedule, state, batch, root)
+        return self.jitted(self.frozen, self.placed_schedule, state, batch, root)
 
     def trace(self, state: Any, batch: Any, root: Any) -> jax.stages.Traced:
         """Returns the step traced for arrays or for shapes."""
         return self.jitted.trace(self.frozen, self.schedule, state, batch, root)
 
-    def placed(self, mesh: Mesh) -> "Step":
-        """Returns the step with its learning rates on the devices, which takes the time of every
-        call otherwise.
-        """
-        at = NamedSharding(mesh, PartitionSpec())
-        schedule = arrays.place(self.schedule, jax.tree.map(lambda number: at, self.schedule))
-        return dataclasses.replace(self, schedule=schedule)
-
     def norms(self, state: TrainState) -> dict[str, jax.Array]:
         """Returns the norms of a state, by a program of their own."""
-        return self.jitted_norms(self.schedule, state)
+        return self.jitted_norms(self.placed_schedule, state)
 
 
 def first_state(params: Params) -> TrainState:
@@ -148,7 +148,7 @@ def make_train_step(
         in_shardings=(everywhere, state_sharding),
         out_shardings=everywhere,
     )
-    return Step(jitted, objective.frozen, make_schedule(optimizer, steps), jitted_norms)
+    return Step(jitted, objective.frozen, make_schedule(optimizer, steps), mesh, jitted_norms)
 
 
 def make_evaluation_step(objective: Objective, *, mesh: Mesh, param_sharding: Any) -> Callable:

@@ -19,14 +19,23 @@ def test_schedule_at_its_corners():
     assert schedule(9) == pytest.approx(1.0)
     assert schedule(10) == pytest.approx(1.0)
     assert schedule(55) == pytest.approx(0.5)
+    assert schedule(99) == pytest.approx(1 / 90)  # nor is the last of the 100 updates
     assert schedule(100) == 0.0
-    rising = make_schedule(config_lib.Optimizer(learning_rate=1.0, warmup=1.0), 4)
-    assert [float(rising(step)) for step in range(4)] == pytest.approx([0.25, 0.5, 0.75, 1.0])
-    assert float(make_schedule(config_lib.Optimizer(learning_rate=3.0), 1)(0)) == 3.0  # all of it
     constant = make_schedule(
         config_lib.Optimizer(learning_rate=2.0, warmup=0.5, schedule="constant"), 10
     )
     assert [float(constant(step)) for step in (0, 4, 9)] == pytest.approx([0.4, 2.0, 2.0])
+    rising = make_schedule(config_lib.Optimizer(learning_rate=1.0, warmup=1.0), 10)
+    assert [float(rising(step)) for step in range(10)] == pytest.approx(
+        [share / 10 for share in range(1, 11)]
+    )
+
+
+@pytest.mark.parametrize("falls", ["linear", "constant"])
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 1.0])
+def test_the_only_update_of_a_run_has_the_whole_rate(warmup, falls):
+    optimizer = config_lib.Optimizer(learning_rate=0.5, warmup=warmup, schedule=falls)
+    assert make_schedule(optimizer, 1)(0) == 0.5
 
 
 def numpy_adamw(params, grads, *, steps, rate, correct):

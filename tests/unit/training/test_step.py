@@ -1,6 +1,9 @@
 """The step by itself, of a model of one matrix: what it reports, and what it does when."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 from functools import partial
 from typing import Any
 
@@ -15,7 +18,8 @@ from pd_jax.models.sizes import BertConfig
 from pd_jax.objectives.objective import Objective, as_is, weighted
 from pd_jax.parallel import sharding
 from pd_jax.parallel.mesh import make_mesh
-from pd_jax.training import rng
+from pd_jax.parallel.sharding import put_batch
+from pd_jax.training import arrays, rng
 from pd_jax.training.many import StackedRuns, make_many_step
 from pd_jax.training.optim import make_schedule
 from pd_jax.training.step import first_state, make_evaluation_step, make_train_step, pure_step
@@ -71,15 +75,48 @@ def test_one_program_serves_every_rate_and_length():
     mesh = make_mesh(config_lib.Mesh(), jax.devices()[:1])
     at = sharding.assign(first(made), sharding.RULES, mesh)
 
-    def program(**changes: Any) -> str:
-        steps = changes.pop("steps", 1_000)
-        settings = dataclasses.replace(SETTINGS, **changes)
+    def program(rate: float, steps: int) -> str:
+        settings = dataclasses.replace(SETTINGS, learning_rate=rate, warmup=0.1)
         step = make_train_step(made, settings, steps=steps, mesh=mesh, state_sharding=at)
         return step.trace(first(made), batch(), rng.root_key(0)).lower().as_text()
 
-    own = program()
-    assert program(learning_rate=0.3) == program(warmup=0.1) == program(steps=7_000) == own
-    assert program(schedule="constant") != own
+    assert program(0.1, STEPS) == program(0.3, 7 * STEPS)  # 4 and 28 steps of warm-up
+
+
+def test_a_step_copies_neither_rates_nor_key_to_the_devices():
+    made, mesh = objective(), make_mesh(config_lib.Mesh(), jax.devices()[:4])
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    at = sharding.assign(first(made), sharding.RULES, mesh)
+    step = make_train_step(made, SETTINGS, steps=STEPS, mesh=mesh, state_sharding=at)
+    many = make_many_step(made, SETTINGS, mesh=mesh, state_sharding=at)
+    for number in jax.tree.leaves(step.placed_schedule):
+        assert number.committed and number.sharding == everywhere
+        assert number.dtype == jnp.float32 and not number.weak_type
+    given = jax.tree.map(np.asarray, batch())
+    with jax.set_mesh(mesh):
+        root = rng.root_key(0)
+        assert root.sharding == everywhere  # jax's guard does not see keys
+        state, *stacked = (arrays.place(first(made), at) for _ in range(3))
+        runs, placed = StackedRuns(many, [step] * 2, stacked, seeds=(0, 1)), put_batch(given, mesh)
+        with jax.transfer_guard("disallow"):
+            for _ in range(2):
+                state, _ = step(state, placed, root)
+                step.norms(state)
+                runs.step([given] * 2)
+    assert int(state.step) == int(runs.state(0).step) == 2
+
+
+def test_a_schedule_needs_no_device():
+    program = (
+        "from pd_jax import config; from pd_jax.training.optim import make_schedule; "
+        "print(make_schedule(config.Optimizer(learning_rate=0.5, warmup=0.1), 40))"
+    )
+    without = os.environ | {"JAX_PLATFORMS": "none"}
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=without, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "0.5" in ran.stdout and "4.0" in ran.stdout and "40.0" in ran.stdout
 
 
 def test_runs_of_one_program_have_the_sums_and_norms_that_they_have_alone():
@@ -91,12 +128,12 @@ def test_runs_of_one_program_have_the_sums_and_norms_that_they_have_alone():
     alone = [
         make_train_step(
             made,
-            dataclasses.replace(SETTINGS, learning_rate=rate, warmup=warmup),
+            dataclasses.replace(SETTINGS, learning_rate=rate, warmup=0.1),
             steps=steps,
             mesh=mesh,
             state_sharding=at,
         )
-        for rate, warmup, steps in ((0.1, 0.0, STEPS), (0.3, 0.5, STEPS // 4))
+        for rate, steps in ((0.1, 20), (0.3, 40))
     ]
     # The second run is one step ahead.
     states[1], _ = alone[1](states[1], batch(7), rng.root_key(1))
@@ -115,27 +152,6 @@ def test_runs_of_one_program_have_the_sums_and_norms_that_they_have_alone():
             )
             moved = np.linalg.norm(kernel - before)
             assert float(newest["update_norm"]) == pytest.approx(moved, rel=1e-4)
-
-
-def test_a_step_is_sent_nothing_but_its_batch():
-    made, mesh = objective(), make_mesh(config_lib.Mesh(), jax.devices()[:4])
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    at = jax.tree.map(lambda _: everywhere, first(made))
-    step = make_train_step(made, SETTINGS, steps=STEPS, mesh=mesh, state_sharding=at)
-    assert all(isinstance(number, np.float32) for number in jax.tree.leaves(step.schedule))
-    many = make_many_step(made, SETTINGS, mesh=mesh, state_sharding=at)
-    on_host = [{name: np.asarray(rows) for name, rows in batch(run).items()} for run in (0, 1)]
-    with jax.set_mesh(mesh):
-        states = [jax.device_put(first(made, run), at) for run in range(2)]
-        runs = StackedRuns(many, [step, step], states, seeds=(0, 1))
-        placed = step.placed(mesh)
-        key = jax.device_put(rng.root_key(0), everywhere)
-        given = jax.device_put(on_host[0], sharding.batch_sharding(mesh))
-        with jax.transfer_guard("disallow"):  # but for what is asked for, as the batch is
-            placed(states[0], given, key)
-            runs.step(on_host)
-        with jax.transfer_guard("disallow"), pytest.raises(Exception, match="host-to-device"):
-            step(states[1], given, key)
 
 
 def taught(width: int) -> Objective:
