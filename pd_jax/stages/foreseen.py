@@ -10,6 +10,7 @@ from etils import epath
 
 from pd_jax import config as config_lib
 from pd_jax.config.scores import BEST_BY, SCORES
+from pd_jax.data.building import plans
 from pd_jax.data.records import manifest
 from pd_jax.data.text import corpora, tfds
 from pd_jax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
@@ -80,7 +81,9 @@ def _check_stage(
     stage = pipeline.stages[name]
     if isinstance(stage, config_lib.LabelStage):
         _check_teacher(stage, load_teacher)
-    if isinstance(stage, config_lib.RecordsStage | config_lib.TokenizerStage):
+    if isinstance(
+        stage, config_lib.RecordsStage | config_lib.TokenizerStage | config_lib.LabelStage
+    ):
         _check_sources(stage)
     if isinstance(stage, config_lib.CompareStage):
         check_programs(stage.programs)
@@ -229,19 +232,25 @@ def _check_tasks(pipeline: config_lib.Pipeline, name: str, stage: config_lib.Tra
     check_tasks(f"stages.{name}.data.records", tasks)
 
 
-def _check_sources(stage: config_lib.RecordsStage | config_lib.TokenizerStage) -> None:
+def _check_sources(
+    stage: config_lib.RecordsStage | config_lib.TokenizerStage | config_lib.LabelStage,
+) -> None:
     """Raises SourceError where the first row or document of a source cannot be read, for example
-    for want of a column.
+    for want of a column, or its limit counts something else.
     """
-    in_rows = isinstance(stage, config_lib.RecordsStage) and stage.examples.layout == "rows"
-    read = [(source, in_rows) for source in config_lib.several(stage.source)]
+    as_rows = isinstance(stage, config_lib.LabelStage)
+    as_rows |= isinstance(stage, config_lib.RecordsStage) and stage.examples.layout == "rows"
+    read = [(source, as_rows) for source in config_lib.several(stage.source)]
     if isinstance(stage, config_lib.RecordsStage):
+        plans.check(stage)
         read += [(source, source.documents is None) for source in stage.exclude]
-    for source, in_rows in read:
+    for source, as_rows in read:
         paths = config_lib.several(source.path)
         if not any(path.startswith(("@", tfds.PREFIX)) for path in paths):
-            first = corpora.Piece(source, corpora.source_files(source)[:1])
-            next(corpora.rows(first) if in_rows else corpora.documents(first), None)
+            found = corpora.source_files(source)
+            corpora.check_limit(source, found, as_rows=as_rows)
+            first = corpora.Piece(source, found[:1])
+            next(corpora.rows(first) if as_rows else corpora.documents(first), None)
 
 
 def _check_teacher(stage: config_lib.LabelStage, load: Callable[[str], object]) -> None:

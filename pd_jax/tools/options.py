@@ -30,7 +30,10 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="names of the columns of a TSV or CSV file without a header",
     )
-    add("--rows", type=at_least(1), metavar="N", help="read the first N rows or documents only")
+    limits = parser.add_mutually_exclusive_group()
+    first = {"type": at_least(1), "metavar": "N"}
+    limits.add_argument("--rows", **first, help="read the first N rows only")
+    limits.add_argument("--documents", **first, help="of a corpus: read the first N documents only")
     add_skip_broken_rows(parser)
 
 
@@ -55,6 +58,7 @@ def source_from(
         columns=arguments.columns,
         broken_rows="skip" if arguments.skip_broken_rows else "refuse",
         rows=arguments.rows,
+        documents=arguments.documents,
     )
 
 

@@ -80,7 +80,7 @@ def write_excluded(filter_: Filter, sources: Sequence[config.Source], watched: W
     found = set()
     for source in sources:
         if source.documents is not None:
-            found |= {key("\n".join(one.sentences)) for one in corpora.documents(source)}
+            found |= set(map(_document_key, corpora.documents(source)))
             continue
         for row in corpora.rows(source):
             found.add(key(row.text))
@@ -178,7 +178,8 @@ class ShardFilter:
             if not self._excluded:
                 yield document
                 continue
-            if key("\n".join(document.sentences)) in self._excluded:
+            names = (key("\n".join(document.sentences)), _document_key(document))
+            if not self._excluded.isdisjoint(names):
                 self.counts["excluded"] += 1
                 continue
             kept = tuple(part for part in document.sentences if key(part) not in self._excluded)
@@ -218,6 +219,13 @@ def _name(item: corpora.Row | corpora.Document) -> bytes:
 
 def _pair_key(first: str, second: str) -> bytes:
     return hashlib.blake2b(key(first) + key(second), digest_size=ID_BYTES).digest()
+
+
+def _document_key(document: corpora.Document) -> bytes:
+    """Returns what names a document that is to be left out as one, and no equal sentence."""
+    return hashlib.blake2b(
+        key("\n".join(document.sentences)), digest_size=ID_BYTES, person=b"document"
+    ).digest()
 
 
 def _row_key(row: corpora.Row) -> bytes:

@@ -20,8 +20,11 @@ def check(folder: epath.PathLike, tokenizer: Tokenizer) -> None:
     if not files.is_remote(folder) and os.path.lexists(folder) and not folder.is_dir():
         kind = "a file" if folder.exists() else "a link to what does not exist"
         raise RecordsError(f"{folder} is {kind}; name a folder for the dataset's files")
-    if (folder / "config.json").exists():
-        raise RecordsError(f"{folder} has a model; name another folder for the dataset's files")
+    if (folder / "config.json").exists() and not _is_of_records(folder):
+        raise RecordsError(
+            f"{folder} has a config.json, as the folders of models and stages have; name another"
+            " folder for the dataset's files"
+        )
     manifest.check_replaceable(folder, "pd_jax records", RecordsError)
     place = folder / manifest.TOKENIZER_FOLDER
     if not place.exists() or _is_of_records(folder) or holds(place, tokenizer):

@@ -132,15 +132,20 @@ def check(stage: config.RecordsStage) -> None:
 
 
 def _check_excluded(stage: config.RecordsStage) -> None:
-    """Raises ConfigError where rows are pairs, and are to be compared with single texts: nothing
-    would match, and the dataset would contain what was to be left out.
+    """Raises ConfigError where rows are to be compared with documents, or pairs with single texts:
+    nothing would match, and the dataset would contain what was to be left out.
     """
-    sources = config.several(stage.source)
-    if isinstance(stage.examples, config.Corpus) or any(one.pair is None for one in sources):
+    if isinstance(stage.examples, config.Corpus):
         return
+    pairs = all(source.pair is not None for source in config.several(stage.source))
     for source in stage.exclude:
-        if source.pair is None:
-            named = ", ".join(config.several(source.path))
+        named = ", ".join(config.several(source.path))
+        if source.documents is not None:
+            raise ConfigError(
+                f"exclude: {named} is limited to documents={source.documents}, which no row could"
+                " match; limit it by rows"
+            )
+        if pairs and source.pair is None:
             raise ConfigError(
                 f"exclude: {named} has no pair, so that no pair of texts could match its rows; name"
                 " its column of second texts (pair=... in a config, --exclude-pair-column), or"
@@ -159,12 +164,10 @@ def make_plan(
     stage = with_shards(stage)
     assert stage.shards is not None, "with_shards sets it"
     divided = corpora.split(stage.source, stage.shards)
-    found = {file.path: file for pieces in divided for piece in pieces for file in piece.files}
-    excluded = {
-        file.path: file for source in stage.exclude for file in corpora.source_files(source)
-    }
-    watched = watch((found | excluded).values())
-    digests = _digests(found | excluded, epath.Path(folder))
+    found = [file for pieces in divided for piece in pieces for file in piece.files]
+    excluded = [file for source in stage.exclude for file in corpora.source_files(source)]
+    watched = watch([*found, *excluded])
+    digests = _digests({file.path: file for file in watched.states}, epath.Path(folder))
     described = [[_described(piece, digests) for piece in pieces] for pieces in divided]
     settings = {
         "tokenizer": tokenizer.fingerprint,
@@ -192,8 +195,8 @@ def make_plan(
                 watched.only(file for piece in pieces for file in piece.files),
             )
         )  # fmt: skip
-    kept_out = watched.only(excluded.values())
-    return Plan(tuple(tasks), {path: digests[path] for path in found}, kept_out)
+    sources = {file.path: digests[file.path] for file in found}
+    return Plan(tuple(tasks), sources, watched.only(excluded))
 
 
 def kinds_left_out(stage: config.RecordsStage) -> list[str]:

@@ -6,7 +6,7 @@ after it was read: between the two, its size and its time of change must stay.
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from etils import epath
@@ -23,21 +23,17 @@ _ABSENT = "absent"
 class Watched:
     """Source files, and what a change of each would have shown in before they were digested."""
 
-    files: tuple[corpora.SourceFile, ...]
-    states: tuple[str, ...]
+    states: Mapping[corpora.SourceFile, str]
 
     def only(self, kept: Iterable[corpora.SourceFile]) -> "Watched":
         """Returns some of the files, watched since then."""
-        states = {file.path: state for file, state in zip(self.files, self.states, strict=True)}
-        chosen = tuple(dict.fromkeys(kept))
-        return Watched(chosen, tuple(states[file.path] for file in chosen))
+        return Watched({file: self.states[file] for file in kept})
 
     def check(self) -> None:
         """Raises SourceError where a file has changed: nobody knows which text was read of it, and
-        it is not what was digested.
+        it is not what was digested; also where that cannot be told.
         """
-        pairs = zip(self.files, self.states, strict=True)
-        changed = [file.path for file, state in pairs if _state_of(file) != state]
+        changed = [file.path for file, state in self.states.items() if _state_of(file) != state]
         if changed:
             raise SourceError(
                 f"{', '.join(changed)} changed while it was read; run the same command again when"
@@ -52,8 +48,7 @@ class Watched:
 
 def watch(found: Iterable[corpora.SourceFile]) -> Watched:
     """Returns the files, watched from now on."""
-    every = tuple(found)
-    return Watched(every, tuple(map(_state_of, every)))
+    return Watched({file: _state_of(file) for file in dict.fromkeys(found)})
 
 
 def _state_of(file: corpora.SourceFile) -> str:
@@ -67,6 +62,11 @@ def _state(path: epath.PathLike) -> str:
             status = epath.Path(path).stat()
             return f"{status.length} {status.mtime}"
         status = os.stat(path)  # epath's has whole seconds
-    except OSError:
+    except FileNotFoundError:
         return _ABSENT
+    except OSError as fault:
+        raise SourceError(
+            f"{os.fspath(path)} cannot be read ({fault.strerror or fault}); check its permissions"
+            " and disk"
+        ) from None
     return f"{status.st_size} {status.st_mtime_ns}"

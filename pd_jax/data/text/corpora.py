@@ -144,11 +144,7 @@ def rows(source: Source | Piece, skipped: Skipped | None = None) -> Iterator[Row
         limited to so many documents.
     """
     piece, kept = _whole(source), skipped or Skipped()
-    if piece.source.documents is not None:
-        raise SourceError(
-            f"{_named(piece)}: documents={piece.source.documents} is for text that is read as"
-            " documents, and this is read as rows; name the limit rows"
-        )
+    check_limit(piece.source, piece.files, as_rows=True)
     opened = (_rows_of(piece, file) for file in piece.files)
     yield from _made(piece, (_Reader(_STRIPE_ROWS, items, row) for items, row in opened), kept)
     if skipped is None:
@@ -166,14 +162,27 @@ def documents(source: Source | Piece, skipped: Skipped | None = None) -> Iterato
         plain text that is limited to so many rows.
     """
     piece, kept = _whole(source), skipped or Skipped()
-    if piece.source.rows is not None and any(file.format == "text" for file in piece.files):
-        raise SourceError(
-            f"{_named(piece)}: rows={piece.source.rows} is for text that is read as rows, and this"
-            " is read as documents; name the limit documents"
-        )
+    check_limit(piece.source, piece.files, as_rows=False)
     yield from _made(piece, (_document_reader(piece, file, kept) for file in piece.files), kept)
     if skipped is None:
         kept.tell()
+
+
+def check_limit(source: Source, found: Sequence[SourceFile], *, as_rows: bool) -> None:
+    """Raises SourceError where a source is limited to so many documents, but read as rows, or
+    limited to so many rows and plain text that is read as documents.
+    """
+    for file in found:
+        if as_rows and source.documents is not None:
+            raise SourceError(
+                f"{file.path}: documents={source.documents} is for text that is read as documents,"
+                " and this is read as rows; limit it by rows"
+            )
+        if not as_rows and source.rows is not None and file.format == "text":
+            raise SourceError(
+                f"{file.path}: rows={source.rows} is for text that is read as rows, and this is"
+                " read as documents; limit it by documents"
+            )
 
 
 def sentences(source: Source | Piece) -> Iterator[str]:
@@ -248,10 +257,6 @@ def _table(piece: Piece, file: SourceFile, more: Sequence[str] = ()) -> tables.T
     if file.format == "parquet":
         return parquet_rows.Parquet(file.path, piece.source, part=part, more=more)
     return tfds.TfdsRows(file.path, piece.source, part=part)
-
-
-def _named(piece: Piece) -> str:
-    return ", ".join(file.path for file in piece.files)
 
 
 def _whole(source: Source | Piece) -> Piece:

@@ -131,11 +131,11 @@ def test_documents_that_are_texts_of_evaluation_sets_are_left_out(
 
 
 def test_held_out_documents_are_left_out_whole(tmp_path, tokenizer):
-    content = "a b\nc d\n\ne f\n\na b\nc\n\nE F.\n\nd\n"
+    content = "a b\nc d\n\ne f\n\na b\nc\ne f\n\nE F.\n\nd\n"
     held_out = Source(path=str(tmp_path / "a.txt"), documents=2)
     build_rows(tmp_path, tokenizer, content, Corpus(), name="a.txt", exclude=(held_out,))
-    # A sentence that a held-out document also has stays where another document has it.
-    assert rows_of(tmp_path / "set")[0] == [[CLS, A, B, C, SEP], [CLS, D, SEP]]
+    # Sentences of a held-out document, even its only one, stay where another document has them.
+    assert rows_of(tmp_path / "set")[0] == [[CLS, A, B, C, E, F, SEP], [CLS, D, SEP]]
     made = stage(held_out.path, Corpus(), columns={"documents": 2})
     build_records(made, tokenizer, tmp_path / "held_out", name="a")
     assert rows_of(tmp_path / "held_out")[0] == [[CLS, A, B, C, D, SEP], [CLS, E, F, SEP]]

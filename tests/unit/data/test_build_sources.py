@@ -240,7 +240,7 @@ def test_a_models_folder_takes_no_dataset(tmp_path, tokenizer):
     path.write_text("a\n")
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    with pytest.raises(RecordsError, match="model has a model; name another folder"):
+    with pytest.raises(RecordsError, match="model has a config.json, as .*; name another"):
         build_records(stage(path, Rows()), tokenizer, folder, name="a", workers=1)
     assert list(contents(folder)) == ["config.json"]
 

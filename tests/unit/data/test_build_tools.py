@@ -76,6 +76,22 @@ def test_much_unknown_text_is_said_so_with_what_helps(folder, capsys):
     assert printed.out.startswith(f"{made} pieces, all that the text gives, trained in ")
 
 
+def test_only_the_first_rows_or_documents_are_read(folder, capsys):
+    (folder / "five.txt").write_text("one\ntwo\n\nthree\n\nfour\n\nfive\n")
+    given = ("--input", folder / "five.txt", "--shards", 1)
+    assert build(folder, *given, "--layout", "corpus", "--documents", 2) == 0
+    assert dataset_lib.Dataset.open(folder / "set").manifest.rows == 2
+    assert build(folder, *given, "--rows", 2) == 0
+    assert dataset_lib.Dataset.open(folder / "set").manifest.rows == 2
+    trained = ["--input", folder / "five.txt", "--output", folder / "v6", "--documents", 2]
+    assert run(train_tokenizer, trained) == 0
+    vocabulary = (folder / "v6" / "vocab.txt").read_text()
+    assert "o" in vocabulary and "f" not in vocabulary.split("[MASK]")[1]
+    capsys.readouterr()
+    assert run(train_tokenizer, [*trained[:4], "--rows", 2]) == 2
+    assert "is read as documents; limit it by documents" in capsys.readouterr().err
+
+
 def test_a_build_leaves_nothing_of_an_older_one(folder, capsys):
     assert build(folder, "--input", folder / "a.txt", "--shards", 3) == 0
     (folder / "set" / ".data-00001-of-00003.tfrecord.partial-7-a").write_text("half")

@@ -60,10 +60,10 @@ def test_a_limit_counts_documents_and_rows_over_files_of_all_formats(tmp_path, o
 
 def test_a_limit_that_counts_something_else_is_refused(tmp_path):
     text, table = write(tmp_path / "a.txt", "a\nb\n"), write(tmp_path / "a.tsv", "text\na\nb\n")
-    with pytest.raises(SourceError, match=r"a.txt: rows=1 .* name the limit documents"):
+    with pytest.raises(SourceError, match=r"a.txt: rows=1 .* limit it by documents"):
         next(corpora.documents(Source(path=text, rows=1)))
     for path in (text, table):
-        with pytest.raises(SourceError, match=r"documents=1 .* name the limit rows"):
+        with pytest.raises(SourceError, match=r"documents=1 .* limit it by rows"):
             next(corpora.rows(Source(path=path, documents=1)))
     assert len([*corpora.documents(Source(path=table, rows=1))]) == 1  # a row is a document
     with pytest.raises(ValueError, match="two limits"):

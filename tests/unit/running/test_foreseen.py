@@ -182,11 +182,17 @@ def test_a_limit_that_counts_something_else_is_told_before_the_first_stage(
     limited = config_lib.Source(path=str(tmp_path / "a.txt"), documents=3)
     built = dataclasses.replace(rows(limited.path), source=limited)
     pipeline = config_lib.Pipeline(name="own", stages={"set": built})
-    with pytest.raises(SourceError, match=r"a\.txt: documents=3 .* name the limit rows"):
+    with pytest.raises(SourceError, match=r"a\.txt: documents=3 .* limit it by rows"):
         check_stages(pipeline, ["set"], on_devices=False)
-    # Of an evaluation set, either may be meant.
     excluding = dataclasses.replace(rows(limited.path), exclude=(limited,))
     pipeline = config_lib.Pipeline(name="own", stages={"set": excluding})
+    with pytest.raises(ConfigError, match=r"a\.txt is limited to documents=3, which no row could"):
+        check_stages(pipeline, ["set"], on_devices=False)
+    # Of a corpus, either may be meant.
+    corpus = dataclasses.replace(rows(limited.path), examples=config_lib.Corpus())
+    first = config_lib.Source(path=limited.path, rows=1)
+    corpus = dataclasses.replace(corpus, source=limited, exclude=(limited, first))
+    pipeline = config_lib.Pipeline(name="own", stages={"set": corpus})
     check_stages(pipeline, ["set"], on_devices=False)
 
 
