@@ -35,7 +35,9 @@ How to read the tables:
 * Studies made on different machines started from different pre-trainings.
 * Pre-training is by MLM alone. The paper's also predicts next sentences (here `:next_sentence`).
 * All were made before version 0.2.0. Until then a stage with several padded lengths saw a random
-  part of its rows in its last 64 batches, instead of each row once per epoch.
+  part of its rows in its last 64 batches, instead of each row once per epoch. Until 0.3.0 a model
+  that was pre-trained by MLM had a pooler, which nothing had trained, and handed it on to teachers
+  and students; and a teacher had the seed of the first students, and so their first classifier.
 * Some configs have changed since a study was made. To get the config of that time, `git checkout` a
   commit that the study names (several, where stages of several commits serve one study; `+` means
   with uncommitted changes).

@@ -197,7 +197,8 @@ class Setting:
     def teacher(self, *, rows: int | None = None, seed: int = 0, number: int = 0) -> str:
         """Returns a teacher fine-tuned on `rows` labelled rows.
 
-        Teachers differ by seed in head, order and dropout, and share one pre-training.
+        Teachers differ by seed in head, order and dropout, and share one pre-training. No student
+        has their seeds, with which it would begin with a teacher's own head.
         """
         size = self.args["teacher"]
         limit = {"rows": rows} if rows else {}
@@ -211,7 +212,7 @@ class Setting:
                 common.adamw(self.rate("teacher")),
                 init=common.start_from(self.pretrained_deep(size)),
                 evaluation=self.evaluation(),
-                seed=seed + 1_000 * number,
+                seed=seed + 1_000 * (number + 1),
             ),
         )
 

@@ -67,8 +67,8 @@ class Init:
 @frozen
 class MaskedLanguageModel:
     """MLM as in BERT, with new masks at every step; with `next_sentence`, the sum with NSP (the
-    paper's MLM+). Without it the pooler and the NSP head of `init.source`, if any, are kept as they
-    are.
+    paper's MLM+). Without it, a pooler and an NSP head of `init.source` are saved with the model as
+    they are, if the whole of it is taken (`init.scope="model"`).
     """
 
     kind: Literal["mlm"] = "mlm"
@@ -130,7 +130,8 @@ class LanguageDistill:
     `positions="masked"` limits the soft loss to the masked tokens, which costs a sixth. The teacher
     is a model folder or stage that reads every batch too, or, without `teacher`, the logit store of
     a label stage with `language`: it requires `positions="masked"` and `cosine_weight=0`, and the
-    temperature and the masking that it was made for.
+    temperature and the masking that it was made for. What becomes of a pooler and an NSP head is as
+    in `MaskedLanguageModel`.
     """
 
     kind: Literal["lm_distill"] = "lm_distill"

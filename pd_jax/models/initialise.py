@@ -99,21 +99,19 @@ def initialise(
     if not loaded:
         raise WeightsError("init.source has no weights that this model can use; choose another")
     left = tuple(path for path in fresh if path not in loaded)
-    beside = tuple(carried(fresh_params, source, init))
+    beside = tuple(carried(fresh_params, source)) if init.scope == "model" else ()
     unused = tuple(path for path in found if path not in taken and path not in beside)
     return layout.nest(values), InitReport(loaded, left, beside, unused)
 
 
-def carried(
-    own: Mapping[str, Any], source: SavedModel, init: config_lib.Init
-) -> dict[str, np.ndarray]:
+def carried(own: Mapping[str, Any], source: SavedModel) -> dict[str, np.ndarray]:
     """Returns the source's pooler and next-sentence head by path, where a masked language model
-    with the parameters `own` begins with the whole source and has none itself.
+    with the parameters `own`, which begins with the whole source, has none itself.
 
     It is saved with them as they are, for a later stage that reads them: trained along without a
     loss, they would only decay.
     """
-    if init.scope != "model" or "mlm" not in own:
+    if "mlm" not in own:
         return {}
     held = layout.flatten(dict(own))
     return {

@@ -55,10 +55,13 @@ def carried(stage: config_lib.TrainStage, objective: Objective) -> dict[str, np.
     Raises:
       WeightsError: the model to begin with cannot be read.
     """
-    if stage.init.source is None or not isinstance(stage.objective, config_lib.Masked):
+    kind, init = stage.objective, stage.init
+    if init.source is None or init.scope != "model" or not isinstance(kind, config_lib.Masked):
         return {}
+    if isinstance(kind, config_lib.MaskedLanguageModel) and kind.next_sentence:
+        return {}  # it trains both
     own: Any = jax.eval_shape(objective.init, rng.root_key(stage.seed))
-    return initialise.carried(own, hf.load(stage.init.source), stage.init)
+    return initialise.carried(own, hf.load(init.source))
 
 
 def _reads_as(source: str, tokenizer: Tokenizer, stage: config_lib.TrainStage) -> bool:

@@ -181,11 +181,13 @@ class Checkpoints:
         damage, and older ones have them too.
         """
         leaves = jax.tree_util.tree_leaves_with_path(like)
-        differ = sorted(held ^ {parameter_name(path) for path, _ in leaves})
+        differ = held ^ {parameter_name(path) for path, _ in leaves}
         if differ:
-            there, here = ("has", "has not") if differ[0] in held else ("has not", "has")
+            # The moments of a parameter differ with it, and say less.
+            first = min(differ, key=lambda name: (not name.startswith("params/"), name))
+            there, here = ("has", "has not") if first in held else ("has not", "has")
             raise CheckpointError(
-                f"the checkpoint of step {step} in {self._folder} {there} {differ[0]}, which this "
+                f"the checkpoint of step {step} in {self._folder} {there} {first}, which this "
                 f"stage's model {here}: another version of pd_jax trained it; continue with that "
                 "one, or move the folder away to train this stage from scratch"
             )
