@@ -8,7 +8,7 @@ from etils import epath
 from pd_jax import config as config_lib
 from pd_jax.data.tokenizers.tokenizer import load_tokenizer
 from pd_jax.models.export.results import Check
-from pd_jax.models.export.write import export
+from pd_jax.models.export.write import as_exported, export
 from pd_jax.models.weights import hf
 from pd_jax.stages import model_card
 from pd_jax.stages.context import Context, Done
@@ -30,7 +30,7 @@ def export_model(
       WeightsError: the outputs differ by more than rounding; then nothing is left behind.
     """
     source = epath.Path(stage.model)
-    model, run = hf.load(source), model_card.read_run(source)
+    model, run = as_exported(hf.load(source)), model_card.read_run(source)
 
     def make_card(checks: Sequence[str]) -> str:
         return model_card.write_card(

@@ -1,5 +1,6 @@
 """Writes a model in another program's format, compared with ours before the folder appears."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -37,6 +38,18 @@ _TEXTS = (
 )
 
 
+def as_exported(model: hf.SavedModel) -> hf.SavedModel:
+    """Returns a masked language model without the pooler, which transformers' class for it does not
+    have and no export of it reads; any other model as it is.
+    """
+    if set(model.params) != {"bert", "mlm"} or "pooler" not in model.params["bert"]:
+        return model
+    bert = {name: part for name, part in model.params["bert"].items() if name != "pooler"}
+    params = {**model.params, "bert": bert}
+    digest = hf.fingerprint(params, model.config, labels=model.labels, task=model.task)
+    return dataclasses.replace(model, params=params, fingerprint=digest)
+
+
 def export(
     model: hf.SavedModel,
     tokenizer: Tokenizer,
@@ -49,7 +62,7 @@ def export(
     """Writes an export to `folder`, replacing an older folder; returns the checks of its files.
 
     Args:
-      model: what to export.
+      model: what to export, `as_exported`.
       tokenizer: its files go beside the model.
       folder: where to write.
       format: hf, onnx or stablehlo.
@@ -83,11 +96,7 @@ def export(
 
 
 def _write_hf(model: hf.SavedModel, folder: epath.Path, forward: programs.Program) -> list[Check]:
-    params = model.params
-    if set(params) == {"bert", "mlm"}:  # transformers' class for it has no pooler
-        bert = {name: part for name, part in params["bert"].items() if name != "pooler"}
-        params = {**params, "bert": bert}
-    written = hf.write(folder, params, model.config, **_about(model))
+    written = hf.write(folder, model.params, model.config, **_about(model))
     if hf.load(folder).fingerprint != written:
         raise WeightsError(f"{folder} reads back differently from what was written; check the disk")
     program = programs.transformers_program(folder)

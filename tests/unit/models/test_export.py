@@ -283,7 +283,10 @@ def test_a_masked_language_model_of_transformers_is_exported(
     output = tmp_path / "out"
     arguments = ["--model", str(tmp_path / "model"), "--output", str(output), "--format", format]
     assert export.main(arguments) == 0
-    assert "pipeline_tag: fill-mask" in (output / "README.md").read_text()
+    card = (output / "README.md").read_text()
+    assert "pipeline_tag: fill-mask" in card
+    if format == "hf":  # the card is of what was written, without a pooler
+        assert f"Fingerprint: `{hf.load(output).fingerprint}`" in card
     if not pooler:
         program = programs.transformers_program(write.epath.Path(tmp_path) / "model")
         assert largest(hf.load(tmp_path / "model"), program) < 1e-5
