@@ -119,7 +119,9 @@ def _progress(loops: Sequence[Loop]) -> Progress:
 def _drive(
     loops: Sequence[Loop], states: RunStates, stop: StopRequest, progress: Progress
 ) -> list[Outcome | Exception]:
-    """Returns the outcome of every loop. One that has ended stays in the step, and is not read."""
+    """Returns the outcome of every loop. The state of one that has ended still takes part in the
+    others' steps, with a batch of theirs, and nobody reads it.
+    """
     running = {
         index: loop.run(
             functools.partial(states.state, index),

@@ -4,11 +4,12 @@
 batch, 4. dispatch the step, 5. read the metrics of the step before, while this one runs. The step
 number is a Python int; the loop never waits for the step it has just dispatched.
 
-Who stops a run during an evaluation need not wait for its end: the state is saved with a note that
-its evaluation is owed, which the next run makes first.
+A request to stop (SIGTERM, the first Ctrl-C) is met at 2: the state is saved and the run ends. One
+that comes during an evaluation does not wait for its end, unless there are several processes: the
+state is saved with `owed` in the checkpoint's note, and who continues from there evaluates first.
 
-A loop is a coroutine: it hands out a batch and is handed back what reads the sums of its step. Who
-drives it (`training/driver.py`) has the state on the devices.
+A loop is a generator: it yields a batch, and is sent a function that waits for the step with that
+batch and returns its sums. What drives it (`training/driver.py`) holds the state on the devices.
 """
 
 import dataclasses
@@ -111,7 +112,7 @@ class Loop:
             now=lambda: time.monotonic() / clocks,
         )
         self.standing = _standing(saved)
-        # A signal cut off the evaluation of the first step, which is therefore made again.
+        # A signal cut off the evaluation of this step, which is therefore made again.
         self.owed = bool(saved.get("owed"))
         self.candidates = [] if self.standing.best_step is None else [self.standing.best_step]
         self.writer = None

@@ -1,8 +1,7 @@
 """The metrics file of a stage: JSONL is the truth, TensorBoard a view of it.
 
 One line a write, in order of steps. On resume, lines of steps that will be computed again are
-dropped first, so that no line is doubled and none is missing. TensorBoard's files cannot lose what
-was written, so that it may show a point of such a step twice, at the same place.
+dropped first, so that no line is doubled and none is missing.
 """
 
 import json
@@ -130,6 +129,10 @@ class _Board:
 
     The library's SummaryWriter has a thread that ends silently when the disk is full; the next
     calls then wait for it forever.
+
+    A reader drops whole steps only. An evaluation that is made again, because a signal cut it off,
+    may therefore be shown twice, if the session that made it again ended before its next
+    checkpoint. In metrics.jsonl it stands once.
     """
 
     def __init__(self, folder: epath.Path, first_step: int):

@@ -53,7 +53,7 @@ def utilisation(
     """Returns `mfu` and `goodput` as shares, with what they were computed from.
 
     Args:
-      flops: operations of all steps of a run but those that were compiled first.
+      flops: operations of a run's steps, without the first of each shape, whose time is compiling.
       spans: seconds by span. While the host waits for data, the devices may still be stepping.
       seconds: of the whole run.
       peak: operations a second of all its devices.
