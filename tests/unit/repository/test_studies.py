@@ -151,7 +151,8 @@ def test_given_rates_are_the_teachers_and_the_students(budget):
 def test_several_teachers_differ_by_seed_and_their_mean_is_a_cell():
     study = sizes.get_config("teachers=2,seeds=2")
     teachers = [study.stages[name] for name in ("sst2_teacher", "sst2_teacher_no1")]
-    assert [teacher.seed for teacher in teachers] == [0, 1_000]
+    # Students have the seeds 0 and 1: with a teacher's they would begin with its classifier.
+    assert [teacher.seed for teacher in teachers] == [1_000, 2_000]
     assert teachers[0].init == teachers[1].init
     student = study.stages["sst2_pd_L2_H128_1"]
     assert student.data.logits == (
@@ -182,7 +183,7 @@ def test_each_number_of_labels_and_seed_has_teachers_of_its_own():
         for seed in (0, 1)
     }
     teacher = study.stages["sst2_teacher_500_1_no1"]
-    assert (teacher.seed, teacher.data.rows) == (1_001, 500)
+    assert (teacher.seed, teacher.data.rows) == (2_001, 500)
 
 
 def test_a_single_chain_may_have_several_teachers():
